@@ -1,0 +1,8 @@
+[
+  inputs: [
+    "{mix,.formatter}.exs",
+    "{lib,test,bench}/**/*.{ex,exs}",
+    "examples/*/mix.exs",
+    "examples/*/{config,lib,test}/**/*.{ex,exs}"
+  ]
+]

@@ -1,0 +1,152 @@
+//! Who may ask what, decided here and nowhere else.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use crate::protocol::Request;
+
+/// What a server lets its peers do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Local peers may end registrations (`STOP_REQ`, and `KILL_REQ` while nodes are registered).
+    pub relaxed: bool,
+    /// Remote peers may list the names.
+    pub remote_names: bool,
+    /// The networks that may look nodes up; all of them when there is no list. Local peers always may.
+    pub allow: Option<Vec<Network>>,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Local,
+    Remote(IpAddr),
+}
+
+impl Policy {
+    pub(crate) fn permits(&self, request: &Request<'_>, origin: Origin) -> bool {
+        match (request, origin) {
+            (Request::PortPlease2(_), Origin::Local) => true,
+            (Request::PortPlease2(_), Origin::Remote(address)) => self.allows(address),
+            (Request::Names, Origin::Local) => true,
+            (Request::Names, Origin::Remote(address)) => self.remote_names && self.allows(address),
+            (Request::Alive2 { .. } | Request::Dump | Request::Kill, Origin::Local) => true,
+            (Request::Stop(_), Origin::Local) => self.relaxed,
+            (_, Origin::Remote(_)) => false,
+        }
+    }
+
+    fn allows(&self, address: IpAddr) -> bool {
+        self.allow.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(address)))
+    }
+}
+
+impl Origin {
+    /// A peer is local when it comes from a loopback address, or from the very address it dialled.
+    pub(crate) fn of(peer: IpAddr, own: impl FnOnce() -> std::io::Result<SocketAddr>) -> Self {
+        let peer = peer.to_canonical();
+        let is_own = || own().is_ok_and(|own| own.ip().to_canonical() == peer);
+        if peer.is_loopback() || is_own() {
+            Self::Local
+        } else {
+            Self::Remote(peer)
+        }
+    }
+}
+
+/// A network in CIDR notation: `10.0.0.0/8`, `fd00::/8`, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                (u32::from(net) ^ u32::from(ip)).leading_zeros() >= u32::from(self.bits)
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                (u128::from(net) ^ u128::from(ip)).leading_zeros() >= u32::from(self.bits)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("expected a network such as 10.0.0.0/8 or fd00::/8, got {text:?}");
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| expected())?;
+        let width = if matches!(address, IpAddr::V4(Ipv4Addr { .. })) { 32 } else { 128 };
+        let bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(|_| expected()))?;
+        if bits > width {
+            return Err(expected());
+        }
+        Ok(Self { address, bits })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(peer: &str, own: &str) -> Origin {
+        let own = SocketAddr::new(own.parse().expect("an address"), 1);
+        Origin::of(peer.parse().expect("an address"), || Ok(own))
+    }
+
+    #[test]
+    fn local_is_loopback_or_the_same_address() {
+        for (peer, own) in [
+            ("127.0.0.2", "127.0.0.1"),
+            ("::1", "::1"),
+            ("::ffff:127.0.0.2", "::ffff:127.0.0.1"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1"),
+            ("fd00::1", "fd00::1"),
+        ] {
+            assert_eq!(origin(peer, own), Origin::Local, "{peer} to {own}");
+        }
+        assert!(matches!(origin("10.0.0.2", "10.0.0.1"), Origin::Remote(_)));
+        assert!(matches!(origin("10.0.0.1", "127.0.0.1"), Origin::Remote(_)));
+    }
+
+    #[test]
+    fn networks_contain_their_addresses() {
+        let contains = |network: &str, address: &str| {
+            let network: Network = network.parse().expect("a network");
+            network.contains(address.parse().expect("an address"))
+        };
+        assert!(contains("10.1.0.0/16", "10.1.255.255"));
+        assert!(!contains("10.1.0.0/16", "10.2.0.0"));
+        assert!(contains("0.0.0.0/0", "192.0.2.1"));
+        assert!(contains("fd00::/8", "fd12::1"));
+        assert!(!contains("fd00::/8", "10.0.0.1"));
+        assert!(contains("192.0.2.1", "192.0.2.1"));
+        assert!("10.0.0.0/33".parse::<Network>().is_err());
+        assert!("ten".parse::<Network>().is_err());
+    }
+
+    #[test]
+    fn the_table() {
+        let strict = Policy::default();
+        let remote = Origin::Remote(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+        assert!(strict.permits(&Request::PortPlease2("a"), remote));
+        for request in [Request::Names, Request::Dump, Request::Kill, Request::Stop(b"a")] {
+            assert!(!strict.permits(&request, remote), "{request:?}");
+        }
+        assert!(!strict.permits(&Request::Stop(b"a"), Origin::Local));
+        let open = Policy { relaxed: true, remote_names: true, allow: None };
+        assert!(open.permits(&Request::Names, remote));
+        assert!(open.permits(&Request::Stop(b"a"), Origin::Local));
+        assert!(!open.permits(&Request::Stop(b"a"), remote));
+        let closed = Policy { allow: Some(vec![]), ..open };
+        assert!(!closed.permits(&Request::PortPlease2("a"), remote));
+        assert!(!closed.permits(&Request::Names, remote));
+    }
+}

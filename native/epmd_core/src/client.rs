@@ -1,0 +1,70 @@
+//! What a member asks of whoever serves the port.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::node::Node;
+use crate::protocol::{self, Alive2Reply, Malformed};
+
+/// How long an answer may take. An EPMD that needs longer is as good as none.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The connection that keeps a registration alive.
+#[derive(Debug)]
+pub(crate) struct Link(TcpStream);
+
+impl Link {
+    /// Waits for the link's end, however it comes.
+    pub(crate) async fn ended(&self) {
+        let mut byte = [0];
+        while self.0.readable().await.is_ok() {
+            match self.0.try_read(&mut byte) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Registers a node; `None` if its name is refused.
+pub(crate) async fn register(owner: SocketAddr, node: &Node) -> io::Result<Option<(Link, u32)>> {
+    let (stream, reply) = ask(owner, &protocol::alive2_request(node), protocol::decode_alive2_reply).await?;
+    Ok(match reply {
+        Alive2Reply::Granted(creation) => Some((Link(stream), creation)),
+        Alive2Reply::Refused => None,
+    })
+}
+
+/// Looks a name up; what matters is that the answer is an EPMD's.
+pub(crate) async fn is_registered(owner: SocketAddr, name: &str) -> io::Result<bool> {
+    let (_, found) = ask(owner, &protocol::port_please2_request(name), protocol::decode_port2_reply).await?;
+    Ok(found)
+}
+
+async fn ask<T>(
+    owner: SocketAddr,
+    request: &[u8],
+    decode: fn(&[u8]) -> Result<Option<T>, Malformed>,
+) -> io::Result<(TcpStream, T)> {
+    let conversation = async {
+        let mut stream = TcpStream::connect(owner).await?;
+        stream.write_all(request).await?;
+        let mut reply = Vec::with_capacity(16);
+        loop {
+            if stream.read_buf(&mut reply).await? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            match decode(&reply) {
+                Ok(Some(reply)) => return Ok((stream, reply)),
+                Ok(None) => {}
+                Err(Malformed) => return Err(io::Error::new(ErrorKind::InvalidData, "it does not speak EPMD")),
+            }
+        }
+    };
+    timeout(PATIENCE, conversation).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,276 @@
+//! One peer: its request, read within a deadline, and the reply.
+//!
+//! A request that is there when the connection is accepted is answered on the spot, without the runtime's help.
+//! Whatever has to wait becomes a task.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{timeout, timeout_at, Instant};
+
+use crate::access::Origin;
+use crate::connections::Place;
+use crate::node::Node;
+use crate::protocol::{self, Request, INBOX};
+use crate::registry::{DepartedName, Entry, Holder, NameTaken, Registration, Registry};
+use crate::server::Shared;
+
+/// How long a taken name is given to become free before its new holder is refused: the end of a node that was just
+/// stopped may still be on its way. A live holder keeps its name.
+const GRACE: Duration = Duration::from_millis(300);
+/// How long a refused peer may take to read its refusal.
+const LINGER: Duration = Duration::from_secs(1);
+/// Lines of a listing that are written before other peers get a turn.
+const LINES_AT_ONCE: usize = 512;
+
+/// The bytes of a request, as they come.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    bytes: Box<[u8]>,
+    filled: usize,
+}
+
+/// The connection has ended, or will not become a request any more.
+#[derive(Debug)]
+struct Ended;
+
+impl Inbox {
+    pub(crate) fn new() -> Self {
+        Self { bytes: vec![0; INBOX].into(), filled: 0 }
+    }
+
+    /// Reads once; the request when it is whole, `None` while it is not.
+    fn read(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> Result<Option<&[u8]>, Ended> {
+        let wanted = protocol::wanted(&self.bytes[..self.filled]);
+        match read(&mut self.bytes[self.filled..self.filled + wanted]) {
+            Ok(0) => return Err(Ended),
+            Ok(read) => self.filled += read,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(None),
+            Err(_) => return Err(Ended),
+        }
+        protocol::frame(&self.bytes[..self.filled]).map_err(|_| Ended)
+    }
+}
+
+/// What a request leads to.
+enum Answer {
+    /// Close without a reply.
+    Nothing,
+    Reply(Reply),
+    /// A snapshot of the table.
+    List(Vec<Line>),
+    Register(Node),
+    Refuse {
+        highest_version: u16,
+    },
+}
+
+enum Reply {
+    Fixed(&'static [u8]),
+    Found(Arc<Entry>),
+}
+
+impl Reply {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Fixed(bytes) => bytes,
+            Self::Found(entry) => entry.reply().as_bytes(),
+        }
+    }
+}
+
+/// A line of a listing, written when its turn comes.
+enum Line {
+    Name(Arc<Entry>),
+    Active(Arc<Entry>),
+    Departed(DepartedName),
+}
+
+impl Line {
+    fn push(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Name(node) => protocol::push_names_line(out, node.name(), node.port()),
+            Self::Active(node) => protocol::push_dump_line(out, node.name(), node.port(), node.descriptor()),
+            Self::Departed(left) => protocol::push_departed_line(out, &left.name, left.port, left.descriptor),
+        }
+    }
+}
+
+/// What is left to do for a peer that could not be served on the spot.
+enum Rest {
+    Read(Inbox),
+    Write { reply: Reply, written: usize },
+    Do(Answer),
+}
+
+/// Serves a peer on the spot if its request is there and its reply fits into its socket, else in a task.
+pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, inbox: &mut Inbox) {
+    inbox.filled = 0;
+    let rest = match inbox.read(|room| (&stream).read(room)) {
+        Err(Ended) => return,
+        Ok(None) => Rest::Read(std::mem::replace(inbox, Inbox::new())),
+        Ok(Some(frame)) => match answer(shared, frame, peer, || stream.local_addr()) {
+            Answer::Nothing => return,
+            Answer::Reply(reply) => match (&stream).write(reply.as_bytes()) {
+                Ok(written) if written == reply.as_bytes().len() => return,
+                Ok(written) => Rest::Write { reply, written },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Rest::Write { reply, written: 0 },
+                Err(_) => return,
+            },
+            answer => Rest::Do(answer),
+        },
+    };
+    let limits = shared.limits();
+    let deadline = Instant::now() + limits.deadline;
+    shared.connections.spawn(peer.ip(), &limits, |place| {
+        let shared = Arc::clone(shared);
+        async move { run(&shared, stream, peer, rest, deadline, place).await }
+    });
+}
+
+async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, rest: Rest, deadline: Instant, place: Place) {
+    let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+    if let Ok(Some(registration)) = timeout_at(deadline, converse(shared, &mut stream, peer, rest)).await {
+        place.registered();
+        hold(&stream, &registration).await;
+    }
+}
+
+/// Brings a conversation to its end; a registration if that is what it ends with.
+async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, rest: Rest) -> Option<Registration> {
+    let answer = match rest {
+        Rest::Do(answer) => answer,
+        Rest::Write { reply, written } => {
+            stream.write_all(&reply.as_bytes()[written..]).await.ok()?;
+            return None;
+        }
+        Rest::Read(mut inbox) => loop {
+            stream.readable().await.ok()?;
+            match inbox.read(|room| stream.try_read(room)) {
+                Err(Ended) => return None,
+                Ok(None) => {}
+                Ok(Some(frame)) => break answer(shared, frame, peer, || stream.local_addr()),
+            }
+        },
+    };
+    match answer {
+        Answer::Nothing => None,
+        Answer::Reply(reply) => {
+            stream.write_all(reply.as_bytes()).await.ok()?;
+            None
+        }
+        Answer::List(lines) => {
+            let mut out = protocol::listing_head(shared.port);
+            for lines in lines.chunks(LINES_AT_ONCE) {
+                lines.iter().for_each(|line| line.push(&mut out));
+                tokio::task::yield_now().await;
+            }
+            stream.write_all(&out).await.ok()?;
+            None
+        }
+        Answer::Refuse { highest_version } => {
+            refuse(stream, highest_version).await;
+            None
+        }
+        Answer::Register(node) => register(shared, stream, peer, &node).await,
+    }
+}
+
+fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() -> io::Result<SocketAddr>) -> Answer {
+    let Ok(request) = Request::decode(frame) else { return Answer::Nothing };
+    let origin = Origin::of(peer.ip(), own);
+    let policy = &shared.settings.read().policy;
+    if !policy.permits(&request, origin) {
+        tracing::debug!(%peer, request = ?request, "not permitted");
+        return Answer::Nothing;
+    }
+    match request {
+        Request::PortPlease2(name) => Answer::Reply(match shared.registry.find(name.as_bytes()) {
+            Some(entry) => Reply::Found(entry),
+            None => Reply::Fixed(protocol::NOT_FOUND),
+        }),
+        Request::Alive2 { node: Ok(node), .. } => Answer::Register(node),
+        Request::Alive2 { node: Err(reason), highest_version } => {
+            tracing::warn!(%peer, ?reason, "registration refused");
+            Answer::Refuse { highest_version }
+        }
+        Request::Names => Answer::List(names(&shared.registry)),
+        Request::Dump => Answer::List(dump(&shared.registry)),
+        Request::Kill if policy.relaxed => {
+            shared.registry.stop_all();
+            Answer::Reply(Reply::Fixed(protocol::KILLED))
+        }
+        Request::Kill if shared.registry.is_empty() => Answer::Reply(Reply::Fixed(protocol::KILLED)),
+        Request::Kill => Answer::Reply(Reply::Fixed(protocol::NOT_KILLED)),
+        Request::Stop(name) if shared.registry.stop(name) => Answer::Reply(Reply::Fixed(protocol::STOPPED)),
+        Request::Stop(_) => Answer::Reply(Reply::Fixed(protocol::NOT_STOPPED)),
+    }
+}
+
+fn names(registry: &Registry) -> Vec<Line> {
+    registry.entries().into_iter().map(Line::Name).collect()
+}
+
+fn dump(registry: &Registry) -> Vec<Line> {
+    let active = registry.entries().into_iter().map(Line::Active);
+    active.chain(registry.departed().into_iter().map(Line::Departed)).collect()
+}
+
+async fn register(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, node: &Node) -> Option<Registration> {
+    // The last descriptor is not for a node that would keep it: look-ups must go on.
+    if !shared.reserve.is_whole() {
+        tracing::warn!(%peer, name = ?node.name, "registration refused: out of descriptors");
+        return None;
+    }
+    let holder = Holder::Connection(stream.as_raw_fd());
+    let granted = match shared.registry.register(node, holder) {
+        Err(NameTaken(entry)) => {
+            // Meanwhile the runtime reads the end of the holder's connection, if that has come.
+            let _ = timeout(GRACE, shared.registry.ended(&entry)).await;
+            shared.registry.register(node, holder)
+        }
+        granted => granted,
+    };
+    let Ok(registration) = granted else {
+        tracing::warn!(%peer, name = ?node.name, "registration refused: the name is taken");
+        refuse(stream, node.highest_version).await;
+        return None;
+    };
+    let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
+    stream.write_all(&reply).await.ok()?;
+    tracing::debug!(%peer, name = ?node.name, port = node.port, "registered");
+    Some(registration)
+}
+
+/// Sends a refusal and waits until it has been read: closing earlier, with bytes of the peer unread, would destroy it.
+async fn refuse(stream: &mut TcpStream, highest_version: u16) {
+    let reply = protocol::alive2_reply(highest_version, None);
+    if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
+        let _ = timeout(LINGER, ended(stream, true)).await;
+    }
+}
+
+/// Keeps a registration until its connection ends. Any byte ends it too, as in OTP's daemon.
+async fn hold(stream: &TcpStream, registration: &Registration) {
+    tokio::select! {
+        () = ended(stream, false) => {}
+        () = registration.ended() => {}
+    }
+}
+
+/// Waits for the end of a connection; for its next byte unless those are discarded.
+async fn ended(stream: &TcpStream, discard: bool) {
+    let mut bytes = [0; 64];
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(1..) if discard => {}
+            _ => break,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The open connections: those that wait for their request or reply, at most so many, and those of registered nodes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+use crate::server::Limits;
+
+/// A handle to the table of connections. Its lock is never held across an await.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connections(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    opened: u64,
+    /// By age: the first has waited longest.
+    waiting: BTreeMap<u64, Waiting>,
+    registered: HashMap<u64, AbortHandle>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    source: IpAddr,
+    task: AbortHandle,
+}
+
+/// A connection's place in the table, given up when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    connections: Connections,
+    id: u64,
+}
+
+impl Connections {
+    /// Runs a connection's task. Where the table is full, whoever has waited longest gives way to the newcomer: of
+    /// the same source if that has its share of the places, else of all.
+    pub(crate) fn spawn<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let source = source.to_canonical();
+        let mut table = self.0.lock();
+        table.make_room(source, limits);
+        table.opened += 1;
+        let id = table.opened;
+        let task = tokio::spawn(task(Place { connections: self.clone(), id })).abort_handle();
+        table.waiting.insert(id, Waiting { source, task });
+    }
+
+    /// Closes the connection that has waited longest; false when none waits.
+    pub(crate) fn close_oldest_waiting(&self) -> bool {
+        let oldest = self.0.lock().waiting.pop_first();
+        oldest.inspect(|(_, waiting)| waiting.task.abort()).is_some()
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close_all(&self) {
+        let Table { waiting, registered, .. } = std::mem::take(&mut *self.0.lock());
+        waiting.into_values().map(|waiting| waiting.task).chain(registered.into_values()).for_each(|task| task.abort());
+    }
+}
+
+impl Table {
+    fn make_room(&mut self, source: IpAddr, limits: &Limits) {
+        let of_source = |(_, waiting): &(&u64, &Waiting)| waiting.source == source;
+        let has_its_share = !source.is_loopback()
+            && self.waiting.len() >= limits.waiting_per_source
+            && self.waiting.iter().filter(of_source).count() >= limits.waiting_per_source;
+        let gives_way = if has_its_share {
+            self.waiting.iter().find(of_source).map(|(id, _)| *id)
+        } else if self.waiting.len() >= limits.waiting {
+            self.waiting.keys().next().copied()
+        } else {
+            None
+        };
+        if let Some(waiting) = gives_way.and_then(|id| self.waiting.remove(&id)) {
+            tracing::debug!(peer = %waiting.source, "a waiting connection gave way to a newer one");
+            waiting.task.abort();
+        }
+    }
+}
+
+impl Place {
+    /// The connection is a registered node's from here on: it waits for nothing and gives way to nobody.
+    pub(crate) fn registered(&self) {
+        let mut table = self.connections.0.lock();
+        if let Some(waiting) = table.waiting.remove(&self.id) {
+            table.registered.insert(self.id, waiting.task);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.connections.0.lock();
+        table.waiting.remove(&self.id);
+        table.registered.remove(&self.id);
+    }
+}

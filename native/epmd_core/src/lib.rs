@@ -1,0 +1,22 @@
+//! An EPMD server: the Erlang Port Mapper, which maps the names of the Erlang nodes of a host to their ports.
+//!
+//! Data flows one way: bytes ([`protocol`]), request, `access`, [`registry`], reply. `connection` serves one peer,
+//! [`server`] many of them, and [`member`] decides whether this process serves the port or joins whoever does.
+//! Nothing here knows of Erlang terms; `epmd_nif` puts this crate into a VM.
+
+mod access;
+mod address;
+mod client;
+mod connection;
+mod connections;
+pub mod member;
+mod node;
+pub mod protocol;
+pub mod registry;
+mod server;
+
+pub use access::{Network, Policy};
+pub use address::{parse_addresses, Listeners, OpenError};
+pub use member::{Handle, Member, RegisterError, Role, Settings, StartError, Status};
+pub use node::{InvalidName, Node, NodeName};
+pub use server::{serve, Limits};

@@ -1,0 +1,369 @@
+//! Requests and replies of the EPMD protocol: pure functions on bytes.
+//!
+//! The rules are those of "EPMD Protocol" in OTP's *Distribution Protocol* and, where that is silent, of its C daemon
+//! (`erts/epmd/src/epmd_srv.c`).
+
+use crate::node::{self, InvalidName, Node, NodeName};
+
+/// The longest request, without its two bytes of length.
+pub const MAX_REQUEST: usize = 3057;
+/// Room for one request; a read that fills more of it than the request needs spoils the request.
+pub const INBOX: usize = 2 + MAX_REQUEST + 1;
+
+const ALIVE2_REQ: u8 = b'x';
+const PORT_PLEASE2_REQ: u8 = b'z';
+const NAMES_REQ: u8 = b'n';
+const DUMP_REQ: u8 = b'd';
+const KILL_REQ: u8 = b'k';
+const STOP_REQ: u8 = b's';
+const ALIVE2_RESP: u8 = b'y';
+const ALIVE2_X_RESP: u8 = b'v';
+const PORT2_RESP: u8 = b'w';
+
+/// Bytes of an `ALIVE2_REQ` before its name, and of the lengths around it.
+const ALIVE2_HEADER: usize = 11;
+/// The distribution version from which on a node takes a creation of 32 bits (OTP 23).
+const WIDE_CREATION: u16 = 6;
+/// The creation in a refusal. It says nothing; OTP's daemon sends it.
+const NO_CREATION: u32 = 99;
+
+/// The reply to a look-up that finds nothing.
+pub const NOT_FOUND: &[u8] = &[PORT2_RESP, 1];
+/// The reply to a `KILL_REQ` that is granted.
+pub const KILLED: &[u8] = b"OK";
+/// The reply to a `KILL_REQ` while nodes are registered.
+pub const NOT_KILLED: &[u8] = b"NO";
+/// The reply to a `STOP_REQ` that ended a registration.
+pub const STOPPED: &[u8] = b"STOPPED";
+/// The reply to a `STOP_REQ` of an unknown name. OTP's daemon falls through to `STOPPED`; its clients read seven bytes.
+pub const NOT_STOPPED: &[u8] = b"NOEXISTSTOPPED";
+
+/// A request, borrowing from the bytes it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// Register a node. A name that is no name is answered with a refusal, so the request itself is still valid.
+    Alive2 {
+        /// The node, or why it cannot be registered.
+        node: Result<Node, InvalidNode>,
+        /// What selects the form of the reply.
+        highest_version: u16,
+    },
+    /// Look a node up by name.
+    PortPlease2(&'a str),
+    /// List the registered nodes.
+    Names,
+    /// List them in detail, those that left included.
+    Dump,
+    /// End the server.
+    Kill,
+    /// End the registration of a name.
+    Stop(&'a [u8]),
+}
+
+/// Why a node that asked in the right form is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidNode {
+    /// Its name is none.
+    Name(InvalidName),
+    /// Its extra bytes are more than 1,020.
+    ExtraTooLong,
+}
+
+/// The bytes are no request; the connection is closed without a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Where the first request in `bytes` ends, or `None` while more bytes are needed.
+///
+/// Bytes behind the request spoil it, as they do in OTP's daemon: nobody can smuggle a second request behind a first.
+pub fn frame(bytes: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let Some((length, body)) = bytes.split_first_chunk::<2>() else {
+        return Ok(None);
+    };
+    let length = usize::from(u16::from_be_bytes(*length));
+    match body.len() {
+        _ if !(1..=MAX_REQUEST).contains(&length) => Err(Malformed),
+        have if have > length => Err(Malformed),
+        have if have == length => Ok(Some(body)),
+        _ => Ok(None),
+    }
+}
+
+/// How many bytes a read may take so that it takes none behind the request.
+pub fn wanted(bytes: &[u8]) -> usize {
+    match bytes.split_first_chunk::<2>() {
+        Some((length, body)) => usize::from(u16::from_be_bytes(*length)).saturating_sub(body.len()),
+        None => INBOX - bytes.len(),
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Decodes what [`frame`] found.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, Malformed> {
+        match *frame {
+            [ALIVE2_REQ, ..] => decode_alive2(frame),
+            [PORT_PLEASE2_REQ, ref name @ ..] => decode_name(name).map(Self::PortPlease2),
+            [NAMES_REQ, ..] => Ok(Self::Names),
+            [DUMP_REQ, ..] => Ok(Self::Dump),
+            [KILL_REQ, ..] => Ok(Self::Kill),
+            [STOP_REQ, ref rest @ ..] => match rest.split(|byte| *byte == 0).next() {
+                None | Some([]) => Err(Malformed),
+                Some(name) => Ok(Self::Stop(name)),
+            },
+            _ => Err(Malformed),
+        }
+    }
+}
+
+fn decode_alive2(frame: &[u8]) -> Result<Request<'static>, Malformed> {
+    // The reference wants one byte more than the smallest well-formed request, which has an empty name.
+    if frame.len() < ALIVE2_HEADER + 3 {
+        return Err(Malformed);
+    }
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let highest_version = word(5);
+    let (name, rest) = split_field(&frame[9..])?;
+    let (extra, _junk) = split_field(rest)?;
+    if name.contains(&0) {
+        return Err(Malformed);
+    }
+    let node = match NodeName::new(name) {
+        Err(reason) => Err(InvalidNode::Name(reason)),
+        Ok(_) if extra.len() > 1020 => Err(InvalidNode::ExtraTooLong),
+        Ok(name) => Ok(Node {
+            name,
+            port: word(1),
+            node_type: frame[3],
+            protocol: frame[4],
+            highest_version,
+            lowest_version: word(7),
+            extra: extra.into(),
+        }),
+    };
+    Ok(Request::Alive2 { node, highest_version })
+}
+
+fn split_field(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (length, rest) = bytes.split_first_chunk::<2>().ok_or(Malformed)?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(Malformed)
+}
+
+/// The name in a look-up. C clients send its terminating NUL, so one at the end is dropped.
+fn decode_name(bytes: &[u8]) -> Result<&str, Malformed> {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    match std::str::from_utf8(bytes) {
+        Ok(name) if !name.is_empty() && !bytes.contains(&0) && node::fits(name) => Ok(name),
+        _ => Err(Malformed),
+    }
+}
+
+/// Encodes a registration, length included.
+pub fn alive2_request(node: &Node) -> Vec<u8> {
+    framed(|out| {
+        out.push(ALIVE2_REQ);
+        out.extend_from_slice(&node.port.to_be_bytes());
+        out.extend_from_slice(&[node.node_type, node.protocol]);
+        out.extend_from_slice(&node.highest_version.to_be_bytes());
+        out.extend_from_slice(&node.lowest_version.to_be_bytes());
+        push_field(out, node.name.as_str().as_bytes());
+        push_field(out, &node.extra);
+    })
+}
+
+/// Encodes a look-up, length included.
+pub fn port_please2_request(name: &str) -> Vec<u8> {
+    framed(|out| {
+        out.push(PORT_PLEASE2_REQ);
+        out.extend_from_slice(name.as_bytes());
+    })
+}
+
+fn framed(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = vec![0, 0];
+    body(&mut out);
+    let length = (out.len() - 2) as u16;
+    out[..2].copy_from_slice(&length.to_be_bytes());
+    out
+}
+
+fn push_field(out: &mut Vec<u8>, field: &[u8]) {
+    out.extend_from_slice(&(field.len() as u16).to_be_bytes());
+    out.extend_from_slice(field);
+}
+
+/// The reply to a registration: granted with a creation, or refused.
+///
+/// Its form depends on the request's highest version alone: six bytes with a creation of 32 bits from version 6 on,
+/// four bytes with a creation of 1 to 3 before.
+pub fn alive2_reply(highest_version: u16, creation: Option<u32>) -> Vec<u8> {
+    let result = u8::from(creation.is_none());
+    if highest_version >= WIDE_CREATION {
+        let [a, b, c, d] = creation.unwrap_or(NO_CREATION).to_be_bytes();
+        vec![ALIVE2_X_RESP, result, a, b, c, d]
+    } else {
+        let creation = creation.map_or(NO_CREATION, |creation| creation % 3 + 1);
+        let [.., c, d] = creation.to_be_bytes();
+        vec![ALIVE2_RESP, result, c, d]
+    }
+}
+
+/// What a server said to a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alive2Reply {
+    /// Registered, with this creation.
+    Granted(u32),
+    /// Somebody else has the name, or it is no name.
+    Refused,
+}
+
+/// Decodes the reply to a registration; `None` while bytes are missing.
+pub fn decode_alive2_reply(bytes: &[u8]) -> Result<Option<Alive2Reply>, Malformed> {
+    let (result, creation) = match *bytes {
+        [ALIVE2_X_RESP, result, a, b, c, d] => (result, u32::from_be_bytes([a, b, c, d])),
+        [ALIVE2_RESP, result, c, d] => (result, u32::from(u16::from_be_bytes([c, d]))),
+        [ALIVE2_X_RESP, ..] if bytes.len() < 6 => return Ok(None),
+        [ALIVE2_RESP, ..] if bytes.len() < 4 => return Ok(None),
+        [] => return Ok(None),
+        _ => return Err(Malformed),
+    };
+    Ok(Some(if result == 0 { Alive2Reply::Granted(creation) } else { Alive2Reply::Refused }))
+}
+
+/// The reply to a look-up that finds its node, ready to be sent; it is all that the registry keeps of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port2Reply(Box<[u8]>);
+
+impl Port2Reply {
+    /// Encodes a node.
+    pub fn new(node: &Node) -> Self {
+        let mut out = Vec::with_capacity(14 + node.name.as_str().len() + node.extra.len());
+        out.extend_from_slice(&[PORT2_RESP, 0]);
+        out.extend_from_slice(&node.port.to_be_bytes());
+        out.extend_from_slice(&[node.node_type, node.protocol]);
+        out.extend_from_slice(&node.highest_version.to_be_bytes());
+        out.extend_from_slice(&node.lowest_version.to_be_bytes());
+        push_field(&mut out, node.name.as_str().as_bytes());
+        push_field(&mut out, &node.extra);
+        Self(out.into())
+    }
+
+    /// The reply.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &[u8] {
+        &self.0[12..12 + usize::from(self.word(10))]
+    }
+
+    /// The node's port.
+    pub fn port(&self) -> u16 {
+        self.word(2)
+    }
+
+    /// The node's highest and lowest distribution version.
+    pub fn versions(&self) -> (u16, u16) {
+        (self.word(6), self.word(8))
+    }
+
+    fn word(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.0[at], self.0[at + 1]])
+    }
+}
+
+/// Whether `bytes` begin as the reply to a look-up does; the second byte then says whether the name was found.
+pub fn decode_port2_reply(bytes: &[u8]) -> Result<Option<bool>, Malformed> {
+    match *bytes {
+        [PORT2_RESP, result, ..] => Ok(Some(result == 0)),
+        [PORT2_RESP] | [] => Ok(None),
+        _ => Err(Malformed),
+    }
+}
+
+/// The head of the replies to `NAMES_REQ` and `DUMP_REQ`: the port that clients dialled.
+pub fn listing_head(port: u16) -> Vec<u8> {
+    u32::from(port).to_be_bytes().to_vec()
+}
+
+/// Appends a node's line in the reply to `NAMES_REQ`.
+pub fn push_names_line(out: &mut Vec<u8>, name: &[u8], port: u16) {
+    out.extend_from_slice(b"name ");
+    out.extend_from_slice(name);
+    out.extend_from_slice(format!(" at port {port}\n").as_bytes());
+}
+
+/// Appends a registered node's line in the reply to `DUMP_REQ`.
+pub fn push_dump_line(out: &mut Vec<u8>, name: &[u8], port: u16, descriptor: i32) {
+    out.extend_from_slice(b"active name     <");
+    out.extend_from_slice(name);
+    out.extend_from_slice(format!("> at port {port}, fd = {descriptor}\n\0").as_bytes());
+}
+
+/// Appends the line of a node that left in the reply to `DUMP_REQ`.
+pub fn push_departed_line(out: &mut Vec<u8>, name: &[u8], port: u16, descriptor: i32) {
+    out.extend_from_slice(b"old/unused name <");
+    out.extend_from_slice(name);
+    out.extend_from_slice(format!(">, port = {port}, fd = {descriptor} \n\0").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> Node {
+        let name = NodeName::new("прод".as_bytes()).expect("a valid name");
+        Node { extra: b"\0extra".as_slice().into(), ..Node::erlang(name, 4711) }
+    }
+
+    #[test]
+    fn a_registration_survives_encoding() {
+        let bytes = alive2_request(&node());
+        let frame = frame(&bytes).expect("well-formed").expect("whole");
+        assert_eq!(Request::decode(frame), Ok(Request::Alive2 { node: Ok(node()), highest_version: 6 }));
+    }
+
+    #[test]
+    fn bytes_behind_a_request_spoil_it() {
+        let mut bytes = port_please2_request("a");
+        assert!(matches!(frame(&bytes), Ok(Some(_))));
+        bytes.push(0);
+        assert_eq!(frame(&bytes), Err(Malformed));
+        assert_eq!(frame(&bytes[..3]), Ok(None));
+    }
+
+    #[test]
+    fn lengths_are_bounded() {
+        assert_eq!(frame(&[0, 0]), Err(Malformed));
+        assert_eq!(frame(&[0x0b, 0xf2]), Err(Malformed));
+        assert_eq!(frame(&[0x0b, 0xf1]), Ok(None));
+    }
+
+    #[test]
+    fn the_highest_version_selects_the_form_of_the_reply() {
+        assert_eq!(alive2_reply(6, Some(7)), [118, 0, 0, 0, 0, 7]);
+        assert_eq!(alive2_reply(6, None), [118, 1, 0, 0, 0, 99]);
+        assert_eq!(alive2_reply(5, Some(7)), [121, 0, 0, 2]);
+        assert_eq!(alive2_reply(5, None), [121, 1, 0, 99]);
+    }
+
+    #[test]
+    fn a_look_up_tolerates_one_nul_at_the_end() {
+        assert_eq!(Request::decode(b"za\0"), Ok(Request::PortPlease2("a")));
+        assert_eq!(Request::decode(b"za\0\0"), Err(Malformed));
+        assert_eq!(Request::decode(b"z"), Err(Malformed));
+        assert_eq!(Request::decode(b"z\xff"), Err(Malformed));
+        assert!(Request::decode(format!("z{}", "ü".repeat(255)).as_bytes()).is_ok());
+        assert_eq!(Request::decode(format!("z{}", "ü".repeat(256)).as_bytes()), Err(Malformed));
+    }
+
+    #[test]
+    fn a_found_node_is_told_with_all_it_registered() {
+        let reply = Port2Reply::new(&node());
+        assert_eq!(reply.name(), "прод".as_bytes());
+        assert_eq!(reply.port(), 4711);
+        assert_eq!(reply.versions(), (6, 5));
+        assert_eq!(&reply.as_bytes()[..2], [119, 0]);
+        assert!(reply.as_bytes().ends_with(b"\0\x06\0extra"));
+    }
+}

@@ -1,0 +1,370 @@
+//! The table of registered nodes, behind a handle that is cheap to clone.
+//!
+//! The lock is a `parking_lot` mutex, held for a few memory accesses and never across an await.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::futures::Notified;
+use tokio::sync::Notify;
+
+use crate::node::Node;
+use crate::protocol::Port2Reply;
+
+/// How many names are remembered after they left, for the sake of their creations. OTP's daemon remembers as many.
+const DEPARTED: usize = 1000;
+/// Creations 1 to 3 belong to nodes older than OTP 23, and 0 to a node that has none.
+const SMALLEST_CREATION: u32 = 4;
+
+/// The registered nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    names: HashSet<ByName>,
+    /// Oldest first.
+    by_age: BTreeMap<u64, Arc<Entry>>,
+    departed: Departed,
+    registrations: u64,
+}
+
+/// Who keeps a registration alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The VM that this server lives in.
+    Host,
+    /// A connection with this descriptor.
+    Connection(i32),
+}
+
+/// A registered node.
+#[derive(Debug)]
+pub struct Entry {
+    id: u64,
+    creation: u32,
+    holder: Holder,
+    reply: Port2Reply,
+    ended: Notify,
+}
+
+/// A registration. The entry leaves the table with it, and with nothing else of this holder's.
+#[derive(Debug)]
+pub struct Registration {
+    registry: Registry,
+    entry: Arc<Entry>,
+}
+
+/// The name is held by this entry.
+#[derive(Debug)]
+pub struct NameTaken(pub Arc<Entry>);
+
+/// A name that left the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DepartedName {
+    /// The name.
+    pub name: Box<[u8]>,
+    /// Its last port.
+    pub port: u16,
+    /// The descriptor of its last connection.
+    pub descriptor: i32,
+}
+
+impl Registry {
+    /// Puts a node into the table, with a creation that its name did not have before.
+    pub fn register(&self, node: &Node, holder: Holder) -> Result<Registration, NameTaken> {
+        self.insert(node, holder, None)
+    }
+
+    /// Puts a node into the table that booted with a creation it cannot change any more.
+    pub fn restore(&self, node: &Node, holder: Holder, creation: u32) -> Result<Registration, NameTaken> {
+        self.insert(node, holder, Some(creation))
+    }
+
+    fn insert(&self, node: &Node, holder: Holder, creation: Option<u32>) -> Result<Registration, NameTaken> {
+        let name = node.name.as_str().as_bytes();
+        let mut state = self.0.lock();
+        if let Some(ByName(entry)) = state.names.get(name) {
+            return Err(NameTaken(Arc::clone(entry)));
+        }
+        let next = state.departed.next_creation(name);
+        state.registrations += 1;
+        let entry = Arc::new(Entry {
+            id: state.registrations,
+            creation: creation.unwrap_or(next),
+            holder,
+            reply: Port2Reply::new(node),
+            ended: Notify::new(),
+        });
+        state.names.insert(ByName(Arc::clone(&entry)));
+        state.by_age.insert(entry.id, Arc::clone(&entry));
+        Ok(Registration { registry: self.clone(), entry })
+    }
+
+    /// Finds a node by its name.
+    pub fn find(&self, name: &[u8]) -> Option<Arc<Entry>> {
+        self.0.lock().names.get(name).map(|ByName(entry)| Arc::clone(entry))
+    }
+
+    /// All nodes, the newest registration first.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        self.0.lock().by_age.values().rev().cloned().collect()
+    }
+
+    /// The number of registered nodes.
+    pub fn len(&self) -> usize {
+        self.0.lock().names.len()
+    }
+
+    /// Whether no node is registered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The remembered names, the one that left first at the front.
+    pub fn departed(&self) -> Vec<DepartedName> {
+        self.0.lock().departed.names()
+    }
+
+    /// Ends the registration of a name that came over a connection, which is told to close. The host's own name stays.
+    pub fn stop(&self, name: &[u8]) -> bool {
+        let found = self.find(name).filter(|entry| entry.holder != Holder::Host);
+        found.is_some_and(|entry| self.remove(&entry))
+    }
+
+    /// Ends all registrations that came over a connection. The host's own name stays.
+    pub fn stop_all(&self) {
+        for entry in self.entries().iter().rev().filter(|entry| entry.holder != Holder::Host) {
+            self.remove(entry);
+        }
+    }
+
+    /// Takes this very entry out of the table; a later one of the same name is another entry.
+    fn remove(&self, entry: &Arc<Entry>) -> bool {
+        let mut state = self.0.lock();
+        if state.by_age.remove(&entry.id).is_none() {
+            return false;
+        }
+        state.names.remove(entry.name());
+        state.departed.remember(entry);
+        drop(state);
+        entry.ended.notify_waiters();
+        true
+    }
+
+    fn holds(&self, entry: &Entry) -> bool {
+        self.0.lock().by_age.contains_key(&entry.id)
+    }
+}
+
+impl Registration {
+    /// The creation to tell the node.
+    pub fn creation(&self) -> u32 {
+        self.entry.creation
+    }
+
+    /// Waits until somebody else ends the registration (`STOP_REQ`, `KILL_REQ`).
+    pub async fn ended(&self) {
+        self.registry.ended(&self.entry).await;
+    }
+}
+
+impl Registry {
+    /// Waits until an entry has left the table.
+    pub async fn ended(&self, entry: &Entry) {
+        // Created before the check: it is woken by all that happens from here on.
+        let ended: Notified<'_> = entry.ended.notified();
+        if self.holds(entry) {
+            ended.await;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.remove(&self.entry);
+    }
+}
+
+impl Entry {
+    /// The reply to who looks this node up.
+    pub fn reply(&self) -> &Port2Reply {
+        &self.reply
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &[u8] {
+        self.reply.name()
+    }
+
+    /// The node's port.
+    pub fn port(&self) -> u16 {
+        self.reply.port()
+    }
+
+    /// The descriptor of its connection; -1 for the host's own node, which has none.
+    pub fn descriptor(&self) -> i32 {
+        match self.holder {
+            Holder::Host => -1,
+            Holder::Connection(descriptor) => descriptor,
+        }
+    }
+}
+
+/// An entry as the set of names sees it.
+#[derive(Debug)]
+struct ByName(Arc<Entry>);
+
+impl Borrow<[u8]> for ByName {
+    fn borrow(&self) -> &[u8] {
+        self.0.name()
+    }
+}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl Eq for ByName {}
+
+/// Names that left, so that a name which comes back gets the creation after its last one.
+#[derive(Debug, Default)]
+struct Departed {
+    names: HashMap<Box<[u8]>, Left>,
+    /// In the order of leaving. A name that came back stays here until its turn, told by its number.
+    order: VecDeque<(u64, Box<[u8]>)>,
+    leaves: u64,
+    /// Above every creation that was forgotten: a name whose own was, still gets a new one.
+    floor: u32,
+}
+
+#[derive(Debug)]
+struct Left {
+    number: u64,
+    creation: u32,
+    port: u16,
+    descriptor: i32,
+}
+
+impl Departed {
+    fn next_creation(&mut self, name: &[u8]) -> u32 {
+        let next = match self.names.remove(name) {
+            Some(left) => left.creation.wrapping_add(1),
+            None => now().max(self.floor),
+        };
+        next.max(SMALLEST_CREATION)
+    }
+
+    fn remember(&mut self, entry: &Entry) {
+        self.leaves += 1;
+        let left =
+            Left { number: self.leaves, creation: entry.creation, port: entry.port(), descriptor: entry.descriptor() };
+        self.names.insert(entry.name().into(), left);
+        self.order.push_back((self.leaves, entry.name().into()));
+        while self.order.len() > DEPARTED {
+            let Some((number, name)) = self.order.pop_front() else { break };
+            if self.names.get(&name).is_some_and(|left| left.number == number) {
+                if let Some(left) = self.names.remove(&name) {
+                    self.floor = self.floor.max(left.creation.saturating_add(1));
+                }
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<DepartedName> {
+        let still_gone = |(number, name): &(u64, Box<[u8]>)| {
+            let left = self.names.get(name).filter(|left| left.number == *number)?;
+            Some(DepartedName { name: name.clone(), port: left.port, descriptor: left.descriptor })
+        };
+        self.order.iter().filter_map(still_gone).collect()
+    }
+}
+
+/// The first creation of a name: seconds, so that a server that starts later goes on where an earlier one was.
+fn now() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::NodeName;
+
+    fn node(name: &str) -> Node {
+        Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
+    }
+
+    fn register(registry: &Registry, name: &str) -> Registration {
+        registry.register(&node(name), Holder::Connection(7)).expect("a free name")
+    }
+
+    #[test]
+    fn a_name_is_held_until_its_registration_is_dropped() {
+        let registry = Registry::default();
+        let held = register(&registry, "a");
+        assert!(registry.register(&node("a"), Holder::Host).is_err());
+        assert!(registry.find(b"a").is_some());
+        drop(held);
+        assert!(registry.find(b"a").is_none());
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn an_ended_registration_does_not_take_its_successor_along() {
+        let registry = Registry::default();
+        let first = register(&registry, "a");
+        assert!(registry.stop(b"a"));
+        let second = register(&registry, "a");
+        drop(first);
+        assert!(registry.find(b"a").is_some());
+        drop(second);
+        assert!(registry.find(b"a").is_none());
+    }
+
+    #[test]
+    fn creations_of_a_name_never_repeat() {
+        let registry = Registry::default();
+        let first = register(&registry, "a").creation();
+        assert_eq!(register(&registry, "a").creation(), first + 1);
+        assert_eq!(register(&registry, "a").creation(), first + 2);
+        for other in 0..=DEPARTED {
+            register(&registry, &format!("other{other}"));
+        }
+        assert!(register(&registry, "a").creation() > first + 2);
+    }
+
+    #[test]
+    fn the_newest_comes_first_and_the_departed_in_their_order() {
+        let registry = Registry::default();
+        let _held = [register(&registry, "a"), register(&registry, "b")];
+        let names: Vec<_> = registry.entries().iter().map(|entry| entry.name().to_vec()).collect();
+        assert_eq!(names, [b"b", b"a"]);
+        drop(register(&registry, "c"));
+        drop(register(&registry, "d"));
+        drop(register(&registry, "c"));
+        let names: Vec<_> = registry.departed().into_iter().map(|left| left.name).collect();
+        assert_eq!(names, [Box::from(*b"d"), Box::from(*b"c")]);
+    }
+
+    #[test]
+    fn nobody_stops_the_hosts_own_name() {
+        let registry = Registry::default();
+        let _host = registry.restore(&node("host"), Holder::Host, 5).expect("a free name");
+        let _other = register(&registry, "other");
+        assert!(!registry.stop(b"host"));
+        registry.stop_all();
+        assert_eq!(registry.len(), 1);
+    }
+}

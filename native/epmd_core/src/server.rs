@@ -1,0 +1,207 @@
+//! Accepts connections on bound listeners, and survives what peers and the system do to it.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
+
+use crate::access::Policy;
+use crate::address::Listeners;
+use crate::connection::{self, Inbox};
+use crate::connections::Connections;
+use crate::registry::Registry;
+
+/// Connections accepted before registered nodes and other peers get a turn.
+const ACCEPTS_AT_ONCE: usize = 64;
+/// How long to wait for a descriptor when the process has none left and nothing of ours can be closed.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
+
+/// How much of the process one server may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The time from a connection to the end of its reply; registered nodes stay.
+    pub deadline: Duration,
+    /// Connections that wait for their request or reply.
+    pub waiting: usize,
+    /// Of these, connections from one remote address.
+    pub waiting_per_source: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(10), waiting: 256, waiting_per_source: 32 }
+    }
+}
+
+/// What can be changed while a server runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) policy: Policy,
+    pub(crate) limits: Limits,
+}
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) registry: Registry,
+    pub(crate) settings: Arc<RwLock<Rules>>,
+    pub(crate) connections: Connections,
+    pub(crate) reserve: Reserve,
+    pub(crate) port: u16,
+}
+
+impl Shared {
+    pub(crate) fn limits(&self) -> Limits {
+        self.settings.read().limits.clone()
+    }
+}
+
+/// Serves these listeners until it is dropped, which closes them and all connections.
+///
+/// # Errors
+///
+/// Only what the runtime or the system refuses to this process before the first connection.
+pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
+    serve_with(listeners, registry, Arc::new(RwLock::new(Rules { policy, limits }))).await
+}
+
+pub(crate) async fn serve_with(
+    listeners: Listeners,
+    registry: Registry,
+    settings: Arc<RwLock<Rules>>,
+) -> io::Result<()> {
+    let shared = Arc::new(Shared {
+        registry,
+        settings,
+        connections: Connections::default(),
+        reserve: Reserve::new(),
+        port: listeners.port,
+    });
+    let _closer = Closer(shared.connections.clone());
+    let mut accepting = JoinSet::new();
+    for listener in listeners.sockets {
+        accepting.spawn(accept(Arc::clone(&shared), watch(listener)?));
+    }
+    match accepting.join_next().await {
+        Some(Ok(error)) => Err(error),
+        Some(Err(panicked)) => Err(io::Error::other(panicked)),
+        None => Err(io::Error::other("no address to listen on")),
+    }
+}
+
+/// Has the runtime watch a listener without taking it: what it accepts stays out of the runtime until it has to wait.
+#[allow(unsafe_code)]
+fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a `TcpListener` owns its descriptor, always gives the same one, and is not taken out of the `AsyncFd`.
+    Ok(unsafe { AsyncFd::register(listener) }?)
+}
+
+/// Closes the connections together with their server.
+struct Closer(Connections);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.close_all();
+    }
+}
+
+/// Accepts until the listener itself fails.
+async fn accept(shared: Arc<Shared>, listener: AsyncFd<TcpListener>) -> io::Error {
+    let mut inbox = Inbox::new();
+    loop {
+        let mut ready = match listener.readable().await {
+            Ok(ready) => ready,
+            Err(error) => return error,
+        };
+        for _ in 0..ACCEPTS_AT_ONCE {
+            shared.reserve.restore();
+            let accepted = listener.get_ref().accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                Ok((stream, peer))
+            });
+            match accepted {
+                Ok((stream, peer)) => connection::serve(&shared, stream, peer, &mut inbox),
+                Err(error) => match Fault::of(&error) {
+                    Fault::NoneWaits => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    Fault::Peer => {}
+                    Fault::OutOfDescriptors => {
+                        if shared.connections.close_oldest_waiting() {
+                            break;
+                        }
+                        if !shared.reserve.give_up() {
+                            tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+                        }
+                    }
+                    Fault::Ours => return error,
+                },
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Whose fault a failed accept is. accept(2) hands over the errors of connections that broke before they were accepted.
+enum Fault {
+    NoneWaits,
+    Peer,
+    OutOfDescriptors,
+    Ours,
+}
+
+impl Fault {
+    fn of(error: &io::Error) -> Self {
+        const ENOMEM: i32 = 12;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const EBADF: i32 = 9;
+        const EINVAL: i32 = 22;
+        const ENOTSOCK: i32 = 88;
+        match error.raw_os_error() {
+            _ if error.kind() == ErrorKind::WouldBlock => Self::NoneWaits,
+            Some(ENOMEM | ENFILE | EMFILE) => Self::OutOfDescriptors,
+            Some(EBADF | EINVAL | ENOTSOCK) => Self::Ours,
+            _ => Self::Peer,
+        }
+    }
+}
+
+/// One descriptor kept for the time when the process has no other: with it, look-ups are answered one by one.
+#[derive(Debug)]
+pub(crate) struct Reserve(Mutex<Option<File>>);
+
+impl Reserve {
+    fn new() -> Self {
+        Self(Mutex::new(Self::open()))
+    }
+
+    fn open() -> Option<File> {
+        File::open("/dev/null").ok()
+    }
+
+    /// Takes the descriptor back if there is one; false if there is none.
+    fn restore(&self) -> bool {
+        let mut reserve = self.0.lock();
+        if reserve.is_none() {
+            *reserve = Self::open();
+        }
+        reserve.is_some()
+    }
+
+    /// Whether descriptors are left beside those in use.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.restore()
+    }
+
+    /// Frees the descriptor for the next accept; false if it is already gone.
+    fn give_up(&self) -> bool {
+        self.0.lock().take().is_some()
+    }
+}
