@@ -1,0 +1,83 @@
+defmodule EmbeddedEpmd.Client do
+  @moduledoc false
+  # Look-ups over TCP. OTP's :erl_epmd does the same, but only on the port of -epmd_port; ours may come from the
+  # application environment. It runs while the VM boots, so it uses plain functions only.
+
+  @port_please2_req ?z
+  @names_req ?n
+  @port2_resp ?w
+  # The highest distribution version that we know (OTP 23).
+  @our_version 6
+
+  @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport
+
+  @doc "Looks a node up. Errors are those of `:erl_epmd`."
+  @spec port(charlist() | String.t(), :inet.ip_address(), :inet.port_number(), timeout()) ::
+          answer() | {:error, atom()}
+  def port(name, ip, port, timeout) do
+    case ask(ip, port, [@port_please2_req, name], timeout) do
+      {:ok, <<@port2_resp, 0, node::16, _type, _protocol, highest::16, lowest::16, _::binary>>} ->
+        {:port, node, version(highest, lowest)}
+
+      {:ok, <<@port2_resp, _::binary>>} ->
+        :noport
+
+      {:ok, _} ->
+        {:error, :noport}
+
+      {:error, reason} ->
+        {:error, reason}
+    end
+  end
+
+  @doc "The distribution version to speak with a node of these versions; 0 if there is none."
+  @spec version(non_neg_integer(), non_neg_integer()) :: non_neg_integer()
+  def version(highest, lowest) when lowest > @our_version or highest < 5, do: 0
+  def version(highest, _lowest), do: :erlang.min(highest, @our_version)
+
+  @doc "Lists the nodes registered at `ip`, the newest first."
+  @spec names(:inet.ip_address(), :inet.port_number(), timeout()) ::
+          {:ok, [{String.t(), :inet.port_number()}]} | {:error, atom()}
+  def names(ip, port, timeout) do
+    case ask(ip, port, [@names_req], timeout) do
+      {:ok, <<_port::32, lines::binary>>} -> {:ok, :lists.filtermap(&line/1, :binary.split(lines, "\n", [:global]))}
+      {:ok, _} -> {:error, :address}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  defp line(line) do
+    with [<<"name ", name::binary>>, port] <- :binary.split(line, " at port "),
+         {port, ""} <- :string.to_integer(port) do
+      {true, {name, port}}
+    else
+      _ -> false
+    end
+  end
+
+  # A reply ends with its connection.
+  defp ask(ip, port, request, timeout) do
+    family = if tuple_size(ip) == 8, do: :inet6, else: :inet
+    deadline = :erlang.monotonic_time(:millisecond) + timeout
+
+    with {:ok, socket} <- :gen_tcp.connect(ip, port, [family, :binary, active: false, packet: :raw], timeout) do
+      body = :unicode.characters_to_binary(request)
+
+      reply =
+        with :ok <- :gen_tcp.send(socket, [<<byte_size(body)::16>>, body]) do
+          receive_all(socket, deadline, [])
+        end
+
+      :gen_tcp.close(socket)
+      reply
+    end
+  end
+
+  defp receive_all(socket, deadline, received) do
+    case :gen_tcp.recv(socket, 0, :erlang.max(0, deadline - :erlang.monotonic_time(:millisecond))) do
+      {:ok, bytes} -> receive_all(socket, deadline, [received | bytes])
+      {:error, :closed} -> {:ok, :erlang.iolist_to_binary(received)}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+end

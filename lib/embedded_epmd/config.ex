@@ -1,0 +1,149 @@
+defmodule EmbeddedEpmd.Config do
+  @moduledoc false
+  # Every source of settings to one validated map. It also runs while the VM boots, so it uses plain functions only:
+  # no protocols, no Logger, no processes.
+  #
+  # A setting comes from, in this order: the environment (what the C daemon reads, and what `erl` makes of it), the
+  # options of the child, the application environment, the default.
+
+  @defaults %{
+    port: 4369,
+    addresses: [],
+    relaxed: false,
+    remote_names: false,
+    allow: nil,
+    request_deadline: 10_000,
+    max_waiting: 256,
+    max_waiting_per_source: 32
+  }
+
+  @options :maps.keys(@defaults)
+
+  @doc "The settings, or an `ArgumentError` that names the setting, what is expected and what came."
+  @spec load(keyword()) :: EmbeddedEpmd.Native.config()
+  def load(options \\ []) do
+    known!(options)
+
+    :maps.map(
+      fn key, default ->
+        case given(key, options) do
+          :none -> default
+          {:ok, source, value} -> parse!(key, value, source)
+        end
+      end,
+      @defaults
+    )
+  end
+
+  defp known!(options) do
+    case :lists.filter(fn {key, _} -> not :lists.member(key, @options) end, options) do
+      [] -> :ok
+      [{key, _} | _] -> fail!(text(key), "one of the options " <> text(@options), key)
+    end
+  end
+
+  defp given(key, options) do
+    with :none <- environment(key), :none <- option(key, options) do
+      case :application.get_env(:embedded_epmd, key) do
+        {:ok, value} -> {:ok, "config :embedded_epmd, " <> text(key), value}
+        :undefined -> :none
+      end
+    end
+  end
+
+  defp option(key, options) do
+    case :lists.keyfind(key, 1, options) do
+      {^key, value} -> {:ok, "the option " <> text(key), value}
+      false -> :none
+    end
+  end
+
+  # `erl` turns ERL_EPMD_PORT into -epmd_port, which is what OTP's own client reads.
+  defp environment(:port) do
+    case :init.get_argument(:epmd_port) do
+      {:ok, [[value | _] | _]} -> {:ok, "ERL_EPMD_PORT (-epmd_port)", :erlang.list_to_binary(value)}
+      _ -> variable("ERL_EPMD_PORT")
+    end
+  end
+
+  defp environment(:addresses), do: variable("ERL_EPMD_ADDRESS")
+  defp environment(:relaxed), do: variable("ERL_EPMD_RELAXED_COMMAND_CHECK")
+  defp environment(_), do: :none
+
+  defp variable(name) do
+    case :os.getenv(:erlang.binary_to_list(name)) do
+      false -> :none
+      value -> {:ok, name, :unicode.characters_to_binary(value)}
+    end
+  end
+
+  defp parse!(:port, value, source) do
+    port = if is_binary(value), do: integer(value), else: value
+    if is_integer(port) and port in 1..65_535, do: port, else: fail!(source, "a port from 1 to 65535", value)
+  end
+
+  defp parse!(:addresses, value, source) when is_binary(value) do
+    parse!(:addresses, :string.lexemes(value, [?,, ?\s]), source)
+  end
+
+  defp parse!(:addresses, value, source) when is_list(value) do
+    :lists.map(fn address -> address!(address, source) end, value)
+  end
+
+  defp parse!(:addresses, value, source), do: fail!(source, "a list of IPv4 and IPv6 addresses", value)
+
+  # The C daemon takes any value for true. Nobody who writes "false" means that.
+  defp parse!(:relaxed, value, _) when value in ["", "0", "false"], do: false
+  defp parse!(:relaxed, value, _) when is_binary(value), do: true
+
+  defp parse!(key, value, _) when key in [:relaxed, :remote_names] and is_boolean(value), do: value
+  defp parse!(key, value, source) when key in [:relaxed, :remote_names], do: fail!(source, "true or false", value)
+
+  defp parse!(:allow, nil, _), do: nil
+
+  defp parse!(:allow, value, source) do
+    if is_list(value) and :lists.all(fn network -> is_binary(network) end, value),
+      do: value,
+      else: fail!(source, "nil or a list of networks such as \"10.0.0.0/8\"", value)
+  end
+
+  defp parse!(:request_deadline, value, source) do
+    if is_integer(value) and value in 100..600_000,
+      do: value,
+      else: fail!(source, "milliseconds from 100 to 600000", value)
+  end
+
+  defp parse!(_, value, source) do
+    if is_integer(value) and value in 1..65_535, do: value, else: fail!(source, "a number from 1 to 65535", value)
+  end
+
+  defp integer(binary) do
+    case :string.to_integer(binary) do
+      {integer, ""} -> integer
+      _ -> :error
+    end
+  end
+
+  defp address!(address, source) do
+    parsed =
+      cond do
+        is_tuple(address) -> if :inet.ntoa(address) != {:error, :einval}, do: {:ok, address}, else: :error
+        is_binary(address) -> :inet.parse_strict_address(:erlang.binary_to_list(address))
+        true -> :error
+      end
+
+    case parsed do
+      {:ok, ip} -> :erlang.list_to_binary(:inet.ntoa(ip))
+      _ -> fail!(source, "IPv4 and IPv6 addresses", address)
+    end
+  end
+
+  @spec fail!(String.t(), String.t(), term()) :: no_return()
+  defp fail!(source, expected, got) do
+    :erlang.error(ArgumentError.exception("embedded_epmd: " <> source <> " must be " <> expected <> ", got: " <> text(got)))
+  end
+
+  defp text(term) when is_atom(term), do: :erlang.atom_to_binary(term)
+  defp text(term) when is_binary(term), do: "\"" <> term <> "\""
+  defp text(term), do: :unicode.characters_to_binary(:io_lib.format(~c"~tp", [term]))
+end

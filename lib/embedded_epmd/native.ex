@@ -1,0 +1,57 @@
+defmodule EmbeddedEpmd.Native do
+  @moduledoc false
+  # The NIFs of native/epmd_nif, called from Discovery and Server only.
+  #
+  # There is no @on_load: on OTP 25, in a release, such handlers run after the distribution has started.
+
+  @compile {:autoload, false}
+
+  @type server :: reference()
+  @type config :: map()
+  @type reason :: atom() | {atom(), String.t()}
+  @type event :: {:error | :warning | :info | :debug, String.t()}
+
+  @doc "Loads the library. Loading it again is no error."
+  @spec load() :: :ok | {:error, {charlist(), charlist()}}
+  def load do
+    case :code.priv_dir(:embedded_epmd) do
+      {:error, :bad_name} ->
+        {:error, {~c"priv/native/epmd_nif.so", ~c"the application embedded_epmd is not on the code path"}}
+
+      priv ->
+        path = :filename.join([priv, ~c"native", ~c"epmd_nif"])
+
+        case :erlang.load_nif(path, 0) do
+          :ok -> :ok
+          {:error, {:reload, _}} -> :ok
+          {:error, {_, text}} -> {:error, {path ++ ~c".so", text}}
+        end
+    end
+  end
+
+  @spec start(config(), pid()) :: {:ok, server()} | {:error, reason()}
+  def start(_config, _keeper), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec stop(server()) :: :ok
+  def stop(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec register(server(), String.t(), :inet.port_number(), pos_integer() | nil, pid()) ::
+          {:ok, pos_integer()} | {:error, reason()}
+  def register(_server, _name, _port, _creation, _registrant), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec lookup(server(), :inet.ip_address(), String.t()) ::
+          {:port, :inet.port_number(), highest :: 0..65_535, lowest :: 0..65_535} | :noport | :elsewhere
+  def lookup(_server, _ip, _name), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec names(server()) :: [{String.t(), :inet.port_number()}] | :elsewhere
+  def names(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec claim(server(), pid()) :: {:ok, [event()]} | {:error, :stopped}
+  def claim(_server, _pid), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec configure(server(), config()) :: {:ok, :ok} | {:error, reason()}
+  def configure(_server, _config), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec status(server()) :: map()
+  def status(_server), do: :erlang.nif_error(:nif_not_loaded)
+end

@@ -1,0 +1,237 @@
+//! The resource that owns the native server: one thread, its runtime, and the handle to what runs there.
+
+use std::net::IpAddr;
+use std::panic::{catch_unwind, AssertUnwindSafe, RefUnwindSafe};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, UNIX_EPOCH};
+
+use epmd_core::{Handle, Member, Node, NodeName, RegisterError, Role, Settings};
+use parking_lot::Mutex;
+use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
+
+use crate::atoms;
+use crate::config::Config;
+use crate::error::Error;
+use crate::events::{Entry, Events};
+
+/// How long a registration may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Server {
+    handle: Handle,
+    events: Events,
+    /// Taken by who joins it.
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// The server ends with this process, the VM's kernel supervisor: it marks the life of a boot.
+    keeper: LocalPid,
+    /// The local node's registration ends with this process, its `net_kernel`.
+    registrant: Mutex<Option<LocalPid>>,
+}
+
+/// Its locks are `parking_lot`'s: a panic leaves no half-written state behind that they would have to poison.
+impl RefUnwindSafe for Server {}
+
+#[rustler::resource_impl]
+impl Resource for Server {
+    /// Runs on a scheduler, so it tells the thread to end and does not wait for it.
+    fn destructor(self, _env: Env<'_>) {
+        self.handle.stop();
+    }
+
+    fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        let mut registrant = self.registrant.lock();
+        if *registrant == Some(pid) {
+            *registrant = None;
+            self.handle.unregister();
+        }
+        if pid == self.keeper {
+            self.handle.stop();
+        }
+    }
+}
+
+/// Starts the thread and waits until it serves the port or has joined whoever does.
+#[rustler::nif(schedule = "DirtyIo")]
+fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<Server>, Error> {
+    let settings = config.settings()?;
+    let events = Events::default();
+    let (started, start) = mpsc::sync_channel(1);
+    let thread = {
+        let events = events.clone();
+        let name = thread::Builder::new().name("epmd".into());
+        let run = move || tracing::subscriber::with_default(events.clone(), || run(settings, &started, &events));
+        name.spawn(run).map_err(|error| Error::Thread(error.to_string()))?
+    };
+    let handle = match start.recv() {
+        Ok(result) => result?,
+        Err(mpsc::RecvError) => return Err(Error::Thread("it ended before it began".into())),
+    };
+    let server = ResourceArc::new(Server {
+        handle,
+        events,
+        thread: Mutex::new(Some(thread)),
+        keeper,
+        registrant: Mutex::default(),
+    });
+    if env.monitor(&server, &keeper).is_none() {
+        server.handle.stop();
+    }
+    Ok(server)
+}
+
+/// The life of the thread.
+fn run(settings: Settings, started: &mpsc::SyncSender<Result<Handle, Error>>, events: &Events) {
+    let life = || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return Err(error.to_string()).inspect_err(|text| fail(started, Error::Thread(text.clone()))),
+        };
+        runtime.block_on(async {
+            match Member::start(settings).await {
+                Ok((member, handle)) => {
+                    let _ = started.send(Ok(handle));
+                    member.run().await.map_err(|error| error.to_string())
+                }
+                Err(error) => {
+                    fail(started, error.into());
+                    Ok(())
+                }
+            }
+        })
+    };
+    match catch_unwind(AssertUnwindSafe(life)) {
+        Ok(Ok(())) => events.ended(atoms::stopped()),
+        Ok(Err(reason)) => events.ended(reason),
+        Err(_) => events.ended(atoms::panicked()),
+    }
+}
+
+fn fail(started: &mpsc::SyncSender<Result<Handle, Error>>, error: Error) {
+    let _ = started.send(Err(error));
+}
+
+/// Ends the server and joins its thread. The port is free when this returns.
+#[rustler::nif(schedule = "DirtyIo")]
+fn stop(server: ResourceArc<Server>) -> Atom {
+    server.handle.stop();
+    // A second caller has nothing to join, but waits here for the first.
+    let mut thread = server.thread.lock();
+    if let Some(thread) = thread.take() {
+        let _ = thread.join();
+    }
+    rustler::types::atom::ok()
+}
+
+/// Registers the local node until `registrant` dies, and waits for the answer.
+#[rustler::nif(schedule = "DirtyIo")]
+fn register(
+    env: Env<'_>,
+    server: ResourceArc<Server>,
+    name: String,
+    port: u16,
+    creation: Option<u32>,
+    registrant: LocalPid,
+) -> Result<u32, Error> {
+    let name = NodeName::new(name.as_bytes())
+        .map_err(|reason| Error::Setting(format!("the node's name {name:?} cannot be registered: {reason}")))?;
+    *server.registrant.lock() = Some(registrant);
+    if env.monitor(&server, &registrant).is_none() {
+        return Err(RegisterError::Stopped.into());
+    }
+    Ok(server.handle.register(Node::erlang(name, port), creation, PATIENCE)?)
+}
+
+/// Looks a name up as if dialled at `ip`: `{:port, port, highest, lowest}`, `:noport`, or `:elsewhere`.
+#[rustler::nif]
+fn lookup<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>, name: &str) -> Result<Term<'a>, rustler::Error> {
+    Ok(match server.handle.find(decode_ip(ip)?, name) {
+        None => atoms::elsewhere().encode(env),
+        Some(None) => atoms::noport().encode(env),
+        Some(Some(entry)) => {
+            let (highest, lowest) = entry.reply().versions();
+            (atoms::port(), entry.port(), highest, lowest).encode(env)
+        }
+    })
+}
+
+fn decode_ip(term: Term<'_>) -> Result<IpAddr, rustler::Error> {
+    if let Ok((a, b, c, d)) = term.decode::<(u8, u8, u8, u8)>() {
+        return Ok(IpAddr::from([a, b, c, d]));
+    }
+    let words = rustler::types::tuple::get_tuple(term)?;
+    let words: Vec<u16> = words.into_iter().map(|word| word.decode()).collect::<Result<_, _>>()?;
+    let words: [u16; 8] = words.try_into().map_err(|_| rustler::Error::BadArg)?;
+    Ok(IpAddr::from(words))
+}
+
+/// The registered nodes, the newest first, or `:elsewhere` when the table is not kept here.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
+    match server.handle.entries() {
+        None => atoms::elsewhere().encode(env),
+        Some(entries) => {
+            let node = |entry: &std::sync::Arc<epmd_core::registry::Entry>| {
+                (String::from_utf8_lossy(entry.name()).into_owned(), entry.port())
+            };
+            entries.iter().map(node).collect::<Vec<_>>().encode(env)
+        }
+    }
+}
+
+/// Sends the server's events to `pid` from now on; returns those that came before.
+#[rustler::nif]
+fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Vec<Entry>, Error> {
+    let entries = server.events.claim(pid);
+    if server.handle.is_stopped() {
+        return Err(RegisterError::Stopped.into());
+    }
+    Ok(entries)
+}
+
+/// Applies the settings that a running server can change.
+#[rustler::nif]
+fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
+    let Settings { policy, limits, .. } = config.settings()?;
+    server.handle.configure(policy, limits);
+    Ok(rustler::types::atom::ok())
+}
+
+#[derive(rustler::NifUnitEnum)]
+enum RoleAtom {
+    Searching,
+    Serving,
+    Joined,
+    Stopped,
+}
+
+#[derive(rustler::NifMap)]
+struct StatusMap {
+    role: RoleAtom,
+    since: u64,
+    changes: u64,
+    owner: Option<String>,
+    owner_answers: bool,
+    addresses: Vec<String>,
+    port: u16,
+}
+
+/// The server's state.
+#[rustler::nif]
+fn status(server: ResourceArc<Server>) -> StatusMap {
+    let status = server.handle.status();
+    StatusMap {
+        role: match status.role {
+            _ if server.handle.is_stopped() => RoleAtom::Stopped,
+            Role::Searching => RoleAtom::Searching,
+            Role::Serving => RoleAtom::Serving,
+            Role::Joined => RoleAtom::Joined,
+        },
+        since: status.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+        changes: status.changes,
+        owner: status.owner.map(|owner| owner.to_string()),
+        owner_answers: status.owner_answers,
+        addresses: status.addresses.iter().map(ToString::to_string).collect(),
+        port: status.port,
+    }
+}
