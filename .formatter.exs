@@ -1,4 +1,5 @@
 [
+  line_length: 120,
   inputs: [
     "{mix,.formatter}.exs",
     "{lib,test,bench}/**/*.{ex,exs}",

@@ -40,9 +40,14 @@ defmodule EmbeddedEpmd.Client do
           {:ok, [{String.t(), :inet.port_number()}]} | {:error, atom()}
   def names(ip, port, timeout) do
     case ask(ip, port, [@names_req], timeout) do
-      {:ok, <<_port::32, lines::binary>>} -> {:ok, :lists.filtermap(&line/1, :binary.split(lines, "\n", [:global]))}
-      {:ok, _} -> {:error, :address}
-      {:error, reason} -> {:error, reason}
+      {:ok, <<_port::32, lines::binary>>} ->
+        {:ok, :lists.filtermap(&line/1, :binary.split(lines, "\n", [:global]))}
+
+      {:ok, _} ->
+        {:error, :address}
+
+      {:error, reason} ->
+        {:error, reason}
     end
   end
 
@@ -60,7 +65,8 @@ defmodule EmbeddedEpmd.Client do
     family = if tuple_size(ip) == 8, do: :inet6, else: :inet
     deadline = :erlang.monotonic_time(:millisecond) + timeout
 
-    with {:ok, socket} <- :gen_tcp.connect(ip, port, [family, :binary, active: false, packet: :raw], timeout) do
+    with {:ok, socket} <-
+           :gen_tcp.connect(ip, port, [family, :binary, active: false, packet: :raw], timeout) do
       body = :unicode.characters_to_binary(request)
 
       reply =

@@ -24,6 +24,9 @@ defmodule EmbeddedEpmd.Config do
   def load(options \\ []) do
     known!(options)
 
+    # A release has loaded it before it boots. Elsewhere its environment, from -config or a flag, comes with the loading.
+    _ = :application.load(:embedded_epmd)
+
     :maps.map(
       fn key, default ->
         case given(key, options) do
@@ -61,8 +64,11 @@ defmodule EmbeddedEpmd.Config do
   # `erl` turns ERL_EPMD_PORT into -epmd_port, which is what OTP's own client reads.
   defp environment(:port) do
     case :init.get_argument(:epmd_port) do
-      {:ok, [[value | _] | _]} -> {:ok, "ERL_EPMD_PORT (-epmd_port)", :erlang.list_to_binary(value)}
-      _ -> variable("ERL_EPMD_PORT")
+      {:ok, [[value | _] | _]} ->
+        {:ok, "ERL_EPMD_PORT (-epmd_port)", :erlang.list_to_binary(value)}
+
+      _ ->
+        variable("ERL_EPMD_PORT")
     end
   end
 
@@ -79,7 +85,10 @@ defmodule EmbeddedEpmd.Config do
 
   defp parse!(:port, value, source) do
     port = if is_binary(value), do: integer(value), else: value
-    if is_integer(port) and port in 1..65_535, do: port, else: fail!(source, "a port from 1 to 65535", value)
+
+    if is_integer(port) and port in 1..65_535,
+      do: port,
+      else: fail!(source, "a port from 1 to 65535", value)
   end
 
   defp parse!(:addresses, value, source) when is_binary(value) do
@@ -90,14 +99,18 @@ defmodule EmbeddedEpmd.Config do
     :lists.map(fn address -> address!(address, source) end, value)
   end
 
-  defp parse!(:addresses, value, source), do: fail!(source, "a list of IPv4 and IPv6 addresses", value)
+  defp parse!(:addresses, value, source),
+    do: fail!(source, "a list of IPv4 and IPv6 addresses", value)
 
   # The C daemon takes any value for true. Nobody who writes "false" means that.
   defp parse!(:relaxed, value, _) when value in ["", "0", "false"], do: false
   defp parse!(:relaxed, value, _) when is_binary(value), do: true
 
-  defp parse!(key, value, _) when key in [:relaxed, :remote_names] and is_boolean(value), do: value
-  defp parse!(key, value, source) when key in [:relaxed, :remote_names], do: fail!(source, "true or false", value)
+  defp parse!(key, value, _) when key in [:relaxed, :remote_names] and is_boolean(value),
+    do: value
+
+  defp parse!(key, value, source) when key in [:relaxed, :remote_names],
+    do: fail!(source, "true or false", value)
 
   defp parse!(:allow, nil, _), do: nil
 
@@ -114,7 +127,9 @@ defmodule EmbeddedEpmd.Config do
   end
 
   defp parse!(_, value, source) do
-    if is_integer(value) and value in 1..65_535, do: value, else: fail!(source, "a number from 1 to 65535", value)
+    if is_integer(value) and value in 1..65_535,
+      do: value,
+      else: fail!(source, "a number from 1 to 65535", value)
   end
 
   defp integer(binary) do
@@ -127,9 +142,14 @@ defmodule EmbeddedEpmd.Config do
   defp address!(address, source) do
     parsed =
       cond do
-        is_tuple(address) -> if :inet.ntoa(address) != {:error, :einval}, do: {:ok, address}, else: :error
-        is_binary(address) -> :inet.parse_strict_address(:erlang.binary_to_list(address))
-        true -> :error
+        is_tuple(address) ->
+          if :inet.ntoa(address) != {:error, :einval}, do: {:ok, address}, else: :error
+
+        is_binary(address) ->
+          :inet.parse_strict_address(:erlang.binary_to_list(address))
+
+        true ->
+          :error
       end
 
     case parsed do
@@ -140,7 +160,9 @@ defmodule EmbeddedEpmd.Config do
 
   @spec fail!(String.t(), String.t(), term()) :: no_return()
   defp fail!(source, expected, got) do
-    :erlang.error(ArgumentError.exception("embedded_epmd: " <> source <> " must be " <> expected <> ", got: " <> text(got)))
+    :erlang.error(
+      ArgumentError.exception("embedded_epmd: " <> source <> " must be " <> expected <> ", got: " <> text(got))
+    )
   end
 
   defp text(term) when is_atom(term), do: :erlang.atom_to_binary(term)

@@ -43,11 +43,13 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   @doc "Registers the local node. The registration ends with the calling process, `net_kernel`."
-  @spec register_node(atom() | charlist(), :inet.port_number()) :: {:ok, integer()} | {:error, term()}
+  @spec register_node(atom() | charlist(), :inet.port_number()) ::
+          {:ok, integer()} | {:error, term()}
   def register_node(name, port), do: register_node(name, port, :inet)
 
   @doc "Registers the local node; the last argument is a driver module (OTP 25) or an address family (OTP 26 and later)."
-  @spec register_node(atom() | charlist(), :inet.port_number(), atom()) :: {:ok, integer()} | {:error, term()}
+  @spec register_node(atom() | charlist(), :inet.port_number(), atom()) ::
+          {:ok, integer()} | {:error, term()}
   def register_node(name, port, family) do
     case server() do
       :none ->
@@ -69,13 +71,15 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   @doc "Looks up the port of a node at an address."
-  @spec port_please(charlist(), :inet.ip_address() | charlist()) :: Client.answer() | {:error, atom()}
+  @spec port_please(charlist(), :inet.ip_address() | charlist()) ::
+          Client.answer() | {:error, atom()}
   def port_please(name, ip), do: port_please(name, ip, @timeout)
 
   @doc """
   Looks up the port of a node at an address: in memory if that is where this VM serves, over TCP otherwise.
   """
-  @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) :: Client.answer() | {:error, atom()}
+  @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::
+          Client.answer() | {:error, atom()}
   def port_please(name, ip, timeout) do
     with {:ok, server} when is_tuple(ip) <- server(),
          {:ok, 0} <- :erl_epmd.listen_port_please(name, ip) do

@@ -37,10 +37,13 @@ defmodule EmbeddedEpmd.Native do
 
   @spec register(server(), String.t(), :inet.port_number(), pos_integer() | nil, pid()) ::
           {:ok, pos_integer()} | {:error, reason()}
-  def register(_server, _name, _port, _creation, _registrant), do: :erlang.nif_error(:nif_not_loaded)
+  def register(_server, _name, _port, _creation, _registrant),
+    do: :erlang.nif_error(:nif_not_loaded)
 
   @spec lookup(server(), :inet.ip_address(), String.t()) ::
-          {:port, :inet.port_number(), highest :: 0..65_535, lowest :: 0..65_535} | :noport | :elsewhere
+          {:port, :inet.port_number(), highest :: 0..65_535, lowest :: 0..65_535}
+          | :noport
+          | :elsewhere
   def lookup(_server, _ip, _name), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec names(server()) :: [{String.t(), :inet.port_number()}] | :elsewhere

@@ -50,8 +50,11 @@ defmodule EmbeddedEpmd.Server do
   # Where to listen cannot change any more: it was decided while the VM booted.
   defp same_place(server, config) do
     case Native.status(server) do
-      %{port: port} when port == config.port -> :ok
-      %{port: port} -> {:error, "the server runs on port #{port}, but the option :port says #{config.port}"}
+      %{port: port} when port == config.port ->
+        :ok
+
+      %{port: port} ->
+        {:error, "the server runs on port #{port}, but the option :port says #{config.port}"}
     end
   end
 

@@ -1,0 +1,131 @@
+defmodule EmbeddedEpmd.ConfigTest do
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm, only: [free_port: 0]
+
+  alias EmbeddedEpmd.Config
+
+  describe "load/1" do
+    test "has a default for everything" do
+      assert %{
+               addresses: [],
+               relaxed: false,
+               remote_names: false,
+               allow: nil,
+               request_deadline: 10_000
+             } = Config.load()
+    end
+
+    test "takes options" do
+      config = Config.load(addresses: "127.0.0.1, ::1", allow: ["10.0.0.0/8"], request_deadline: 500)
+
+      assert %{addresses: ["127.0.0.1", "::1"], allow: ["10.0.0.0/8"], request_deadline: 500} = config
+
+      assert %{addresses: ["10.0.0.5"]} = Config.load(addresses: [{10, 0, 0, 5}])
+    end
+
+    test "names the setting, what is expected and what came" do
+      for {option, value, expected} <- [
+            {:port, 0, "the option port must be a port from 1 to 65535, got: 0"},
+            {:port, "x", "the option port must be a port from 1 to 65535, got: \"x\""},
+            {:addresses, ["localhost"], "must be IPv4 and IPv6 addresses, got: \"localhost\""},
+            {:addresses, 7, "must be a list of IPv4 and IPv6 addresses, got: 7"},
+            {:relaxed, 1, "the option relaxed must be true or false, got: 1"},
+            {:allow, "10.0.0.0/8", "must be nil or a list of networks"},
+            {:request_deadline, 5, "must be milliseconds from 100 to 600000, got: 5"},
+            {:prot, 1, "must be one of the options"}
+          ] do
+        assert_raise ArgumentError, ~r/#{Regex.escape(expected)}/, fn ->
+          Config.load([{option, value}])
+        end
+      end
+    end
+  end
+
+  describe "while the VM boots" do
+    test "a bad value stops it with one sentence" do
+      assert {text, 1} = boot([{"ERL_EPMD_PORT", "99999"}])
+
+      assert text ==
+               "embedded_epmd: ERL_EPMD_PORT (-epmd_port) must be a port from 1 to 65535, got: \"99999\"\n"
+
+      assert {text, 1} = boot([{"ERL_EPMD_ADDRESS", "localhost"}])
+
+      assert text ==
+               "embedded_epmd: ERL_EPMD_ADDRESS must be IPv4 and IPv6 addresses, got: \"localhost\"\n"
+    end
+
+    test "an address that is not this host's stops it" do
+      assert {text, 1} = boot([{"ERL_EPMD_ADDRESS", "192.0.2.1"}])
+      assert text =~ ~r/\Aembedded_epmd: cannot listen on 192\.0\.2\.1:\d+: [^\n]*\n\z/
+    end
+
+    test "a port that is held by something else stops it" do
+      port = free_port()
+      {:ok, socket} = :gen_tcp.listen(port, ip: {127, 0, 0, 1}, active: false)
+
+      spawn_link(fn ->
+        {:ok, peer} = :gen_tcp.accept(socket)
+        :gen_tcp.send(peer, "220 mail.example ESMTP\r\n")
+        Process.sleep(:infinity)
+      end)
+
+      assert {text, 1} = boot([{"ERL_EPMD_PORT", "#{port}"}])
+      assert text =~ "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"
+    end
+
+    test "a library that cannot be loaded stops it, and is named with the reason and the remedy" do
+      ebin =
+        Path.join(
+          System.tmp_dir!(),
+          "no_library#{System.unique_integer([:positive])}/embedded_epmd/ebin"
+        )
+
+      on_exit(fn -> File.rm_rf!(Path.dirname(Path.dirname(ebin))) end)
+      File.mkdir_p!(ebin)
+      File.cp_r!(Path.join(:code.lib_dir(:embedded_epmd), "ebin"), ebin)
+
+      assert {text, 1} = boot([], ebin)
+
+      assert text =~
+               ~r/\Aembedded_epmd: the native library .*epmd_nif.so cannot be loaded: .*; rebuild the release.*\n\z/
+
+      library = Path.join([Path.dirname(ebin), "priv", "native", "epmd_nif.so"])
+      File.mkdir_p!(Path.dirname(library))
+      File.write!(library, "not an ELF file")
+      assert {text, 1} = boot([], ebin)
+
+      assert text =~
+               ~r/\Aembedded_epmd: the native library .*epmd_nif.so cannot be loaded: .*; rebuild the release.*\n\z/
+    end
+
+    test "the application environment counts" do
+      port = free_port()
+
+      assert {text, 0} =
+               boot(
+                 [{"ERL_EPMD_PORT", nil}],
+                 nil,
+                 ~w(-embedded_epmd port #{port} addresses ["<<\\"127.0.0.1\\">>"])
+               )
+
+      assert text =~ "port #{port}"
+    end
+  end
+
+  defp boot(environment, ebin \\ nil, flags \\ []) do
+    ebin = ebin || Path.join(:code.lib_dir(:embedded_epmd), "ebin")
+    elixir = Path.join(:code.lib_dir(:elixir), "ebin")
+
+    report = ~s|#{inspect(EmbeddedEpmd)}|
+    say = ~s|io:format("port ~p", [maps:get(port, '#{"Elixir." <> report}':status())]), halt().|
+
+    args =
+      ~w(-noshell -start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -name config@127.0.0.1) ++
+        ["-pa", ebin, elixir] ++ flags ++ ["-eval", say]
+
+    environment = [{"ERL_EPMD_PORT", "#{free_port()}"}, {"ERL_EPMD_ADDRESS", "127.0.0.1"}] ++ environment
+
+    System.cmd("erl", args, env: Map.to_list(Map.new(environment)), stderr_to_stdout: true)
+  end
+end

@@ -1,0 +1,167 @@
+defmodule EmbeddedEpmd.NodeTest do
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  setup do
+    %{port: free_port(), name: unique("ours")}
+  end
+
+  test "a node is registered when it has booted, and everybody finds it", %{
+    port: port,
+    name: name
+  } do
+    vm = start_ours(name, port)
+    assert call(vm, EmbeddedEpmd, :status).role == :serving
+    assert [%{name: ^name, port: dist}] = stock_names(port)
+    assert {:ok, [%{name: name, port: dist}]} == call(vm, EmbeddedEpmd, :names)
+    assert call(vm, :net_adm, :names) == {:ok, [{String.to_charlist(name), dist}]}
+
+    assert {:port, ^dist, 6} = call(vm, EmbeddedEpmd.Discovery, :port_please, [~c"#{name}", {127, 0, 0, 1}])
+
+    assert :noport == call(vm, EmbeddedEpmd.Discovery, :port_please, [~c"nobody", {127, 0, 0, 1}])
+    assert call(vm, :erlang, :system_info, [:creation]) >= 4
+    assert server_threads(pid(vm)) == 1
+  end
+
+  test "a stock node registers with us, finds us and is found, and its name goes with it", %{
+    port: port,
+    name: name
+  } do
+    ours = start_ours(name, port)
+    stock_name = unique("stock")
+    stock = start_stock(stock_name, port)
+
+    assert call(stock, :net_adm, :ping, [:"#{name}@127.0.0.1"]) == :pong
+    assert call(ours, :erlang, :nodes) == [:"#{stock_name}@127.0.0.1"]
+    assert {:ok, names} = call(ours, EmbeddedEpmd, :names)
+    assert names == stock_names(port)
+    assert Enum.map(names, & &1.name) == [stock_name, name]
+
+    other = start_stock(unique("other"), port)
+    assert call(ours, :net_adm, :ping, [call(other, :erlang, :node)]) == :pong
+
+    :peer.stop(stock)
+    eventually(fn -> stock_name not in Enum.map(stock_names(port), & &1.name) end)
+  end
+
+  test "a second VM joins the first, and serves when that is killed", %{port: port, name: name} do
+    first = start_ours(name, port)
+    second_name = unique("second")
+    second = start_ours(second_name, port)
+    assert call(second, EmbeddedEpmd, :status).role == :joined
+    assert {:ok, names} = call(second, EmbeddedEpmd, :names)
+    assert {:ok, names} == call(first, EmbeddedEpmd, :names)
+    creation = call(second, :erlang, :system_info, [:creation])
+
+    kill(first)
+    eventually(fn -> call(second, EmbeddedEpmd, :status).role == :serving end)
+    assert [%{name: ^second_name}] = stock_names(port)
+    assert call(second, :erlang, :system_info, [:creation]) == creation
+  end
+
+  test "Node.stop takes the name out, Node.start puts it back", %{port: port, name: name} do
+    vm = start_unnamed(port)
+    supervise(vm)
+
+    for _ <- 1..5 do
+      assert {:ok, _} = call(vm, :net_kernel, :start, [[:"#{name}@127.0.0.1", :longnames]])
+      assert [%{name: ^name}] = stock_names(port)
+      assert :ok == call(vm, :net_kernel, :stop)
+      eventually(fn -> stock_names(port) == [] end)
+    end
+
+    assert server_threads(pid(vm)) == 1
+  end
+
+  test "a name that is taken is refused as OTP refuses it", %{port: port, name: name} do
+    _holder = start_ours(name, port)
+
+    vm = start_unnamed(port)
+
+    assert {:error, _} = call(vm, :net_kernel, :start, [[:"#{name}@127.0.0.1", :longnames]])
+    assert length(stock_names(port)) == 1
+  end
+
+  test "the supervised process killed 100 times: no leak, and no look-up fails", %{
+    port: port,
+    name: name
+  } do
+    vm = start_ours(name, port)
+    supervise(vm)
+    pid = pid(vm)
+    before = descriptors(pid)
+
+    asker =
+      Task.async(fn ->
+        Stream.repeatedly(fn -> stock_names(port) end)
+        |> Enum.reduce_while(0, fn names, count ->
+          assert [%{name: ^name}] = names
+          if received_stop?(), do: {:halt, count + 1}, else: {:cont, count + 1}
+        end)
+      end)
+
+    Enum.reduce(1..100, nil, fn _, last ->
+      server =
+        eventually(fn ->
+          server = call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])
+          is_pid(server) and server != last and server
+        end)
+
+      call(vm, :erlang, :exit, [server, :kill])
+      server
+    end)
+
+    send(asker.pid, :stop)
+    assert Task.await(asker, 30_000) > 1
+    eventually(fn -> is_pid(call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])) end)
+    assert server_threads(pid) == 1
+    assert descriptors(pid) <= before + 1
+    assert call(vm, EmbeddedEpmd, :status).role == :serving
+  end
+
+  test "an orderly stop frees the port and ends the thread; a new start registers the node again",
+       %{port: port, name: name} do
+    vm = start_ours(name, port)
+    supervisor = supervise(vm)
+    assert server_threads(pid(vm)) == 1
+
+    assert :ok == call(vm, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
+    assert server_threads(pid(vm)) == 0
+    assert stock_names(port) == :none
+    assert call(vm, EmbeddedEpmd, :status).role == :stopped
+    assert call(vm, EmbeddedEpmd, :names) == {:error, :stopped}
+
+    creation = call(vm, :erlang, :system_info, [:creation])
+    assert {:ok, _} = call(vm, :supervisor, :restart_child, [supervisor, EmbeddedEpmd])
+    assert [%{name: ^name}] = stock_names(port)
+    assert call(vm, :erlang, :system_info, [:creation]) == creation
+  end
+
+  test "a VM without distribution serves as well, and becomes a node later", %{
+    port: port,
+    name: name
+  } do
+    vm = start_plain(port)
+    supervise(vm)
+    assert stock_names(port) == []
+    assert {:ok, _} = call(vm, :net_kernel, :start, [[:"#{name}@127.0.0.1", :longnames]])
+    assert [%{name: ^name}] = stock_names(port)
+  end
+
+  test "programs that the VM starts do not inherit our sockets", %{port: port, name: name} do
+    vm = start_ours(name, port)
+    _stock = start_stock(unique("stock"), port)
+    listing = vm |> call(:os, :cmd, [~c"ls -l /proc/self/fd"]) |> List.to_string()
+    assert listing =~ "/proc"
+    refute listing =~ "socket:"
+  end
+
+  defp received_stop? do
+    receive do
+      :stop -> true
+    after
+      0 -> false
+    end
+  end
+end

@@ -1,0 +1,142 @@
+defmodule EmbeddedEpmd.Vm do
+  @moduledoc """
+  Real VMs for tests: each an operating system process of its own, controlled over its standard input and output, so
+  that no test needs distribution, or an EPMD, to see what another VM does.
+  """
+
+  @ours ~w(-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery)
+  @stock ~w(-start_epmd false)
+
+  @doc "A port that nobody listens on."
+  def free_port do
+    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1}, reuseaddr: true)
+    {:ok, port} = :inet.port(socket)
+    :gen_tcp.close(socket)
+    port
+  end
+
+  @doc "A name that no other test uses."
+  def unique(name), do: "#{name}#{System.unique_integer([:positive])}"
+
+  @doc "Boots a node whose discovery module is ours."
+  def start_ours(name, port, options \\ []), do: start(name, port, @ours, options)
+
+  @doc "Boots a node as OTP has it."
+  def start_stock(name, port, options \\ []), do: start(name, port, @stock, options)
+
+  @doc "Boots a VM that is no node, and has ours for the time when it becomes one."
+  def start_unnamed(port), do: boot(%{}, port, @ours, [])
+
+  @doc "Boots a VM that is no node."
+  def start_plain(port), do: boot(%{}, port, @stock, [])
+
+  defp start(name, port, flags, options) do
+    boot(
+      %{name: String.to_charlist(name), host: ~c"127.0.0.1", longnames: true},
+      port,
+      flags,
+      options
+    )
+  end
+
+  defp boot(node, port, flags, options) do
+    flags =
+      flags ++
+        paths() ++
+        ~w(-setcookie test -kernel inet_dist_use_interface {127,0,0,1}) ++ (options[:flags] || [])
+
+    environment =
+      for {name, value} <- [
+            {"ERL_EPMD_PORT", "#{port}"},
+            {"ERL_EPMD_ADDRESS", "127.0.0.1"} | options[:env] || []
+          ] do
+        {String.to_charlist(name), String.to_charlist(value)}
+      end
+
+    {:ok, vm, _} =
+      :peer.start_link(
+        Map.merge(node, %{
+          connection: :standard_io,
+          args: Enum.map(flags, &String.to_charlist/1),
+          env: environment,
+          wait_boot: 30_000,
+          # The other ways call the node by its name; a VM that is no node has the same as the VM of the tests.
+          shutdown: :close
+        })
+      )
+
+    vm
+  end
+
+  defp paths do
+    ebins = for app <- [:embedded_epmd, :elixir, :logger], do: Path.join(:code.lib_dir(app), "ebin")
+
+    Enum.flat_map(ebins, &["-pa", &1])
+  end
+
+  @doc "Calls a function there."
+  def call(vm, module, function, arguments \\ []),
+    do: :peer.call(vm, module, function, arguments, 30_000)
+
+  @doc "Starts the supervised process there, under a supervisor of its own that outlives the call."
+  def supervise(vm, options \\ []) do
+    {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
+    {:ok, supervisor} = call(vm, :supervisor, :start_link, [__MODULE__.Supervisor, options])
+    supervisor
+  end
+
+  @doc "The VM's process id."
+  def pid(vm), do: vm |> call(:os, :getpid) |> List.to_string()
+
+  @doc "Kills the VM with -9."
+  def kill(vm) do
+    Process.unlink(vm)
+    {_, 0} = System.cmd("kill", ["-9", pid(vm)])
+  end
+
+  @doc "How many of the VM's threads are the server's."
+  def server_threads(pid) do
+    Enum.count(
+      File.ls!("/proc/#{pid}/task"),
+      &(File.read("/proc/#{pid}/task/#{&1}/comm") == {:ok, "epmd\n"})
+    )
+  end
+
+  @doc "How many descriptors the VM has open."
+  def descriptors(pid), do: length(File.ls!("/proc/#{pid}/fd"))
+
+  @doc "What the stock tool lists, as `EmbeddedEpmd.names/0` shows it; `:none` when nobody answers."
+  def stock_names(port) do
+    case System.cmd("epmd", ["-port", "#{port}", "-names"], stderr_to_stdout: true) do
+      {text, 0} ->
+        for [_, name, port] <- Regex.scan(~r/^name (.*) at port (\d+)$/m, text) do
+          %{name: name, port: String.to_integer(port)}
+        end
+
+      _ ->
+        :none
+    end
+  end
+
+  @doc "Waits until a condition holds, at most 15 seconds; returns what it returned."
+  def eventually(condition, patience \\ 15_000) do
+    cond do
+      result = condition.() -> result
+      patience <= 0 -> ExUnit.Assertions.flunk("the condition did not come to hold")
+      true -> Process.sleep(20) && eventually(condition, patience - 20)
+    end
+  end
+end
+
+defmodule EmbeddedEpmd.Vm.Supervisor do
+  @moduledoc false
+  use Supervisor
+
+  @impl true
+  def init(options) do
+    # Started over a call whose process ends at once: the supervisor must outlive it.
+    Process.flag(:trap_exit, true)
+    Process.unlink(hd(Process.get(:"$ancestors", [self()])))
+    Supervisor.init([{EmbeddedEpmd, options}], strategy: :one_for_one, max_restarts: 1_000)
+  end
+end
