@@ -1,0 +1,12 @@
+defmodule Greeter.Application do
+  @moduledoc false
+
+  use Application
+
+  @impl true
+  def start(_type, _args) do
+    # EmbeddedEpmd first: it stops last, when nothing of ours needs a look-up any more.
+    children = [EmbeddedEpmd, Greeter]
+    Supervisor.start_link(children, strategy: :one_for_one, name: Greeter.Supervisor)
+  end
+end
