@@ -1,0 +1,98 @@
+defmodule EmbeddedEpmd.ReleaseTest do
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.Release
+
+  @moduletag timeout: 180_000
+
+  setup_all do
+    folder = Release.assemble()
+    on_exit(fn -> File.rm_rf!(folder) end)
+    %{folder: folder}
+  end
+
+  setup %{folder: folder} = context do
+    node = unique("release")
+    tmp = Path.join(folder, node)
+    File.mkdir_p!(tmp)
+    release = %{folder: folder, tmp: tmp, node: node, port: free_port(), mode: context[:mode] || "embedded"}
+    on_exit(fn -> Release.clean_up(release) end)
+    %{release: release}
+  end
+
+  for mode <- ["embedded", "interactive"] do
+    @tag mode: mode
+    test "every command works in #{mode} mode, and there is no epmd", %{release: release} do
+      name = release.node
+      pid = Release.start(release)
+      assert [%{name: ^name}] = stock_names(release.port)
+
+      assert {"2\n", 0} = Release.run(release, "rpc", ["IO.puts(1 + 1)"])
+      assert {"serving\n", 0} = Release.run(release, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
+      assert Release.run(release, "pid") == {pid <> "\n", 0}
+      assert Release.remote(release, [~S|IO.puts("this is #{node()}")|]) =~ "this is #{name}@127.0.0.1"
+      assert {"3\n", 0} = Release.run(release, "eval", ["IO.puts(1 + 2)"])
+
+      creation = "IO.puts(:erlang.system_info(:creation))"
+      {before, 0} = Release.run(release, "rpc", [creation])
+      assert {_, 0} = Release.run(release, "restart")
+      # The same operating system process boots again, as another incarnation of the node.
+      eventually(fn ->
+        case Release.run(release, "rpc", [creation]) do
+          {now, 0} -> now != before
+          _ -> false
+        end
+      end)
+
+      assert Release.run(release, "pid") == {pid <> "\n", 0}
+      assert {_, 0} = Release.run(release, "stop")
+      eventually(fn -> not Release.alive?(pid) end)
+      assert stock_names(release.port) == :none
+
+      assert {_, 0} = Release.run(release, "daemon")
+      eventually(fn -> match?([%{name: ^name}], stock_names(release.port)) end)
+      eventually(fn -> match?({"2\n", 0}, Release.run(release, "rpc", ["IO.puts(1 + 1)"])) end)
+      refute "epmd" in Release.programs(release)
+      assert "beam.smp" in Release.programs(release)
+      assert {_, 0} = Release.run(release, "stop")
+      eventually(fn -> "beam.smp" not in Release.programs(release) end)
+    end
+  end
+
+  test "the name is registered before the applications start", %{release: release} do
+    Release.start(release)
+    # The application logs when it starts; its node was alive, so it was registered, by then.
+    assert File.read!(Release.log(release)) =~ "#{release.node}@127.0.0.1 greets"
+  end
+
+  test "init:restart twenty times: alive, registered, one thread, no descriptor lost", %{release: release} do
+    name = release.node
+    pid = Release.start(release)
+    log = Release.log(release)
+    descriptors = descriptors(pid)
+
+    for boot <- 1..20 do
+      greeted = greetings(log)
+      assert {_, 0} = Release.run(release, "rpc", [":init.restart()"])
+      eventually(fn -> greetings(log) > greeted end)
+      eventually(fn -> match?([%{name: ^name}], stock_names(release.port)) end)
+      assert server_threads(pid) == 1, "after boot #{boot}"
+    end
+
+    assert Release.run(release, "pid") == {pid <> "\n", 0}
+    # The connection of the last rpc may still be closing.
+    eventually(fn -> descriptors(pid) <= descriptors end)
+  end
+
+  test "a fast restart never finds its name in use", %{release: release} do
+    for _ <- 1..10 do
+      pid = Release.start(release)
+      assert {_, 0} = Release.run(release, "stop")
+      eventually(fn -> not Release.alive?(pid) end)
+    end
+  end
+
+  defp greetings(log), do: log |> File.read!() |> String.split("greets") |> length()
+end

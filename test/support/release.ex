@@ -1,0 +1,90 @@
+defmodule EmbeddedEpmd.Release do
+  @moduledoc """
+  The release of `examples/greeter`, assembled once for all tests and run as its users would.
+  """
+
+  import EmbeddedEpmd.Vm, only: [eventually: 1]
+
+  @example Path.expand("../../examples/greeter", __DIR__)
+
+  @doc "Assembles the release `prod` with the library that these tests were compiled with; returns its folder."
+  def assemble do
+    folder = Path.join(System.tmp_dir!(), "embedded_epmd_release_#{System.pid()}")
+    library = Path.join([:code.lib_dir(:embedded_epmd), "priv", "native", "epmd_nif.so"])
+
+    environment = [
+      {"MIX_ENV", "prod"},
+      {"MIX_BUILD_PATH", Path.join(folder, "build")},
+      {"EMBEDDED_EPMD_NATIVE", library}
+    ]
+
+    arguments = ["release", "prod", "--quiet", "--path", Path.join(folder, "prod")]
+    {output, status} = System.cmd("mix", arguments, cd: @example, env: environment, stderr_to_stdout: true)
+    status == 0 || raise "mix release failed:\n" <> output
+    folder
+  end
+
+  @doc "Runs a command of the release to its end; returns its output and status."
+  def run(release, command, arguments \\ []) do
+    System.cmd(bin(release), [command | arguments], env: environment(release), stderr_to_stdout: true)
+  end
+
+  @doc "Types lines into `remote`, which wants a terminal, for 5 seconds, and returns what that shows."
+  def remote(release, lines) do
+    script = "(sleep 2; printf '%s\\n' \"$@\"; sleep 2) | timeout -k 1 5 script -qec '#{bin(release)} remote' /dev/null"
+    {text, _} = System.cmd("sh", ["-c", script, "sh" | lines], env: environment(release), stderr_to_stdout: true)
+    text
+  end
+
+  @doc "Starts the release in the background and waits until its application runs; returns the VM's process id."
+  def start(release) do
+    command = "exec \"$0\" start </dev/null >\"$1\" 2>&1 & echo $!"
+    log = log(release)
+    {pid, 0} = System.cmd("sh", ["-c", command, bin(release), log], env: environment(release))
+    pid = String.trim(pid)
+    eventually(fn -> File.read!(log) =~ "greets" or (not alive?(pid) and raise "it ended: " <> File.read!(log)) end)
+    pid
+  end
+
+  @doc "What the release that was started last printed."
+  def log(release), do: Path.join(release.tmp, "boot.log")
+
+  @doc "Whether a process runs; one that ended and was not waited for does not."
+  def alive?(pid), do: File.exists?("/proc/#{pid}/exe") and File.read_link("/proc/#{pid}/exe") != {:error, :enoent}
+
+  @doc "Ends every process that was started with this release's environment, whatever it forked into."
+  def clean_up(release) do
+    for pid <- processes(release), do: System.cmd("kill", ["-9", pid], stderr_to_stdout: true)
+    File.rm_rf!(release.tmp)
+  end
+
+  @doc "The processes that run with this release's environment."
+  def processes(release) do
+    for pid <- File.ls!("/proc"),
+        pid =~ ~r/^\d+$/,
+        {:ok, environment} <- [File.read("/proc/#{pid}/environ")],
+        environment =~ "RELEASE_TMP=#{release.tmp}",
+        do: pid
+  end
+
+  @doc "Their programs' names."
+  def programs(release) do
+    for pid <- processes(release), {:ok, name} <- [File.read("/proc/#{pid}/comm")], do: String.trim(name)
+  end
+
+  defp bin(release), do: Path.join([release.folder, "prod", "bin", "prod"])
+
+  defp environment(release) do
+    [
+      {"RELEASE_TMP", release.tmp},
+      {"RELEASE_MODE", release.mode},
+      {"RELEASE_NODE", "#{release.node}@127.0.0.1"},
+      {"RELEASE_DISTRIBUTION", "name"},
+      {"ERL_EPMD_PORT", "#{release.port}"},
+      {"ERL_EPMD_ADDRESS", "127.0.0.1"},
+      {"ERL_AFLAGS", "-kernel inet_dist_use_interface {127,0,0,1}"},
+      {"ERL_FLAGS", nil},
+      {"MIX_ENV", nil}
+    ]
+  end
+end
