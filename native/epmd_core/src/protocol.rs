@@ -106,10 +106,8 @@ impl<'a> Request<'a> {
             [NAMES_REQ, ..] => Ok(Self::Names),
             [DUMP_REQ, ..] => Ok(Self::Dump),
             [KILL_REQ, ..] => Ok(Self::Kill),
-            [STOP_REQ, ref rest @ ..] => match rest.split(|byte| *byte == 0).next() {
-                None | Some([]) => Err(Malformed),
-                Some(name) => Ok(Self::Stop(name)),
-            },
+            [STOP_REQ] => Err(Malformed),
+            [STOP_REQ, ref rest @ ..] => Ok(Self::Stop(rest.split(|byte| *byte == 0).next().unwrap_or_default())),
             _ => Err(Malformed),
         }
     }

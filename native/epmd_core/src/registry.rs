@@ -3,7 +3,7 @@
 //! The lock is a `parking_lot` mutex, held for a few memory accesses and never across an await.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -243,8 +243,8 @@ impl Eq for ByName {}
 #[derive(Debug, Default)]
 struct Departed {
     names: HashMap<Box<[u8]>, Left>,
-    /// In the order of leaving. A name that came back stays here until its turn, told by its number.
-    order: VecDeque<(u64, Box<[u8]>)>,
+    /// In the order of leaving.
+    order: BTreeMap<u64, Box<[u8]>>,
     leaves: u64,
     /// Above every creation that was forgotten: a name whose own was, still gets a new one.
     floor: u32,
@@ -260,9 +260,12 @@ struct Left {
 
 impl Departed {
     fn next_creation(&mut self, name: &[u8]) -> u32 {
-        let next = match self.names.remove(name) {
+        let next = match self.forget(name) {
             Some(left) => left.creation.wrapping_add(1),
-            None => now().max(self.floor),
+            None => {
+                self.make_room();
+                now().max(self.floor)
+            }
         };
         next.max(SMALLEST_CREATION)
     }
@@ -271,24 +274,32 @@ impl Departed {
         self.leaves += 1;
         let left =
             Left { number: self.leaves, creation: entry.creation, port: entry.port(), descriptor: entry.descriptor() };
+        self.order.insert(left.number, entry.name().into());
         self.names.insert(entry.name().into(), left);
-        self.order.push_back((self.leaves, entry.name().into()));
-        while self.order.len() > DEPARTED {
-            let Some((number, name)) = self.order.pop_front() else { break };
-            if self.names.get(&name).is_some_and(|left| left.number == number) {
-                if let Some(left) = self.names.remove(&name) {
-                    self.floor = self.floor.max(left.creation.saturating_add(1));
-                }
+    }
+
+    fn forget(&mut self, name: &[u8]) -> Option<Left> {
+        let left = self.names.remove(name)?;
+        self.order.remove(&left.number);
+        Some(left)
+    }
+
+    /// A new name displaces the oldest of those that left, once there are more than enough.
+    fn make_room(&mut self) {
+        while self.names.len() > DEPARTED {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            if let Some(left) = self.names.remove(&oldest) {
+                self.floor = self.floor.max(left.creation.saturating_add(1));
             }
         }
     }
 
     fn names(&self) -> Vec<DepartedName> {
-        let still_gone = |(number, name): &(u64, Box<[u8]>)| {
-            let left = self.names.get(name).filter(|left| left.number == *number)?;
-            Some(DepartedName { name: name.clone(), port: left.port, descriptor: left.descriptor })
+        let left = |name: &[u8]| {
+            let left = self.names.get(name)?;
+            Some(DepartedName { name: name.into(), port: left.port, descriptor: left.descriptor })
         };
-        self.order.iter().filter_map(still_gone).collect()
+        self.order.values().filter_map(|name| left(name)).collect()
     }
 }
 
@@ -339,7 +350,7 @@ mod tests {
         let first = register(&registry, "a").creation();
         assert_eq!(register(&registry, "a").creation(), first + 1);
         assert_eq!(register(&registry, "a").creation(), first + 2);
-        for other in 0..=DEPARTED {
+        for other in 0..=DEPARTED + 1 {
             register(&registry, &format!("other{other}"));
         }
         assert!(register(&registry, "a").creation() > first + 2);
