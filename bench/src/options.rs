@@ -1,0 +1,49 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context, Result};
+
+use crate::plan::Plan;
+use crate::servers::Form;
+
+/// What this process is to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Measure, and write the results.
+    Measure { root: PathBuf, form: Form, is_short: bool, plan: Plan },
+    /// Be the null server on this port.
+    Null { port: u16 },
+}
+
+impl Command {
+    /// Reads the arguments. `bench/run` explains them to people.
+    pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut root = None;
+        let mut form = None;
+        let mut is_short = false;
+        let (mut rounds, mut seconds) = (None, None);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "null" => return Ok(Self::Null { port: value()?.parse()? }),
+                "--root" => root = Some(value()?.into()),
+                "--standalone" => form = Some(Form::Standalone),
+                "--embedded" => form = Some(Form::Embedded),
+                "--short" => is_short = true,
+                "--rounds" => rounds = Some(value()?.parse().context("--rounds needs a number")?),
+                "--seconds" => seconds = Some(value()?.parse().context("--seconds needs a number")?),
+                _ => bail!("unknown argument {argument}"),
+            }
+        }
+        let mut plan = if is_short { Plan::short() } else { Plan::full() };
+        plan.rounds = rounds.unwrap_or(plan.rounds);
+        if let Some(seconds) = seconds {
+            plan.duration = Duration::try_from_secs_f64(seconds)?;
+        }
+        ensure!(plan.rounds > 0 && !plan.duration.is_zero(), "at least one round, and some time for each measurement");
+        let root = root.context("--root is missing")?;
+        Ok(Self::Measure { root, form: form.context("--standalone or --embedded is missing")?, is_short, plan })
+    }
+}

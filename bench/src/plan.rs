@@ -1,0 +1,145 @@
+//! What is measured, in which order, and the samples that come of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::interrupt::Interrupt;
+use crate::load::Pace;
+use crate::measure::{measure, Load, Sample};
+use crate::servers::{Launcher, Who};
+
+/// At the whole of its rate a server has no time left for its queue, which then grows as long as the run takes, and a latency
+/// only tells how long that was.
+const SHARE_OF_RATE_OF_C: f64 = 0.8;
+
+/// The groups of measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scenario {
+    /// Look-ups, as many as the server answers.
+    LookUps,
+    /// Look-ups at [`SHARE_OF_RATE_OF_C`] of the rate that the C daemon reached in the same run with the same number of names.
+    PacedLookUps,
+    /// Registrations that are given up at once, as many as the server grants.
+    Registrations,
+}
+
+impl Scenario {
+    /// Whether the server has as much to do as it can.
+    pub(crate) fn is_unlimited(self) -> bool {
+        self != Self::PacedLookUps
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::LookUps => "look-ups",
+            Self::PacedLookUps => "look-ups at 0.8 of C's rate",
+            Self::Registrations => "registrations",
+        }
+    }
+}
+
+/// What was measured: scenario, number of names, server.
+pub(crate) type Subject = (Scenario, usize, Who);
+
+/// One sample for each round.
+pub(crate) type Samples = BTreeMap<Subject, Vec<Sample>>;
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    /// Of each measurement.
+    pub(crate) duration: Duration,
+    /// Numbers of names for look-ups with all servers.
+    look_ups: &'static [usize],
+    /// Numbers of names for look-ups that only ours can hold.
+    look_ups_of_ours: &'static [usize],
+    /// Numbers of names for the other scenarios.
+    others: &'static [usize],
+}
+
+impl Plan {
+    /// All of it.
+    pub(crate) fn full() -> Self {
+        Self {
+            rounds: 5,
+            duration: Duration::from_secs(2),
+            look_ups: &[10, 100, 300, 900],
+            look_ups_of_ours: &[10_000],
+            others: &[10, 900],
+        }
+    }
+
+    /// Just enough to see that everything works.
+    pub(crate) fn short() -> Self {
+        Self {
+            rounds: 1,
+            duration: Duration::from_millis(100),
+            look_ups: &[10, 100],
+            look_ups_of_ours: &[1_000],
+            others: &[10],
+        }
+    }
+
+    /// Measures; the servers take turns, so that what disturbs the machine for a while disturbs all of them.
+    pub(crate) fn carry_out(&self, launcher: &mut Launcher, interrupt: &Interrupt) -> Result<Samples> {
+        let mut samples = Samples::new();
+        let mut subjects = Vec::new();
+        for names in self.look_ups {
+            subjects.extend([Who::Ours, Who::C, Who::Null].map(|who| (Scenario::LookUps, *names, who)));
+        }
+        subjects.extend(self.look_ups_of_ours.iter().map(|names| (Scenario::LookUps, *names, Who::Ours)));
+        for names in self.others {
+            subjects.extend([Who::Ours, Who::C].map(|who| (Scenario::Registrations, *names, who)));
+        }
+        self.take_turns(&subjects, launcher, &mut samples, interrupt)?;
+
+        let mut subjects = Vec::new();
+        for names in self.others {
+            subjects.extend([Who::Ours, Who::C, Who::Null].map(|who| (Scenario::PacedLookUps, *names, who)));
+        }
+        self.take_turns(&subjects, launcher, &mut samples, interrupt)?;
+        Ok(samples)
+    }
+
+    fn take_turns(
+        &self,
+        subjects: &[Subject],
+        launcher: &mut Launcher,
+        samples: &mut Samples,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        for round in 1..=self.rounds {
+            for (scenario, names, who) in subjects {
+                eprintln!("round {round} of {}: {}, {names} names, {who}", self.rounds, scenario.name());
+                let load = match scenario {
+                    Scenario::LookUps => Load::LookUps(Pace::AsFastAsPossible),
+                    Scenario::PacedLookUps => {
+                        Load::LookUps(Pace::PerSecond(SHARE_OF_RATE_OF_C * rate_of_c(samples, *names)))
+                    }
+                    Scenario::Registrations => Load::Registrations,
+                };
+                let sample = measure(launcher, *who, *names, load, self.duration, interrupt)?;
+                samples.entry((*scenario, *names, *who)).or_default().push(sample);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rate_of_c(samples: &Samples, names: usize) -> f64 {
+    median(samples[&(Scenario::LookUps, names, Who::C)].iter().map(|sample| sample.rate).collect())
+}
+
+/// The middle one, or the mean of the two in the middle.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        _ if values.is_empty() => f64::NAN,
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}

@@ -1,0 +1,154 @@
+//! The results as a table for people and as JSON for programs.
+
+use std::fmt::Write;
+
+use serde_json::{json, Map, Value};
+
+use crate::figures::{Figure, Reference};
+use crate::plan::{median, Samples};
+use crate::servers::Who;
+
+/// The share of the time from which on a load generator counts as fully occupied.
+const GENERATOR_IS_THE_LIMIT: f64 = 0.9;
+/// The share of the time, lost to other processes, above which latencies and rates say more about these.
+const NOTABLE_DISTURBANCE: f64 = 0.03;
+
+/// The table.
+pub(crate) fn table(figures: &[Figure], samples: &Samples) -> String {
+    let mut text = format!(
+        "{:35}{:>6} {:>9}{:>9}{:>9}  {:>6} {:>9}   {}\n",
+        "", "names", "ours", "C", "null", "ours/C", "ours/null", "target"
+    );
+    for figure in figures.iter().filter(|figure| !figure.rounds(samples, Who::Ours).is_empty()) {
+        let label = format!("{}, {}", figure.label, figure.unit);
+        let _ = write!(text, "{label:35}{:>6} ", figure.names);
+        for who in [Who::Ours, Who::C, Who::Null] {
+            let value = median(figure.rounds(samples, who));
+            let _ = write!(text, "{:>9}", or_blank(value, if value < 1000.0 { 1 } else { 0 }));
+        }
+        let ratio = |who| figure.ratio(samples, Reference::Server(who)).unwrap_or(f64::NAN);
+        let _ = write!(text, "  {:>6} {:>9}", or_blank(ratio(Who::C), 2), or_blank(ratio(Who::Null), 2));
+        for (number, target) in figure.targets.iter().enumerate() {
+            if number > 0 {
+                let _ = write!(text, "\n{:86}", "");
+            }
+            let verdict = match figure.ratio(samples, target.reference) {
+                Some(ratio) if target.is_met_by(ratio) => format!("met ({ratio:.2})"),
+                Some(ratio) => format!("NOT MET ({ratio:.2})"),
+                None => "not measured".into(),
+            };
+            let _ = write!(text, "   {target}: {verdict}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn or_blank(value: f64, digits: usize) -> String {
+    if value.is_nan() {
+        String::new()
+    } else {
+        format!("{value:.digits$}")
+    }
+}
+
+/// What keeps these figures from being as good as they could be.
+pub(crate) fn reservations(samples: &Samples) -> Vec<String> {
+    let mut lines = Vec::new();
+    for who in [Who::Ours, Who::C, Who::Null] {
+        let limited = samples.iter().filter(|((scenario, _, of), rounds)| {
+            let busy = median(rounds.iter().map(|sample| sample.generator_busy).collect());
+            *of == who && scenario.is_unlimited() && busy > GENERATOR_IS_THE_LIMIT
+        });
+        let limited: Vec<String> =
+            limited.map(|((scenario, names, _), _)| format!("{} with {names} names", scenario.name())).collect();
+        if !limited.is_empty() {
+            lines.push(format!(
+                "The load generator, not the server, limited the rate of {who} in {}.",
+                limited.join(", ")
+            ));
+        }
+    }
+    let disturbed = median(samples.values().flatten().map(|sample| sample.disturbed).collect());
+    if disturbed > NOTABLE_DISTURBANCE {
+        lines.push(format!(
+            "The machine was not left alone: load or server waited for a processor {:.0} % of the time. Do not quote.",
+            disturbed * 100.0
+        ));
+    }
+    lines
+}
+
+/// What went wrong, one line for each server and cause.
+pub(crate) fn failures(samples: &Samples) -> Vec<String> {
+    let mut lines = Vec::new();
+    for ((scenario, names, who), rounds) in samples {
+        for sample in rounds {
+            for (cause, count) in &sample.failures {
+                lines.push(format!(
+                    "{who}, {}, {names} names: {count} failed beside {} that did not: {cause}",
+                    scenario.name(),
+                    sample.exchanges
+                ));
+            }
+        }
+    }
+    lines
+}
+
+/// Figures with their targets, and every sample they come from.
+pub(crate) fn json(settings: &Value, figures: &[Figure], samples: &Samples) -> Value {
+    let measured = figures.iter().filter(|figure| !figure.rounds(samples, Who::Ours).is_empty());
+    json!({
+        "settings": settings,
+        "figures": measured.map(|figure| figure_json(figure, samples)).collect::<Vec<_>>(),
+        "samples": samples.iter().flat_map(|(subject, rounds)| {
+            let (scenario, names, who) = subject;
+            rounds.iter().enumerate().map(move |(round, sample)| json!({
+                "scenario": scenario.name(),
+                "names": names,
+                "server": who.to_string(),
+                "round": round + 1,
+                "exchanges": sample.exchanges,
+                "failures": sample.failures,
+                "cpu_us": sample.cpu,
+                "per_second": sample.rate,
+                "p50_us": sample.p50,
+                "p99_us": sample.p99,
+                "generator_busy": sample.generator_busy,
+                "disturbed": sample.disturbed,
+            }))
+        }).collect::<Vec<_>>(),
+    })
+}
+
+fn figure_json(figure: &Figure, samples: &Samples) -> Value {
+    let mut servers = Map::new();
+    for who in [Who::Ours, Who::C, Who::Null] {
+        let rounds = figure.rounds(samples, who);
+        if !rounds.is_empty() {
+            servers.insert(
+                who.to_string(),
+                json!({
+                    "median": median(rounds.clone()),
+                    "least": rounds.iter().copied().fold(f64::INFINITY, f64::min),
+                    "most": rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                }),
+            );
+        }
+    }
+    let targets = figure.targets.iter().map(|target| {
+        let ratio = figure.ratio(samples, target.reference);
+        json!({ "target": target.to_string(), "ratio": ratio, "met": ratio.map(|ratio| target.is_met_by(ratio)) })
+    });
+    json!({
+        "scenario": figure.scenario.name(),
+        "figure": figure.label.trim(),
+        "unit": figure.unit,
+        "names": figure.names,
+        "servers": servers,
+        "ours_to_C": figure.ratio(samples, Reference::Server(Who::C)),
+        "ours_to_null": figure.ratio(samples, Reference::Server(Who::Null)),
+        "targets": targets.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,290 @@
+//! Who may ask what, between two hosts: network namespaces that each test makes for itself, as root.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
+use std::time::Instant;
+
+use support::client::{self, connect_from, converse, eventually, register_on, End, PATIENCE};
+use support::network::{Network, Way, OTHER_PEER, OTHER_PEER_V6, PEER, PEER_V6, SERVER, SERVER_ALIAS, SERVER_V6};
+use support::request::{alive2, dump, kill, names, port_please2, stop, Alive2};
+use support::server::{Kind, Server, Settings};
+
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const LOOPBACK_V6: Ipv6Addr = Ipv6Addr::LOCALHOST;
+
+/// From the other host.
+fn remote_ways() -> [Way; 4] {
+    [
+        Way::new(PEER, SERVER),
+        Way::new(OTHER_PEER, SERVER_ALIAS),
+        Way::new(PEER_V6, SERVER_V6),
+        Way::new(OTHER_PEER_V6, SERVER_V6),
+    ]
+}
+
+/// From the server's own host: from loopback, and from an address to itself.
+fn local_ways() -> [Way; 8] {
+    [
+        Way::new(LOOPBACK, LOOPBACK),
+        Way::new(Ipv4Addr::new(127, 0, 0, 2), LOOPBACK),
+        Way::new(LOOPBACK, Ipv4Addr::new(127, 9, 9, 9)),
+        Way::new(LOOPBACK_V6, LOOPBACK_V6),
+        Way::new(SERVER, SERVER),
+        Way::new(SERVER_ALIAS, SERVER_ALIAS),
+        Way::new(SERVER_V6, SERVER_V6),
+        Way::new(LOOPBACK, SERVER),
+    ]
+}
+
+/// From the server's own host, but from one of its addresses to another: not local for the reference.
+fn ways_between_own_addresses() -> [Way; 3] {
+    [Way::new(SERVER, SERVER_ALIAS), Way::new(SERVER, LOOPBACK), Way::new(SERVER_ALIAS, SERVER)]
+}
+
+#[test]
+fn a_peer_on_another_host_looks_up_and_can_do_nothing_else() {
+    // Relaxed, so that nothing but the peer's address stands against it.
+    let network = Network::new();
+    let site = Site::on(&network, &Settings::ours().relaxed());
+    let _anchor = site.register_locally("anchor");
+    for way in remote_ways() {
+        site.on_peer_host(|server| {
+            assert_eq!(ask(server, way, &port_please2("anchor")), Alive2::new("anchor", 4711).found(), "{way:?}");
+            assert_eq!(ask(server, way, &port_please2("unknown")), b"w\x01", "{way:?}");
+            for (what, request) in [
+                ("ALIVE2", alive2("intruder", 1)),
+                ("ALIVE2 of a name that is taken", alive2("anchor", 1)),
+                ("NAMES", names()),
+                ("DUMP", dump()),
+                ("KILL", kill()),
+                ("STOP", stop("anchor")),
+            ] {
+                let reply = ask(server, way, &request);
+                assert!(reply.is_empty(), "{what}, {way:?}: {}", reply.escape_ascii());
+            }
+        });
+    }
+    assert_eq!(site.local_listing(), "name anchor at port 4711\n");
+}
+
+#[test]
+fn a_peer_on_the_same_host_may_do_everything() {
+    let network = Network::new();
+    let site = Site::on(&network, &Settings::ours().relaxed());
+    for way in local_ways() {
+        site.on_server_host(|server| {
+            let _node = register_over(server, way, "node").unwrap_or_else(|refusal| panic!("{way:?}: {refusal}"));
+            assert_eq!(ask(server, way, &port_please2("node")), Alive2::new("node", 4711).found(), "{way:?}");
+            assert!(ask(server, way, &names()).ends_with(b"name node at port 4711\n"), "{way:?}");
+            assert!(!ask(server, way, &dump()).is_empty(), "{way:?}");
+            assert_eq!(ask(server, way, &stop("node")), b"STOPPED", "{way:?}");
+            let _node = register_over(server, way, "node").expect("a name that was stopped");
+            assert_eq!(ask(server, way, &kill()), b"OK", "{way:?}");
+        });
+        assert_eq!(site.local_listing(), "");
+    }
+}
+
+#[test]
+fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up() {
+    let cases: [(&str, &[IpAddr]); 5] = [
+        ("10.77.0.2/32", &[IpAddr::V4(PEER)]),
+        ("10.77.0.0/24", &[IpAddr::V4(PEER), IpAddr::V4(OTHER_PEER)]),
+        ("fd77::2/128", &[IpAddr::V6(PEER_V6)]),
+        ("10.77.0.3/32,fd77::/64", &[IpAddr::V4(OTHER_PEER), IpAddr::V6(PEER_V6), IpAddr::V6(OTHER_PEER_V6)]),
+        ("192.0.2.0/24,2001:db8::/32", &[]),
+    ];
+    let network = Network::new();
+    for (list, listed) in cases {
+        let site = Site::on(&network, &Settings::ours().flag("-allow").flag(list));
+        let _anchor = site.register_locally("anchor");
+        let found = Alive2::new("anchor", 4711).found();
+        for way in remote_ways() {
+            let reply = site.on_peer_host(|server| ask(server, way, &port_please2("anchor")));
+            let expected = if listed.contains(&way.from) { &found[..] } else { b"" };
+            assert_eq!(reply, expected, "{way:?} with -allow {list}");
+            for request in [alive2("intruder", 1), names(), dump(), kill()] {
+                let reply = site.on_peer_host(|server| ask(server, way, &request));
+                assert!(reply.is_empty(), "{way:?} with -allow {list}: {}", reply.escape_ascii());
+            }
+        }
+        for way in local_ways() {
+            let reply = site.on_server_host(|server| ask(server, way, &port_please2("anchor")));
+            assert_eq!(reply, found, "{way:?} with -allow {list}");
+        }
+    }
+}
+
+#[test]
+fn with_remote_names_a_peer_on_another_host_lists_and_still_can_do_nothing_else() {
+    let network = Network::new();
+    let site = Site::on(&network, &Settings::ours().relaxed().flag("-remote_names"));
+    let _anchor = site.register_locally("anchor");
+    for way in remote_ways() {
+        site.on_peer_host(|server| {
+            let listing = ask(server, way, &names());
+            assert_eq!(listing[..4], u32::from(server.port()).to_be_bytes(), "{way:?}");
+            assert_eq!(&listing[4..], b"name anchor at port 4711\n", "{way:?}");
+            for request in [alive2("intruder", 1), dump(), kill(), stop("anchor")] {
+                let reply = ask(server, way, &request);
+                assert!(reply.is_empty(), "{way:?}: {}", reply.escape_ascii());
+            }
+        });
+    }
+    assert_eq!(site.local_listing(), "name anchor at port 4711\n");
+}
+
+#[test]
+fn from_everywhere_ours_differs_from_the_reference_by_remote_listing_only() {
+    let network = Network::new();
+    let ours = Site::on(&network, &Settings::ours());
+    let reference = Site::on(&network, &Settings::new(Kind::Reference));
+    let _ours = ours.register_locally("anchor");
+    let _reference = reference.register_locally("anchor");
+    let asked_of_both = |ways: &[Way], remote: bool| {
+        for way in ways {
+            for (what, request) in [
+                ("ALIVE2", alive2("anchor", 1)),
+                ("PORT_PLEASE2", port_please2("anchor")),
+                ("NAMES", names()),
+                ("DUMP", dump()),
+                ("KILL", kill()),
+                ("STOP", stop("anchor")),
+            ] {
+                let heard = |site: &Site<'_>| {
+                    let reply = |server: &Server| starts(server, *way, &request);
+                    if remote {
+                        site.on_peer_host(reply)
+                    } else {
+                        site.on_server_host(reply)
+                    }
+                };
+                // A peer that is not local: the reference lists to it, ours does not.
+                let unlisted = what == "NAMES" && heard_nothing_from(&reference, *way, remote);
+                let (reference, ours) = (heard(&reference), heard(&ours));
+                if unlisted {
+                    assert!(reference.is_some() && ours.is_none(), "{what}, {way:?}: {reference:?}, {ours:?}");
+                } else {
+                    assert_eq!(ours, reference, "{what}, {way:?}");
+                }
+            }
+        }
+    };
+    asked_of_both(&remote_ways(), true);
+    asked_of_both(&local_ways(), false);
+    asked_of_both(&ways_between_own_addresses(), false);
+}
+
+#[test]
+fn idle_connections_of_one_remote_address_displace_nobody_else() {
+    const CAP: usize = 40;
+    let network = Network::new();
+    let site = Site::on(&network, &Settings::ours().flag("-max_pending").flag(&CAP.to_string()));
+    let _anchor = site.register_locally("anchor");
+    let open = |server: &Server, from: Ipv4Addr, to: Ipv4Addr| {
+        connect_from(from.into(), server.at(to)).unwrap_or_else(|error| panic!("from {from}: {error}"))
+    };
+    // Three that have waited longest of all when the flood comes, so that age alone would cost them their place.
+    let local = site.on_server_host(|server| open(server, LOOPBACK, LOOPBACK));
+    let neighbour = site.on_peer_host(|server| open(server, OTHER_PEER, SERVER));
+    let flood = site.on_peer_host(|server| (0..3 * CAP).map(|_| open(server, PEER, SERVER)).collect::<Vec<_>>());
+    eventually("the flood is cut to the cap", || {
+        flood.iter().filter(|stream| !client::is_closed(stream)).count() < CAP
+    });
+    let newest = flood.last().expect("a flood");
+    assert!(!client::is_closed(newest), "the newest gave way instead of the one that had waited longest");
+    for (who, mut stream) in [("the own host", local), ("the neighbour", neighbour)] {
+        assert!(!client::is_closed(&stream), "{who} was displaced");
+        stream.write_all(&port_please2("anchor")).unwrap();
+        let mut reply = Vec::new();
+        let end = client::read_until(&stream, &mut reply, Instant::now() + PATIENCE, usize::MAX);
+        assert_eq!((end, reply), (End::ClosedByServer, Alive2::new("anchor", 4711).found()), "{who}");
+    }
+    // While the flood stands, everybody is served, the flooding address too.
+    for way in [Way::new(PEER, SERVER), Way::new(OTHER_PEER, SERVER)] {
+        let reply = site.on_peer_host(|server| ask(server, way, &port_please2("anchor")));
+        assert_eq!(reply, Alive2::new("anchor", 4711).found(), "{way:?}");
+    }
+    let _node = site.register_locally("newcomer");
+}
+
+#[test]
+fn idle_connections_of_many_remote_addresses_do_not_keep_the_own_host_out() {
+    const CAP: usize = 40;
+    let network = Network::new();
+    network.add_peer_addresses((20..120).map(|last| Ipv4Addr::new(10, 77, 0, last)));
+    let site = Site::on(&network, &Settings::ours().flag("-max_pending").flag(&CAP.to_string()));
+    let _anchor = site.register_locally("anchor");
+    let _flood: Vec<TcpStream> = site.on_peer_host(|server| {
+        let sources = (20..120).map(|last| IpAddr::V4(Ipv4Addr::new(10, 77, 0, last)));
+        sources.flat_map(|from| (0..3).map(move |_| connect_from(from, server.at(SERVER)).unwrap())).collect()
+    });
+    for way in local_ways() {
+        let reply = site.on_server_host(|server| ask(server, way, &port_please2("anchor")));
+        assert_eq!(reply, Alive2::new("anchor", 4711).found(), "{way:?}");
+    }
+    let _node = site.register_locally("newcomer");
+}
+
+/// A server on one of two hosts.
+struct Site<'network> {
+    network: &'network Network,
+    server: Server,
+}
+
+impl<'network> Site<'network> {
+    fn on(network: &'network Network, settings: &Settings) -> Self {
+        let server = settings.clone().everywhere_in(&network.server_host).start();
+        Self { network, server }
+    }
+
+    fn on_server_host<T: Send>(&self, work: impl FnOnce(&Server) -> T + Send) -> T {
+        self.network.on_server_host(|| work(&self.server))
+    }
+
+    fn on_peer_host<T: Send>(&self, work: impl FnOnce(&Server) -> T + Send) -> T {
+        self.network.on_peer_host(|| work(&self.server))
+    }
+
+    fn register_locally(&self, name: &str) -> TcpStream {
+        let way = Way::new(LOOPBACK, LOOPBACK);
+        self.on_server_host(|server| register_over(server, way, name)).expect("a name nobody has")
+    }
+
+    fn local_listing(&self) -> String {
+        let heard = self.on_server_host(|server| ask(server, Way::new(LOOPBACK, LOOPBACK), &names()));
+        String::from_utf8_lossy(&heard[4..]).into_owned()
+    }
+}
+
+fn register_over(server: &Server, way: Way, name: &str) -> Result<TcpStream, String> {
+    let stream = connect_from(way.from, server.at(way.to)).map_err(|error| error.to_string())?;
+    register_on(stream, &alive2(name, 4711))
+}
+
+/// The whole reply; nothing if the server just closes.
+fn ask(server: &Server, way: Way, request: &[u8]) -> Vec<u8> {
+    let stream = connect_from(way.from, server.at(way.to)).unwrap_or_else(|error| panic!("{way:?}: {error}"));
+    converse(stream, request).unwrap_or_else(|error| panic!("{way:?}: {error}"))
+}
+
+/// How the reply starts, without waiting for a close, which a refused registration gets from ours only.
+fn starts(server: &Server, way: Way, request: &[u8]) -> Option<u8> {
+    let mut stream = connect_from(way.from, server.at(way.to)).unwrap_or_else(|error| panic!("{way:?}: {error}"));
+    stream.write_all(request).expect("a fresh connection takes a request");
+    let mut heard = Vec::new();
+    client::read_until(&stream, &mut heard, Instant::now() + PATIENCE, 1);
+    // The first two bytes of a listing are zero, those of every other reply are its kind.
+    heard.first().copied()
+}
+
+/// True where the reference takes a peer for not local: it dumps nothing to it.
+fn heard_nothing_from(site: &Site<'_>, way: Way, remote: bool) -> bool {
+    let reply = |server: &Server| starts(server, way, &dump());
+    let heard = if remote { site.on_peer_host(reply) } else { site.on_server_host(reply) };
+    heard.is_none()
+}

@@ -1,0 +1,147 @@
+//! Clients: plain sockets that time out rather than hang a test.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType};
+
+use super::request;
+
+/// How long anything that must happen may take before the test says it did not.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a connection stands when a client has read what there was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server closed it, with a FIN or a reset.
+    ClosedByServer,
+    KeptOpen,
+    /// The script closed it before the server did.
+    ClosedByClient,
+}
+
+pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+    ready(TcpStream::connect_timeout(&server, PATIENCE)?)
+}
+
+/// Connects from a chosen source address.
+pub fn connect_from(source: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
+    let family = if server.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
+    rustix::net::connect(&socket, &server)?;
+    ready(TcpStream::from(socket))
+}
+
+fn ready(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Closes with a FIN at once. Only dropping a socket would leave it open for as long as a child process that another
+/// thread is just starting holds a copy of it.
+pub fn close(stream: TcpStream) {
+    // The server may have closed already; then there is nothing left to end.
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Closes with a reset at once, whoever else holds a copy: what SO_LINGER 0 does when the last copy goes.
+pub fn reset(stream: TcpStream) {
+    let _ = rustix::net::connect_unspec(&stream);
+}
+
+/// Sends one request on a connection of its own and reads to the end of it.
+pub fn exchange(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
+    converse(connect(server)?, request)
+}
+
+/// Sends one request on this connection and reads to the end of it; a reset is an end like any other.
+pub fn converse(mut stream: TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
+    // A server that refuses before it has read everything resets: what it said before is still there to read.
+    let _ = stream.write_all(request);
+    let mut heard = Vec::new();
+    match read_until(&stream, &mut heard, Instant::now() + PATIENCE, usize::MAX) {
+        End::ClosedByServer => {
+            // The server closes first, so each round trip would leave it a socket in TIME_WAIT; there are 100,000.
+            reset(stream);
+            Ok(heard)
+        }
+        _ => Err(io::Error::new(
+            ErrorKind::TimedOut,
+            format!("not closed after {PATIENCE:?}, {} bytes read", heard.len()),
+        )),
+    }
+}
+
+/// Reads until the server closes, `enough` bytes are here, or the deadline has passed.
+pub fn read_until(mut stream: &TcpStream, heard: &mut Vec<u8>, deadline: Instant, enough: usize) -> End {
+    let mut chunk = [0; 65536];
+    while heard.len() < enough {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).expect("a time-out can be set");
+        match stream.read(&mut chunk) {
+            Ok(0) => return End::ClosedByServer,
+            Ok(length) => heard.extend(&chunk[..length]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if Instant::now() >= deadline {
+                    return End::KeptOpen;
+                }
+            }
+            Err(_) => return End::ClosedByServer,
+        }
+    }
+    End::KeptOpen
+}
+
+/// True once the server has closed this connection; never waits.
+pub fn is_closed(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a socket can be made non-blocking");
+    let peeked = stream.peek(&mut [0; 1]);
+    stream.set_nonblocking(false).expect("a socket can be made blocking");
+    match peeked {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Registers and returns the connection that keeps the name, or what the server said instead.
+pub fn register(server: SocketAddr, name: impl AsRef<[u8]>, port: u16) -> Result<TcpStream, String> {
+    register_on(connect(server).map_err(|error| error.to_string())?, &request::alive2(name, port))
+}
+
+pub fn register_on(mut stream: TcpStream, alive2: &[u8]) -> Result<TcpStream, String> {
+    stream.write_all(alive2).map_err(|error| error.to_string())?;
+    let mut reply = [0; 6];
+    stream.read_exact(&mut reply).map_err(|error| error.to_string())?;
+    match reply {
+        [b'v', 0, ..] => Ok(stream),
+        refusal => Err(format!("refused: {}", refusal.escape_ascii())),
+    }
+}
+
+/// The text of `NAMES`, without the port before it.
+pub fn listing(server: SocketAddr) -> io::Result<String> {
+    let reply = exchange(server, &request::names())?;
+    let text = reply.get(4..).ok_or_else(|| io::Error::other(format!("no listing: {reply:?}")))?;
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// Half-closes; a connection that is gone already is as good as half-closed.
+pub fn half_close(stream: &TcpStream) {
+    let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// Waits for a condition, and says which one never came.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
