@@ -92,14 +92,8 @@ defmodule EmbeddedEpmd.NodeTest do
     pid = pid(vm)
     before = descriptors(pid)
 
-    asker =
-      Task.async(fn ->
-        Stream.repeatedly(fn -> stock_names(port) end)
-        |> Enum.reduce_while(0, fn names, count ->
-          assert [%{name: ^name}] = names
-          if received_stop?(), do: {:halt, count + 1}, else: {:cont, count + 1}
-        end)
-      end)
+    asked = :counters.new(1, [])
+    asker = Task.async(fn -> ask(name, port, asked) end)
 
     Enum.reduce(1..100, nil, fn _, last ->
       server =
@@ -109,11 +103,14 @@ defmodule EmbeddedEpmd.NodeTest do
         end)
 
       call(vm, :erlang, :exit, [server, :kill])
+      # Look-ups and kills alternate, however fast the machine is with either of them.
+      before = :counters.get(asked, 1)
+      eventually(fn -> :counters.get(asked, 1) > before or not Process.alive?(asker.pid) end)
       server
     end)
 
     send(asker.pid, :stop)
-    assert Task.await(asker, 30_000) > 1
+    assert Task.await(asker, 30_000) >= 100
     eventually(fn -> is_pid(call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])) end)
     assert server_threads(pid) == 1
     assert descriptors(pid) <= before + 1
@@ -157,11 +154,15 @@ defmodule EmbeddedEpmd.NodeTest do
     refute listing =~ "socket:"
   end
 
-  defp received_stop? do
+  # Looks the name up until told to stop; returns how often it did.
+  defp ask(name, port, asked) do
+    assert [%{name: ^name}] = stock_names(port)
+    :counters.add(asked, 1, 1)
+
     receive do
-      :stop -> true
+      :stop -> :counters.get(asked, 1)
     after
-      0 -> false
+      0 -> ask(name, port, asked)
     end
   end
 end
