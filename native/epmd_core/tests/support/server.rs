@@ -2,14 +2,16 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 use super::client::{self, PATIENCE};
 
@@ -69,9 +71,9 @@ impl Settings {
     /// Starts it and returns once it listens.
     pub fn start(&self) -> Server {
         let mut failures = Vec::new();
-        // Between choosing a port and binding it somebody else may take it.
+        // Somebody who makes no such claims may still take the port before it does.
         for _ in 0..5 {
-            match self.try_start(free_port()) {
+            match self.try_start(Some(ClaimedPort::new())) {
                 Ok(server) => return server,
                 Err(failure) => failures.push(failure),
             }
@@ -81,10 +83,11 @@ impl Settings {
 
     /// On a port that the server chooses and names when it listens; ours only.
     pub fn start_on_any_port(&self) -> Server {
-        self.try_start(0).unwrap_or_else(|failure| panic!("did not start: {failure}"))
+        self.try_start(None).unwrap_or_else(|failure| panic!("did not start: {failure}"))
     }
 
-    fn try_start(&self, port: u16) -> Result<Server, String> {
+    fn try_start(&self, claimed: Option<ClaimedPort>) -> Result<Server, String> {
+        let port = claimed.as_ref().map_or(0, |claimed| claimed.number);
         let errors = error_file();
         let mut child = self
             .command(port)
@@ -94,7 +97,7 @@ impl Settings {
             .spawn()
             .map_err(|error| format!("{}: {error}", self.program().display()))?;
         let stdout = child.stdout.take();
-        let mut server = Server { kind: self.kind, port, child, errors, started: false };
+        let mut server = Server { kind: self.kind, port, _claimed: claimed, child, errors, started: false };
         match self.kind {
             Kind::Reference => server.wait_until_it_answers(self.namespace.is_some())?,
             Kind::Ours => server.wait_until_it_says_so(stdout.expect("stdout is piped"))?,
@@ -140,6 +143,7 @@ impl Settings {
 pub struct Server {
     kind: Kind,
     port: u16,
+    _claimed: Option<ClaimedPort>,
     child: Child,
     errors: PathBuf,
     /// False for one that never listened, which is a reason to try again and no fault.
@@ -233,22 +237,42 @@ impl Drop for Server {
     }
 }
 
-/// A port below the ephemeral range, so that no client's socket sits on it, free on both loopback addresses.
-fn free_port() -> u16 {
-    const FIRST: u32 = 10_000;
-    const COUNT: u32 = 22_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Neighbouring pids start far apart, so that test binaries side by side do not meet.
-    let start = std::process::id().wrapping_mul(1_297);
-    for _ in 0..COUNT {
-        let next = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = (FIRST + next % COUNT) as u16;
-        let is_free = |address: IpAddr| TcpListener::bind((address, port)).is_ok();
-        if is_free(Ipv4Addr::LOCALHOST.into()) && is_free(Ipv6Addr::LOCALHOST.into()) {
-            return port;
+/// A port on both loopback addresses that no other test has, in this process or another, while this is held.
+#[derive(Debug)]
+struct ClaimedPort {
+    number: u16,
+    _ipv4: OwnedFd,
+    _ipv6: OwnedFd,
+}
+
+impl ClaimedPort {
+    /// Below the ephemeral range, so that no client's socket sits on it.
+    fn new() -> Self {
+        const FIRST: u32 = 10_000;
+        const COUNT: u32 = 22_000;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Neighbouring pids start far apart, so that processes side by side seldom meet.
+        let start = std::process::id().wrapping_mul(1_297);
+        for _ in 0..COUNT {
+            let next = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+            let number = (FIRST + next % COUNT) as u16;
+            let (ipv4, ipv6) = (claim(Ipv4Addr::LOCALHOST, number), claim(Ipv6Addr::LOCALHOST, number));
+            if let (Ok(ipv4), Ok(ipv6)) = (ipv4, ipv6) {
+                return Self { number, _ipv4: ipv4, _ipv6: ipv6 };
+            }
         }
+        panic!("no free port on 127.0.0.1 and ::1 (is IPv6 switched off on the loopback interface?)");
     }
-    panic!("no free port on 127.0.0.1 and ::1 (is IPv6 switched off on the loopback interface?)");
+}
+
+/// Binds alone, which fails if anybody else is bound there, and only then lets a server bind there too.
+fn claim(address: impl Into<IpAddr>, port: u16) -> io::Result<OwnedFd> {
+    let address = SocketAddr::new(address.into(), port);
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    net::bind(&socket, &address)?;
+    net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    Ok(socket)
 }
 
 fn reference() -> PathBuf {
