@@ -15,9 +15,10 @@ use tokio::time::{timeout, timeout_at, Instant};
 
 use crate::access::Origin;
 use crate::connections::Place;
+use crate::listing::Listing;
 use crate::node::Node;
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{DepartedName, Entry, Holder, NameTaken, Registration, Registry};
+use crate::registry::{Entry, Holder, NameTaken, Registration};
 use crate::server::Shared;
 
 /// How long a taken name is given to become free before its new holder is refused: the end of a node that was just
@@ -25,8 +26,8 @@ use crate::server::Shared;
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a refused peer may take to read its refusal.
 const LINGER: Duration = Duration::from_secs(1);
-/// Lines of a listing that are written before other peers get a turn.
-const LINES_AT_ONCE: usize = 512;
+/// Bytes of a listing that are sent before other peers get a turn.
+const BYTES_AT_ONCE: usize = 64 * 1024;
 
 /// The bytes of a request, as they come.
 #[derive(Debug)]
@@ -62,8 +63,7 @@ enum Answer {
     /// Close without a reply.
     Nothing,
     Reply(Reply),
-    /// A snapshot of the table.
-    List(Vec<Line>),
+    List(Listing),
     Register(Node),
     Refuse {
         highest_version: u16,
@@ -80,23 +80,6 @@ impl Reply {
         match self {
             Self::Fixed(bytes) => bytes,
             Self::Found(entry) => entry.reply().as_bytes(),
-        }
-    }
-}
-
-/// A line of a listing, written when its turn comes.
-enum Line {
-    Name(Arc<Entry>),
-    Active(Arc<Entry>),
-    Departed(DepartedName),
-}
-
-impl Line {
-    fn push(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Name(node) => protocol::push_names_line(out, node.name(), node.port()),
-            Self::Active(node) => protocol::push_dump_line(out, node.name(), node.port(), node.descriptor()),
-            Self::Departed(left) => protocol::push_departed_line(out, &left.name, left.port, left.descriptor),
         }
     }
 }
@@ -164,13 +147,14 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
             stream.write_all(reply.as_bytes()).await.ok()?;
             None
         }
-        Answer::List(lines) => {
-            let mut out = protocol::listing_head(shared.port);
-            for lines in lines.chunks(LINES_AT_ONCE) {
-                lines.iter().for_each(|line| line.push(&mut out));
-                tokio::task::yield_now().await;
+        Answer::List(which) => {
+            let listing = shared.listings.get(which, &shared.registry, shared.port).await;
+            for bytes in listing.chunks(BYTES_AT_ONCE) {
+                stream.write_all(bytes).await.ok()?;
+                if bytes.len() == BYTES_AT_ONCE {
+                    tokio::task::yield_now().await;
+                }
             }
-            stream.write_all(&out).await.ok()?;
             None
         }
         Answer::Refuse { highest_version } => {
@@ -199,8 +183,8 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
             tracing::warn!(%peer, ?reason, "registration refused");
             Answer::Refuse { highest_version }
         }
-        Request::Names => Answer::List(names(&shared.registry)),
-        Request::Dump => Answer::List(dump(&shared.registry)),
+        Request::Names => Answer::List(Listing::Names),
+        Request::Dump => Answer::List(Listing::Dump),
         Request::Kill if policy.relaxed => {
             shared.registry.stop_all();
             Answer::Reply(Reply::Fixed(protocol::KILLED))
@@ -210,15 +194,6 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
         Request::Stop(name) if shared.registry.stop(name) => Answer::Reply(Reply::Fixed(protocol::STOPPED)),
         Request::Stop(_) => Answer::Reply(Reply::Fixed(protocol::NOT_STOPPED)),
     }
-}
-
-fn names(registry: &Registry) -> Vec<Line> {
-    registry.entries().into_iter().map(Line::Name).collect()
-}
-
-fn dump(registry: &Registry) -> Vec<Line> {
-    let active = registry.entries().into_iter().map(Line::Active);
-    active.chain(registry.departed().into_iter().map(Line::Departed)).collect()
 }
 
 async fn register(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, node: &Node) -> Option<Registration> {

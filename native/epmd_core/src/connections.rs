@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -25,6 +26,7 @@ struct Table {
 #[derive(Debug)]
 struct Waiting {
     source: IpAddr,
+    since: Instant,
     task: AbortHandle,
 }
 
@@ -48,13 +50,14 @@ impl Connections {
         table.opened += 1;
         let id = table.opened;
         let task = tokio::spawn(task(Place { connections: self.clone(), id })).abort_handle();
-        table.waiting.insert(id, Waiting { source, task });
+        table.waiting.insert(id, Waiting { source, since: Instant::now(), task });
     }
 
-    /// Closes the connection that has waited longest; false when none waits.
-    pub(crate) fn close_oldest_waiting(&self) -> bool {
-        let oldest = self.0.lock().waiting.pop_first();
-        oldest.inspect(|(_, waiting)| waiting.task.abort()).is_some()
+    /// Closes the connection that has waited longest, if it has waited for so long; false when none has.
+    pub(crate) fn close_oldest_waiting(&self, at_least: Duration) -> bool {
+        let mut table = self.0.lock();
+        let oldest = table.waiting.first_entry().filter(|oldest| oldest.get().since.elapsed() >= at_least);
+        oldest.map(|oldest| oldest.remove().task.abort()).is_some()
     }
 
     /// Closes all connections.

@@ -9,6 +9,7 @@ mod address;
 mod client;
 mod connection;
 mod connections;
+mod listing;
 pub mod member;
 mod node;
 pub mod protocol;

@@ -115,6 +115,12 @@ impl Registry {
         self.0.lock().by_age.values().rev().cloned().collect()
     }
 
+    /// How often the table has changed.
+    pub fn changes(&self) -> u64 {
+        let state = self.0.lock();
+        state.registrations + state.departed.leaves
+    }
+
     /// The number of registered nodes.
     pub fn len(&self) -> usize {
         self.0.lock().names.len()

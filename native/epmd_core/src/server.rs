@@ -14,12 +14,17 @@ use crate::access::Policy;
 use crate::address::Listeners;
 use crate::connection::{self, Inbox};
 use crate::connections::Connections;
+use crate::listing::Listings;
 use crate::registry::Registry;
 
 /// Connections accepted before registered nodes and other peers get a turn.
 const ACCEPTS_AT_ONCE: usize = 64;
 /// How long to wait for a descriptor when the process has none left and nothing of ours can be closed.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
+/// A peer that has waited for less than this may just be about to ask: while a reserve is left, it is not closed.
+const JUST_CAME: Duration = Duration::from_millis(20);
+/// Descriptors kept for look-ups.
+const RESERVE: usize = 8;
 
 /// How much of the process one server may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) settings: Arc<RwLock<Rules>>,
     pub(crate) connections: Connections,
+    pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
     pub(crate) port: u16,
 }
@@ -79,6 +85,7 @@ pub(crate) async fn serve_with(
         registry,
         settings,
         connections: Connections::default(),
+        listings: Listings::default(),
         reserve: Reserve::new(),
         port: listeners.port,
     });
@@ -118,8 +125,9 @@ async fn accept(shared: Arc<Shared>, listener: AsyncFd<TcpListener>) -> io::Erro
             Ok(ready) => ready,
             Err(error) => return error,
         };
+        // Not again before each accept: that would take back what was given up for it.
+        shared.reserve.restore();
         for _ in 0..ACCEPTS_AT_ONCE {
-            shared.reserve.restore();
             let accepted = listener.get_ref().accept().and_then(|(stream, peer)| {
                 stream.set_nonblocking(true)?;
                 Ok((stream, peer))
@@ -133,12 +141,16 @@ async fn accept(shared: Arc<Shared>, listener: AsyncFd<TcpListener>) -> io::Erro
                     }
                     Fault::Peer => {}
                     Fault::OutOfDescriptors => {
-                        if shared.connections.close_oldest_waiting() {
+                        if shared.connections.close_oldest_waiting(JUST_CAME) {
                             break;
                         }
-                        if !shared.reserve.give_up() {
-                            tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+                        if shared.reserve.give_up() {
+                            continue;
                         }
+                        if shared.connections.close_oldest_waiting(Duration::ZERO) {
+                            break;
+                        }
+                        tokio::time::sleep(DESCRIPTOR_PAUSE).await;
                     }
                     Fault::Ours => return error,
                 },
@@ -173,35 +185,34 @@ impl Fault {
     }
 }
 
-/// One descriptor kept for the time when the process has no other: with it, look-ups are answered one by one.
+/// A few descriptors kept for the time when the process has no others: with them, look-ups are answered.
 #[derive(Debug)]
-pub(crate) struct Reserve(Mutex<Option<File>>);
+pub(crate) struct Reserve(Mutex<Vec<File>>);
 
 impl Reserve {
     fn new() -> Self {
-        Self(Mutex::new(Self::open()))
+        let reserve = Self(Mutex::default());
+        reserve.restore();
+        reserve
     }
 
-    fn open() -> Option<File> {
-        File::open("/dev/null").ok()
-    }
-
-    /// Takes the descriptor back if there is one; false if there is none.
-    fn restore(&self) -> bool {
-        let mut reserve = self.0.lock();
-        if reserve.is_none() {
-            *reserve = Self::open();
+    /// Takes back what is missing, as far as there is any.
+    fn restore(&self) {
+        let mut kept = self.0.lock();
+        while kept.len() < RESERVE {
+            let Ok(file) = File::open("/dev/null") else { return };
+            kept.push(file);
         }
-        reserve.is_some()
     }
 
     /// Whether descriptors are left beside those in use.
     pub(crate) fn is_whole(&self) -> bool {
-        self.restore()
+        self.restore();
+        self.0.lock().len() == RESERVE
     }
 
-    /// Frees the descriptor for the next accept; false if it is already gone.
+    /// Frees a descriptor for the next accept; false if all of them are gone.
     fn give_up(&self) -> bool {
-        self.0.lock().take().is_some()
+        self.0.lock().pop().is_some()
     }
 }
