@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -19,6 +19,8 @@ pub fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, String> {
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) sockets: Vec<TcpListener>,
+    /// Addresses that nobody named and somebody still has.
+    missing: Vec<IpAddr>,
     /// The port in use; the one that was asked for unless that was 0.
     pub port: u16,
 }
@@ -62,7 +64,7 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
 impl Listeners {
     /// Binds the addresses; no addresses means any, of both families where the host has both.
     pub fn open(addresses: &[IpAddr], mut port: u16) -> Result<Self, OpenError> {
-        let mut sockets: Vec<TcpListener> = Vec::new();
+        let (mut sockets, mut missing) = (Vec::<TcpListener>::new(), Vec::new());
         for (address, named) in with_loopbacks(addresses) {
             match listen(SocketAddr::new(address, port)) {
                 Ok(socket) => {
@@ -71,17 +73,58 @@ impl Listeners {
                     sockets.push(socket);
                 }
                 // What nobody named may be missing: a host without IPv6, an IPv6 port of somebody else's.
-                Err(_) if !named && !sockets.is_empty() => {}
+                Err(error) if !named && !sockets.is_empty() => {
+                    if error.kind() == ErrorKind::AddrInUse {
+                        missing.push(address);
+                    }
+                }
                 Err(error) => return Err(OpenError { address: SocketAddr::new(address, port), error }),
             }
         }
-        Ok(Self { sockets, port })
+        Ok(Self { sockets, missing, port })
+    }
+
+    /// Tries again to get what somebody still had; whether nothing is missing any more.
+    pub(crate) fn complete(&mut self) -> bool {
+        let (sockets, port) = (&mut self.sockets, self.port);
+        self.missing.retain(|address| match listen(SocketAddr::new(*address, port)) {
+            Ok(socket) => {
+                sockets.push(socket);
+                false
+            }
+            Err(_) => true,
+        });
+        self.missing.is_empty()
     }
 
     /// The addresses that are listened on.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).map(|bound| bound.ip()).collect()
     }
+}
+
+/// The addresses that a list stands for.
+pub(crate) fn wanted(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    with_loopbacks(addresses).into_iter().map(|(address, _)| address).collect()
+}
+
+/// Whether whoever dials `address` reaches a listener on one of these addresses of this host.
+pub(crate) fn covers(listening: &[IpAddr], address: IpAddr) -> bool {
+    listening.iter().any(|bound| {
+        *bound == address || (bound.is_unspecified() && bound.is_ipv4() == address.is_ipv4() && is_own(address))
+    })
+}
+
+/// Whether an address is this host's: what goes there also comes from there. Nothing is sent to find out.
+fn is_own(address: IpAddr) -> bool {
+    const DISCARD: u16 = 9;
+    let any = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let comes_from = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    };
+    address.is_loopback() || comes_from().is_ok_and(|own| own.ip() == address)
 }
 
 /// The addresses to bind, and whether each must succeed.
@@ -142,6 +185,20 @@ mod tests {
         assert_eq!(bound("10.0.0.5"), ["127.0.0.1", "::1", "10.0.0.5"]);
         assert_eq!(bound("10.0.0.5 127.0.0.2"), ["::1", "10.0.0.5", "127.0.0.2"]);
         assert_eq!(bound("::1,::1"), ["::1"]);
+    }
+
+    #[test]
+    fn any_covers_this_hosts_addresses_of_its_family() {
+        let covers = |list: &str, address: &str| {
+            covers(&wanted(&parse_addresses(list).expect("addresses")), address.parse().expect("an address"))
+        };
+        assert!(covers("", "127.0.1.1"));
+        assert!(covers("0.0.0.0", "127.0.0.1"));
+        assert!(!covers("0.0.0.0", "::1"));
+        assert!(!covers("", "192.0.2.1"));
+        assert!(covers("127.0.0.2", "127.0.0.2"));
+        assert!(!covers("127.0.0.2", "127.0.0.3"));
+        assert!(!covers("127.0.0.2", "127.0.0.1"));
     }
 
     #[test]

@@ -31,12 +31,23 @@ impl Link {
     }
 }
 
-/// Registers a node; `None` if its name is refused.
-pub(crate) async fn register(owner: SocketAddr, node: &Node) -> io::Result<Option<(Link, u32)>> {
+/// How an owner answered who wants to join it.
+#[derive(Debug)]
+pub(crate) enum Joined {
+    /// The node is registered while the link lasts, with this creation.
+    Granted(Link, u32),
+    /// The node's name is another's.
+    Refused,
+    /// There was no node to register.
+    Alone,
+}
+
+/// Registers a node.
+pub(crate) async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
     let (stream, reply) = ask(owner, &protocol::alive2_request(node), protocol::decode_alive2_reply).await?;
     Ok(match reply {
-        Alive2Reply::Granted(creation) => Some((Link(stream), creation)),
-        Alive2Reply::Refused => None,
+        Alive2Reply::Granted(creation) => Joined::Granted(Link(stream), creation),
+        Alive2Reply::Refused => Joined::Refused,
     })
 }
 

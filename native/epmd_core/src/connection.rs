@@ -63,6 +63,8 @@ enum Answer {
     /// Close without a reply.
     Nothing,
     Reply(Reply),
+    /// Answer when the name is registered, or certainly is not.
+    Await(Box<[u8]>),
     List(Listing),
     Register(Node),
     Refuse {
@@ -147,6 +149,12 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
             stream.write_all(reply.as_bytes()).await.ok()?;
             None
         }
+        Answer::Await(name) => {
+            let found = shared.registry.find_when_settled(&name).await;
+            let reply = found.map_or(Reply::Fixed(protocol::NOT_FOUND), Reply::Found);
+            stream.write_all(reply.as_bytes()).await.ok()?;
+            None
+        }
         Answer::List(which) => {
             let listing = shared.listings.get(which, &shared.registry, shared.port).await;
             for bytes in listing.chunks(BYTES_AT_ONCE) {
@@ -176,7 +184,8 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
     match request {
         Request::PortPlease2(name) => Answer::Reply(match shared.registry.find(name.as_bytes()) {
             Some(entry) => Reply::Found(entry),
-            None => Reply::Fixed(protocol::NOT_FOUND),
+            None if shared.registry.is_settled() => Reply::Fixed(protocol::NOT_FOUND),
+            None => return Answer::Await(name.as_bytes().into()),
         }),
         Request::Alive2 { node: Ok(node), .. } => Answer::Register(node),
         Request::Alive2 { node: Err(reason), highest_version } => {

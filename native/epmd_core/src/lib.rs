@@ -6,6 +6,7 @@
 
 mod access;
 mod address;
+mod change_over;
 mod client;
 mod connection;
 mod connections;
@@ -18,6 +19,6 @@ mod server;
 
 pub use access::{Network, Policy};
 pub use address::{parse_addresses, Listeners, OpenError};
-pub use member::{Handle, Member, RegisterError, Role, Settings, StartError, Status};
+pub use member::{Answer, Handle, Member, RegisterError, Role, Settings, StartError, Status};
 pub use node::{InvalidName, Node, NodeName};
 pub use server::{serve, Limits};

@@ -15,8 +15,9 @@ use tokio::sync::{mpsc, Notify};
 use tokio::time::{sleep, Instant};
 
 use crate::access::Policy;
-use crate::address::{Listeners, OpenError};
-use crate::client::{self, Link};
+use crate::address::{self, Listeners, OpenError};
+use crate::change_over::{Event, State};
+use crate::client::{self, Joined, Link};
 use crate::node::Node;
 use crate::registry::{Entry, Holder, Registration, Registry};
 use crate::server::{self, Limits, Rules};
@@ -28,6 +29,12 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 /// The pauses between attempts to bind or join.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A link that ends sooner is no reason to bind at once again: its owner may end every link.
+const LASTING: Duration = Duration::from_secs(1);
+/// How long the table of a new owner may take to fill with the nodes that were registered with the last one.
+const SETTLING: Duration = Duration::from_millis(500);
+/// How often a new owner tries to get what the last one may still be letting go of.
+const TRIES_FOR_THE_REST: u32 = 5;
 /// A name that no node has, asked for when there is no node of our own.
 const NOBODY: &str = "embedded_epmd";
 
@@ -114,6 +121,8 @@ pub enum RegisterError {
 #[derive(Clone, Debug)]
 pub struct Handle {
     registry: Registry,
+    /// Where this member listens when it serves.
+    wanted: Arc<[IpAddr]>,
     status: Arc<Mutex<Status>>,
     rules: Arc<RwLock<Rules>>,
     commands: mpsc::UnboundedSender<Command>,
@@ -126,8 +135,18 @@ pub struct Member {
     settings: Settings,
     handle: Handle,
     commands: mpsc::UnboundedReceiver<Command>,
-    place: Option<Place>,
+    state: State,
+    /// The bound port, between binding and serving it.
+    listeners: Option<Listeners>,
+    /// Whoever has the port.
+    owner: Option<SocketAddr>,
+    /// What keeps the local node registered there.
+    link: Option<Link>,
     local: Option<Local>,
+    pauses: Pauses,
+    was_joined: bool,
+    /// Why the last attempt to bind or join failed.
+    trouble: Option<StartError>,
     /// The last complaint about the port, so that it is made once.
     complaint: Option<String>,
 }
@@ -138,11 +157,19 @@ enum Command {
     Unregister,
 }
 
-/// Where the table of the host's nodes is kept.
-#[derive(Debug)]
-enum Place {
-    Here(Listeners),
-    At(SocketAddr),
+/// Where a look-up from inside the VM finds its answer.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The name is registered here.
+    Found(Arc<Entry>),
+    /// It is not.
+    NotFound,
+    /// Not known yet: the port is changing hands.
+    Unsettled,
+    /// Whoever serves the host's port knows.
+    AskOwner,
+    /// The address is not this member's.
+    Elsewhere,
 }
 
 /// The host's own node.
@@ -201,15 +228,28 @@ impl Handle {
         self.status.lock().clone()
     }
 
-    /// Looks a name up in memory, as if dialled at `address`; `None` if that is not this member's to answer.
-    pub fn find(&self, address: IpAddr, name: &str) -> Option<Option<Arc<Entry>>> {
+    /// Looks a name up in memory, as if dialled at `address`.
+    pub fn find(&self, address: IpAddr, name: &str) -> Answer {
+        match self.place_of(address) {
+            None => Answer::Elsewhere,
+            Some(Role::Joined) => Answer::AskOwner,
+            Some(Role::Searching) => Answer::Unsettled,
+            Some(Role::Serving) => match self.registry.find(name.as_bytes()) {
+                Some(entry) => Answer::Found(entry),
+                None if self.registry.is_settled() => Answer::NotFound,
+                None => Answer::Unsettled,
+            },
+        }
+    }
+
+    /// The member's role at an address, if the address is one that it serves or would serve.
+    pub fn place_of(&self, address: IpAddr) -> Option<Role> {
         let status = self.status.lock();
-        let is_ours = |bound: &IpAddr| {
-            *bound == address
-                || (bound.is_unspecified() && bound.is_ipv4() == address.is_ipv4() && address.is_loopback())
+        let covered = match status.role {
+            Role::Serving => address::covers(&status.addresses, address),
+            Role::Searching | Role::Joined => address::covers(&self.wanted, address),
         };
-        (status.role == Role::Serving && status.addresses.iter().any(is_ours))
-            .then(|| self.registry.find(name.as_bytes()))
+        covered.then_some(status.role)
     }
 
     /// The registered nodes, the newest first, if the table is kept here.
@@ -239,26 +279,38 @@ impl Member {
         };
         let handle = Handle {
             registry: Registry::default(),
+            wanted: address::wanted(&settings.addresses).into(),
             status: Arc::new(Mutex::new(status)),
             rules: Arc::new(RwLock::new(rules)),
             commands: sender,
             stop: Arc::new(Notify::new()),
         };
-        let mut member = Self { settings, handle: handle.clone(), commands, place: None, local: None, complaint: None };
-        let deadline = Instant::now() + START_PATIENCE;
-        let mut pauses = Pauses::default();
-        let place = loop {
-            match member.find_place().await {
-                Ok(place) => break place,
-                // Between the end of one owner and the start of the next, there is nobody to answer.
-                Err(StartError::Held { error, .. }) if passes(&error) && Instant::now() < deadline => {
-                    sleep(pauses.next()).await;
-                }
-                Err(error) => return Err(error),
-            }
+        let mut member = Self {
+            settings,
+            handle: handle.clone(),
+            commands,
+            state: State::Searching,
+            listeners: None,
+            owner: None,
+            link: None,
+            local: None,
+            pauses: Pauses::default(),
+            was_joined: false,
+            trouble: None,
+            complaint: None,
         };
-        member.enter(&place);
-        member.place = Some(place);
+        let deadline = Instant::now() + START_PATIENCE;
+        while !matches!(member.state, State::Serving | State::Joined) {
+            let event = member.act().await;
+            // Between the end of one owner and the start of the next, there is nobody to answer.
+            if event == Event::Failed && Instant::now() < deadline && member.trouble.as_ref().is_some_and(passes) {
+                member.trouble = None;
+            }
+            if let Some(trouble) = member.trouble.take() {
+                return Err(trouble);
+            }
+            member.enter(event);
+        }
         Ok((member, handle))
     }
 
@@ -273,19 +325,144 @@ impl Member {
 
     async fn live(&mut self) -> io::Result<()> {
         loop {
-            match self.place.take() {
-                Some(Place::Here(listeners)) => return self.serve(listeners).await,
-                Some(Place::At(owner)) => self.join(owner).await,
-                None => self.search().await,
+            if let Some(listeners) = self.listeners.take() {
+                return self.serve(listeners).await;
+            }
+            let event = self.act().await;
+            if let Some(trouble) = self.trouble.take() {
+                self.complain(&trouble);
+            }
+            self.enter(event);
+        }
+    }
+
+    /// Does what the state asks for, and tells what came of it.
+    async fn act(&mut self) -> Event {
+        match self.state {
+            State::Searching => self.bind().await,
+            State::Joining => self.join().await,
+            State::Joined => self.stay().await,
+            State::Resting => self.rest().await,
+            State::Serving => std::future::pending().await,
+        }
+    }
+
+    async fn bind(&mut self) -> Event {
+        match Listeners::open(&self.settings.addresses, self.settings.port) {
+            Ok(mut listeners) => {
+                // An owner that is just ending lets go of one address after the other.
+                let mut pauses = Pauses::default();
+                for _ in 0..TRIES_FOR_THE_REST {
+                    if listeners.complete() {
+                        break;
+                    }
+                    sleep(pauses.next()).await;
+                }
+                self.listeners = Some(listeners);
+                Event::Bound
+            }
+            Err(error) if error.is_taken() => {
+                self.owner = Some(error.holder());
+                Event::Taken
+            }
+            Err(error) => {
+                self.trouble = Some(StartError::Open(error));
+                Event::Failed
             }
         }
     }
 
+    async fn join(&mut self) -> Event {
+        let Some(owner) = self.owner else { return Event::Failed };
+        let joined = match &self.local {
+            Some(local) => client::register(owner, &local.node).await,
+            // Without a node there is nothing to register, but whoever answers must be an EPMD.
+            None => client::is_registered(owner, NOBODY).await.map(|_| Joined::Alone),
+        };
+        match joined {
+            Ok(Joined::Granted(link, creation)) => {
+                self.link = Some(link);
+                if let Some(local) = &mut self.local {
+                    local.registered(creation);
+                }
+                Event::Granted
+            }
+            Ok(Joined::Alone) => Event::Granted,
+            Ok(Joined::Refused) => {
+                self.refused();
+                // Who waited for the answer has it, and there is no node of ours any more.
+                if self.local.is_none() {
+                    Event::Granted
+                } else {
+                    Event::Failed
+                }
+            }
+            Err(error) => {
+                self.trouble = Some(StartError::Held { address: owner, error });
+                Event::Failed
+            }
+        }
+    }
+
+    /// Stays with an owner until there is a reason to look for the port again.
+    async fn stay(&mut self) -> Event {
+        let Some(owner) = self.owner else { return Event::Failed };
+        let joined_at = Instant::now();
+        let name = self.local.as_ref().map_or(NOBODY, |local| local.node.name.as_str()).to_owned();
+        let event = loop {
+            let check = async {
+                sleep(ASK_EVERY).await;
+                client::is_registered(owner, &name).await
+            };
+            tokio::select! {
+                () = ended(self.link.as_ref()) => break Event::Ended,
+                command = next(&mut self.commands) => {
+                    self.obey(command);
+                    break Event::Changed;
+                }
+                answer = check => match answer {
+                    Ok(found) => {
+                        self.owner_answers(owner, true);
+                        // It lost us without ending the link: the link is worth nothing.
+                        if !found && self.link.is_some() {
+                            break Event::Ended;
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::TimedOut => self.owner_answers(owner, false),
+                    Err(_) => break Event::Ended,
+                },
+            }
+        };
+        self.link = None;
+        match event {
+            Event::Ended if joined_at.elapsed() < LASTING => Event::Failed,
+            Event::Ended => {
+                self.pauses = Pauses::default();
+                Event::Ended
+            }
+            event => event,
+        }
+    }
+
+    async fn rest(&mut self) -> Event {
+        tokio::select! {
+            () = sleep(self.pauses.next()) => Event::Rested,
+            command = next(&mut self.commands) => {
+                self.obey(command);
+                Event::Changed
+            }
+        }
+    }
+
+    /// Serves the port until the member stops.
     async fn serve(&mut self, listeners: Listeners) -> io::Result<()> {
         let registry = self.handle.registry.clone();
+        if self.was_joined {
+            registry.fills_until(std::time::Instant::now() + SETTLING);
+        }
+        let mut _registration = self.register_here(&registry);
         let serving = server::serve_with(listeners, registry.clone(), Arc::clone(&self.handle.rules));
         tokio::pin!(serving);
-        let mut _registration = self.register_here(&registry);
         loop {
             tokio::select! {
                 ended = &mut serving => return ended,
@@ -316,83 +493,6 @@ impl Member {
         }
     }
 
-    /// Stays with an owner until there is a reason to look for the port again.
-    async fn join(&mut self, owner: SocketAddr) {
-        let mut link: Option<Link> = None;
-        let mut ask_at = Instant::now() + ASK_EVERY;
-        let mut pauses = Pauses::default();
-        loop {
-            if link.is_none() {
-                if let Some(local) = &mut self.local {
-                    match client::register(owner, &local.node).await {
-                        Ok(Some((granted, creation))) => {
-                            local.registered(creation);
-                            link = Some(granted);
-                        }
-                        Ok(None) => self.refused(),
-                        Err(error) => return self.lost(owner, &error).await,
-                    }
-                }
-            }
-            let unlinked = link.is_none() && self.local.is_some();
-            tokio::select! {
-                () = ended(link.as_ref()) => return self.leave(owner),
-                command = next(&mut self.commands) => {
-                    link = None;
-                    self.obey(command);
-                }
-                () = sleep(pauses.next()), if unlinked => {}
-                () = tokio::time::sleep_until(ask_at) => {
-                    let name = self.local.as_ref().map_or(NOBODY, |local| local.node.name.as_str());
-                    match client::is_registered(owner, name).await {
-                        Ok(found) => {
-                            self.owner_answers(owner, true);
-                            // It lost us without ending the link: the link is worth nothing.
-                            if !found && link.is_some() { link = None; }
-                        }
-                        Err(error) if error.kind() == ErrorKind::TimedOut => self.owner_answers(owner, false),
-                        Err(_) => return self.leave(owner),
-                    }
-                    ask_at = Instant::now() + ASK_EVERY;
-                }
-            }
-        }
-    }
-
-    /// Tries to bind, and to find the owner where that fails, until one of them succeeds.
-    async fn search(&mut self) {
-        let mut pauses = Pauses::default();
-        loop {
-            match self.find_place().await {
-                Ok(place) => {
-                    self.enter(&place);
-                    self.place = Some(place);
-                    return;
-                }
-                Err(StartError::Held { error, .. }) if passes(&error) => {}
-                Err(error) => self.complain(&error),
-            }
-            tokio::select! {
-                () = sleep(pauses.next()) => {}
-                command = next(&mut self.commands) => self.obey(command),
-            }
-        }
-    }
-
-    async fn find_place(&self) -> Result<Place, StartError> {
-        match Listeners::open(&self.settings.addresses, self.settings.port) {
-            Ok(listeners) => Ok(Place::Here(listeners)),
-            Err(error) if error.is_taken() => {
-                let owner = error.holder();
-                match client::is_registered(owner, NOBODY).await {
-                    Ok(_) => Ok(Place::At(owner)),
-                    Err(error) => Err(StartError::Held { address: owner, error }),
-                }
-            }
-            Err(error) => Err(StartError::Open(error)),
-        }
-    }
-
     fn obey(&mut self, command: Command) {
         self.local = match command {
             Command::Register { node, creation, reply } => {
@@ -414,42 +514,45 @@ impl Member {
         }
     }
 
-    async fn lost(&mut self, owner: SocketAddr, error: &io::Error) {
-        self.leave(owner);
-        if !passes(error) {
-            self.complain(&StartError::Held { address: owner, error: io::Error::from(error.kind()) });
-            sleep(LONGEST_PAUSE).await;
-        }
-    }
-
-    fn leave(&mut self, owner: SocketAddr) {
-        tracing::info!(%owner, "the link to the owner of the port ended");
-        self.change(|status| {
-            status.role = Role::Searching;
-            status.owner = None;
-            status.owner_answers = true;
-        });
-    }
-
-    fn enter(&mut self, place: &Place) {
-        self.complaint = None;
-        match place {
-            Place::Here(listeners) => {
+    /// Goes on to what comes after this event, and tells the new role.
+    fn enter(&mut self, event: Event) {
+        self.state = self.state.after(event);
+        let role = self.handle.status.lock().role;
+        match self.state {
+            State::Serving => {
+                let Some(listeners) = &self.listeners else { return };
                 let (addresses, port) = (listeners.addresses(), listeners.port);
+                self.complaint = None;
                 tracing::info!(port, ?addresses, "serving the port");
                 self.change(|status| {
                     status.role = Role::Serving;
+                    status.owner = None;
                     status.addresses = addresses;
                     status.port = port;
                 });
             }
-            Place::At(owner) => {
+            State::Joined => {
+                self.was_joined = true;
+                self.complaint = None;
+                let Some(owner) = self.owner.filter(|_| role != Role::Joined) else { return };
                 tracing::info!(%owner, "joined the owner of the port");
                 self.change(|status| {
                     status.role = Role::Joined;
-                    status.owner = Some(*owner);
+                    status.owner = Some(owner);
                 });
             }
+            // Where the node changed it is the same owner that is asked again.
+            State::Joining => {}
+            State::Searching | State::Resting if role == Role::Joined => {
+                let owner = self.owner.take();
+                tracing::info!(owner = ?owner, "the link to the owner of the port ended");
+                self.change(|status| {
+                    status.role = Role::Searching;
+                    status.owner = None;
+                    status.owner_answers = true;
+                });
+            }
+            State::Searching | State::Resting => {}
         }
     }
 
@@ -472,6 +575,9 @@ impl Member {
     }
 
     fn complain(&mut self, error: &StartError) {
+        if passes(error) {
+            return;
+        }
         let complaint = error.to_string();
         if self.complaint.as_ref() != Some(&complaint) {
             tracing::error!("{complaint}; trying again");
@@ -496,8 +602,9 @@ async fn ended(link: Option<&Link>) {
 }
 
 /// Whether an error says that an owner is just going or coming.
-fn passes(error: &io::Error) -> bool {
+fn passes(error: &StartError) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    let StartError::Held { error, .. } = error else { return false };
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | UnexpectedEof)
 }
 

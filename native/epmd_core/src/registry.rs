@@ -6,7 +6,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
@@ -22,7 +22,14 @@ const SMALLEST_CREATION: u32 = 4;
 
 /// The registered nodes.
 #[derive(Clone, Debug, Default)]
-pub struct Registry(Arc<Mutex<State>>);
+pub struct Registry(Arc<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    state: Mutex<State>,
+    /// Wakes who waits for a name while the table fills.
+    registered: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -31,6 +38,8 @@ struct State {
     by_age: BTreeMap<u64, Arc<Entry>>,
     departed: Departed,
     registrations: u64,
+    /// Until when nodes may be missing that were registered with the owner before us.
+    fills_until: Option<Instant>,
 }
 
 /// Who keeps a registration alive.
@@ -87,7 +96,7 @@ impl Registry {
 
     fn insert(&self, node: &Node, holder: Holder, creation: Option<u32>) -> Result<Registration, NameTaken> {
         let name = node.name.as_str().as_bytes();
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if let Some(ByName(entry)) = state.names.get(name) {
             return Err(NameTaken(Arc::clone(entry)));
         }
@@ -102,28 +111,56 @@ impl Registry {
         });
         state.names.insert(ByName(Arc::clone(&entry)));
         state.by_age.insert(entry.id, Arc::clone(&entry));
+        drop(state);
+        self.0.registered.notify_waiters();
         Ok(Registration { registry: self.clone(), entry })
     }
 
     /// Finds a node by its name.
     pub fn find(&self, name: &[u8]) -> Option<Arc<Entry>> {
-        self.0.lock().names.get(name).map(|ByName(entry)| Arc::clone(entry))
+        self.0.state.lock().names.get(name).map(|ByName(entry)| Arc::clone(entry))
+    }
+
+    /// The table takes over from another, whose nodes come back one by one: until then a missing name says little.
+    pub fn fills_until(&self, settled: Instant) {
+        self.0.state.lock().fills_until = Some(settled);
+    }
+
+    /// Whether a name that is missing is not registered.
+    pub fn is_settled(&self) -> bool {
+        self.0.state.lock().fills_until.is_none_or(|settled| settled <= Instant::now())
+    }
+
+    /// Finds a node by its name, and waits for it while the table fills.
+    pub async fn find_when_settled(&self, name: &[u8]) -> Option<Arc<Entry>> {
+        let settled = self.0.state.lock().fills_until?;
+        let found = async {
+            loop {
+                // Created before the check: it is woken by all that happens from here on.
+                let registered = self.0.registered.notified();
+                match self.find(name) {
+                    Some(entry) => return entry,
+                    None => registered.await,
+                }
+            }
+        };
+        tokio::time::timeout_at(settled.into(), found).await.ok()
     }
 
     /// All nodes, the newest registration first.
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        self.0.lock().by_age.values().rev().cloned().collect()
+        self.0.state.lock().by_age.values().rev().cloned().collect()
     }
 
     /// How often the table has changed.
     pub fn changes(&self) -> u64 {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         state.registrations + state.departed.leaves
     }
 
     /// The number of registered nodes.
     pub fn len(&self) -> usize {
-        self.0.lock().names.len()
+        self.0.state.lock().names.len()
     }
 
     /// Whether no node is registered.
@@ -133,7 +170,7 @@ impl Registry {
 
     /// The remembered names, the one that left first at the front.
     pub fn departed(&self) -> Vec<DepartedName> {
-        self.0.lock().departed.names()
+        self.0.state.lock().departed.names()
     }
 
     /// Ends the registration of a name that came over a connection, which is told to close. The host's own name stays.
@@ -151,7 +188,7 @@ impl Registry {
 
     /// Takes this very entry out of the table; a later one of the same name is another entry.
     fn remove(&self, entry: &Arc<Entry>) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if state.by_age.remove(&entry.id).is_none() {
             return false;
         }
@@ -163,7 +200,7 @@ impl Registry {
     }
 
     fn holds(&self, entry: &Entry) -> bool {
-        self.0.lock().by_age.contains_key(&entry.id)
+        self.0.state.lock().by_age.contains_key(&entry.id)
     }
 }
 

@@ -7,8 +7,8 @@ mod server;
 
 mod atoms {
     rustler::atoms! {
-        cannot_listen, duplicate_name, elsewhere, held, invalid_setting, log, no_thread, noport, panicked, port,
-        stopped, timeout, embedded_epmd, error, warning, info, debug,
+        cannot_listen, duplicate_name, elsewhere, held, invalid_setting, log, no_thread, noport, owner, panicked,
+        port, stopped, timeout, unsettled, embedded_epmd, error, warning, info, debug,
     }
 }
 

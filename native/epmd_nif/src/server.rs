@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
-use epmd_core::{Handle, Member, Node, NodeName, RegisterError, Role, Settings};
+use epmd_core::{Answer, Handle, Member, Node, NodeName, RegisterError, Role, Settings};
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
@@ -142,17 +142,27 @@ fn register(
     Ok(server.handle.register(Node::erlang(name, port), creation, PATIENCE)?)
 }
 
-/// Looks a name up as if dialled at `ip`: `{:port, port, highest, lowest}`, `:noport`, or `:elsewhere`.
+/// Looks a name up as if dialled at `ip`: `{:port, port, highest, lowest}`, `:noport`, `:unsettled` while the port
+/// changes hands, `:owner` when whoever serves the port must be asked, or `:elsewhere`.
 #[rustler::nif]
 fn lookup<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>, name: &str) -> Result<Term<'a>, rustler::Error> {
     Ok(match server.handle.find(decode_ip(ip)?, name) {
-        None => atoms::elsewhere().encode(env),
-        Some(None) => atoms::noport().encode(env),
-        Some(Some(entry)) => {
+        Answer::Elsewhere => atoms::elsewhere().encode(env),
+        Answer::AskOwner => atoms::owner().encode(env),
+        Answer::Unsettled => atoms::unsettled().encode(env),
+        Answer::NotFound => atoms::noport().encode(env),
+        Answer::Found(entry) => {
             let (highest, lowest) = entry.reply().versions();
             (atoms::port(), entry.port(), highest, lowest).encode(env)
         }
     })
+}
+
+/// The role at an address, or `:elsewhere` when it is not one that this server serves or would serve.
+#[rustler::nif]
+fn place<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>) -> Result<Term<'a>, rustler::Error> {
+    let role = server.handle.place_of(decode_ip(ip)?);
+    Ok(role.map_or(atoms::elsewhere().encode(env), |role| RoleAtom::from(role).encode(env)))
 }
 
 fn decode_ip(term: Term<'_>) -> Result<IpAddr, rustler::Error> {
@@ -205,6 +215,16 @@ enum RoleAtom {
     Stopped,
 }
 
+impl From<Role> for RoleAtom {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Searching => Self::Searching,
+            Role::Serving => Self::Serving,
+            Role::Joined => Self::Joined,
+        }
+    }
+}
+
 #[derive(rustler::NifMap)]
 struct StatusMap {
     role: RoleAtom,
@@ -223,9 +243,7 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
     StatusMap {
         role: match status.role {
             _ if server.handle.is_stopped() => RoleAtom::Stopped,
-            Role::Searching => RoleAtom::Searching,
-            Role::Serving => RoleAtom::Serving,
-            Role::Joined => RoleAtom::Joined,
+            role => role.into(),
         },
         since: status.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         changes: status.changes,
