@@ -109,17 +109,18 @@ defmodule EmbeddedEpmd do
 
       EmbeddedEpmd.status().role
       #=> :serving
+
+  A server that has joined asks its owner for the number of names, for at most 5 seconds.
   """
   @spec status() :: status()
   def status do
     case running() do
       {:ok, server} ->
         status = Native.status(server)
-        names = with {:ok, names} <- names_of(server), do: length(names)
 
         Map.merge(status, %{
           since: DateTime.from_unix!(status.since, :millisecond),
-          names: if(is_integer(names), do: names)
+          names: count(server, status)
         })
 
       {:error, :stopped} ->
@@ -138,6 +139,13 @@ defmodule EmbeddedEpmd do
 
   defp running do
     with :none <- Discovery.server(), do: {:error, :stopped}
+  end
+
+  # An owner that is known not to answer is not waited for.
+  defp count(_server, %{owner_answers: false}), do: nil
+
+  defp count(server, _status) do
+    with {:ok, names} <- names_of(server), do: length(names), else: ({:error, _} -> nil)
   end
 
   defp names_of(server) do

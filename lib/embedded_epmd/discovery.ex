@@ -19,6 +19,9 @@ defmodule EmbeddedEpmd.Discovery do
 
   # As long as :erl_epmd waits.
   @timeout 10_000
+  # How long a look-up outlasts a port that changes hands, and how often it asks meanwhile; milliseconds.
+  @change_over 2_000
+  @change_over_pause 5
   # How long a server may run at boot before somebody should have claimed it.
   @unclaimed_after 60_000
 
@@ -77,19 +80,50 @@ defmodule EmbeddedEpmd.Discovery do
 
   @doc """
   Looks up the port of a node at an address: in memory if that is where this VM serves, over TCP otherwise.
+
+  While the host's port changes hands, a look-up there waits for the next owner: at most 2 seconds, and never longer
+  than `timeout`.
   """
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::
           Client.answer() | {:error, atom()}
   def port_please(name, ip, timeout) do
     with {:ok, server} when is_tuple(ip) <- server(),
          {:ok, 0} <- :erl_epmd.listen_port_please(name, ip) do
-      case Native.lookup(server, ip, to_binary(name)) do
-        {:port, port, highest, lowest} -> {:port, port, Client.version(highest, lowest)}
-        :noport -> :noport
-        :elsewhere -> Client.port(name, ip, port(server), timeout)
-      end
+      find(server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over))
     else
       _ -> :erl_epmd.port_please(name, ip, timeout)
+    end
+  end
+
+  defp find(server, ip, name, timeout, deadline) do
+    again = fn -> find(server, ip, name, timeout, deadline) end
+
+    case Native.lookup(server, ip, name) do
+      {:port, port, highest, lowest} ->
+        {:port, port, Client.version(highest, lowest)}
+
+      :noport ->
+        :noport
+
+      :elsewhere ->
+        Client.port(name, ip, port(server), timeout)
+
+      # Whoever served the host's port and has gone is followed by another.
+      :owner ->
+        with {:error, reason} <- Client.port(name, ip, port(server), timeout),
+             do: until(deadline, server, reason, again)
+
+      :unsettled ->
+        until(deadline, server, :econnrefused, again)
+    end
+  end
+
+  defp until(deadline, server, reason, again) do
+    if now() < deadline and running?(server) do
+      :timer.sleep(@change_over_pause)
+      again.()
+    else
+      {:error, reason}
     end
   end
 
@@ -204,17 +238,19 @@ defmodule EmbeddedEpmd.Discovery do
   defp port(server), do: Native.status(server).port
 
   defp names_at(server, ip) do
-    local? = :erlang.element(1, ip) == 127 or ip == {0, 0, 0, 0, 0, 0, 0, 1}
-
-    case local? and Native.names(server) do
+    case Native.place(server, ip) == :serving and Native.names(server) do
       names when is_list(names) -> {:ok, names}
       _ -> Client.names(ip, port(server), @timeout)
     end
   end
 
   defp address(ip) when is_tuple(ip), do: {:ok, ip}
-  defp address(host) when is_atom(host), do: :inet.getaddr(host, :inet)
-  defp address(host), do: :inet.getaddr(host, :inet)
+
+  defp address(host) do
+    with {:error, _} <- :inet.getaddr(host, :inet), do: :inet.getaddr(host, :inet6)
+  end
+
+  defp now, do: :erlang.monotonic_time(:millisecond)
 
   defp to_binary(name) when is_atom(name), do: :erlang.atom_to_binary(name)
   defp to_binary(name), do: :unicode.characters_to_binary(name)

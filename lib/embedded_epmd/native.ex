@@ -43,8 +43,13 @@ defmodule EmbeddedEpmd.Native do
   @spec lookup(server(), :inet.ip_address(), String.t()) ::
           {:port, :inet.port_number(), highest :: 0..65_535, lowest :: 0..65_535}
           | :noport
+          | :unsettled
+          | :owner
           | :elsewhere
   def lookup(_server, _ip, _name), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec place(server(), :inet.ip_address()) :: :serving | :joined | :searching | :elsewhere
+  def place(_server, _ip), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec names(server()) :: [{String.t(), :inet.port_number()}] | :elsewhere
   def names(_server), do: :erlang.nif_error(:nif_not_loaded)
