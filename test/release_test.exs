@@ -87,11 +87,29 @@ defmodule EmbeddedEpmd.ReleaseTest do
   end
 
   test "a fast restart never finds its name in use", %{release: release} do
-    for _ <- 1..10 do
+    for _ <- 1..20 do
       pid = Release.start(release)
       assert {_, 0} = Release.run(release, "stop")
       eventually(fn -> not Release.alive?(pid) end)
     end
+  end
+
+  test "a killed service takes nothing with it: the other release answers rpc on the first try", %{release: release} do
+    first = release
+    second = %{release | node: unique("second"), tmp: release.tmp <> "_second"}
+    File.mkdir_p!(second.tmp)
+    on_exit(fn -> Release.clean_up(second) end)
+
+    group = Release.start(first)
+    Release.start(second)
+    assert {"joined\n", 0} = Release.run(second, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
+
+    # As systemd ends a control group: every process of the service at once.
+    {_, 0} = System.cmd("kill", ["-9", "--", "-" <> group])
+    assert {"serving\n", 0} = Release.run(second, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
+
+    Release.start(first)
+    assert {"joined\n", 0} = Release.run(first, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
   end
 
   defp greetings(log), do: log |> File.read!() |> String.split("greets") |> length()

@@ -38,7 +38,8 @@ defmodule EmbeddedEpmd.Release do
 
   @doc "Starts the release in the background and waits until its application runs; returns the VM's process id."
   def start(release) do
-    command = "exec \"$0\" start </dev/null >\"$1\" 2>&1 & echo $!"
+    # A process group of its own, as a service has.
+    command = "exec setsid \"$0\" start </dev/null >\"$1\" 2>&1 & echo $!"
     log = log(release)
     {pid, 0} = System.cmd("sh", ["-c", command, bin(release), log], env: environment(release))
     pid = String.trim(pid)

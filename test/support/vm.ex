@@ -21,6 +21,24 @@ defmodule EmbeddedEpmd.Vm do
   @doc "Boots a node whose discovery module is ours."
   def start_ours(name, port, options \\ []), do: start(name, port, @ours, options)
 
+  @doc "Boots nodes whose discovery module is ours, all at the same time; returns them in the order of their names."
+  def start_together(names, port, options \\ []) do
+    tag = make_ref()
+    # At each node that goes, global would tell what it does about it.
+    options = Keyword.merge([wait_boot: {self(), tag}, flags: ~w(-kernel logger_level error)], options)
+    vms = for name <- names, do: start_ours(name, port, options)
+    for vm <- vms, do: booted(vm, tag)
+    vms
+  end
+
+  defp booted(vm, tag) do
+    receive do
+      {^tag, {:started, _, ^vm}} -> :ok
+    after
+      30_000 -> ExUnit.Assertions.flunk("a VM did not boot in 30 seconds")
+    end
+  end
+
   @doc "Boots a node as OTP has it."
   def start_stock(name, port, options \\ []), do: start(name, port, @stock, options)
 
@@ -32,7 +50,7 @@ defmodule EmbeddedEpmd.Vm do
 
   defp start(name, port, flags, options) do
     boot(
-      %{name: String.to_charlist(name), host: ~c"127.0.0.1", longnames: true},
+      %{name: String.to_charlist(name), host: String.to_charlist(options[:host] || "127.0.0.1"), longnames: true},
       port,
       flags,
       options
@@ -40,32 +58,40 @@ defmodule EmbeddedEpmd.Vm do
   end
 
   defp boot(node, port, flags, options) do
+    host = options[:host] || "127.0.0.1"
+    interface = "{" <> String.replace(host, ".", ",") <> "}"
+
     flags =
       flags ++
         paths() ++
-        ~w(-setcookie test -kernel inet_dist_use_interface {127,0,0,1}) ++ (options[:flags] || [])
+        ["-setcookie", "test", "-kernel", "inet_dist_use_interface", interface] ++ (options[:flags] || [])
 
     environment =
       for {name, value} <- [
             {"ERL_EPMD_PORT", "#{port}"},
-            {"ERL_EPMD_ADDRESS", "127.0.0.1"} | options[:env] || []
+            {"ERL_EPMD_ADDRESS", host} | options[:env] || []
           ] do
         {String.to_charlist(name), String.to_charlist(value)}
       end
 
-    {:ok, vm, _} =
+    wait_boot = options[:wait_boot] || 30_000
+
+    started =
       :peer.start_link(
         Map.merge(node, %{
           connection: :standard_io,
           args: Enum.map(flags, &String.to_charlist/1),
           env: environment,
-          wait_boot: 30_000,
+          wait_boot: wait_boot,
           # The other ways call the node by its name; a VM that is no node has the same as the VM of the tests.
           shutdown: :close
         })
       )
 
-    vm
+    case started do
+      {:ok, vm, _} -> vm
+      {:ok, vm} -> vm
+    end
   end
 
   defp paths do
@@ -79,9 +105,9 @@ defmodule EmbeddedEpmd.Vm do
     do: :peer.call(vm, module, function, arguments, 30_000)
 
   @doc "Starts the supervised process there, under a supervisor of its own that outlives the call."
-  def supervise(vm, options \\ []) do
+  def supervise(vm, options \\ [], flags \\ []) do
     {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
-    {:ok, supervisor} = call(vm, :supervisor, :start_link, [__MODULE__.Supervisor, options])
+    {:ok, supervisor} = call(vm, :supervisor, :start_link, [__MODULE__.Supervisor, {options, flags}])
     supervisor
   end
 
@@ -89,9 +115,29 @@ defmodule EmbeddedEpmd.Vm do
   def pid(vm), do: vm |> call(:os, :getpid) |> List.to_string()
 
   @doc "Kills the VM with -9."
-  def kill(vm) do
+  def kill(vm), do: signal(vm, pid(vm), "KILL")
+
+  @doc "Sends the VM a signal; the VM may end of it."
+  def signal(vm, pid, signal) do
     Process.unlink(vm)
-    {_, 0} = System.cmd("kill", ["-9", pid(vm)])
+    {_, 0} = System.cmd("kill", ["-" <> signal, pid])
+  end
+
+  @doc "The processes that listen on a port, by what the kernel says."
+  def listeners(port) do
+    inodes =
+      for file <- ["/proc/net/tcp", "/proc/net/tcp6"],
+          line <- file |> File.read!() |> String.split("\n") |> tl(),
+          [_, local, _, "0A" | rest] <- [String.split(line)],
+          [_, hex] = String.split(local, ":"),
+          String.to_integer(hex, 16) == port,
+          do: "socket:[#{Enum.at(rest, 5)}]"
+
+    for pid <- File.ls!("/proc"),
+        pid =~ ~r/^\d+$/,
+        {:ok, fds} <- [File.ls("/proc/#{pid}/fd")],
+        Enum.any?(fds, &(match?({:ok, _}, link = File.read_link("/proc/#{pid}/fd/#{&1}")) and elem(link, 1) in inodes)),
+        do: pid
   end
 
   @doc "How many of the VM's threads are the server's."
@@ -133,10 +179,12 @@ defmodule EmbeddedEpmd.Vm.Supervisor do
   use Supervisor
 
   @impl true
-  def init(options) do
+  def init({options, flags}) do
     # Started over a call whose process ends at once: the supervisor must outlive it.
     Process.flag(:trap_exit, true)
     Process.unlink(hd(Process.get(:"$ancestors", [self()])))
-    Supervisor.init([{EmbeddedEpmd, options}], strategy: :one_for_one, max_restarts: 1_000)
+    sibling = %{id: :sibling, start: {Agent, :start_link, [fn -> nil end, [name: :sibling]]}}
+    flags = Keyword.merge([strategy: :one_for_one, max_restarts: 1_000], flags)
+    Supervisor.init([{EmbeddedEpmd, options}, sibling], flags)
   end
 end

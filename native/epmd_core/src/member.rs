@@ -544,8 +544,9 @@ impl Member {
             // Where the node changed it is the same owner that is asked again.
             State::Joining => {}
             State::Searching | State::Resting if role == Role::Joined => {
-                let owner = self.owner.take();
-                tracing::info!(owner = ?owner, "the link to the owner of the port ended");
+                if let Some(owner) = self.owner.take() {
+                    tracing::info!(%owner, "the link to the owner of the port ended");
+                }
                 self.change(|status| {
                     status.role = Role::Searching;
                     status.owner = None;

@@ -1,0 +1,85 @@
+defmodule EmbeddedEpmd.Watch do
+  @moduledoc """
+  Runs in a VM of a test: looks other nodes up as its distribution would, without end, and sees which nodes go down.
+  """
+
+  alias EmbeddedEpmd.Discovery
+
+  @pause 2
+
+  @doc "Starts to watch in this VM: no names yet."
+  def start do
+    starter = self()
+
+    pid =
+      spawn(fn ->
+        :ok = :net_kernel.monitor_nodes(true)
+        Process.register(self(), __MODULE__)
+        send(starter, :started)
+        watch(%{names: [], found: 0, missed: [], down: [], logged: []})
+      end)
+
+    receive do
+      :started -> pid
+    end
+  end
+
+  @doc "Connects to nodes of 127.0.0.1 and looks their names up from now on. What was seen before is forgotten."
+  def watch_names(names) do
+    for name <- names, node = :"#{name}@127.0.0.1", node != node(), do: true = :net_kernel.connect_node(node)
+    ask({:watch, names})
+  end
+
+  @doc "Collects what this VM logs, too."
+  def log, do: :logger.add_handler(__MODULE__, __MODULE__, %{})
+
+  @doc false
+  def log(%{msg: {:string, text}, level: level}, _config), do: send(__MODULE__, {:log, level, to_string(text)})
+  def log(_event, _config), do: :ok
+
+  @doc """
+  What was seen: how many look-ups found their node, which did not and what they got, which nodes went down, and, if
+  asked for, what was logged.
+  """
+  def seen, do: ask(:seen)
+
+  defp ask(request) do
+    reference = make_ref()
+    send(__MODULE__, {request, self(), reference})
+
+    receive do
+      {^reference, answer} -> answer
+    end
+  end
+
+  defp watch(state) do
+    receive do
+      {{:watch, names}, from, reference} ->
+        state = %{state | names: names, found: 0, missed: [], down: []}
+        send(from, {reference, :ok})
+        watch(state)
+
+      {:seen, from, reference} ->
+        send(from, {reference, Map.delete(state, :names)})
+        watch(state)
+
+      {:nodedown, node} ->
+        watch(%{state | down: [node | state.down]})
+
+      {:log, level, text} ->
+        watch(%{state | logged: [{level, text} | state.logged]})
+
+      {:nodeup, _} ->
+        watch(state)
+    after
+      @pause -> watch(Enum.reduce(state.names, state, &look_up/2))
+    end
+  end
+
+  defp look_up(name, state) do
+    case Discovery.port_please(String.to_charlist(name), {127, 0, 0, 1}) do
+      {:port, _, _} -> %{state | found: state.found + 1}
+      other -> %{state | missed: [{name, other} | state.missed]}
+    end
+  end
+end
