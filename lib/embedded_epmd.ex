@@ -33,7 +33,8 @@ defmodule EmbeddedEpmd do
     * `:remote_names` - lets remote peers list the names. Defaults to `false`.
     * `:allow` - the networks that may look nodes up, such as `["10.0.0.0/8"]`; local peers always may. Defaults to
       `nil`, which is everybody.
-    * `:request_deadline` - milliseconds from a connection to the end of its reply. Defaults to 10000.
+    * `:request_deadline` - milliseconds from a connection to the end of its reply. Defaults to 10000. Linux keeps a
+      connection that says nothing to itself for a second; its time starts then.
     * `:max_waiting` - connections that may wait for their request or reply. At the limit the one that has waited
       longest gives way. Defaults to 256.
     * `:max_waiting_per_source` - of these, connections from one remote address. Defaults to 32.

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use mio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::os;
 
 /// As many connections as the kernel lets wait; it lowers the number to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -164,8 +167,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    os::defer_accept(&socket);
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(TcpListener::from_std(socket.into()))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::access::Origin;
 use crate::connections::Place;
 use crate::listing::Listing;
 use crate::node::Node;
+use crate::os;
 use crate::protocol::{self, Request, INBOX};
 use crate::registry::{Entry, Holder, NameTaken, Registration};
 use crate::server::Shared;
@@ -107,6 +108,17 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Rest::Write { reply, written: 0 },
                 Err(_) => return,
             },
+            Answer::Register(node) => match try_register(shared, &stream, peer, &node) {
+                Ok(registration) => {
+                    let reply = granted(&node, &registration);
+                    if (&stream).write(&reply).is_ok_and(|written| written == reply.len()) {
+                        shared.connections.keep(|place| hold(stream, registration, place));
+                    }
+                    return;
+                }
+                Err(Refusal::NameTaken(_)) => Rest::Do(Answer::Register(node)),
+                Err(Refusal::OutOfDescriptors) => return,
+            },
             answer => Rest::Do(answer),
         },
     };
@@ -122,7 +134,9 @@ async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, rest: Rest, d
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     if let Ok(Some(registration)) = timeout_at(deadline, converse(shared, &mut stream, peer, rest)).await {
         place.registered();
-        hold(&stream, &registration).await;
+        if let Ok(stream) = stream.into_std() {
+            hold(stream, registration, place).await;
+        }
     }
 }
 
@@ -205,55 +219,87 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
     }
 }
 
-async fn register(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, node: &Node) -> Option<Registration> {
+enum Refusal {
+    NameTaken(Arc<Entry>),
+    OutOfDescriptors,
+}
+
+fn try_register(
+    shared: &Shared,
+    stream: &impl AsRawFd,
+    peer: SocketAddr,
+    node: &Node,
+) -> Result<Registration, Refusal> {
     // The last descriptor is not for a node that would keep it: look-ups must go on.
     if !shared.reserve.is_whole() {
         tracing::warn!(%peer, name = ?node.name, "registration refused: out of descriptors");
-        return None;
+        return Err(Refusal::OutOfDescriptors);
     }
-    let holder = Holder::Connection(stream.as_raw_fd());
-    let granted = match shared.registry.register(node, holder) {
-        Err(NameTaken(entry)) => {
-            // Meanwhile the runtime reads the end of the holder's connection, if that has come.
-            let _ = timeout(GRACE, shared.registry.ended(&entry)).await;
-            shared.registry.register(node, holder)
-        }
-        granted => granted,
-    };
-    let Ok(registration) = granted else {
-        tracing::warn!(%peer, name = ?node.name, "registration refused: the name is taken");
-        refuse(stream, node.highest_version).await;
-        return None;
-    };
-    let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
-    stream.write_all(&reply).await.ok()?;
+    let registered = shared.registry.register(node, Holder::Connection(stream.as_raw_fd()));
+    let registration = registered.map_err(|NameTaken(holder)| Refusal::NameTaken(holder))?;
     tracing::debug!(%peer, name = ?node.name, port = node.port, "registered");
-    Some(registration)
+    Ok(registration)
+}
+
+fn granted(node: &Node, registration: &Registration) -> Vec<u8> {
+    protocol::alive2_reply(node.highest_version, Some(registration.creation()))
+}
+
+async fn register(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, node: &Node) -> Option<Registration> {
+    let mut registered = try_register(shared, stream, peer, node);
+    if let Err(Refusal::NameTaken(holder)) = &registered {
+        // Meanwhile the runtime reads the end of the holder's connection, if that has come.
+        let _ = timeout(GRACE, shared.registry.ended(holder)).await;
+        registered = try_register(shared, stream, peer, node);
+    }
+    match registered {
+        Ok(registration) => {
+            stream.write_all(&granted(node, &registration)).await.ok()?;
+            Some(registration)
+        }
+        Err(Refusal::NameTaken(_)) => {
+            tracing::warn!(%peer, name = ?node.name, "registration refused: the name is taken");
+            refuse(stream, node.highest_version).await;
+            None
+        }
+        Err(Refusal::OutOfDescriptors) => None,
+    }
 }
 
 /// Sends a refusal and waits until it has been read: closing earlier, with bytes of the peer unread, would destroy it.
 async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     let reply = protocol::alive2_reply(highest_version, None);
     if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
-        let _ = timeout(LINGER, ended(stream, true)).await;
+        let _ = timeout(LINGER, ended(stream)).await;
     }
 }
 
 /// Keeps a registration until its connection ends. Any byte ends it too, as in OTP's daemon.
-async fn hold(stream: &TcpStream, registration: &Registration) {
+async fn hold(stream: StdStream, registration: Registration, _place: Place) {
+    let Ok(stream) = os::watch(stream) else { return };
+    // It refers to the descriptor, so it is dropped first.
+    let registration = registration;
+    let ended = async {
+        let mut bytes = [0; 64];
+        while let Ok(mut ready) = stream.readable().await {
+            if ready.try_io(|stream| stream.get_ref().read(&mut bytes)).is_ok() {
+                return;
+            }
+        }
+    };
     tokio::select! {
-        () = ended(stream, false) => {}
+        () = ended => {}
         () = registration.ended() => {}
     }
 }
 
-/// Waits for the end of a connection; for its next byte unless those are discarded.
-async fn ended(stream: &TcpStream, discard: bool) {
+/// Waits for the end of a connection, whatever else comes.
+async fn ended(stream: &TcpStream) {
     let mut bytes = [0; 64];
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Ok(1..) if discard => {}
+            Ok(1..) => {}
             _ => break,
         }
     }

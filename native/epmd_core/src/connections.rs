@@ -53,6 +53,18 @@ impl Connections {
         table.waiting.insert(id, Waiting { source, since: Instant::now(), task });
     }
 
+    /// Runs the task of a registered node's connection, which waits for nothing and gives way to nobody.
+    pub(crate) fn keep<F>(&self, task: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut table = self.0.lock();
+        table.opened += 1;
+        let id = table.opened;
+        let task = tokio::spawn(task(Place { connections: self.clone(), id })).abort_handle();
+        table.registered.insert(id, task);
+    }
+
     /// Closes the connection that has waited longest, if it has waited for so long; false when none has.
     pub(crate) fn close_oldest_waiting(&self, at_least: Duration) -> bool {
         let mut table = self.0.lock();

@@ -13,6 +13,7 @@ mod connections;
 mod listing;
 pub mod member;
 mod node;
+mod os;
 pub mod protocol;
 pub mod registry;
 mod server;

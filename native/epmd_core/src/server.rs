@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mio::net::TcpListener;
 use parking_lot::{Mutex, RwLock};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
@@ -15,6 +15,7 @@ use crate::address::Listeners;
 use crate::connection::{self, Inbox};
 use crate::connections::Connections;
 use crate::listing::Listings;
+use crate::os;
 use crate::registry::Registry;
 
 /// Connections accepted before registered nodes and other peers get a turn.
@@ -92,20 +93,13 @@ pub(crate) async fn serve_with(
     let _closer = Closer(shared.connections.clone());
     let mut accepting = JoinSet::new();
     for listener in listeners.sockets {
-        accepting.spawn(accept(Arc::clone(&shared), watch(listener)?));
+        accepting.spawn(accept(Arc::clone(&shared), os::watch(listener)?));
     }
     match accepting.join_next().await {
         Some(Ok(error)) => Err(error),
         Some(Err(panicked)) => Err(io::Error::other(panicked)),
         None => Err(io::Error::other("no address to listen on")),
     }
-}
-
-/// Has the runtime watch a listener without taking it: what it accepts stays out of the runtime until it has to wait.
-#[allow(unsafe_code)]
-fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
-    // SAFETY: a `TcpListener` owns its descriptor, always gives the same one, and is not taken out of the `AsyncFd`.
-    Ok(unsafe { AsyncFd::register(listener) }?)
 }
 
 /// Closes the connections together with their server.
@@ -120,7 +114,7 @@ impl Drop for Closer {
 /// Accepts until the listener itself fails.
 async fn accept(shared: Arc<Shared>, listener: AsyncFd<TcpListener>) -> io::Error {
     let mut inbox = Inbox::new();
-    loop {
+    'waiting: loop {
         let mut ready = match listener.readable().await {
             Ok(ready) => ready,
             Err(error) => return error,
@@ -128,16 +122,12 @@ async fn accept(shared: Arc<Shared>, listener: AsyncFd<TcpListener>) -> io::Erro
         // Not again before each accept: that would take back what was given up for it.
         shared.reserve.restore();
         for _ in 0..ACCEPTS_AT_ONCE {
-            let accepted = listener.get_ref().accept().and_then(|(stream, peer)| {
-                stream.set_nonblocking(true)?;
-                Ok((stream, peer))
-            });
-            match accepted {
-                Ok((stream, peer)) => connection::serve(&shared, stream, peer, &mut inbox),
+            match listener.get_ref().accept() {
+                Ok((stream, peer)) => connection::serve(&shared, stream.into(), peer, &mut inbox),
                 Err(error) => match Fault::of(&error) {
                     Fault::NoneWaits => {
                         ready.clear_ready();
-                        break;
+                        continue 'waiting;
                     }
                     Fault::Peer => {}
                     Fault::OutOfDescriptors => {
