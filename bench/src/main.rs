@@ -11,6 +11,7 @@ mod plan;
 mod plot;
 mod report;
 mod servers;
+mod table;
 mod wire;
 
 use std::env;
@@ -32,6 +33,7 @@ use crate::servers::{Form, Launcher};
 fn main() -> Result<()> {
     match Command::parse(env::args().skip(1))? {
         Command::Null { port } => null::serve(port),
+        Command::Table { root, is_short } => table::bench(&root, is_short),
         Command::Measure { root, form, is_short, plan } => bench(&root, form, is_short, &plan),
     }
 }

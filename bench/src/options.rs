@@ -13,6 +13,8 @@ use crate::servers::Form;
 pub(crate) enum Command {
     /// Measure, and write the results.
     Measure { root: PathBuf, form: Form, is_short: bool, plan: Plan },
+    /// Measure the table alone, and write the results.
+    Table { root: PathBuf, is_short: bool },
     /// Be the null server on this port.
     Null { port: u16 },
 }
@@ -22,12 +24,13 @@ impl Command {
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut root = None;
         let mut form = None;
-        let mut is_short = false;
+        let (mut is_short, mut is_table) = (false, false);
         let (mut rounds, mut seconds) = (None, None);
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "null" => return Ok(Self::Null { port: value()?.parse()? }),
+                "table" => is_table = true,
                 "--root" => root = Some(value()?.into()),
                 "--standalone" => form = Some(Form::Standalone),
                 "--embedded" => form = Some(Form::Embedded),
@@ -37,13 +40,16 @@ impl Command {
                 _ => bail!("unknown argument {argument}"),
             }
         }
+        let root = root.context("--root is missing")?;
+        if is_table {
+            return Ok(Self::Table { root, is_short });
+        }
         let mut plan = if is_short { Plan::short() } else { Plan::full() };
         plan.rounds = rounds.unwrap_or(plan.rounds);
         if let Some(seconds) = seconds {
             plan.duration = Duration::try_from_secs_f64(seconds)?;
         }
         ensure!(plan.rounds > 0 && !plan.duration.is_zero(), "at least one round, and some time for each measurement");
-        let root = root.context("--root is missing")?;
         Ok(Self::Measure { root, form: form.context("--standalone or --embedded is missing")?, is_short, plan })
     }
 }

@@ -1,0 +1,79 @@
+//! The table alone, in this process: how long a look-up takes, and how much memory a name.
+
+use std::fs;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use epmd_core::registry::{Holder, Registration, Registry};
+use epmd_core::{Node, NodeName};
+use serde_json::json;
+
+use crate::plan::median;
+
+/// Look-ups of one round. Each is of another name, and far from the last one's in memory.
+const LOOK_UPS: usize = 1_000_000;
+/// A prime greater than half of every number of names, so that all of them have their turn.
+const STRIDE: usize = 700_001;
+
+/// Measures, prints, and writes `table.json`.
+pub(crate) fn bench(root: &Path, is_short: bool) -> Result<()> {
+    let (names, rounds) = if is_short { (10_000, 1) } else { (1_000_000, 5) };
+    let name = |number: usize| format!("node_{number:07}");
+    let mut kept: Vec<Registration> = Vec::with_capacity(names);
+    let registry = Registry::default();
+
+    let before = resident_bytes()?;
+    let began = Instant::now();
+    for number in 0..names {
+        let node = Node::erlang(NodeName::new(name(number).as_bytes()).ok().context("a good name")?, 4711);
+        kept.push(registry.register(&node, Holder::Host).ok().context("a new name")?);
+    }
+    let register = began.elapsed().as_nanos() as f64 / names as f64;
+    // The list of registrations is the caller's, not the table's.
+    let own = names * size_of::<Registration>();
+    let bytes = (resident_bytes()? - before).saturating_sub(own) as f64 / names as f64;
+
+    // One behind the other in memory, as a request is in the cache when it is looked up: only the table's misses count.
+    let requests: Vec<[u8; 12]> = (0..LOOK_UPS)
+        .map(|step| name(step * STRIDE % names).as_bytes().try_into().context("twelve characters"))
+        .collect::<Result<_>>()?;
+    let mut look_ups = Vec::new();
+    for _ in 0..rounds {
+        let began = Instant::now();
+        for request in &requests {
+            black_box(registry.find(request).context("it is registered")?.port());
+        }
+        look_ups.push(began.elapsed().as_nanos() as f64 / LOOK_UPS as f64);
+    }
+    let look_up = median(look_ups);
+
+    println!("\nThe table alone, {names} names");
+    for (what, value, target) in [
+        ("look-up, ns", look_up, "   at most 300: "),
+        ("memory of a name, bytes", bytes, "   at most 250: "),
+        ("registration, ns", register, ""),
+    ] {
+        let limit = target.trim_start_matches("   at most ").trim_end_matches(": ").parse().unwrap_or(f64::INFINITY);
+        let verdict = if target.is_empty() {
+            ""
+        } else if value <= limit {
+            "met"
+        } else {
+            "NOT MET"
+        };
+        println!("{what:35}{value:>16.1}{target}{verdict}");
+    }
+    let results = root.join("bench/results");
+    fs::create_dir_all(&results)?;
+    let json = json!({ "names": names, "look_up_ns": look_up, "bytes_per_name": bytes, "registration_ns": register });
+    let name = if is_short { "table-short.json" } else { "table.json" };
+    Ok(fs::write(results.join(name), format!("{json:#}\n"))?)
+}
+
+fn resident_bytes() -> Result<usize> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages: usize = statm.split(' ').nth(1).context("the second field of statm")?.parse()?;
+    Ok(pages * rustix::param::page_size())
+}
