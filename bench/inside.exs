@@ -83,29 +83,33 @@ defmodule Inside do
 
   ## Memory that the module adds to an idle VM
 
+  # Before and after in the same VM: two VMs differ by more than this, by chance. As in a release in embedded mode, the
+  # modules of OTP are there.
   defp memory(rounds) do
-    port = free_port()
-    daemon = start_daemon(port)
-
     added =
       for _ <- 1..rounds do
-        {ours, stock} = {start("ours", free_port(), @ours), start("stock", port, @stock)}
-        added = resident(ours) - resident(stock)
-        stop(ours)
-        stop(stock)
+        vm = start(free_port(), @ours, %{})
+
+        for app <- [:kernel, :stdlib, :embedded_epmd] do
+          call(vm, :application, :load, [app])
+          {:ok, modules} = call(vm, :application, :get_key, [app, :modules])
+          if app != :embedded_epmd, do: :ok = call(vm, :code, :ensure_modules_loaded, [modules])
+        end
+
+        before = resident(vm)
+        :ignore = call(vm, EmbeddedEpmd.Discovery, :start_link, [])
+        added = resident(vm) - before
+        stop(vm)
         added
       end
 
-    kill(daemon)
     [{"memory added to an idle VM, KiB", median(added), {:at_most, 2048}}]
   end
 
   defp resident(vm) do
-    # Both have the same modules in memory, but for ours and what ours uses.
-    call(vm, :erlang, :garbage_collect, [])
+    for process <- call(vm, :erlang, :processes, []), do: call(vm, :erlang, :garbage_collect, [process])
     Process.sleep(300)
-    text = File.read!("/proc/#{os_pid(vm)}/smaps_rollup")
-    [_, kib] = Regex.run(~r/^Rss:\s+(\d+) kB$/m, text)
+    [_, kib] = Regex.run(~r/^Rss:\s+(\d+) kB$/m, File.read!("/proc/#{os_pid(vm)}/smaps_rollup"))
     String.to_integer(kib)
   end
 
@@ -145,6 +149,9 @@ defmodule Inside do
   ## From the start of the program to the registration
 
   defp boot(rounds) do
+    folder = Path.join(System.tmp_dir!(), "embedded_epmd_bench_#{System.pid()}")
+    File.mkdir_p!(folder)
+    script = release(folder)
     running_port = free_port()
     running = start_daemon(running_port)
 
@@ -152,9 +159,9 @@ defmodule Inside do
       for round <- 1..rounds do
         # Each has its turn at each place of the order.
         measure = [
-          fn -> {:ours, boot_time(free_port(), @ours)} end,
-          fn -> {:running, boot_time(running_port, @stock)} end,
-          fn -> {:started, boot_time(free_port(), @starts_epmd)} end
+          fn -> {:ours, boot_time(script, free_port(), @ours)} end,
+          fn -> {:running, boot_time(script, running_port, @stock)} end,
+          fn -> {:started, boot_time(script, free_port(), @starts_epmd)} end
         ]
 
         {last, first} = Enum.split(measure, rem(round, 3))
@@ -162,6 +169,7 @@ defmodule Inside do
       end
 
     kill(running)
+    File.rm_rf!(folder)
     ratio = fn to -> median(for time <- times, do: time.ours / time[to]) end
 
     [
@@ -173,12 +181,9 @@ defmodule Inside do
     ]
   end
 
-  # A minimal release: the applications that every release has, and the node's name found in the port mapper.
-  defp boot_time(port, flags) do
-    ebin = Application.app_dir(:embedded_epmd, "ebin")
-    elixir = Application.app_dir(:elixir, "ebin")
-    arguments = ~w(-noinput -boot start_sasl -name boot@127.0.0.1 -pa #{ebin} #{elixir}) ++ flags
-
+  # Until the node's name is found in the port mapper.
+  defp boot_time(script, port, flags) do
+    arguments = ~w(-noinput -mode embedded -boot #{script} -name boot@127.0.0.1) ++ flags
     began = System.monotonic_time(:microsecond)
 
     vm =
@@ -193,29 +198,52 @@ defmodule Inside do
     await(fn -> match?({:port, _, _}, EmbeddedEpmd.Client.port("boot", {127, 0, 0, 1}, port, 1_000)) end)
     took = (System.monotonic_time(:microsecond) - began) / 1000
     kill(pid)
-    # It is a daemon, child of nobody, and known by its port alone.
-    if flags == @starts_epmd, do: {_, 0} = System.cmd("epmd", ["-port", "#{port}", "-kill"], stderr_to_stdout: true)
-    await(fn -> not File.exists?("/proc/#{pid}") and EmbeddedEpmd.Client.port("boot", {127, 0, 0, 1}, port, 1_000) end)
+    # It is a daemon, child of nobody, and known by its port alone. It ends when it has seen its node go.
+    if flags == @starts_epmd do
+      await(fn -> match?({_, 0}, System.cmd("epmd", ["-port", "#{port}", "-kill"], stderr_to_stdout: true)) end)
+    end
+
+    await(fn -> not match?({:port, _, _}, EmbeddedEpmd.Client.port("boot", {127, 0, 0, 1}, port, 1_000)) end)
     took
   end
 
+  # The boot script of a minimal release, which loads all of its modules, as every release does.
+  defp release(folder) do
+    applications =
+      for app <- [:kernel, :stdlib, :compiler, :elixir, :logger, :embedded_epmd] do
+        Application.load(app)
+        {app, Application.spec(app, :vsn)}
+      end
+
+    release = {:release, {~c"bench", ~c"1"}, {:erts, :erlang.system_info(:version)}, applications}
+    File.write!(Path.join(folder, "bench.rel"), :io_lib.format("~p.~n", [release]))
+    file = folder |> Path.join("bench") |> String.to_charlist()
+    {:ok, _, _} = :systools.make_script(file, [:local, :silent, path: Enum.map(applications, &ebin/1)])
+    file
+  end
+
+  defp ebin({app, _version}), do: app |> Application.app_dir("ebin") |> String.to_charlist()
+
   ## VMs and daemons
 
-  defp start(name, port, flags) do
+  defp start(name, port, flags) when is_binary(name) do
+    start(port, flags, %{name: String.to_charlist(name), host: ~c"127.0.0.1", longnames: true})
+  end
+
+  defp start(port, flags, node) do
     paths = for app <- [:embedded_epmd, :elixir, :logger], do: ["-pa", Application.app_dir(app, "ebin")]
     flags = flags ++ List.flatten(paths) ++ ~w(-setcookie bench -kernel inet_dist_use_interface {127,0,0,1})
 
     {:ok, vm, _} =
-      :peer.start_link(%{
-        connection: :standard_io,
-        name: String.to_charlist(name),
-        host: ~c"127.0.0.1",
-        longnames: true,
-        args: Enum.map(flags, &String.to_charlist/1),
-        env: environment(port),
-        wait_boot: 30_000,
-        shutdown: :close
-      })
+      :peer.start_link(
+        Map.merge(node, %{
+          connection: :standard_io,
+          args: Enum.map(flags, &String.to_charlist/1),
+          env: environment(port),
+          wait_boot: 30_000,
+          shutdown: :close
+        })
+      )
 
     {:module, _} = call(vm, :code, :load_binary, [__MODULE__, ~c"inside", :persistent_term.get(__MODULE__)])
     vm
@@ -235,7 +263,7 @@ defmodule Inside do
 
   # In the foreground of a port of ours, which ends with this VM.
   defp start_daemon(port) do
-    command = "epmd -port #{port} -address 127.0.0.1 & trap 'kill $!' EXIT; echo $!; read _"
+    command = "epmd -port #{port} -address 127.0.0.1 & echo $!; read _; kill $! 2>/dev/null"
     daemon = Port.open({:spawn_executable, System.find_executable("sh")}, [:binary, args: ["-c", command]])
 
     pid =
