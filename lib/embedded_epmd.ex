@@ -9,9 +9,30 @@ defmodule EmbeddedEpmd do
   The server itself starts while the VM boots, since the node registers before any application runs. This process
   claims it: it logs its events, starts it again should its thread ever end, and stops it with the application. If the
   VM booted without distribution, as under `iex -S mix`, it starts the server.
+
+  ## Logs
+
+  What the server has to say goes to Erlang's `logger` as reports, `%{what: sentence, ...}`, with the domain
+  `[:embedded_epmd]` and the report's fields as metadata: `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Trouble
+  is `:error`, a refused registration `:warning`, a change of role `:notice`, a registration `:info`, a look-up `:debug`.
+  Only what `:log_level` asks for enters the VM. Of each kind of entry ten pass in a second; `left_out` says how many
+  more there were.
+
+  ## Telemetry
+
+  Where the library `:telemetry` is loaded when this process starts, these events are executed in the VM that serves.
+  Each has the measurement `count`, 1 but for the last.
+
+    * `[:embedded_epmd, :registered]` - metadata `name`, `port`, `creation`
+    * `[:embedded_epmd, :unregistered]` - metadata `name`, `port`
+    * `[:embedded_epmd, :refused]` - metadata `name`, empty where the request was not valid, and `reason`, a sentence
+    * `[:embedded_epmd, :role]` - metadata `role`; in every VM
+    * `[:embedded_epmd, :overflow]` - `count` events were lost, since this process was too slow
+
+  A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Discovery, Native}
+  alias EmbeddedEpmd.{Client, Discovery, Native, Server}
 
   @timeout 5_000
 
@@ -38,6 +59,8 @@ defmodule EmbeddedEpmd do
     * `:max_waiting` - connections that may wait for their request or reply. At the limit the one that has waited
       longest gives way. Defaults to 256.
     * `:max_waiting_per_source` - of these, connections from one remote address. Defaults to 32.
+    * `:log_level` - from what level on the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or `:debug`.
+      Defaults to `:notice`.
   """
   @type option ::
           {:port, 1..65_535}
@@ -48,6 +71,7 @@ defmodule EmbeddedEpmd do
           | {:request_deadline, 100..600_000}
           | {:max_waiting, 1..65_535}
           | {:max_waiting_per_source, 1..65_535}
+          | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
   @typedoc """
   The state of this VM's server.
@@ -71,6 +95,65 @@ defmodule EmbeddedEpmd do
           owner: String.t() | nil,
           owner_answers: boolean(),
           names: non_neg_integer() | nil
+        }
+
+  @typedoc """
+  A change, as a subscriber gets it: the message `{:embedded_epmd, event}`.
+
+    * `{:registered, node}` and `{:unregistered, node}` - of every node of the host, in the VM that serves
+    * `{:refused, refusal}` - a registration was refused; the name is empty where the request was not valid
+    * `{:role, role}` - this VM's server took another role
+    * `{:overflow, count}` - so many events were left out, since 1000 messages waited in the subscriber's mailbox or the
+      supervised process was too slow: subscribe again for a new snapshot
+  """
+  @type event ::
+          {:registered, %{name: String.t(), port: :inet.port_number(), creation: pos_integer()}}
+          | {:unregistered, %{name: String.t(), port: :inet.port_number()}}
+          | {:refused, %{name: String.t(), reason: String.t()}}
+          | {:role, :serving | :joined | :searching}
+          | {:overflow, pos_integer()}
+
+  @typedoc """
+  The state to which a subscriber's events are to be added. The nodes are known where the table is: in a VM that has
+  joined there are none.
+  """
+  @type snapshot :: %{
+          role: :serving | :joined | :searching,
+          nodes: [%{name: String.t(), port: :inet.port_number(), creation: pos_integer()}]
+        }
+
+  @typedoc """
+  What this VM's server has done since it started.
+
+    * `:requests` - requests over TCP, by kind and outcome
+    * `:connections` - how many were accepted and how many gave way to newer ones; how many are open, waiting for their
+      request or reply, and of registered nodes
+    * `:names` - the nodes registered here
+    * `:role_changes` - how often the role changed
+    * `:uptime` - milliseconds
+    * `:descriptors` - of the whole VM: in use, and their limit; `nil` where the system does not say (it does on Linux)
+  """
+  @type stats :: %{
+          requests: %{
+            port_please: %{found: non_neg_integer(), not_found: non_neg_integer()},
+            alive2: %{granted: non_neg_integer(), refused: non_neg_integer()},
+            names: non_neg_integer(),
+            dump: non_neg_integer(),
+            kill: non_neg_integer(),
+            stop: non_neg_integer(),
+            not_permitted: non_neg_integer(),
+            malformed: non_neg_integer()
+          },
+          connections: %{
+            accepted: non_neg_integer(),
+            waiting: non_neg_integer(),
+            registered: non_neg_integer(),
+            gave_way: non_neg_integer()
+          },
+          names: non_neg_integer(),
+          role_changes: non_neg_integer(),
+          uptime: non_neg_integer(),
+          descriptors: %{used: non_neg_integer() | nil, limit: non_neg_integer() | nil}
         }
 
   @doc """
@@ -136,6 +219,79 @@ defmodule EmbeddedEpmd do
           names: nil
         }
     end
+  end
+
+  @doc """
+  Sends a local process the events of this VM's server from now on, and returns the state to add them to.
+
+      {:ok, %{role: :serving, nodes: nodes}} = EmbeddedEpmd.subscribe()
+
+      receive do
+        {:embedded_epmd, {:registered, node}} -> node.name
+      end
+
+  Nothing happens unseen between the snapshot and the first event. A process that subscribes again gets a new snapshot
+  and each event once; one that ends is forgotten. The subscription ends with the supervised process: monitor
+  `EmbeddedEpmd.Server` to notice, and subscribe again. Returns `{:error, :stopped}` when that does not run.
+  """
+  @spec subscribe(pid()) :: {:ok, snapshot()} | {:error, :stopped}
+  def subscribe(pid \\ self()) when node(pid) == node() do
+    {:ok, Server.subscribe(pid)}
+  catch
+    :exit, _ -> {:error, :stopped}
+  end
+
+  @doc """
+  Ends a subscription.
+  """
+  @spec unsubscribe(pid()) :: :ok
+  def unsubscribe(pid \\ self()) do
+    Server.unsubscribe(pid)
+  catch
+    :exit, _ -> :ok
+  end
+
+  @doc """
+  What this VM's server has done since it started; reading it takes no lock from it.
+
+      {:ok, stats} = EmbeddedEpmd.stats()
+      stats.requests.port_please
+      #=> %{found: 1042, not_found: 3}
+  """
+  @spec stats() :: {:ok, stats()} | {:error, :stopped}
+  def stats do
+    with {:ok, server} <- running() do
+      figures = Native.figures(server)
+
+      {:ok,
+       %{
+         requests: %{
+           port_please: Map.take(figures, [:found, :not_found]),
+           alive2: Map.take(figures, [:granted, :refused]),
+           names: figures.names_requests,
+           dump: figures.dump,
+           kill: figures.kill,
+           stop: figures.stop,
+           not_permitted: figures.not_permitted,
+           malformed: figures.malformed
+         },
+         connections: Map.take(figures, [:accepted, :waiting, :registered, :gave_way]),
+         names: figures.names,
+         role_changes: Native.status(server).changes,
+         uptime: figures.uptime,
+         descriptors: descriptors()
+       }}
+    end
+  end
+
+  defp descriptors do
+    used = with {:ok, files} <- File.ls("/proc/self/fd"), do: length(files)
+    limits = with {:ok, text} <- File.read("/proc/self/limits"), do: Regex.run(~r/^Max open files +(\d+)/m, text)
+
+    %{
+      used: if(is_integer(used), do: used),
+      limit: with([_, limit] <- limits, do: String.to_integer(limit), else: (_ -> nil))
+    }
   end
 
   defp running do

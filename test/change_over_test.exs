@@ -198,8 +198,8 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
     :gen_tcp.close(link)
     for _ <- 1..4, do: refuse(listener)
-    assert [{:error, text}] = Enum.filter(logged.(), &refusal?/1)
-    assert text =~ call(vm, :erlang, :node) |> to_string() |> String.split("@") |> hd()
+    assert [{:error, _, report}] = Enum.filter(logged.(), &refusal?/1)
+    assert report.name == call(vm, :erlang, :node) |> to_string() |> String.split("@") |> hd()
     assert call(vm, :erlang, :system_info, [:creation]) == 77
 
     :gen_tcp.close(listener)
@@ -266,7 +266,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     fn -> call(vm, Watch, :seen).logged end
   end
 
-  defp refusal?({_, text}), do: text =~ "this node's name is registered by another node"
+  defp refusal?({_, text, _}), do: text =~ "this node's name is registered by another node"
 
   # Answers ALIVE2 requests (tag 120) with ALIVE2_X_RESP: the creation 77, then refusals. An accepted link stays open.
   defp grant(listener) do

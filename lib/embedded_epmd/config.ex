@@ -14,9 +14,11 @@ defmodule EmbeddedEpmd.Config do
     allow: nil,
     request_deadline: 10_000,
     max_waiting: 256,
-    max_waiting_per_source: 32
+    max_waiting_per_source: 32,
+    log_level: :notice
   }
 
+  @log_levels [:none, :error, :warning, :notice, :info, :debug]
   @options :maps.keys(@defaults)
 
   @doc "The settings, or an `ArgumentError` that names the setting, what is expected and what came."
@@ -118,6 +120,10 @@ defmodule EmbeddedEpmd.Config do
     if is_list(value) and :lists.all(fn network -> is_binary(network) end, value),
       do: value,
       else: fail!(source, "nil or a list of networks such as \"10.0.0.0/8\"", value)
+  end
+
+  defp parse!(:log_level, value, source) do
+    if :lists.member(value, @log_levels), do: value, else: fail!(source, "one of " <> text(@log_levels), value)
   end
 
   defp parse!(:request_deadline, value, source) do

@@ -9,7 +9,13 @@ defmodule EmbeddedEpmd.Native do
   @type server :: reference()
   @type config :: map()
   @type reason :: atom() | {atom(), String.t()}
-  @type event :: {:error | :warning | :info | :debug, String.t()}
+  @type entry :: {:logger.level(), String.t(), [{atom(), String.t()}]}
+  @type role :: :serving | :joined | :searching
+  @type change ::
+          {:registered, String.t(), :inet.port_number(), creation :: pos_integer()}
+          | {:unregistered, String.t(), :inet.port_number()}
+          | {:refused, String.t(), reason :: String.t()}
+          | {:role, role()}
 
   @doc "Loads the library. Loading it again is no error."
   @spec load() :: :ok | {:error, {charlist(), charlist()}}
@@ -48,14 +54,29 @@ defmodule EmbeddedEpmd.Native do
           | :elsewhere
   def lookup(_server, _ip, _name), do: :erlang.nif_error(:nif_not_loaded)
 
-  @spec place(server(), :inet.ip_address()) :: :serving | :joined | :searching | :elsewhere
+  @spec place(server(), :inet.ip_address()) :: role() | :elsewhere
   def place(_server, _ip), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec names(server()) :: [{String.t(), :inet.port_number()}] | :elsewhere
   def names(_server), do: :erlang.nif_error(:nif_not_loaded)
 
-  @spec claim(server(), pid()) :: {:ok, [event()]} | {:error, :stopped}
+  @doc "Sends `pid` the message `{:embedded_epmd, :events}` when there is something to take."
+  @spec claim(server(), pid()) :: {:ok, :ok} | {:error, :stopped}
   def claim(_server, _pid), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec take(server()) ::
+          {[entry()], [{number :: pos_integer(), change()}], lost :: non_neg_integer(), again :: boolean()}
+  def take(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec follow(server(), boolean()) :: :ok
+  def follow(_server, _followed), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec snapshot(server()) ::
+          {number :: non_neg_integer(), role(), [{String.t(), :inet.port_number(), creation :: pos_integer()}]}
+  def snapshot(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec figures(server()) :: %{atom() => non_neg_integer()}
+  def figures(_server), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec configure(server(), config()) :: {:ok, :ok} | {:error, reason()}
   def configure(_server, _config), do: :erlang.nif_error(:nif_not_loaded)

@@ -34,7 +34,9 @@ defmodule EmbeddedEpmd.Watch do
   def log, do: :logger.add_handler(__MODULE__, __MODULE__, %{})
 
   @doc false
-  def log(%{msg: {:string, text}, level: level}, _config), do: send(__MODULE__, {:log, level, to_string(text)})
+  def log(%{msg: {:report, %{what: text} = report}, level: level}, _config),
+    do: send(__MODULE__, {:log, level, text, report})
+
   def log(_event, _config), do: :ok
 
   @doc """
@@ -66,8 +68,8 @@ defmodule EmbeddedEpmd.Watch do
       {:nodedown, node} ->
         watch(%{state | down: [node | state.down]})
 
-      {:log, level, text} ->
-        watch(%{state | logged: [{level, text} | state.logged]})
+      {:log, level, text, report} ->
+        watch(%{state | logged: [{level, text, report} | state.logged]})
 
       {:nodeup, _} ->
         watch(state)

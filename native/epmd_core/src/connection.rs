@@ -15,6 +15,8 @@ use tokio::time::{timeout, timeout_at, Instant};
 
 use crate::access::Origin;
 use crate::connections::Place;
+use crate::figures::Figures;
+use crate::journal::Change;
 use crate::listing::Listing;
 use crate::node::Node;
 use crate::os;
@@ -164,8 +166,7 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
             None
         }
         Answer::Await(name) => {
-            let found = shared.registry.find_when_settled(&name).await;
-            let reply = found.map_or(Reply::Fixed(protocol::NOT_FOUND), Reply::Found);
+            let reply = looked_up(shared.figures(), shared.registry.find_when_settled(&name).await);
             stream.write_all(reply.as_bytes()).await.ok()?;
             None
         }
@@ -188,34 +189,69 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
 }
 
 fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() -> io::Result<SocketAddr>) -> Answer {
-    let Ok(request) = Request::decode(frame) else { return Answer::Nothing };
+    let figures = shared.figures();
+    let Ok(request) = Request::decode(frame) else {
+        figures.malformed.count();
+        tracing::debug!(%peer, "not a request");
+        return Answer::Nothing;
+    };
     let origin = Origin::of(peer.ip(), own);
     let policy = &shared.settings.read().policy;
     if !policy.permits(&request, origin) {
+        figures.not_permitted.count();
         tracing::debug!(%peer, request = ?request, "not permitted");
         return Answer::Nothing;
     }
     match request {
-        Request::PortPlease2(name) => Answer::Reply(match shared.registry.find(name.as_bytes()) {
-            Some(entry) => Reply::Found(entry),
-            None if shared.registry.is_settled() => Reply::Fixed(protocol::NOT_FOUND),
-            None => return Answer::Await(name.as_bytes().into()),
-        }),
+        Request::PortPlease2(name) => {
+            tracing::trace!(%peer, ?name, "look-up");
+            match shared.registry.find(name.as_bytes()) {
+                None if !shared.registry.is_settled() => Answer::Await(name.as_bytes().into()),
+                found => Answer::Reply(looked_up(figures, found)),
+            }
+        }
         Request::Alive2 { node: Ok(node), .. } => Answer::Register(node),
         Request::Alive2 { node: Err(reason), highest_version } => {
+            figures.refused.count();
+            let nameless = || Change::Refused { name: String::new(), reason: "the request is not valid" };
+            shared.registry.journal().record(nameless);
             tracing::warn!(%peer, ?reason, "registration refused");
             Answer::Refuse { highest_version }
         }
-        Request::Names => Answer::List(Listing::Names),
-        Request::Dump => Answer::List(Listing::Dump),
-        Request::Kill if policy.relaxed => {
-            shared.registry.stop_all();
-            Answer::Reply(Reply::Fixed(protocol::KILLED))
+        Request::Names => {
+            figures.names.count();
+            Answer::List(Listing::Names)
         }
-        Request::Kill if shared.registry.is_empty() => Answer::Reply(Reply::Fixed(protocol::KILLED)),
-        Request::Kill => Answer::Reply(Reply::Fixed(protocol::NOT_KILLED)),
-        Request::Stop(name) if shared.registry.stop(name) => Answer::Reply(Reply::Fixed(protocol::STOPPED)),
-        Request::Stop(_) => Answer::Reply(Reply::Fixed(protocol::NOT_STOPPED)),
+        Request::Dump => {
+            figures.dump.count();
+            Answer::List(Listing::Dump)
+        }
+        Request::Kill => {
+            figures.kill.count();
+            if policy.relaxed {
+                shared.registry.stop_all();
+            }
+            let killed = policy.relaxed || shared.registry.is_empty();
+            Answer::Reply(Reply::Fixed(if killed { protocol::KILLED } else { protocol::NOT_KILLED }))
+        }
+        Request::Stop(name) => {
+            figures.stop.count();
+            let stopped = shared.registry.stop(name);
+            Answer::Reply(Reply::Fixed(if stopped { protocol::STOPPED } else { protocol::NOT_STOPPED }))
+        }
+    }
+}
+
+fn looked_up(figures: &Figures, found: Option<Arc<Entry>>) -> Reply {
+    match found {
+        Some(entry) => {
+            figures.found.count();
+            Reply::Found(entry)
+        }
+        None => {
+            figures.not_found.count();
+            Reply::Fixed(protocol::NOT_FOUND)
+        }
     }
 }
 
@@ -232,13 +268,20 @@ fn try_register(
 ) -> Result<Registration, Refusal> {
     // The last descriptor is not for a node that would keep it: look-ups must go on.
     if !shared.reserve.is_whole() {
-        tracing::warn!(%peer, name = ?node.name, "registration refused: out of descriptors");
+        shared.figures().refused.count();
+        shared.registry.journal().record(|| refused(node, "out of descriptors"));
+        tracing::warn!(%peer, name = %node.name.as_str(), reason = "out of descriptors", "registration refused");
         return Err(Refusal::OutOfDescriptors);
     }
     let registered = shared.registry.register(node, Holder::Connection(stream.as_raw_fd()));
     let registration = registered.map_err(|NameTaken(holder)| Refusal::NameTaken(holder))?;
-    tracing::debug!(%peer, name = ?node.name, port = node.port, "registered");
+    shared.figures().granted.count();
+    tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     Ok(registration)
+}
+
+fn refused(node: &Node, reason: &'static str) -> Change {
+    Change::Refused { name: node.name.as_str().into(), reason }
 }
 
 fn granted(node: &Node, registration: &Registration) -> Vec<u8> {
@@ -258,7 +301,9 @@ async fn register(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, nod
             Some(registration)
         }
         Err(Refusal::NameTaken(_)) => {
-            tracing::warn!(%peer, name = ?node.name, "registration refused: the name is taken");
+            shared.figures().refused.count();
+            shared.registry.journal().record(|| refused(node, "the name is taken"));
+            tracing::warn!(%peer, name = %node.name.as_str(), reason = "the name is taken", "registration refused");
             refuse(stream, node.highest_version).await;
             None
         }

@@ -9,11 +9,24 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use crate::figures::Figures;
 use crate::server::Limits;
 
 /// A handle to the table of connections. Its lock is never held across an await.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Connections(Arc<Mutex<Table>>);
+pub(crate) struct Connections {
+    table: Arc<Mutex<Table>>,
+    pub(crate) figures: Arc<Figures>,
+}
+
+/// How many connections are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Those that wait for their request or reply.
+    pub waiting: usize,
+    /// Those of registered nodes.
+    pub registered: usize,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -45,8 +58,10 @@ impl Connections {
         F: Future<Output = ()> + Send + 'static,
     {
         let source = source.to_canonical();
-        let mut table = self.0.lock();
-        table.make_room(source, limits);
+        let mut table = self.table.lock();
+        if table.make_room(source, limits) {
+            self.figures.gave_way.count();
+        }
         table.opened += 1;
         let id = table.opened;
         let task = tokio::spawn(task(Place { connections: self.clone(), id })).abort_handle();
@@ -58,7 +73,7 @@ impl Connections {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         table.opened += 1;
         let id = table.opened;
         let task = tokio::spawn(task(Place { connections: self.clone(), id })).abort_handle();
@@ -67,20 +82,27 @@ impl Connections {
 
     /// Closes the connection that has waited longest, if it has waited for so long; false when none has.
     pub(crate) fn close_oldest_waiting(&self, at_least: Duration) -> bool {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         let oldest = table.waiting.first_entry().filter(|oldest| oldest.get().since.elapsed() >= at_least);
         oldest.map(|oldest| oldest.remove().task.abort()).is_some()
     }
 
+    /// How many are open.
+    pub(crate) fn open(&self) -> Open {
+        let table = self.table.lock();
+        Open { waiting: table.waiting.len(), registered: table.registered.len() }
+    }
+
     /// Closes all connections.
     pub(crate) fn close_all(&self) {
-        let Table { waiting, registered, .. } = std::mem::take(&mut *self.0.lock());
+        let Table { waiting, registered, .. } = std::mem::take(&mut *self.table.lock());
         waiting.into_values().map(|waiting| waiting.task).chain(registered.into_values()).for_each(|task| task.abort());
     }
 }
 
 impl Table {
-    fn make_room(&mut self, source: IpAddr, limits: &Limits) {
+    /// Whether a connection had to give way.
+    fn make_room(&mut self, source: IpAddr, limits: &Limits) -> bool {
         let of_source = |(_, waiting): &(&u64, &Waiting)| waiting.source == source;
         let has_its_share = !source.is_loopback()
             && self.waiting.len() >= limits.waiting_per_source
@@ -92,17 +114,19 @@ impl Table {
         } else {
             None
         };
-        if let Some(waiting) = gives_way.and_then(|id| self.waiting.remove(&id)) {
+        let gives_way = gives_way.and_then(|id| self.waiting.remove(&id));
+        if let Some(waiting) = &gives_way {
             tracing::debug!(peer = %waiting.source, "a waiting connection gave way to a newer one");
             waiting.task.abort();
         }
+        gives_way.is_some()
     }
 }
 
 impl Place {
     /// The connection is a registered node's from here on: it waits for nothing and gives way to nobody.
     pub(crate) fn registered(&self) {
-        let mut table = self.connections.0.lock();
+        let mut table = self.connections.table.lock();
         if let Some(waiting) = table.waiting.remove(&self.id) {
             table.registered.insert(self.id, waiting.task);
         }
@@ -111,7 +135,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut table = self.connections.0.lock();
+        let mut table = self.connections.table.lock();
         table.waiting.remove(&self.id);
         table.registered.remove(&self.id);
     }

@@ -18,8 +18,11 @@ use crate::access::Policy;
 use crate::address::{self, Listeners, OpenError};
 use crate::change_over::{Event, State};
 use crate::client::{self, Joined, Link};
+use crate::connections::{Connections, Open};
+use crate::figures::Figures;
+use crate::journal::{Change, Journal};
 use crate::node::Node;
-use crate::registry::{Entry, Holder, Registration, Registry};
+use crate::registry::{Entry, Holder, NameTaken, Registration, Registry};
 use crate::server::{self, Limits, Rules};
 
 /// How often a member that has joined makes sure that the owner answers.
@@ -49,6 +52,8 @@ pub struct Settings {
     pub policy: Policy,
     /// How much of the process the server may use.
     pub limits: Limits,
+    /// Where changes are recorded.
+    pub journal: Journal,
 }
 
 /// What a member does at present.
@@ -127,6 +132,19 @@ pub struct Handle {
     rules: Arc<RwLock<Rules>>,
     commands: mpsc::UnboundedSender<Command>,
     stop: Arc<Notify>,
+    connections: Connections,
+    started: Instant,
+}
+
+/// What is true at one change's number; everything later comes with higher numbers.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The number of the last change that is in here.
+    pub number: u64,
+    /// The role.
+    pub role: Role,
+    /// The registered nodes, the newest first, if the table is kept here.
+    pub nodes: Vec<Arc<Entry>>,
 }
 
 /// A process among those that can serve the port.
@@ -257,6 +275,34 @@ impl Handle {
         (self.status.lock().role == Role::Serving).then(|| self.registry.entries())
     }
 
+    /// The state to which later changes are to be added.
+    pub fn snapshot(&self) -> Snapshot {
+        // Roles change under this lock.
+        let status = self.status.lock();
+        let (number, nodes) = self.registry.snapshot();
+        Snapshot { number, role: status.role, nodes }
+    }
+
+    /// What was asked since the member started, and what came of it.
+    pub fn figures(&self) -> &Figures {
+        &self.connections.figures
+    }
+
+    /// How many connections are open.
+    pub fn open_connections(&self) -> Open {
+        self.connections.open()
+    }
+
+    /// How many nodes are registered here.
+    pub fn names(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// For how long the member has lived.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Changes what can be changed while the member runs; connections that wait keep their deadline.
     pub fn configure(&self, policy: Policy, limits: Limits) {
         *self.rules.write() = Rules { policy, limits };
@@ -278,12 +324,14 @@ impl Member {
             port: settings.port,
         };
         let handle = Handle {
-            registry: Registry::default(),
+            registry: Registry::with_journal(settings.journal.clone()),
             wanted: address::wanted(&settings.addresses).into(),
             status: Arc::new(Mutex::new(status)),
             rules: Arc::new(RwLock::new(rules)),
             commands: sender,
             stop: Arc::new(Notify::new()),
+            connections: Connections::default(),
+            started: Instant::now(),
         };
         let mut member = Self {
             settings,
@@ -460,23 +508,27 @@ impl Member {
         if self.was_joined {
             registry.fills_until(std::time::Instant::now() + SETTLING);
         }
-        let mut _registration = self.register_here(&registry);
-        let serving = server::serve_with(listeners, registry.clone(), Arc::clone(&self.handle.rules));
+        let mut own = self.register_here(&registry);
+        let serving = {
+            let Handle { rules, connections, .. } = &self.handle;
+            server::serve_with(listeners, registry.clone(), Arc::clone(rules), connections.clone())
+        };
         tokio::pin!(serving);
         loop {
             tokio::select! {
                 ended = &mut serving => return ended,
                 command = next(&mut self.commands) => {
-                    _registration = None;
+                    drop(own);
                     self.obey(command);
-                    _registration = self.register_here(&registry);
+                    own = self.register_here(&registry);
                 }
+                () = own.freed(&registry) => own = self.register_here(&registry),
             }
         }
     }
 
-    fn register_here(&mut self, registry: &Registry) -> Option<Registration> {
-        let local = self.local.as_mut()?;
+    fn register_here(&mut self, registry: &Registry) -> Own {
+        let Some(local) = self.local.as_mut() else { return Own::None };
         let granted = match local.creation {
             Some(creation) => registry.restore(&local.node, Holder::Host, creation),
             None => registry.register(&local.node, Holder::Host),
@@ -484,11 +536,11 @@ impl Member {
         match granted {
             Ok(registration) => {
                 local.registered(registration.creation());
-                Some(registration)
+                Own::Registered(registration)
             }
-            Err(_) => {
+            Err(NameTaken(holder)) => {
                 self.refused();
-                None
+                Own::Taken(holder)
             }
         }
     }
@@ -510,7 +562,10 @@ impl Member {
             self.local = None;
         } else if !local.refused {
             local.refused = true;
-            tracing::error!(name = ?local.node.name, "this node's name is registered by another node");
+            let name = local.node.name.as_str();
+            let refused = || Change::Refused { name: name.into(), reason: "the name is taken" };
+            self.handle.registry.journal().record(refused);
+            tracing::error!(%name, "this node's name is registered by another node");
         }
     }
 
@@ -560,6 +615,7 @@ impl Member {
     fn change(&self, change: impl FnOnce(&mut Status)) {
         let mut status = self.handle.status.lock();
         change(&mut status);
+        self.handle.registry.journal().record(|| Change::Role(status.role));
         status.since = SystemTime::now();
         status.changes += 1;
     }
@@ -583,6 +639,26 @@ impl Member {
         if self.complaint.as_ref() != Some(&complaint) {
             tracing::error!("{complaint}; trying again");
             self.complaint = Some(complaint);
+        }
+    }
+}
+
+/// The local node in the table of its own VM.
+#[derive(Debug)]
+enum Own {
+    None,
+    /// It is registered for as long as this is kept.
+    Registered(#[allow(dead_code, reason = "kept for its end")] Registration),
+    /// Another node has its name.
+    Taken(Arc<Entry>),
+}
+
+impl Own {
+    /// Waits until the name is free again.
+    async fn freed(&self, registry: &Registry) {
+        match self {
+            Self::Taken(holder) => registry.ended(holder).await,
+            Self::None | Self::Registered(_) => std::future::pending().await,
         }
     }
 }

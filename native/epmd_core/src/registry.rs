@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 use tokio::sync::Notify;
 
+use crate::journal::{Change, Journal};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
 
@@ -29,6 +30,7 @@ struct Table {
     state: Mutex<State>,
     /// Wakes who waits for a name while the table fills.
     registered: Notify,
+    journal: Journal,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +86,22 @@ pub struct DepartedName {
 }
 
 impl Registry {
+    /// An empty table whose changes are recorded.
+    pub fn with_journal(journal: Journal) -> Self {
+        Self(Arc::new(Table { journal, ..Table::default() }))
+    }
+
+    /// The record of the table's changes.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// All nodes, the newest registration first, and the number of the change that they come from.
+    pub fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
+        let state = self.0.state.lock();
+        (self.0.journal.number(), state.by_age.values().rev().cloned().collect())
+    }
+
     /// Puts a node into the table, with a creation that its name did not have before.
     pub fn register(&self, node: &Node, holder: Holder) -> Result<Registration, NameTaken> {
         self.insert(node, holder, None)
@@ -111,6 +129,11 @@ impl Registry {
         });
         state.names.insert(ByName(Arc::clone(&entry)));
         state.by_age.insert(entry.id, Arc::clone(&entry));
+        self.0.journal.record(|| Change::Registered {
+            name: node.name.as_str().into(),
+            port: node.port,
+            creation: entry.creation,
+        });
         drop(state);
         self.0.registered.notify_waiters();
         Ok(Registration { registry: self.clone(), entry })
@@ -194,6 +217,10 @@ impl Registry {
         }
         state.names.remove(entry.name());
         state.departed.remember(entry);
+        self.0.journal.record(|| Change::Unregistered {
+            name: String::from_utf8_lossy(entry.name()).into_owned(),
+            port: entry.port(),
+        });
         drop(state);
         entry.ended.notify_waiters();
         true
@@ -234,6 +261,11 @@ impl Drop for Registration {
 }
 
 impl Entry {
+    /// The node's creation.
+    pub fn creation(&self) -> u32 {
+        self.creation
+    }
+
     /// The reply to who looks this node up.
     pub fn reply(&self) -> &Port2Reply {
         &self.reply

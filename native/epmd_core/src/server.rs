@@ -14,6 +14,7 @@ use crate::access::Policy;
 use crate::address::Listeners;
 use crate::connection::{self, Inbox};
 use crate::connections::Connections;
+use crate::figures::Figures;
 use crate::listing::Listings;
 use crate::os;
 use crate::registry::Registry;
@@ -63,6 +64,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.connections.figures
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         self.settings.read().limits.clone()
     }
@@ -74,18 +79,19 @@ impl Shared {
 ///
 /// Only what the runtime or the system refuses to this process before the first connection.
 pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
-    serve_with(listeners, registry, Arc::new(RwLock::new(Rules { policy, limits }))).await
+    serve_with(listeners, registry, Arc::new(RwLock::new(Rules { policy, limits })), Connections::default()).await
 }
 
 pub(crate) async fn serve_with(
     listeners: Listeners,
     registry: Registry,
     settings: Arc<RwLock<Rules>>,
+    connections: Connections,
 ) -> io::Result<()> {
     let shared = Arc::new(Shared {
         registry,
         settings,
-        connections: Connections::default(),
+        connections,
         listings: Listings::default(),
         reserve: Reserve::new(),
         port: listeners.port,
@@ -123,7 +129,10 @@ async fn accept(shared: Arc<Shared>, listener: AsyncFd<TcpListener>) -> io::Erro
         shared.reserve.restore();
         for _ in 0..ACCEPTS_AT_ONCE {
             match listener.get_ref().accept() {
-                Ok((stream, peer)) => connection::serve(&shared, stream.into(), peer, &mut inbox),
+                Ok((stream, peer)) => {
+                    shared.figures().accepted.count();
+                    connection::serve(&shared, stream.into(), peer, &mut inbox);
+                }
                 Err(error) => match Fault::of(&error) {
                     Fault::NoneWaits => {
                         ready.clear_ready();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use epmd_core::{Limits, Policy, Settings};
+use epmd_core::{Journal, Limits, Policy, Settings};
 
 use crate::error::Error;
+use crate::events::Verbosity;
 
 #[derive(rustler::NifMap)]
 pub(crate) struct Config {
@@ -16,6 +17,7 @@ pub(crate) struct Config {
     request_deadline: u64,
     max_waiting: usize,
     max_waiting_per_source: usize,
+    pub(crate) log_level: Verbosity,
 }
 
 impl Config {
@@ -37,6 +39,7 @@ impl Config {
                 waiting: self.max_waiting,
                 waiting_per_source: self.max_waiting_per_source,
             },
+            journal: Journal::default(),
         })
     }
 }

@@ -1,48 +1,158 @@
-//! The events of the native thread, on their way into the VM.
+//! What the native thread has to say, on its way into the VM: log entries and changes.
 //!
-//! They go to the process that claimed the server. Before that, the first of them are kept for it. This is a `tracing`
+//! Both wait here, in bounded queues, until the process that claimed the server takes them. It is woken by one message,
+//! and by no other until it has taken what there is: a slow process gets no mail it does not read. This is a `tracing`
 //! subscriber of one thread: no other library's events pass here, and ours go nowhere else.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use epmd_core::{Change, Observer};
 use parking_lot::Mutex;
-use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
+use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::atoms;
+use crate::server::RoleAtom;
 
-/// Events kept until somebody claims the server.
-const KEPT: usize = 64;
+/// Log entries that wait to be taken.
+const ENTRIES: usize = 256;
+/// Changes that wait to be taken.
+const CHANGES: usize = 10_000;
+/// Log entries of one kind in one window; what goes beyond is counted.
+const PER_WINDOW: u64 = 10;
+const WINDOW: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Default)]
-pub(crate) struct Events(Arc<Mutex<State>>);
+pub(crate) struct Events(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The level that is wanted, as [`Verbosity`] numbers it.
+    verbosity: AtomicU8,
+    /// Whether anybody wants to know of changes.
+    followed: AtomicBool,
+}
 
 #[derive(Default)]
 struct State {
     claimed_by: Option<LocalPid>,
-    kept: Vec<Entry>,
+    /// The process has been woken and has not taken anything yet.
+    woken: bool,
+    entries: VecDeque<Entry>,
+    /// Entries that found the queue full.
+    lost_entries: u64,
+    kinds: HashMap<Identifier, Kind>,
+    changes: VecDeque<(u64, Change)>,
+    lost_changes: u64,
 }
 
-/// An event as a sentence: its message, then its fields. Text of peers is in there as `Debug` escapes it.
-pub(crate) struct Entry {
+/// The entries of one callsite in the current window.
+struct Kind {
+    began: Instant,
+    count: u64,
+    left_out: u64,
     level: Level,
     text: String,
 }
 
+/// From what level on log entries are wanted.
+#[derive(Clone, Copy, rustler::NifUnitEnum)]
+pub(crate) enum Verbosity {
+    None,
+    Error,
+    Warning,
+    Notice,
+    Info,
+    Debug,
+}
+
+/// A log entry: its message, and its fields as text.
+pub(crate) struct Entry {
+    level: Level,
+    text: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+/// What waited.
+pub(crate) struct Taken {
+    entries: VecDeque<Entry>,
+    changes: VecDeque<(u64, Change)>,
+    lost_changes: u64,
+    /// Something was left out in a window that is not over: ask again in a second.
+    again: bool,
+}
+
 impl Events {
-    /// Sends what comes from now on to this process, and returns what came before.
-    pub(crate) fn claim(&self, pid: LocalPid) -> Vec<Entry> {
-        let mut state = self.0.lock();
+    /// Wakes this process from now on.
+    pub(crate) fn claim(&self, pid: LocalPid) {
+        let mut state = self.0.state.lock();
         state.claimed_by = Some(pid);
-        std::mem::take(&mut state.kept)
+        state.woken = false;
+    }
+
+    /// Takes all that waits.
+    pub(crate) fn take(&self) -> Taken {
+        let mut state = self.0.state.lock();
+        state.woken = false;
+        let now = Instant::now();
+        let mut entries = std::mem::take(&mut state.entries);
+        state.kinds.retain(|_, kind| {
+            let is_over = now.duration_since(kind.began) >= WINDOW;
+            if is_over && kind.left_out > 0 {
+                entries.push_back(left_out(kind.level, &kind.text, kind.left_out));
+            }
+            !is_over
+        });
+        let lost = std::mem::take(&mut state.lost_entries);
+        if lost > 0 {
+            entries.push_back(left_out(Level::WARN, "log entries", lost));
+        }
+        Taken {
+            entries,
+            changes: std::mem::take(&mut state.changes),
+            lost_changes: std::mem::take(&mut state.lost_changes),
+            again: state.kinds.values().any(|kind| kind.left_out > 0),
+        }
+    }
+
+    /// Lets only entries of this level and above come this far.
+    pub(crate) fn limit(&self, verbosity: Verbosity) {
+        self.0.verbosity.store(verbosity as u8, Ordering::Relaxed);
+    }
+
+    /// Keeps changes from now on, or no longer.
+    pub(crate) fn follow(&self, followed: bool) {
+        self.0.followed.store(followed, Ordering::SeqCst);
+    }
+
+    /// Keeps the changes of a member.
+    pub(crate) fn observer(&self) -> Observer {
+        let events = self.clone();
+        Arc::new(move |number, change| {
+            if !events.0.followed.load(Ordering::SeqCst) {
+                return;
+            }
+            let mut state = events.0.state.lock();
+            if state.changes.len() < CHANGES {
+                state.changes.push_back((number, change));
+            } else {
+                state.lost_changes += 1;
+            }
+            state.wake();
+        })
     }
 
     /// Tells the process that claimed the server that its thread has ended. Must not run on a scheduler thread.
     pub(crate) fn ended(&self, reason: impl Encoder) {
-        let claimed_by = self.0.lock().claimed_by;
+        let claimed_by = self.0.state.lock().claimed_by;
         if let Some(pid) = claimed_by {
             let message = (atoms::embedded_epmd(), atoms::stopped(), reason);
             let _ = OwnedEnv::new().send_and_clear(&pid, |env| message.encode(env));
@@ -50,41 +160,111 @@ impl Events {
     }
 }
 
+impl State {
+    /// Runs on the native thread only: no scheduler may send this way.
+    fn wake(&mut self) {
+        if let Some(pid) = self.claimed_by.filter(|_| !self.woken) {
+            self.woken = true;
+            let _ = OwnedEnv::new().send_and_clear(&pid, |env| (atoms::embedded_epmd(), atoms::events()).encode(env));
+        }
+    }
+
+    fn log(&mut self, event: &Event<'_>) {
+        let metadata = event.metadata();
+        let mut sentence = Sentence::default();
+        event.record(&mut sentence);
+        let (level, now) = (*metadata.level(), Instant::now());
+        let kind = self.kinds.entry(metadata.callsite()).or_insert_with(|| Kind {
+            began: now,
+            count: 0,
+            left_out: 0,
+            level,
+            text: sentence.text.clone(),
+        });
+        if now.duration_since(kind.began) >= WINDOW {
+            if kind.left_out > 0 {
+                sentence.fields.push(("left_out", kind.left_out.to_string()));
+            }
+            (kind.began, kind.count, kind.left_out) = (now, 0, 0);
+        }
+        kind.count += 1;
+        if kind.count > PER_WINDOW {
+            kind.left_out += 1;
+            // The first of them has the process come back after the window; the others need not wake it.
+            if kind.left_out > 1 {
+                return;
+            }
+        } else if self.entries.len() < ENTRIES {
+            self.entries.push_back(Entry { level, text: sentence.text, fields: sentence.fields });
+        } else {
+            self.lost_entries += 1;
+        }
+        self.wake();
+    }
+}
+
+fn left_out(level: Level, text: &str, count: u64) -> Entry {
+    Entry { level, text: format!("{text}: more of these were left out"), fields: vec![("left_out", count.to_string())] }
+}
+
 impl Encoder for Entry {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         let level = match self.level {
             Level::ERROR => atoms::error(),
             Level::WARN => atoms::warning(),
-            Level::INFO => atoms::info(),
-            _ => atoms::debug(),
+            Level::INFO => atoms::notice(),
+            Level::DEBUG => atoms::info(),
+            Level::TRACE => atoms::debug(),
         };
-        (level, &self.text).encode(env)
+        // The names of fields are those in our source: a fixed number of atoms.
+        let field = |(name, value): &(&'static str, String)| Some((Atom::from_str(env, name).ok()?, value.clone()));
+        (level, &self.text, self.fields.iter().filter_map(field).collect::<Vec<_>>()).encode(env)
+    }
+}
+
+impl Encoder for Taken {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let change = |(number, change): &(u64, Change)| (*number, encode(env, change)).encode(env);
+        let entries: Vec<Term<'a>> = self.entries.iter().map(|entry| entry.encode(env)).collect();
+        let changes: Vec<Term<'a>> = self.changes.iter().map(change).collect();
+        (entries, changes, self.lost_changes, self.again).encode(env)
+    }
+}
+
+fn encode<'a>(env: Env<'a>, change: &Change) -> Term<'a> {
+    match change {
+        Change::Registered { name, port, creation } => (atoms::registered(), name, port, creation).encode(env),
+        Change::Unregistered { name, port } => (atoms::unregistered(), name, port).encode(env),
+        Change::Refused { name, reason } => (atoms::refused(), name, reason).encode(env),
+        Change::Role(role) => (atoms::role(), RoleAtom::from(*role)).encode(env),
     }
 }
 
 impl Subscriber for Events {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::INFO && metadata.target().starts_with("epmd_core")
+        let needed = match *metadata.level() {
+            Level::ERROR => Verbosity::Error,
+            Level::WARN => Verbosity::Warning,
+            Level::INFO => Verbosity::Notice,
+            Level::DEBUG => Verbosity::Info,
+            Level::TRACE => Verbosity::Debug,
+        };
+        needed as u8 <= self.0.verbosity.load(Ordering::Relaxed)
+            && metadata.is_event()
+            && metadata.target().starts_with("epmd_core")
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut text = Sentence::default();
-        event.record(&mut text);
-        let entry = Entry { level: *event.metadata().level(), text: text.0 + &text.1 };
-        let mut state = self.0.lock();
-        match state.claimed_by {
-            Some(pid) => {
-                drop(state);
-                let message = (atoms::embedded_epmd(), atoms::log(), entry);
-                let _ = OwnedEnv::new().send_and_clear(&pid, |env| message.encode(env));
-            }
-            None if state.kept.len() < KEPT => state.kept.push(entry),
-            None => {}
-        }
+        self.0.state.lock().log(event);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
+    }
+
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> tracing::subscriber::Interest {
+        // The level may change while the member runs.
+        tracing::subscriber::Interest::sometimes()
     }
 
     fn record(&self, _: &Id, _: &Record<'_>) {}
@@ -95,14 +275,24 @@ impl Subscriber for Events {
 
 /// The message and the fields of an event.
 #[derive(Default)]
-struct Sentence(String, String);
+struct Sentence {
+    text: String,
+    fields: Vec<(&'static str, String)>,
+}
 
 impl Visit for Sentence {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.text.push_str(value),
+            name => self.fields.push((name, value.into())),
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a string does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.0, "{value:?}"),
-            name => write!(self.1, " {name}={value:?}"),
-        };
+        match field.name() {
+            // Writing to a string does not fail.
+            "message" => _ = write!(self.text, "{value:?}"),
+            name => self.fields.push((name, format!("{value:?}"))),
+        }
     }
 }

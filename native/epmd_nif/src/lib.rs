@@ -7,8 +7,8 @@ mod server;
 
 mod atoms {
     rustler::atoms! {
-        cannot_listen, duplicate_name, elsewhere, held, invalid_setting, log, no_thread, noport, owner, panicked,
-        port, stopped, timeout, unsettled, embedded_epmd, error, warning, info, debug,
+        cannot_listen, debug, duplicate_name, elsewhere, embedded_epmd, error, events, held, info, invalid_setting, no_thread,
+        noport, notice, owner, panicked, port, refused, registered, role, stopped, timeout, unregistered, unsettled, warning,
     }
 }
 

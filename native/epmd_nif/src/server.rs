@@ -6,14 +6,14 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
-use epmd_core::{Answer, Handle, Member, Node, NodeName, RegisterError, Role, Settings};
+use epmd_core::{Answer, Handle, Journal, Member, Node, NodeName, RegisterError, Role, Settings};
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
 use crate::atoms;
 use crate::config::Config;
 use crate::error::Error;
-use crate::events::{Entry, Events};
+use crate::events::{Events, Taken};
 
 /// How long a registration may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -54,8 +54,9 @@ impl Resource for Server {
 /// Starts the thread and waits until it serves the port or has joined whoever does.
 #[rustler::nif(schedule = "DirtyIo")]
 fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<Server>, Error> {
-    let settings = config.settings()?;
     let events = Events::default();
+    events.limit(config.log_level);
+    let settings = Settings { journal: Journal::observed_by(events.observer()), ..config.settings()? };
     let (started, start) = mpsc::sync_channel(1);
     let thread = {
         let events = events.clone();
@@ -189,14 +190,39 @@ fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
     }
 }
 
-/// Sends the server's events to `pid` from now on; returns those that came before.
+/// Wakes `pid` from now on whenever there is something to take; what came before waits for it.
 #[rustler::nif]
-fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Vec<Entry>, Error> {
-    let entries = server.events.claim(pid);
+fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Atom, Error> {
+    server.events.claim(pid);
     if server.handle.is_stopped() {
         return Err(RegisterError::Stopped.into());
     }
-    Ok(entries)
+    Ok(rustler::types::atom::ok())
+}
+
+/// Takes the log entries and changes that wait: `{entries, changes, lost_changes, again}`. With `again` there will be
+/// more after a second, of which nobody is woken.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn take(server: ResourceArc<Server>) -> Taken {
+    server.events.take()
+}
+
+/// Has changes kept for `take`, or no longer.
+#[rustler::nif]
+fn follow(server: ResourceArc<Server>, followed: bool) -> Atom {
+    server.events.follow(followed);
+    rustler::types::atom::ok()
+}
+
+/// The state to which later changes are to be added: `{number, role, [{name, port, creation}]}`.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u32)>) {
+    let snapshot = server.handle.snapshot();
+    let nodes = snapshot
+        .nodes
+        .iter()
+        .map(|entry| (String::from_utf8_lossy(entry.name()).into_owned(), entry.port(), entry.creation()));
+    (snapshot.number, snapshot.role.into(), nodes.collect())
 }
 
 /// Applies the settings that a running server can change.
@@ -204,11 +230,12 @@ fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Vec<Entry>, Error
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
     let Settings { policy, limits, .. } = config.settings()?;
     server.handle.configure(policy, limits);
+    server.events.limit(config.log_level);
     Ok(rustler::types::atom::ok())
 }
 
 #[derive(rustler::NifUnitEnum)]
-enum RoleAtom {
+pub(crate) enum RoleAtom {
     Searching,
     Serving,
     Joined,
@@ -251,5 +278,50 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
         owner_answers: status.owner_answers,
         addresses: status.addresses.iter().map(ToString::to_string).collect(),
         port: status.port,
+    }
+}
+
+#[derive(rustler::NifMap)]
+struct FiguresMap {
+    accepted: u64,
+    waiting: usize,
+    registered: usize,
+    gave_way: u64,
+    found: u64,
+    not_found: u64,
+    granted: u64,
+    refused: u64,
+    names_requests: u64,
+    dump: u64,
+    kill: u64,
+    stop: u64,
+    not_permitted: u64,
+    malformed: u64,
+    names: usize,
+    uptime: u64,
+}
+
+/// What was asked of the server, what came of it, and what is open.
+#[rustler::nif]
+fn figures(server: ResourceArc<Server>) -> FiguresMap {
+    let (handle, figures) = (&server.handle, server.handle.figures());
+    let open = handle.open_connections();
+    FiguresMap {
+        accepted: figures.accepted.get(),
+        waiting: open.waiting,
+        registered: open.registered,
+        gave_way: figures.gave_way.get(),
+        found: figures.found.get(),
+        not_found: figures.not_found.get(),
+        granted: figures.granted.get(),
+        refused: figures.refused.get(),
+        names_requests: figures.names.get(),
+        dump: figures.dump.get(),
+        kill: figures.kill.get(),
+        stop: figures.stop.get(),
+        not_permitted: figures.not_permitted.get(),
+        malformed: figures.malformed.get(),
+        names: handle.names(),
+        uptime: handle.uptime().as_millis() as u64,
     }
 }

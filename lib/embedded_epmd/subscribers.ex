@@ -1,0 +1,103 @@
+defmodule EmbeddedEpmd.Subscribers do
+  @moduledoc false
+  # Who wants to know of changes: processes, and :telemetry where that library is.
+  #
+  # A subscriber's mailbox is its queue. While it is full, changes are counted instead of sent, and the count is sent
+  # when there is room again.
+
+  alias EmbeddedEpmd.Native
+
+  # Messages of whatever kind that may wait in a subscriber's mailbox.
+  @full 1_000
+
+  @enforce_keys [:telemetry?]
+  defstruct [:telemetry?, processes: %{}]
+
+  @type t :: %__MODULE__{telemetry?: boolean(), processes: %{pid() => map()}}
+
+  @spec new() :: t()
+  def new, do: %__MODULE__{telemetry?: Code.ensure_loaded?(:telemetry)}
+
+  @doc "Adds a process that knows everything up to the change of this number; a process is added once."
+  @spec add(t(), pid(), non_neg_integer()) :: t()
+  def add(subscribers, pid, number) do
+    subscribers = remove(subscribers, pid)
+    put_in(subscribers.processes[pid], %{monitor: Process.monitor(pid), after: number, missed: 0})
+  end
+
+  @spec remove(t(), pid()) :: t()
+  def remove(subscribers, pid) do
+    {process, processes} = Map.pop(subscribers.processes, pid)
+    if process, do: Process.demonitor(process.monitor, [:flush])
+    %{subscribers | processes: processes}
+  end
+
+  @spec wanted?(t()) :: boolean()
+  def wanted?(subscribers), do: subscribers.telemetry? or subscribers.processes != %{}
+
+  @spec missed?(t()) :: boolean()
+  def missed?(subscribers), do: Enum.any?(subscribers.processes, fn {_, process} -> process.missed > 0 end)
+
+  @doc "Tells everybody of these changes, and of how many were lost after them."
+  @spec tell(t(), [{pos_integer(), Native.change()}], non_neg_integer()) :: t()
+  def tell(subscribers, changes, lost) do
+    for {_, change} <- changes, subscribers.telemetry?, do: execute(event(change))
+    if lost > 0 and subscribers.telemetry?, do: execute({:overflow, lost})
+
+    each(subscribers, fn pid, process ->
+      process = Enum.reduce(changes, process, &tell_one(&2, pid, &1))
+      %{process | missed: process.missed + lost}
+    end)
+  end
+
+  @doc "Tells those who missed something how much, where there is room for it."
+  @spec tell_missed(t()) :: t()
+  def tell_missed(subscribers) do
+    each(subscribers, fn pid, process -> if room?(pid), do: tell_overflow(process, pid), else: process end)
+  end
+
+  defp each(subscribers, function) do
+    %{subscribers | processes: Map.new(subscribers.processes, fn {pid, process} -> {pid, function.(pid, process)} end)}
+  end
+
+  # It was in the snapshot.
+  defp tell_one(%{after: known} = process, _pid, {number, _change}) when number <= known, do: process
+
+  defp tell_one(process, pid, {_number, change}) do
+    if room?(pid) do
+      process = tell_overflow(process, pid)
+      send(pid, {:embedded_epmd, event(change)})
+      process
+    else
+      %{process | missed: process.missed + 1}
+    end
+  end
+
+  defp tell_overflow(%{missed: 0} = process, _pid), do: process
+
+  defp tell_overflow(process, pid) do
+    send(pid, {:embedded_epmd, {:overflow, process.missed}})
+    %{process | missed: 0}
+  end
+
+  defp room?(pid) do
+    case Process.info(pid, :message_queue_len) do
+      {:message_queue_len, length} -> length < @full
+      nil -> false
+    end
+  end
+
+  defp event({:registered, name, port, creation}),
+    do: {:registered, %{name: name, port: port, creation: creation}}
+
+  defp event({:unregistered, name, port}), do: {:unregistered, %{name: name, port: port}}
+  defp event({:refused, name, reason}), do: {:refused, %{name: name, reason: reason}}
+  defp event({:role, role}), do: {:role, role}
+
+  # Not a dependency: it is there, or it is not.
+  defp execute({:role, role}), do: execute([:embedded_epmd, :role], 1, %{role: role})
+  defp execute({:overflow, lost}), do: execute([:embedded_epmd, :overflow], lost, %{})
+  defp execute({kind, metadata}), do: execute([:embedded_epmd, kind], 1, metadata)
+
+  defp execute(event, count, metadata), do: apply(:telemetry, :execute, [event, %{count: count}, metadata])
+end
