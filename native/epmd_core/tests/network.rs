@@ -185,8 +185,12 @@ fn idle_connections_of_one_remote_address_displace_nobody_else() {
     let network = Network::new();
     let site = Site::on(&network, &Settings::ours().flag("-max_pending").flag(&CAP.to_string()));
     let _anchor = site.register_locally("anchor");
+    // Each has begun its request: the kernel keeps silent ones to itself for a second.
     let open = |server: &Server, from: Ipv4Addr, to: Ipv4Addr| {
-        connect_from(from.into(), server.at(to)).unwrap_or_else(|error| panic!("from {from}: {error}"))
+        let mut stream =
+            connect_from(from.into(), server.at(to)).unwrap_or_else(|error| panic!("from {from}: {error}"));
+        stream.write_all(&[0]).unwrap();
+        stream
     };
     // Three that have waited longest of all when the flood comes, so that age alone would cost them their place.
     let local = site.on_server_host(|server| open(server, LOOPBACK, LOOPBACK));
@@ -199,7 +203,7 @@ fn idle_connections_of_one_remote_address_displace_nobody_else() {
     assert!(!client::is_closed(newest), "the newest gave way instead of the one that had waited longest");
     for (who, mut stream) in [("the own host", local), ("the neighbour", neighbour)] {
         assert!(!client::is_closed(&stream), "{who} was displaced");
-        stream.write_all(&port_please2("anchor")).unwrap();
+        stream.write_all(&port_please2("anchor")[1..]).unwrap();
         let mut reply = Vec::new();
         let end = client::read_until(&stream, &mut reply, Instant::now() + PATIENCE, usize::MAX);
         assert_eq!((end, reply), (End::ClosedByServer, Alive2::new("anchor", 4711).found()), "{who}");
