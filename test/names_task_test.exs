@@ -1,0 +1,47 @@
+defmodule EmbeddedEpmd.NamesTaskTest do
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  @root Path.expand("..", __DIR__)
+
+  test "a table, or JSON, of the host's nodes; an error when nobody answers" do
+    port = free_port()
+    {long, short} = {unique("a_long_name"), unique("b")}
+    vm = start_ours(long, port)
+    start_ours(short, port)
+    ports = Map.new(stock_names(port), &{&1.name, &1.port})
+
+    assert {text, 0} = names(["--port", "#{port}"])
+    width = String.length(long)
+
+    assert String.split(text, "\n", trim: true) == [
+             String.pad_trailing("NAME", width) <> "   PORT  ADDRESS",
+             long <> "  " <> String.pad_leading("#{ports[long]}", 5) <> "  127.0.0.1",
+             String.pad_trailing(short, width) <> "  " <> String.pad_leading("#{ports[short]}", 5) <> "  127.0.0.1"
+           ]
+
+    assert {json, 0} = names(["localhost", "--json", "--port", "#{port}"])
+
+    assert String.trim(json) ==
+             ~s([{"name": "#{long}", "port": #{ports[long]}, "address": "127.0.0.1"}, ) <>
+               ~s({"name": "#{short}", "port": #{ports[short]}, "address": "127.0.0.1"}])
+
+    # ERL_EPMD_PORT counts, too.
+    assert {^text, 0} = names([], [{"ERL_EPMD_PORT", "#{port}"}])
+
+    nobody = free_port()
+    assert {text, 1} = names(["--port", "#{nobody}"])
+    assert text =~ "no EPMD answers at 127.0.0.1, port #{nobody}: connection refused"
+    assert call(vm, EmbeddedEpmd, :status).role == :serving
+  end
+
+  defp names(arguments, environment \\ []) do
+    System.cmd("mix", ["embedded_epmd.names" | arguments],
+      cd: @root,
+      env: [{"MIX_ENV", "test"} | environment],
+      stderr_to_stdout: true
+    )
+    |> then(fn {text, status} -> {String.replace(text, ~r/^ *Finished .*\n/m, ""), status} end)
+  end
+end
