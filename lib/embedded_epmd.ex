@@ -32,7 +32,7 @@ defmodule EmbeddedEpmd do
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Discovery, Native, Server}
+  alias EmbeddedEpmd.{Client, Discovery, Doctor, Native, Server}
 
   @timeout 5_000
 
@@ -95,6 +95,16 @@ defmodule EmbeddedEpmd do
           owner: String.t() | nil,
           owner_answers: boolean(),
           names: non_neg_integer() | nil
+        }
+
+  @typedoc """
+  What the doctor found: that something is as it should be, or what is not, why that matters, and what to do.
+  """
+  @type finding :: %{
+          status: :ok | :warning | :problem,
+          what: String.t(),
+          why: String.t() | nil,
+          do: String.t() | nil
         }
 
   @typedoc """
@@ -283,6 +293,31 @@ defmodule EmbeddedEpmd do
        }}
     end
   end
+
+  @doc """
+  Examines this VM and its host, prints what it finds in plain sentences, and returns `:ok`, or `:error` when there is
+  a problem.
+
+      bin/app rpc "EmbeddedEpmd.doctor()"
+
+  For scripts, which want a status:
+
+      bin/app rpc 'EmbeddedEpmd.doctor() == :ok || exit(:problem)'
+
+  Who owns the port, and which daemons run, is known on Linux only. `examine/0` returns the findings instead.
+  """
+  @spec doctor() :: :ok | :error
+  def doctor do
+    findings = examine()
+    IO.write(Doctor.format(findings))
+    if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
+  end
+
+  @doc """
+  What `doctor/0` finds, as data.
+  """
+  @spec examine() :: [finding()]
+  defdelegate examine, to: Doctor
 
   defp descriptors do
     used = with {:ok, files} <- File.ls("/proc/self/fd"), do: length(files)

@@ -47,6 +47,11 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
   end
 
   @doc false
+  # The files, and the flags each needs.
+  @spec files() :: [{Path.t(), [{String.t(), String.t()}]}]
+  def files, do: @files
+
+  @doc false
   # What is to be done to a file with this content, `nil` where there is none. Pure.
   @spec amend(String.t() | nil, [{String.t(), String.t()}]) ::
           {:ok, String.t()} | :nothing_to_do | {:contradiction, String.t()}
