@@ -9,6 +9,8 @@ defmodule EmbeddedEpmd.DoctorTest do
 
   @healthy %{
     module: EmbeddedEpmd.Discovery,
+    both: false,
+    fixed_port: nil,
     start_epmd: "false",
     release: true,
     remote_vm_args: {"/app/releases/1/remote.vm.args", "## flags\n-start_epmd false\n"},
@@ -31,6 +33,8 @@ defmodule EmbeddedEpmd.DoctorTest do
 
   for {fault, changes, status, sentence} <- [
         {"OTP's discovery module", %{module: "erl_epmd"}, :problem, "The discovery module of this VM is erl_epmd."},
+        {"a flag and a parameter", %{both: true}, :problem, "Both the flag -epmd_module and the kernel parameter"},
+        {"a fixed port", %{fixed_port: "6789"}, :warning, "the fixed distribution port 6789"},
         {"a daemon that is started", %{start_epmd: "true"}, :problem, "-start_epmd false is not set."},
         {"no file for the clients", %{remote_vm_args: nil}, :warning, "remote.vm.args cannot be read"},
         {"clients that start a daemon", %{remote_vm_args: {"/r", "## -start_epmd false\n"}}, :problem,

@@ -23,7 +23,9 @@ defmodule EmbeddedEpmd.Doctor do
     port = status.port || EmbeddedEpmd.Config.load().port
 
     %{
-      module: Application.get_env(:kernel, :epmd_module) || argument(:epmd_module) || "erl_epmd",
+      module: argument(:epmd_module) || parameter(:epmd_module) || "erl_epmd",
+      both: argument(:epmd_module) != nil and parameter(:epmd_module) != nil,
+      fixed_port: argument(:erl_epmd_port) || parameter(:erl_epmd_node_listen_port),
       start_epmd: argument(:start_epmd) || "true",
       release: System.get_env("RELEASE_ROOT") != nil,
       remote_vm_args: remote_vm_args(),
@@ -38,6 +40,9 @@ defmodule EmbeddedEpmd.Doctor do
       descriptor_limit: descriptor_limit()
     }
   end
+
+  # OTP 27.2 and later have kernel parameters beside the flags.
+  defp parameter(name), do: with(value when value != nil <- Application.get_env(:kernel, name), do: to_string(value))
 
   # `-flag value`, wherever it was given.
   defp argument(flag) do
@@ -149,6 +154,8 @@ defmodule EmbeddedEpmd.Doctor do
   def judge(facts) do
     [
       module(facts),
+      both(facts),
+      fixed_port(facts),
       start_epmd(facts),
       remote(facts),
       role(facts),
@@ -164,7 +171,7 @@ defmodule EmbeddedEpmd.Doctor do
 
   @doc "Those of the findings that are about the host, and not about this VM."
   @spec judge_host(map()) :: [finding()]
-  def judge_host(facts), do: List.flatten([holder(facts), daemon(facts)])
+  def judge_host(facts), do: List.flatten([both(facts), holder(facts), daemon(facts)])
 
   defp module(%{module: module}) do
     if to_string(module) == to_string(Discovery) do
@@ -177,6 +184,26 @@ defmodule EmbeddedEpmd.Doctor do
       )
     end
   end
+
+  defp both(%{both: true}) do
+    problem(
+      "Both the flag -epmd_module and the kernel parameter epmd_module are set.",
+      "A VM of OTP 27.2 or later does not start with both; an earlier one ignores the parameter.",
+      "Remove the parameter from config.exs, runtime.exs or sys.config: the flag works everywhere."
+    )
+  end
+
+  defp both(_facts), do: []
+
+  defp fixed_port(%{fixed_port: port}) when port != nil do
+    warning(
+      "This node has the fixed distribution port #{port} (-erl_epmd_port or erl_epmd_node_listen_port).",
+      "It takes every other node to have that port, too, and asks no EPMD.",
+      "Remove it, or do without embedded_epmd: with a fixed port nobody needs an EPMD."
+    )
+  end
+
+  defp fixed_port(_facts), do: []
 
   defp start_epmd(%{start_epmd: "false"}), do: ok("This VM starts no epmd daemon.")
 
