@@ -1,0 +1,75 @@
+defmodule EmbeddedEpmd.GuidesTest do
+  # Runs what the guides say, as they say it: a block of shell after the line <!-- run --> is run, a block after
+  # <!-- file: PATH --> becomes that file, and what stands behind #=> must be in the output of the block's commands.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm, only: [free_port: 0]
+
+  alias EmbeddedEpmd.Release
+
+  @moduletag timeout: 300_000
+  @root Path.expand("..", __DIR__)
+  @block ~r/^<!-- (run|file: \S+|setup: greeter) -->\n(?:```\w+\n(.*?)^```$)?/ms
+
+  for guide <- ["getting_started", "development"] do
+    test "guides/#{guide}.md does what it says" do
+      blocks = blocks(File.read!(Path.join(@root, "guides/#{unquote(guide)}.md")))
+      assert Enum.count(blocks, &match?({"run", _}, &1)) >= 3
+      assert Enum.any?(blocks, fn {_, text} -> text =~ "#=> " end)
+      {output, status} = run(Enum.map_join(blocks, &script/1))
+      assert status == 0, output
+
+      for {{"run", text}, number} <- Enum.with_index(blocks), expected <- expectations(text) do
+        [_, after_it] = String.split(output, "==== #{number} begins\n", parts: 2)
+        [of_block, _] = String.split(after_it, "==== #{number} ends\n", parts: 2)
+        assert of_block =~ expected, "expected #{inspect(expected)} in:\n" <> of_block
+      end
+    end
+  end
+
+  defp blocks(text) do
+    blocks = for [_, kind | block] <- Regex.scan(@block, text), do: {kind, Enum.join(block)}
+    Process.put(:blocks, blocks |> Enum.with_index() |> Map.new())
+    blocks
+  end
+
+  defp script({"run", text} = block) do
+    number = Process.get(:blocks)[block]
+    "echo '==== #{number} begins'\n#{text}echo '==== #{number} ends'\n"
+  end
+
+  defp script({"file: " <> path, text}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
+
+  # The example project, without what was built in it.
+  defp script({"setup: greeter", _}) do
+    "mkdir project && cp -r embedded_epmd/examples/greeter/{lib,config,rel,mix.exs} project && cd project\n" <>
+      "sed -i 's#path: \"../..\"#path: \"../embedded_epmd\"#' mix.exs\n"
+  end
+
+  defp expectations(text), do: for([_, expected] <- Regex.scan(~r/^#=> (.*)$/m, text), do: expected)
+
+  defp run(script) do
+    folder = Path.join(System.tmp_dir!(), "embedded_epmd_guide_#{System.pid()}_#{System.unique_integer([:positive])}")
+    File.mkdir_p!(folder)
+    # The release writes there, and every process is known by it.
+    on_exit(fn -> Release.clean_up(%{tmp: folder}) end)
+    File.ln_s!(@root, Path.join(folder, "embedded_epmd"))
+    File.write!(Path.join(folder, "guide.sh"), "set -e\ncd #{folder}\n" <> script)
+
+    environment = [
+      {"RELEASE_TMP", folder},
+      {"ERL_EPMD_PORT", "#{free_port()}"},
+      {"ERL_EPMD_ADDRESS", "127.0.0.1"},
+      {"EMBEDDED_EPMD_NATIVE", Path.join([:code.lib_dir(:embedded_epmd), "priv", "native", "epmd_nif.so"])},
+      {"MIX_ENV", nil},
+      {"ERL_FLAGS", nil}
+    ]
+
+    # In a session of its own: nothing it leaves behind keeps our pipe open once it is killed.
+    System.cmd("timeout", ["-k", "5", "240", "bash", Path.join(folder, "guide.sh")],
+      env: environment,
+      stderr_to_stdout: true,
+      cd: folder
+    )
+  end
+end
