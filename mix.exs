@@ -106,7 +106,7 @@ defmodule EmbeddedEpmd.MixProject do
       licenses: ["Apache-2.0"],
       links: %{},
       files: ~w(lib mix.exs Cargo.toml Cargo.lock native/*/Cargo.toml native/*/build.rs native/*/src
-                README.md CHANGELOG.md LICENSE)
+                README.md CHANGELOG.md LICENSE guides)
     ]
   end
 end

@@ -42,7 +42,7 @@ defmodule EmbeddedEpmd.GuidesTest do
 
   # The example project, without what was built in it.
   defp script({"setup: greeter", _}) do
-    "mkdir project && cp -r embedded_epmd/examples/greeter/{lib,config,rel,mix.exs} project && cd project\n" <>
+    "mkdir project && cp -r embedded_epmd/examples/greeter/{lib,rel,mix.exs} project && cd project\n" <>
       "sed -i 's#path: \"../..\"#path: \"../embedded_epmd\"#' mix.exs\n"
   end
 
