@@ -43,23 +43,20 @@ defmodule EmbeddedEpmd.Vm do
   def start_stock(name, port, options \\ []), do: start(name, port, @stock, options)
 
   @doc "Boots a VM that is no node, and has ours for the time when it becomes one."
-  def start_unnamed(port), do: boot(%{}, port, @ours, [])
+  def start_unnamed(port, flags \\ []), do: boot(%{}, port, @ours, flags: flags)
 
   @doc "Boots a VM that is no node."
   def start_plain(port), do: boot(%{}, port, @stock, [])
 
   defp start(name, port, flags, options) do
-    boot(
-      %{name: String.to_charlist(name), host: String.to_charlist(options[:host] || "127.0.0.1"), longnames: true},
-      port,
-      flags,
-      options
-    )
+    host = String.to_charlist(options[:host] || "127.0.0.1")
+    node = %{name: String.to_charlist(name), host: host, longnames: Keyword.get(options, :longnames, true)}
+    boot(node, port, flags, options)
   end
 
   defp boot(node, port, flags, options) do
-    host = options[:host] || "127.0.0.1"
-    interface = "{" <> String.replace(host, ".", ",") <> "}"
+    ip = ip(options[:host] || "127.0.0.1")
+    interface = List.to_string(:io_lib.format("~w", [ip]))
 
     flags =
       flags ++
@@ -69,7 +66,7 @@ defmodule EmbeddedEpmd.Vm do
     environment =
       for {name, value} <- [
             {"ERL_EPMD_PORT", "#{port}"},
-            {"ERL_EPMD_ADDRESS", host} | options[:env] || []
+            {"ERL_EPMD_ADDRESS", List.to_string(:inet.ntoa(ip))} | options[:env] || []
           ] do
         {String.to_charlist(name), String.to_charlist(value)}
       end
@@ -91,6 +88,16 @@ defmodule EmbeddedEpmd.Vm do
     case started do
       {:ok, vm, _} -> vm
       {:ok, vm} -> vm
+    end
+  end
+
+  defp ip(host) do
+    host = String.to_charlist(host)
+
+    with {:error, reason} <- :inet.parse_address(host), {:error, ^reason} <- :inet.getaddr(host, :inet) do
+      ExUnit.Assertions.flunk("the host name #{host} must resolve to an IPv4 address here: #{reason}")
+    else
+      {:ok, ip} -> ip
     end
   end
 

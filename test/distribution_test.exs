@@ -1,0 +1,152 @@
+defmodule EmbeddedEpmd.DistributionTest do
+  # The ways of OTP's distribution, each between two real VMs whose look-ups go through ours.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  @moduletag timeout: 120_000
+
+  setup do
+    %{port: free_port(), first: unique("first"), second: unique("second")}
+  end
+
+  test "TLS", %{port: port, first: first, second: second} do
+    flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{tls_options()})
+    [a, b] = for name <- [first, second], do: start_ours(name, port, flags: flags)
+    assert_connected(a, b)
+    assert registered(port) == Enum.sort([first, second])
+    # Each has a TLS connection process for the other; and who does not speak TLS is found, and gets no connection.
+    for vm <- [a, b], do: assert(call(vm, :erlang, :whereis, [:ssl_dist_sup]) |> is_pid())
+    plain = start_ours(unique("plain"), port)
+    assert {:port, _, _} = look_up(plain, first, {127, 0, 0, 1})
+    assert call(plain, :net_adm, :ping, [node_of(a)]) == :pang
+  end
+
+  test "IPv6", %{port: port, first: first, second: second} do
+    assert {:ok, socket} = :gen_tcp.listen(0, [:inet6, ip: {0, 0, 0, 0, 0, 0, 0, 1}]), "this needs the address ::1"
+    :gen_tcp.close(socket)
+    [a, b] = for name <- [first, second], do: start_ours(name, port, host: "::1", flags: ~w(-proto_dist inet6_tcp))
+    assert_connected(a, b)
+    assert call(a, EmbeddedEpmd, :status).addresses == ["::1"]
+    assert {:port, _, _} = look_up(b, first, {0, 0, 0, 0, 0, 0, 0, 1})
+    # Nothing of it is on IPv4.
+    assert {:error, :econnrefused} = look_up(b, first, {127, 0, 0, 1})
+  end
+
+  test "short names", %{port: port, first: first, second: second} do
+    {:ok, host} = :inet.gethostname()
+    options = [host: to_string(host), longnames: false]
+    [a, b] = for name <- [first, second], do: start_ours(name, port, options)
+    assert node_of(a) == :"#{first}@#{host}"
+    assert call(a, :net_kernel, :longnames) == false
+    assert_connected(a, b)
+  end
+
+  test "long names", %{port: port, first: first, second: second} do
+    [a, b] = for name <- [first, second], do: start_ours(name, port)
+    assert call(a, :net_kernel, :longnames) == true
+    assert_connected(a, b)
+  end
+
+  test "a fixed port needs no look-up, and is registered all the same", %{port: port, first: first, second: second} do
+    fixed = free_port()
+    a = start_ours(first, port, flags: ~w(-erl_epmd_port #{fixed}))
+    # A node that knows the port of all others asks nobody: its own EPMD is elsewhere. It listens on no port itself.
+    b = start_ours(second, free_port(), flags: ~w(-erl_epmd_port #{fixed} -dist_listen false))
+    assert call(b, :net_kernel, :connect_node, [node_of(a)])
+    assert stock_names(port) == [%{name: first, port: fixed}]
+    # One that knows nothing of it looks it up.
+    c = start_ours(unique("third"), port)
+    assert_connected(c, a)
+  end
+
+  test "a range of ports", %{port: port, first: first, second: second} do
+    least = free_port()
+    range = least..(least + 20)
+    flags = ~w(-kernel inet_dist_listen_min #{range.first} inet_dist_listen_max #{range.last})
+    [a, b] = for name <- [first, second], do: start_ours(name, port, flags: flags)
+    assert_connected(a, b)
+    assert Enum.all?(stock_names(port), &(&1.port in range))
+  end
+
+  test "a name that the other node gives", %{port: port, first: first} do
+    {:ok, host} = :inet.gethostname()
+    a = start_ours(first, port, host: to_string(host), longnames: false)
+    b = start_unnamed(port, ~w(-sname undefined))
+    assert call(b, :erlang, :node) == :nonode@nohost
+    assert call(b, :net_kernel, :connect_node, [node_of(a)])
+    given = call(b, :erlang, :node)
+    assert given != :nonode@nohost
+    assert call(a, :erlang, :nodes, [:hidden]) == [given]
+    # Such a node does not listen, so that there is nothing to register.
+    assert registered(port) == [first]
+  end
+
+  test "a hidden node", %{port: port, first: first, second: second} do
+    a = start_ours(first, port)
+    b = start_ours(second, port, flags: ~w(-hidden))
+    assert call(a, :net_kernel, :connect_node, [node_of(b)])
+    assert call(a, :erlang, :nodes) == []
+    assert call(a, :erlang, :nodes, [:hidden]) == [node_of(b)]
+    assert registered(port) == Enum.sort([first, second])
+  end
+
+  test "a node that does not listen", %{port: port, first: first, second: second} do
+    a = start_ours(first, port)
+    b = start_ours(second, port, flags: ~w(-dist_listen false))
+    assert registered(port) == [first]
+    assert call(b, :net_kernel, :connect_node, [node_of(a)])
+    assert call(a, :erlang, :nodes, [:hidden]) == [node_of(b)]
+  end
+
+  test "threads and processes say what they are", %{port: port, first: first} do
+    vm = start_ours(first, port)
+    supervise(vm)
+    assert server_threads(pid(vm)) == 1
+    server = call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])
+    assert {:registered_name, EmbeddedEpmd.Server} = call(vm, :erlang, :process_info, [server, :registered_name])
+    assert {EmbeddedEpmd.Server, :init, 1} = call(vm, :proc_lib, :translate_initial_call, [server])
+  end
+
+  ## What is asked
+
+  defp assert_connected(a, b) do
+    assert call(a, :net_adm, :ping, [node_of(b)]) == :pong
+    assert call(a, :erpc, :call, [node_of(b), :erlang, :node, []]) == node_of(b)
+    assert node_of(a) in call(b, :erlang, :nodes)
+  end
+
+  defp node_of(vm), do: call(vm, :erlang, :node)
+
+  defp look_up(vm, name, ip), do: call(vm, EmbeddedEpmd.Discovery, :port_please, [String.to_charlist(name), ip])
+
+  defp registered(port), do: port |> stock_names() |> Enum.map(& &1.name) |> Enum.sort()
+
+  # A certificate of its own for this test, as OTP's "Using TLS for Erlang Distribution" has it.
+  defp tls_options do
+    folder = Path.join(System.tmp_dir!(), "embedded_epmd_tls_#{System.pid()}_#{System.unique_integer([:positive])}")
+    File.mkdir_p!(folder)
+    on_exit(fn -> File.rm_rf!(folder) end)
+
+    %{server_config: config} =
+      :public_key.pkix_test_data(%{
+        server_chain: %{root: [], intermediates: [], peer: []},
+        client_chain: %{root: [], intermediates: [], peer: []}
+      })
+
+    {type, key} = config[:key]
+    pem = [{:Certificate, config[:cert], :not_encrypted}, {type, key, :not_encrypted}]
+    certificate = Path.join(folder, "node.pem")
+    File.write!(certificate, :public_key.pem_encode(pem))
+
+    path = Path.join(folder, "dist.conf")
+
+    options = [
+      server: [certfile: to_charlist(certificate), verify: :verify_none],
+      client: [certfile: to_charlist(certificate), verify: :verify_none]
+    ]
+
+    File.write!(path, :io_lib.format("~tp.~n", [options]))
+    path
+  end
+end
