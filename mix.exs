@@ -99,7 +99,10 @@ defmodule EmbeddedEpmd.MixProject do
   end
 
   # No modules of our own run as an application: the release's own tree supervises EmbeddedEpmd.
-  def application, do: [extra_applications: [:logger]]
+  def application do
+    # The tests make certificates.
+    [extra_applications: [:logger] ++ if(Mix.env() == :test, do: [:public_key], else: [])]
+  end
 
   defp package do
     [
