@@ -128,11 +128,10 @@ defmodule EmbeddedEpmd.DistributionTest do
     File.mkdir_p!(folder)
     on_exit(fn -> File.rm_rf!(folder) end)
 
-    %{server_config: config} =
-      :public_key.pkix_test_data(%{
-        server_chain: %{root: [], intermediates: [], peer: []},
-        client_chain: %{root: [], intermediates: [], peer: []}
-      })
+    # What every OTP of today accepts: the defaults are older than that.
+    modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
+    chain = %{root: modern, intermediates: [], peer: modern}
+    %{server_config: config} = :public_key.pkix_test_data(%{server_chain: chain, client_chain: chain})
 
     {type, key} = config[:key]
     pem = [{:Certificate, config[:cert], :not_encrypted}, {type, key, :not_encrypted}]
