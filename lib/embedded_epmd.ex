@@ -59,6 +59,9 @@ defmodule EmbeddedEpmd do
     * `:max_waiting` - connections that may wait for their request or reply. At the limit the one that has waited
       longest gives way. Defaults to 256.
     * `:max_waiting_per_source` - of these, connections from one remote address. Defaults to 32.
+    * `:hand_over` - lets one other VM of this user stand by for this one, and this one for another: it has copies of
+      the listeners and of the registered nodes' connections, and goes on with them when the owner of the port ends,
+      however it ends. All VMs that are to do so need the same `:addresses`. Defaults to `true`.
     * `:log_level` - from what level on the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or `:debug`.
       Defaults to `:notice`.
   """
@@ -71,6 +74,7 @@ defmodule EmbeddedEpmd do
           | {:request_deadline, 100..600_000}
           | {:max_waiting, 1..65_535}
           | {:max_waiting_per_source, 1..65_535}
+          | {:hand_over, boolean()}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
   @typedoc """
@@ -84,6 +88,9 @@ defmodule EmbeddedEpmd do
     * `:addresses` - the addresses it listens on when it serves
     * `:owner` - the address of the owner it joined, or `nil`
     * `:owner_answers` - false while that owner holds the port and answers nobody
+    * `:standby` - in the VM that serves, who stands by for it: the name of its node, or `nil` if it has none, and its
+      process id, or `nil` where the system does not say; `nil` when nobody does
+    * `:stands_by` - whether this VM stands by for the owner that it joined
     * `:names` - how many names are registered, or `nil` when the owner does not say
   """
   @type status :: %{
@@ -94,6 +101,8 @@ defmodule EmbeddedEpmd do
           addresses: [String.t()],
           owner: String.t() | nil,
           owner_answers: boolean(),
+          standby: %{name: String.t() | nil, pid: pos_integer() | nil} | nil,
+          stands_by: boolean(),
           names: non_neg_integer() | nil
         }
 
@@ -226,6 +235,8 @@ defmodule EmbeddedEpmd do
           addresses: [],
           owner: nil,
           owner_answers: true,
+          standby: nil,
+          stands_by: false,
           names: nil
         }
     end

@@ -15,6 +15,7 @@ defmodule EmbeddedEpmd.Config do
     request_deadline: 10_000,
     max_waiting: 256,
     max_waiting_per_source: 32,
+    hand_over: true,
     log_level: :notice
   }
 
@@ -108,10 +109,10 @@ defmodule EmbeddedEpmd.Config do
   defp parse!(:relaxed, value, _) when value in ["", "0", "false"], do: false
   defp parse!(:relaxed, value, _) when is_binary(value), do: true
 
-  defp parse!(key, value, _) when key in [:relaxed, :remote_names] and is_boolean(value),
+  defp parse!(key, value, _) when key in [:relaxed, :remote_names, :hand_over] and is_boolean(value),
     do: value
 
-  defp parse!(key, value, source) when key in [:relaxed, :remote_names],
+  defp parse!(key, value, source) when key in [:relaxed, :remote_names, :hand_over],
     do: fail!(source, "true or false", value)
 
   defp parse!(:allow, nil, _), do: nil

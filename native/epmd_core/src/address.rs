@@ -87,6 +87,15 @@ impl Listeners {
         Ok(Self { sockets, missing, port })
     }
 
+    /// Listeners that were another process's.
+    pub(crate) fn inherited(sockets: Vec<std::net::TcpListener>, addresses: &[IpAddr], port: u16) -> Self {
+        let sockets: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect();
+        let mut listeners = Self { sockets, missing: Vec::new(), port };
+        let bound = listeners.addresses();
+        listeners.missing = wanted(addresses).into_iter().filter(|address| !bound.contains(address)).collect();
+        listeners
+    }
+
     /// Tries again to get what somebody still had; whether nothing is missing any more.
     pub(crate) fn complete(&mut self) -> bool {
         let (sockets, port) = (&mut self.sockets, self.port);
@@ -159,7 +168,7 @@ fn with_loopbacks(addresses: &[IpAddr]) -> Vec<(IpAddr, bool)> {
     all
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {

@@ -28,6 +28,8 @@ pub(crate) enum Event {
     Granted,
     /// The link to the owner ended.
     Ended,
+    /// The owner ended, for which this member stood by: all that it had is ours.
+    Inherited,
     /// There is another node to register, or none any more.
     Changed,
     /// It did not work out: refused, gone, not an EPMD.
@@ -40,7 +42,7 @@ impl State {
     /// What to do next.
     pub(crate) fn after(self, event: Event) -> Self {
         match (self, event) {
-            (Self::Serving, _) | (Self::Searching, Event::Bound) => Self::Serving,
+            (Self::Serving, _) | (Self::Searching, Event::Bound) | (Self::Joined, Event::Inherited) => Self::Serving,
             (Self::Searching, Event::Taken) | (Self::Joined, Event::Changed) => Self::Joining,
             (Self::Joining, Event::Granted) => Self::Joined,
             (_, Event::Failed) => Self::Resting,

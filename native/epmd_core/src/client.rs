@@ -19,6 +19,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Link(TcpStream);
 
 impl Link {
+    /// Our end's address.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.0.local_addr().ok()
+    }
+
     /// Waits for the link's end, however it comes.
     pub(crate) async fn ended(&self) {
         let mut byte = [0];

@@ -4,9 +4,8 @@
 //! Whatever has to wait becomes a task.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream as StdStream};
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr, TcpStream as StdStream};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -14,14 +13,14 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at, Instant};
 
 use crate::access::Origin;
-use crate::connections::Place;
+use crate::connections::{Kept, Place};
 use crate::figures::Figures;
 use crate::journal::Change;
 use crate::listing::Listing;
 use crate::node::Node;
 use crate::os;
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{Entry, Holder, NameTaken, Registration};
+use crate::registry::{Entry, Holder, Registration};
 use crate::server::Shared;
 
 /// How long a taken name is given to become free before its new holder is refused: the end of a node that was just
@@ -110,17 +109,12 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Rest::Write { reply, written: 0 },
                 Err(_) => return,
             },
-            Answer::Register(node) => match try_register(shared, &stream, peer, &node) {
-                Ok(registration) => {
-                    let reply = granted(&node, &registration);
-                    if (&stream).write(&reply).is_ok_and(|written| written == reply.len()) {
-                        shared.connections.keep(|place| hold(stream, registration, place));
-                    }
-                    return;
+            Answer::Register(node) => {
+                if shared.registry.find(node.name.as_str().as_bytes()).is_none() {
+                    return register(shared, stream, peer, &node);
                 }
-                Err(Refusal::NameTaken(_)) => Rest::Do(Answer::Register(node)),
-                Err(Refusal::OutOfDescriptors) => return,
-            },
+                Rest::Do(Answer::Register(node))
+            }
             answer => Rest::Do(answer),
         },
     };
@@ -134,16 +128,16 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
 
 async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, rest: Rest, deadline: Instant, place: Place) {
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
-    if let Ok(Some(registration)) = timeout_at(deadline, converse(shared, &mut stream, peer, rest)).await {
-        place.registered();
-        if let Ok(stream) = stream.into_std() {
-            hold(stream, registration, place).await;
-        }
+    let node = timeout_at(deadline, converse(shared, &mut stream, peer, rest)).await;
+    // A registered node does not wait for anything.
+    drop(place);
+    if let (Ok(Some(node)), Ok(stream)) = (node, stream.into_std()) {
+        register(shared, stream, peer, &node);
     }
 }
 
-/// Brings a conversation to its end; a registration if that is what it ends with.
-async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, rest: Rest) -> Option<Registration> {
+/// Brings a conversation to its end; a node to register if that is what it ends with.
+async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, rest: Rest) -> Option<Node> {
     let answer = match rest {
         Rest::Do(answer) => answer,
         Rest::Write { reply, written } => {
@@ -184,7 +178,16 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
             refuse(stream, highest_version).await;
             None
         }
-        Answer::Register(node) => register(shared, stream, peer, &node).await,
+        Answer::Register(node) => {
+            if is_free(shared, &node).await {
+                return Some(node);
+            }
+            shared.figures().refused.count();
+            shared.registry.journal().record(|| refused(&node, "the name is taken"));
+            tracing::warn!(%peer, name = %node.name.as_str(), reason = "the name is taken", "registration refused");
+            refuse(stream, node.highest_version).await;
+            None
+        }
     }
 }
 
@@ -255,59 +258,41 @@ fn looked_up(figures: &Figures, found: Option<Arc<Entry>>) -> Reply {
     }
 }
 
-enum Refusal {
-    NameTaken(Arc<Entry>),
-    OutOfDescriptors,
+fn refused(node: &Node, reason: &'static str) -> Change {
+    Change::Refused { name: node.name.as_str().into(), reason }
 }
 
-fn try_register(
-    shared: &Shared,
-    stream: &impl AsRawFd,
-    peer: SocketAddr,
-    node: &Node,
-) -> Result<Registration, Refusal> {
+/// Whether a node's name is free, or becomes it soon.
+async fn is_free(shared: &Shared, node: &Node) -> bool {
+    let name = node.name.as_str().as_bytes();
+    if let Some(holder) = shared.registry.find(name) {
+        // Meanwhile the runtime reads the end of the holder's connection, if that has come.
+        let _ = timeout(GRACE, shared.registry.ended(&holder)).await;
+    }
+    shared.registry.find(name).is_none()
+}
+
+/// Registers a node whose name is free, passes that on to the standby, and then tells the node.
+fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
+    if shared.passing.is_over() {
+        return;
+    }
     // The last descriptor is not for a node that would keep it: look-ups must go on.
     if !shared.reserve.is_whole() {
         shared.figures().refused.count();
         shared.registry.journal().record(|| refused(node, "out of descriptors"));
         tracing::warn!(%peer, name = %node.name.as_str(), reason = "out of descriptors", "registration refused");
-        return Err(Refusal::OutOfDescriptors);
+        return;
     }
-    let registered = shared.registry.register(node, Holder::Connection(stream.as_raw_fd()));
-    let registration = registered.map_err(|NameTaken(holder)| Refusal::NameTaken(holder))?;
+    let Ok(connection) = os::watch(stream).map(Arc::new) else { return };
+    let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
+    let Ok(registration) = shared.registry.register(node, holder) else { return };
+    shared.passing.pass();
     shared.figures().granted.count();
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
-    Ok(registration)
-}
-
-fn refused(node: &Node, reason: &'static str) -> Change {
-    Change::Refused { name: node.name.as_str().into(), reason }
-}
-
-fn granted(node: &Node, registration: &Registration) -> Vec<u8> {
-    protocol::alive2_reply(node.highest_version, Some(registration.creation()))
-}
-
-async fn register(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, node: &Node) -> Option<Registration> {
-    let mut registered = try_register(shared, stream, peer, node);
-    if let Err(Refusal::NameTaken(holder)) = &registered {
-        // Meanwhile the runtime reads the end of the holder's connection, if that has come.
-        let _ = timeout(GRACE, shared.registry.ended(holder)).await;
-        registered = try_register(shared, stream, peer, node);
-    }
-    match registered {
-        Ok(registration) => {
-            stream.write_all(&granted(node, &registration)).await.ok()?;
-            Some(registration)
-        }
-        Err(Refusal::NameTaken(_)) => {
-            shared.figures().refused.count();
-            shared.registry.journal().record(|| refused(node, "the name is taken"));
-            tracing::warn!(%peer, name = %node.name.as_str(), reason = "the name is taken", "registration refused");
-            refuse(stream, node.highest_version).await;
-            None
-        }
-        Err(Refusal::OutOfDescriptors) => None,
+    let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
+    if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
+        shared.connections.keep(|place| hold(connection, registration, place));
     }
 }
 
@@ -320,13 +305,10 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
 }
 
 /// Keeps a registration until its connection ends. Any byte ends it too, as in OTP's daemon.
-async fn hold(stream: StdStream, registration: Registration, _place: Place) {
-    let Ok(stream) = os::watch(stream) else { return };
-    // It refers to the descriptor, so it is dropped first.
-    let registration = registration;
+pub(crate) async fn hold(connection: Kept, registration: Registration, _place: Place) {
     let ended = async {
         let mut bytes = [0; 64];
-        while let Ok(mut ready) = stream.readable().await {
+        while let Ok(mut ready) = connection.readable().await {
             if ready.try_io(|stream| stream.get_ref().read(&mut bytes)).is_ok() {
                 return;
             }
@@ -336,6 +318,9 @@ async fn hold(stream: StdStream, registration: Registration, _place: Place) {
         () = ended => {}
         () = registration.ended() => {}
     }
+    drop(registration);
+    // Closing it would not end it while a standby has a copy.
+    let _ = connection.get_ref().shutdown(Shutdown::Both);
 }
 
 /// Waits for the end of a connection, whatever else comes.

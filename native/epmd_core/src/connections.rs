@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
 use crate::figures::Figures;
@@ -18,6 +19,9 @@ pub(crate) struct Connections {
     table: Arc<Mutex<Table>>,
     pub(crate) figures: Arc<Figures>,
 }
+
+/// The connection of a registered node. Its task owns it, and the table refers to it.
+pub(crate) type Kept = Arc<AsyncFd<TcpStream>>;
 
 /// How many connections are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,16 +124,6 @@ impl Table {
             waiting.task.abort();
         }
         gives_way.is_some()
-    }
-}
-
-impl Place {
-    /// The connection is a registered node's from here on: it waits for nothing and gives way to nobody.
-    pub(crate) fn registered(&self) {
-        let mut table = self.connections.table.lock();
-        if let Some(waiting) = table.waiting.remove(&self.id) {
-            table.registered.insert(self.id, waiting.task);
-        }
     }
 }
 

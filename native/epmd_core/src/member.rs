@@ -1,17 +1,20 @@
 //! One process among those of a host that can serve the port: it serves, or joins whoever does, and changes over.
 //!
 //! Whoever binds the port serves it. The others register their node there, over a link that is kept; when the link
-//! ends, however it ends, each tries to bind at once and joins the winner otherwise. Nothing is copied between them:
-//! the table of the new owner fills with the registrations that arrive.
+//! ends, however it ends, each tries to bind at once and joins the winner otherwise. The table of the new owner fills
+//! with the registrations that arrive.
+//!
+//! One of those that have joined stands by ([`crate::hand_over`]): it has a copy of the table and of the connections,
+//! so that no link ends with the owner. Then nobody but the standby notices, and it serves.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{mpsc as std_mpsc, Arc};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{mpsc, Notify};
+use tokio::sync::{mpsc, watch, Notify};
 use tokio::time::{sleep, Instant};
 
 use crate::access::Policy;
@@ -20,17 +23,19 @@ use crate::change_over::{Event, State};
 use crate::client::{self, Joined, Link};
 use crate::connections::{Connections, Open};
 use crate::figures::Figures;
+use crate::hand_over::{self, Inheritance, Offer, Passing, Place, Standby};
 use crate::journal::{Change, Journal};
-use crate::node::Node;
+use crate::node::{Node, NodeName};
+use crate::pauses::Pauses;
+use crate::registry::replica::{Contents, Heirs};
 use crate::registry::{Entry, Holder, NameTaken, Registration, Registry};
-use crate::server::{self, Limits, Rules};
+use crate::server::{Limits, Rules, Server};
 
 /// How often a member that has joined makes sure that the owner answers.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long a start may look for the port or its owner, while another owner comes and goes.
 const START_PATIENCE: Duration = Duration::from_secs(5);
-/// The pauses between attempts to bind or join.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// The longest pause between attempts to bind or join.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A link that ends sooner is no reason to bind at once again: its owner may end every link.
 const LASTING: Duration = Duration::from_secs(1);
@@ -42,7 +47,7 @@ const TRIES_FOR_THE_REST: u32 = 5;
 const NOBODY: &str = "embedded_epmd";
 
 /// What a member is started with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Where to listen; nothing means everywhere.
     pub addresses: Vec<IpAddr>,
@@ -52,6 +57,8 @@ pub struct Settings {
     pub policy: Policy,
     /// How much of the process the server may use.
     pub limits: Limits,
+    /// Whether another member of this user may stand by for this one, and this one for another.
+    pub hand_over: bool,
     /// Where changes are recorded.
     pub journal: Journal,
 }
@@ -84,6 +91,10 @@ pub struct Status {
     pub addresses: Vec<IpAddr>,
     /// The port.
     pub port: u16,
+    /// Who has a copy of everything and goes on when this owner ends.
+    pub standby: Option<Standby>,
+    /// Whether this member is that for the owner it joined.
+    pub stands_by: bool,
 }
 
 /// Why a member cannot start.
@@ -132,6 +143,10 @@ pub struct Handle {
     rules: Arc<RwLock<Rules>>,
     commands: mpsc::UnboundedSender<Command>,
     stop: Arc<Notify>,
+    /// Whether there may be a hand-over.
+    hand_over: Arc<watch::Sender<bool>>,
+    standby: Arc<watch::Sender<Option<Standby>>>,
+    stands_by: Arc<watch::Sender<bool>>,
     connections: Connections,
     started: Instant,
 }
@@ -154,8 +169,8 @@ pub struct Member {
     handle: Handle,
     commands: mpsc::UnboundedReceiver<Command>,
     state: State,
-    /// The bound port, between binding and serving it.
-    listeners: Option<Listeners>,
+    /// What is to be served, and is not yet.
+    estate: Option<Estate>,
     /// Whoever has the port.
     owner: Option<SocketAddr>,
     /// What keeps the local node registered there.
@@ -243,7 +258,8 @@ impl Handle {
 
     /// The member's state.
     pub fn status(&self) -> Status {
-        self.status.lock().clone()
+        let status = self.status.lock().clone();
+        Status { standby: self.standby.borrow().clone(), stands_by: *self.stands_by.borrow(), ..status }
     }
 
     /// Looks a name up in memory, as if dialled at `address`.
@@ -304,8 +320,9 @@ impl Handle {
     }
 
     /// Changes what can be changed while the member runs; connections that wait keep their deadline.
-    pub fn configure(&self, policy: Policy, limits: Limits) {
+    pub fn configure(&self, policy: Policy, limits: Limits, hand_over: bool) {
         *self.rules.write() = Rules { policy, limits };
+        self.hand_over.send_if_modified(|current| std::mem::replace(current, hand_over) != hand_over);
     }
 }
 
@@ -322,6 +339,8 @@ impl Member {
             owner_answers: true,
             addresses: Vec::new(),
             port: settings.port,
+            standby: None,
+            stands_by: false,
         };
         let handle = Handle {
             registry: Registry::with_journal(settings.journal.clone()),
@@ -330,6 +349,9 @@ impl Member {
             rules: Arc::new(RwLock::new(rules)),
             commands: sender,
             stop: Arc::new(Notify::new()),
+            hand_over: Arc::new(watch::Sender::new(settings.hand_over)),
+            standby: Arc::default(),
+            stands_by: Arc::default(),
             connections: Connections::default(),
             started: Instant::now(),
         };
@@ -338,11 +360,11 @@ impl Member {
             handle: handle.clone(),
             commands,
             state: State::Searching,
-            listeners: None,
+            estate: None,
             owner: None,
             link: None,
             local: None,
-            pauses: Pauses::default(),
+            pauses: Pauses::up_to(LONGEST_PAUSE),
             was_joined: false,
             trouble: None,
             complaint: None,
@@ -365,22 +387,19 @@ impl Member {
     /// Serves or joins until [`Handle::stop`] is called, or until the server fails for a reason of its own.
     pub async fn run(mut self) -> io::Result<()> {
         let stop = Arc::clone(&self.handle.stop);
-        tokio::select! {
-            () = stop.notified() => Ok(()),
-            ended = self.live() => ended,
-        }
-    }
-
-    async fn live(&mut self) -> io::Result<()> {
         loop {
-            if let Some(listeners) = self.listeners.take() {
-                return self.serve(listeners).await;
+            if let Some(estate) = self.estate.take() {
+                return self.serve(estate, &stop).await;
             }
-            let event = self.act().await;
-            if let Some(trouble) = self.trouble.take() {
-                self.complain(&trouble);
+            tokio::select! {
+                () = stop.notified() => return Ok(()),
+                event = self.act() => {
+                    if let Some(trouble) = self.trouble.take() {
+                        self.complain(&trouble);
+                    }
+                    self.enter(event);
+                }
             }
-            self.enter(event);
         }
     }
 
@@ -399,14 +418,14 @@ impl Member {
         match Listeners::open(&self.settings.addresses, self.settings.port) {
             Ok(mut listeners) => {
                 // An owner that is just ending lets go of one address after the other.
-                let mut pauses = Pauses::default();
+                let mut pauses = Pauses::up_to(LONGEST_PAUSE);
                 for _ in 0..TRIES_FOR_THE_REST {
                     if listeners.complete() {
                         break;
                     }
                     sleep(pauses.next()).await;
                 }
-                self.listeners = Some(listeners);
+                self.estate = Some(Estate::Bound(listeners));
                 Event::Bound
             }
             Err(error) if error.is_taken() => {
@@ -457,12 +476,23 @@ impl Member {
         let Some(owner) = self.owner else { return Event::Failed };
         let joined_at = Instant::now();
         let name = self.local.as_ref().map_or(NOBODY, |local| local.node.name.as_str()).to_owned();
+        let handle = self.handle.clone();
+        let (place, node) = (self.place(), self.node());
+        let enabled = handle.hand_over.subscribe();
+        let standing_by = hand_over::stand_by(&place, &handle.wanted, node, enabled, &handle.stands_by);
+        tokio::pin!(standing_by);
         let event = loop {
             let check = async {
                 sleep(ASK_EVERY).await;
                 client::is_registered(owner, &name).await
             };
             tokio::select! {
+                // With the owner's copies goes the link, unless this member has one, too.
+                biased;
+                inheritance = &mut standing_by => {
+                    self.inherit(inheritance);
+                    break Event::Inherited;
+                }
                 () = ended(self.link.as_ref()) => break Event::Ended,
                 command = next(&mut self.commands) => {
                     self.obey(command);
@@ -482,10 +512,11 @@ impl Member {
             }
         };
         self.link = None;
+        handle.stands_by.send_replace(false);
         match event {
             Event::Ended if joined_at.elapsed() < LASTING => Event::Failed,
             Event::Ended => {
-                self.pauses = Pauses::default();
+                self.pauses = Pauses::up_to(LONGEST_PAUSE);
                 Event::Ended
             }
             event => event,
@@ -502,27 +533,92 @@ impl Member {
         }
     }
 
+    /// Where owner and standby of this port meet. The first address decides who serves, so it names the place.
+    fn place(&self) -> Place {
+        let first = self.handle.wanted.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        Place::of(SocketAddr::new(first, self.settings.port))
+    }
+
+    fn node(&self) -> Option<NodeName> {
+        self.local.as_ref().map(|local| local.node.name.clone())
+    }
+
+    /// Gets ready to serve what the last owner served.
+    fn inherit(&mut self, mut inheritance: Inheritance) {
+        let listeners = std::mem::take(&mut inheritance.listeners);
+        let listeners = Listeners::inherited(listeners, &self.settings.addresses, self.settings.port);
+        let own = self.link.as_ref().and_then(Link::local_address);
+        let (contents, heirs) = std::mem::take(&mut inheritance.replica).revive(&self.handle.registry, own);
+        let inherited = Inherited { listeners, contents: Some(contents), heirs, inheritance };
+        self.estate = Some(Estate::Inherited(Box::new(inherited)));
+    }
+
     /// Serves the port until the member stops.
-    async fn serve(&mut self, listeners: Listeners) -> io::Result<()> {
+    async fn serve(&mut self, estate: Estate, stop: &Notify) -> io::Result<()> {
         let registry = self.handle.registry.clone();
-        if self.was_joined {
-            registry.fills_until(std::time::Instant::now() + SETTLING);
-        }
-        let mut own = self.register_here(&registry);
-        let serving = {
-            let Handle { rules, connections, .. } = &self.handle;
-            server::serve_with(listeners, registry.clone(), Arc::clone(rules), connections.clone())
+        let (passing, rules) = (Passing::default(), Arc::clone(&self.handle.rules));
+        let start = |listeners| {
+            Server::start(listeners, registry.clone(), rules, self.handle.connections.clone(), passing.clone())
         };
-        tokio::pin!(serving);
+        let (mut server, mut own, claim);
+        match estate {
+            Estate::Bound(listeners) => {
+                if self.was_joined {
+                    registry.fills_until(std::time::Instant::now() + SETTLING);
+                }
+                (server, claim) = (start(listeners)?, None);
+                own = self.register_here(&registry);
+            }
+            Estate::Inherited(inherited) => {
+                let Inherited { mut listeners, heirs, mut inheritance, .. } = *inherited;
+                listeners.complete();
+                server = start(listeners)?;
+                inheritance.confirm();
+                server.keep(heirs.connected);
+                own = match heirs.own {
+                    Some(registration) => Own::Registered(registration),
+                    None => self.register_here(&registry),
+                };
+                claim = Some(inheritance.claim);
+            }
+        }
+        let mut offer = Offer::new(
+            hand_over::Terms {
+                place: self.place(),
+                addresses: self.handle.wanted.to_vec(),
+                node: self.node(),
+                registry: registry.clone(),
+                passing,
+                enabled: self.handle.hand_over.subscribe(),
+                standby: Arc::clone(&self.handle.standby),
+            },
+            claim,
+            server.listeners(),
+        );
         loop {
             tokio::select! {
-                ended = &mut serving => return ended,
+                error = server.failed() => return Err(error),
                 command = next(&mut self.commands) => {
                     drop(own);
                     self.obey(command);
                     own = self.register_here(&registry);
                 }
                 () = own.freed(&registry) => own = self.register_here(&registry),
+                () = offer.hung() => {
+                    tracing::warn!("opening the port again, since a standby that hangs has copies of its listeners");
+                    server.renew()?;
+                    offer.renew(server.listeners());
+                }
+                () = stop.notified() => {
+                    drop(own);
+                    server.halt();
+                    if offer.hand_over().await {
+                        server.drain().await;
+                    } else {
+                        server.renounce();
+                    }
+                    return Ok(());
+                }
             }
         }
     }
@@ -575,15 +671,27 @@ impl Member {
         let role = self.handle.status.lock().role;
         match self.state {
             State::Serving => {
-                let Some(listeners) = &self.listeners else { return };
+                let (listeners, contents) = match &mut self.estate {
+                    Some(Estate::Bound(listeners)) => (listeners, None),
+                    Some(Estate::Inherited(inherited)) => (&mut inherited.listeners, inherited.contents.take()),
+                    None => return,
+                };
                 let (addresses, port) = (listeners.addresses(), listeners.port);
+                let how =
+                    if contents.is_some() { "serving the port in its last owner's place" } else { "serving the port" };
+                tracing::info!(port, ?addresses, "{how}");
                 self.complaint = None;
-                tracing::info!(port, ?addresses, "serving the port");
+                let registry = self.handle.registry.clone();
                 self.change(|status| {
                     status.role = Role::Serving;
                     status.owner = None;
+                    status.owner_answers = true;
                     status.addresses = addresses;
                     status.port = port;
+                    // Nobody sees the role without the table.
+                    if let Some(contents) = contents {
+                        registry.adopt(contents);
+                    }
                 });
             }
             State::Joined => {
@@ -643,6 +751,24 @@ impl Member {
     }
 }
 
+/// What a member serves.
+#[derive(Debug)]
+enum Estate {
+    /// A port that was free.
+    Bound(Listeners),
+    Inherited(Box<Inherited>),
+}
+
+/// All that the last owner had.
+#[derive(Debug)]
+struct Inherited {
+    listeners: Listeners,
+    /// Until the table has them.
+    contents: Option<Contents>,
+    heirs: Heirs,
+    inheritance: Inheritance,
+}
+
 /// The local node in the table of its own VM.
 #[derive(Debug)]
 enum Own {
@@ -683,28 +809,4 @@ fn passes(error: &StartError) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof};
     let StartError::Held { error, .. } = error else { return false };
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | UnexpectedEof)
-}
-
-/// Pauses that double up to a second, each shortened by chance so that members do not march in step.
-#[derive(Debug)]
-struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self(FIRST_PAUSE)
-    }
-}
-
-impl Pauses {
-    fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
-        pause.mul_f64(0.5 + chance() / 2.0)
-    }
-}
-
-/// A number from 0 to 1; the seed of the standard library's hash maps is chance enough for a pause.
-fn chance() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }

@@ -250,6 +250,12 @@ impl Port2Reply {
         &self.0
     }
 
+    /// The `ALIVE2_REQ`, without its length, that this node would register with.
+    pub(crate) fn to_alive2(&self) -> Vec<u8> {
+        // Behind the tag, and here the result, both have the same fields.
+        [&[ALIVE2_REQ], &self.0[2..]].concat()
+    }
+
     /// The node's name.
     pub fn name(&self) -> &[u8] {
         &self.0[12..12 + usize::from(self.word(10))]

@@ -4,8 +4,10 @@
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -15,6 +17,10 @@ use tokio::sync::Notify;
 use crate::journal::{Change, Journal};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
+
+pub(crate) mod replica;
+
+use replica::Follower;
 
 /// How many names are remembered after they left, for the sake of their creations. OTP's daemon remembers as many.
 const DEPARTED: usize = 1000;
@@ -42,25 +48,40 @@ struct State {
     registrations: u64,
     /// Until when nodes may be missing that were registered with the owner before us.
     fills_until: Option<Instant>,
+    /// Who keeps a copy of the table.
+    follower: Weak<Follower>,
 }
 
 /// Who keeps a registration alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Holder {
     /// The VM that this server lives in.
     Host,
-    /// A connection with this descriptor.
-    Connection(i32),
+    /// A connection, which whoever serves it owns.
+    Connection(Weak<dyn Descriptor>),
 }
 
+/// What has a descriptor.
+pub trait Descriptor: AsFd + Send + Sync {}
+
+impl<T: AsFd + Send + Sync> Descriptor for T {}
+
 /// A registered node.
-#[derive(Debug)]
 pub struct Entry {
     id: u64,
     creation: u32,
     holder: Holder,
+    /// That of its connection; -1 without one.
+    descriptor: i32,
     reply: Port2Reply,
     ended: Notify,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = String::from_utf8_lossy(self.name());
+        f.debug_struct("Entry").field("id", &self.id).field("name", &name).field("port", &self.port()).finish()
+    }
 }
 
 /// A registration. The entry leaves the table with it, and with nothing else of this holder's.
@@ -120,20 +141,9 @@ impl Registry {
         }
         let next = state.departed.next_creation(name);
         state.registrations += 1;
-        let entry = Arc::new(Entry {
-            id: state.registrations,
-            creation: creation.unwrap_or(next),
-            holder,
-            reply: Port2Reply::new(node),
-            ended: Notify::new(),
-        });
-        state.names.insert(ByName(Arc::clone(&entry)));
-        state.by_age.insert(entry.id, Arc::clone(&entry));
-        self.0.journal.record(|| Change::Registered {
-            name: node.name.as_str().into(),
-            port: node.port,
-            creation: entry.creation,
-        });
+        let entry = Arc::new(Entry::new(state.registrations, creation.unwrap_or(next), holder, Port2Reply::new(node)));
+        state.enter(&entry);
+        self.0.journal.record(|| entry.registered());
         drop(state);
         self.0.registered.notify_waiters();
         Ok(Registration { registry: self.clone(), entry })
@@ -198,13 +208,13 @@ impl Registry {
 
     /// Ends the registration of a name that came over a connection, which is told to close. The host's own name stays.
     pub fn stop(&self, name: &[u8]) -> bool {
-        let found = self.find(name).filter(|entry| entry.holder != Holder::Host);
+        let found = self.find(name).filter(|entry| !entry.is_hosts());
         found.is_some_and(|entry| self.remove(&entry))
     }
 
     /// Ends all registrations that came over a connection. The host's own name stays.
     pub fn stop_all(&self) {
-        for entry in self.entries().iter().rev().filter(|entry| entry.holder != Holder::Host) {
+        for entry in self.entries().iter().rev().filter(|entry| !entry.is_hosts()) {
             self.remove(entry);
         }
     }
@@ -216,7 +226,10 @@ impl Registry {
             return false;
         }
         state.names.remove(entry.name());
-        state.departed.remember(entry);
+        state.departed.remember(entry.name(), entry.creation, entry.port(), entry.descriptor);
+        if let Some(follower) = state.follower.upgrade() {
+            follower.left(entry.id);
+        }
         self.0.journal.record(|| Change::Unregistered {
             name: String::from_utf8_lossy(entry.name()).into_owned(),
             port: entry.port(),
@@ -228,6 +241,16 @@ impl Registry {
 
     fn holds(&self, entry: &Entry) -> bool {
         self.0.state.lock().by_age.contains_key(&entry.id)
+    }
+}
+
+impl State {
+    fn enter(&mut self, entry: &Arc<Entry>) {
+        self.names.insert(ByName(Arc::clone(entry)));
+        self.by_age.insert(entry.id, Arc::clone(entry));
+        if let Some(follower) = self.follower.upgrade() {
+            follower.entered(entry);
+        }
     }
 }
 
@@ -261,9 +284,38 @@ impl Drop for Registration {
 }
 
 impl Entry {
+    fn new(id: u64, creation: u32, holder: Holder, reply: Port2Reply) -> Self {
+        let mut entry = Self { id, creation, holder, descriptor: -1, reply, ended: Notify::new() };
+        if let Some(connection) = entry.connection() {
+            entry.descriptor = connection.as_fd().as_raw_fd();
+        }
+        entry
+    }
+
+    fn registered(&self) -> Change {
+        Change::Registered {
+            name: String::from_utf8_lossy(self.name()).into_owned(),
+            port: self.port(),
+            creation: self.creation,
+        }
+    }
+
+    /// Its number among the table's registrations.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The node's creation.
     pub fn creation(&self) -> u32 {
         self.creation
+    }
+
+    /// Its connection, if it has one that lasts.
+    pub(crate) fn connection(&self) -> Option<Arc<dyn Descriptor>> {
+        match &self.holder {
+            Holder::Host => None,
+            Holder::Connection(connection) => connection.upgrade(),
+        }
     }
 
     /// The reply to who looks this node up.
@@ -283,10 +335,11 @@ impl Entry {
 
     /// The descriptor of its connection; -1 for the host's own node, which has none.
     pub fn descriptor(&self) -> i32 {
-        match self.holder {
-            Holder::Host => -1,
-            Holder::Connection(descriptor) => descriptor,
-        }
+        self.descriptor
+    }
+
+    fn is_hosts(&self) -> bool {
+        matches!(self.holder, Holder::Host)
     }
 }
 
@@ -325,7 +378,8 @@ struct Departed {
     floor: u32,
 }
 
-#[derive(Debug)]
+/// How a name left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Left {
     number: u64,
     creation: u32,
@@ -345,12 +399,14 @@ impl Departed {
         next.max(SMALLEST_CREATION)
     }
 
-    fn remember(&mut self, entry: &Entry) {
+    fn remember(&mut self, name: &[u8], creation: u32, port: u16, descriptor: i32) {
         self.leaves += 1;
-        let left =
-            Left { number: self.leaves, creation: entry.creation, port: entry.port(), descriptor: entry.descriptor() };
-        self.order.insert(left.number, entry.name().into());
-        self.names.insert(entry.name().into(), left);
+        self.put(name, Left { number: self.leaves, creation, port, descriptor });
+    }
+
+    fn put(&mut self, name: &[u8], left: Left) {
+        self.order.insert(left.number, name.into());
+        self.names.insert(name.into(), left);
     }
 
     fn forget(&mut self, name: &[u8]) -> Option<Left> {
@@ -392,8 +448,13 @@ mod tests {
         Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
     }
 
+    /// One that has ended already.
+    fn connection() -> Holder {
+        Holder::Connection(Weak::<std::net::TcpStream>::new())
+    }
+
     fn register(registry: &Registry, name: &str) -> Registration {
-        registry.register(&node(name), Holder::Connection(7)).expect("a free name")
+        registry.register(&node(name), connection()).expect("a free name")
     }
 
     #[test]

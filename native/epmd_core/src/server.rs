@@ -1,23 +1,25 @@
 //! Accepts connections on bound listeners, and survives what peers and the system do to it.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpListener;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
+use rustix::net::{shutdown, Shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
 use crate::access::Policy;
-use crate::address::Listeners;
+use crate::address::{self, Listeners};
 use crate::connection::{self, Inbox};
-use crate::connections::Connections;
+use crate::connections::{Connections, Kept};
 use crate::figures::Figures;
+use crate::hand_over::Passing;
 use crate::listing::Listings;
 use crate::os;
-use crate::registry::Registry;
+use crate::registry::{Descriptor, Registration, Registry};
+use crate::reserve::Reserve;
 
 /// Connections accepted before registered nodes and other peers get a turn.
 const ACCEPTS_AT_ONCE: usize = 64;
@@ -25,8 +27,9 @@ const ACCEPTS_AT_ONCE: usize = 64;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 /// A peer that has waited for less than this may just be about to ask: while a reserve is left, it is not closed.
 const JUST_CAME: Duration = Duration::from_millis(20);
-/// Descriptors kept for look-ups.
-const RESERVE: usize = 8;
+
+/// How long a server that has handed over goes on answering those that it had accepted.
+const DRAIN: Duration = Duration::from_millis(100);
 
 /// How much of the process one server may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
+    /// To whoever stands by for this server.
+    pub(crate) passing: Passing,
     pub(crate) port: u16,
 }
 
@@ -79,46 +84,134 @@ impl Shared {
 ///
 /// Only what the runtime or the system refuses to this process before the first connection.
 pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
-    serve_with(listeners, registry, Arc::new(RwLock::new(Rules { policy, limits })), Connections::default()).await
+    let settings = Arc::new(RwLock::new(Rules { policy, limits }));
+    let mut server = Server::start(listeners, registry, settings, Connections::default(), Passing::default())?;
+    Err(server.failed().await)
 }
 
-pub(crate) async fn serve_with(
-    listeners: Listeners,
-    registry: Registry,
-    settings: Arc<RwLock<Rules>>,
-    connections: Connections,
-) -> io::Result<()> {
-    let shared = Arc::new(Shared {
-        registry,
-        settings,
-        connections,
-        listings: Listings::default(),
-        reserve: Reserve::new(),
-        port: listeners.port,
-    });
-    let _closer = Closer(shared.connections.clone());
-    let mut accepting = JoinSet::new();
-    for listener in listeners.sockets {
-        accepting.spawn(accept(Arc::clone(&shared), os::watch(listener)?));
+type Listener = Arc<AsyncFd<TcpListener>>;
+
+/// A server that accepts connections. When it is dropped, it closes them.
+#[derive(Debug)]
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    accepting: JoinSet<io::Error>,
+}
+
+impl Server {
+    pub(crate) fn start(
+        listeners: Listeners,
+        registry: Registry,
+        settings: Arc<RwLock<Rules>>,
+        connections: Connections,
+        passing: Passing,
+    ) -> io::Result<Self> {
+        let shared = Shared {
+            registry,
+            settings,
+            connections,
+            listings: Listings::default(),
+            reserve: Reserve::new(),
+            passing,
+            port: listeners.port,
+        };
+        let mut server = Self { shared: Arc::new(shared), listeners: Vec::new(), accepting: JoinSet::new() };
+        server.listen(listeners.sockets)?;
+        Ok(server)
     }
-    match accepting.join_next().await {
-        Some(Ok(error)) => Err(error),
-        Some(Err(panicked)) => Err(io::Error::other(panicked)),
-        None => Err(io::Error::other("no address to listen on")),
+
+    fn listen(&mut self, sockets: Vec<TcpListener>) -> io::Result<()> {
+        for socket in sockets {
+            let listener = Arc::new(os::watch(socket)?);
+            self.accepting.spawn(accept(Arc::clone(&self.shared), Arc::clone(&listener)));
+            self.listeners.push(listener);
+        }
+        Ok(())
+    }
+
+    /// Waits until it cannot accept any more, for a reason of its own.
+    pub(crate) async fn failed(&mut self) -> io::Error {
+        match self.accepting.join_next().await {
+            Some(Ok(error)) => error,
+            Some(Err(panicked)) => io::Error::other(panicked),
+            None => io::Error::other("no address to listen on"),
+        }
+    }
+
+    /// Keeps the registrations that were another server's, each for as long as its connection lasts.
+    pub(crate) fn keep(&self, registrations: Vec<(Registration, Kept)>) {
+        for (registration, connection) in registrations {
+            self.shared.connections.keep(|place| connection::hold(connection, registration, place));
+        }
+    }
+
+    /// The listeners, for whoever stands by.
+    pub(crate) fn listeners(&self) -> Vec<Arc<dyn Descriptor>> {
+        self.listeners.iter().map(|listener| Arc::clone(listener) as Arc<_>).collect()
+    }
+
+    /// Accepts nothing from here on; whoever connects waits in the kernel's queue.
+    pub(crate) fn halt(&mut self) {
+        self.accepting.abort_all();
+    }
+
+    /// Opens its addresses again, so that the copies which others have of its listeners are worth nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when another process has got an address at that very moment.
+    pub(crate) fn renew(&mut self) -> io::Result<()> {
+        self.accepting.abort_all();
+        self.accepting = JoinSet::new();
+        let mut sockets = Vec::new();
+        for old in std::mem::take(&mut self.listeners) {
+            let address = old.get_ref().local_addr()?;
+            self.accept_waiting(&old);
+            shutdown(&old, Shutdown::Read)?;
+            sockets.push(address::listen(address)?);
+        }
+        self.listen(sockets)
+    }
+
+    /// Shuts listeners and registered connections, whoever has copies of them.
+    pub(crate) fn renounce(&mut self) {
+        self.accepting.abort_all();
+        for listener in &self.listeners {
+            let _ = shutdown(listener, Shutdown::Read);
+        }
+        for connection in self.shared.registry.entries().iter().filter_map(|entry| entry.connection()) {
+            let _ = shutdown(&*connection, Shutdown::Both);
+        }
+    }
+
+    /// Waits until those that were accepted have their replies, for a moment at most.
+    pub(crate) async fn drain(&self) {
+        let done = async {
+            while self.shared.connections.open().waiting > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, done).await;
+    }
+
+    fn accept_waiting(&self, listener: &Listener) {
+        let mut inbox = Inbox::new();
+        while let Ok((stream, peer)) = listener.get_ref().accept() {
+            self.shared.figures().accepted.count();
+            connection::serve(&self.shared, stream.into(), peer, &mut inbox);
+        }
     }
 }
 
-/// Closes the connections together with their server.
-struct Closer(Connections);
-
-impl Drop for Closer {
+impl Drop for Server {
     fn drop(&mut self) {
-        self.0.close_all();
+        self.shared.connections.close_all();
     }
 }
 
 /// Accepts until the listener itself fails.
-async fn accept(shared: Arc<Shared>, listener: AsyncFd<TcpListener>) -> io::Error {
+async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
     let mut inbox = Inbox::new();
     'waiting: loop {
         let mut ready = match listener.readable().await {
@@ -181,37 +274,5 @@ impl Fault {
             Some(EBADF | EINVAL | ENOTSOCK) => Self::Ours,
             _ => Self::Peer,
         }
-    }
-}
-
-/// A few descriptors kept for the time when the process has no others: with them, look-ups are answered.
-#[derive(Debug)]
-pub(crate) struct Reserve(Mutex<Vec<File>>);
-
-impl Reserve {
-    fn new() -> Self {
-        let reserve = Self(Mutex::default());
-        reserve.restore();
-        reserve
-    }
-
-    /// Takes back what is missing, as far as there is any.
-    fn restore(&self) {
-        let mut kept = self.0.lock();
-        while kept.len() < RESERVE {
-            let Ok(file) = File::open("/dev/null") else { return };
-            kept.push(file);
-        }
-    }
-
-    /// Whether descriptors are left beside those in use.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.restore();
-        self.0.lock().len() == RESERVE
-    }
-
-    /// Frees a descriptor for the next accept; false if all of them are gone.
-    fn give_up(&self) -> bool {
-        self.0.lock().pop().is_some()
     }
 }

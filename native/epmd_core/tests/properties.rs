@@ -1,6 +1,7 @@
 //! What holds for all bytes and all orders of events: the codec, and the registry against a simple model.
 
 use std::collections::HashMap;
+use std::sync::Weak;
 
 use epmd_core::protocol::{self, Alive2Reply, Port2Reply, Request, INBOX, MAX_REQUEST};
 use epmd_core::registry::{Holder, Registration, Registry};
@@ -159,7 +160,7 @@ proptest! {
                     };
                     let port = number as u16;
                     let node = Node::erlang(NodeName::new(&[b'a' + name]).expect("a valid name"), port);
-                    let holder = if by_host { Holder::Host } else { Holder::Connection(7) };
+                    let holder = if by_host { Holder::Host } else { Holder::Connection(Weak::<std::net::TcpStream>::new()) };
                     let result = match creation {
                         Some(creation) => registry.restore(&node, holder, creation),
                         None => registry.register(&node, holder),

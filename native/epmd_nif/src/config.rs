@@ -17,6 +17,7 @@ pub(crate) struct Config {
     request_deadline: u64,
     max_waiting: usize,
     max_waiting_per_source: usize,
+    hand_over: bool,
     pub(crate) log_level: Verbosity,
 }
 
@@ -39,6 +40,7 @@ impl Config {
                 waiting: self.max_waiting,
                 waiting_per_source: self.max_waiting_per_source,
             },
+            hand_over: self.hand_over,
             journal: Journal::default(),
         })
     }

@@ -112,7 +112,7 @@ fn fail(started: &mpsc::SyncSender<Result<Handle, Error>>, error: Error) {
     let _ = started.send(Err(error));
 }
 
-/// Ends the server and joins its thread. The port is free when this returns.
+/// Ends the server and joins its thread. When this returns the port is another's or free.
 #[rustler::nif(schedule = "DirtyIo")]
 fn stop(server: ResourceArc<Server>) -> Atom {
     server.handle.stop();
@@ -228,8 +228,8 @@ fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u3
 /// Applies the settings that a running server can change.
 #[rustler::nif]
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
-    let Settings { policy, limits, .. } = config.settings()?;
-    server.handle.configure(policy, limits);
+    let Settings { policy, limits, hand_over, .. } = config.settings()?;
+    server.handle.configure(policy, limits, hand_over);
     server.events.limit(config.log_level);
     Ok(rustler::types::atom::ok())
 }
@@ -261,6 +261,14 @@ struct StatusMap {
     owner_answers: bool,
     addresses: Vec<String>,
     port: u16,
+    standby: Option<StandbyMap>,
+    stands_by: bool,
+}
+
+#[derive(rustler::NifMap)]
+struct StandbyMap {
+    name: Option<String>,
+    pid: Option<i32>,
 }
 
 /// The server's state.
@@ -278,6 +286,10 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
         owner_answers: status.owner_answers,
         addresses: status.addresses.iter().map(ToString::to_string).collect(),
         port: status.port,
+        standby: status
+            .standby
+            .map(|standby| StandbyMap { name: standby.node.map(|name| name.as_str().into()), pid: standby.pid }),
+        stands_by: status.stands_by,
     }
 }
 

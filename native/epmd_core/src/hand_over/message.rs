@@ -1,0 +1,380 @@
+//! What an owner and its standby say to each other: pure functions on bytes.
+//!
+//! A message is two bytes of length, a tag and a body, all numbers big-endian. Some come with a descriptor.
+//! [`Hello`] begins with its version in every version of the format.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::node::{Node, NodeName};
+use crate::protocol::{self, Request, MAX_REQUEST};
+use crate::registry::replica::{Counters, Departure};
+use crate::registry::Entry;
+
+/// The version of the format. Two that differ do not hand over to each other.
+pub(crate) const VERSION: u16 = 1;
+/// The longest message without its length: a registration with the longest request.
+pub(crate) const MAX_MESSAGE: usize = ENTERED_HEAD + MAX_REQUEST;
+/// The tag, number, creation and connection of a registration.
+const ENTERED_HEAD: usize = 1 + 8 + 4 + 1;
+/// A peer that begins otherwise is no member.
+const MAGIC: &[u8; 4] = b"epmd";
+
+/// Something said over the channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// Both, first: who speaks.
+    Hello(Hello),
+    /// The standby, every few seconds.
+    Alive,
+    /// The owner: a listener, with its descriptor.
+    Listener,
+    /// The owner: how far its table has counted.
+    Counters(Counters),
+    /// The owner: a name that left before.
+    Departed(Departure),
+    /// The owner: a registration.
+    Entered(Entered),
+    /// The owner: the end of the registration with this number.
+    Left(u64),
+    /// The owner: from here on the copy is whole.
+    Whole,
+    /// The owner that goes: serve.
+    TakeOver,
+    /// The standby, in return: it does.
+    Taken,
+}
+
+/// Who speaks. Only members with the same addresses stand by for each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) version: u16,
+    /// Where the member listens when it serves; empty in another version than ours.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The member's node, if it has one.
+    pub(crate) node: Option<NodeName>,
+}
+
+/// A registration. Its descriptor comes with it if its connection lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entered {
+    pub(crate) id: u64,
+    pub(crate) creation: u32,
+    pub(crate) connected: bool,
+    pub(crate) node: Node,
+}
+
+/// The bytes are no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+const HELLO: u8 = 1;
+const ALIVE: u8 = 2;
+const LISTENER: u8 = 3;
+const COUNTERS: u8 = 4;
+const DEPARTED: u8 = 5;
+const ENTERED: u8 = 6;
+const LEFT: u8 = 7;
+const WHOLE: u8 = 8;
+const TAKE_OVER: u8 = 9;
+const TAKEN: u8 = 10;
+
+impl Message {
+    /// Whether a descriptor comes with it.
+    pub(crate) fn has_descriptor(&self) -> bool {
+        match self {
+            Self::Listener => true,
+            Self::Entered(entered) => entered.connected,
+            _ => false,
+        }
+    }
+
+    /// Encodes it, length included.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Hello(hello) => framed(HELLO, |out| hello.encode(out)),
+            Self::Alive => framed(ALIVE, |_| {}),
+            Self::Listener => framed(LISTENER, |_| {}),
+            Self::Counters(Counters { registrations, leaves, floor }) => framed(COUNTERS, |out| {
+                out.extend(registrations.to_be_bytes());
+                out.extend(leaves.to_be_bytes());
+                out.extend(floor.to_be_bytes());
+            }),
+            Self::Departed(departure) => framed(DEPARTED, |out| {
+                out.extend(departure.number.to_be_bytes());
+                out.extend(departure.creation.to_be_bytes());
+                out.extend(departure.port.to_be_bytes());
+                out.extend(departure.descriptor.to_be_bytes());
+                out.extend(&departure.name);
+            }),
+            Self::Entered(Entered { id, creation, connected, node }) => {
+                // The request that registered the node describes it, and is decoded with every check.
+                entered(*id, *creation, *connected, &protocol::alive2_request(node)[2..])
+            }
+            Self::Left(id) => framed(LEFT, |out| out.extend(id.to_be_bytes())),
+            Self::Whole => framed(WHOLE, |_| {}),
+            Self::TakeOver => framed(TAKE_OVER, |_| {}),
+            Self::Taken => framed(TAKEN, |_| {}),
+        }
+    }
+
+    /// Decodes what stands behind a length.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (tag, body) = bytes.split_first().ok_or(Malformed)?;
+        let mut body = Body(body);
+        let message = match *tag {
+            HELLO => Self::Hello(Hello::decode(&mut body)?),
+            ALIVE => Self::Alive,
+            LISTENER => Self::Listener,
+            COUNTERS => Self::Counters(Counters {
+                registrations: u64::from_be_bytes(body.take()?),
+                leaves: u64::from_be_bytes(body.take()?),
+                floor: u32::from_be_bytes(body.take()?),
+            }),
+            DEPARTED => Self::Departed(Departure {
+                number: u64::from_be_bytes(body.take()?),
+                creation: u32::from_be_bytes(body.take()?),
+                port: u16::from_be_bytes(body.take()?),
+                descriptor: i32::from_be_bytes(body.take()?),
+                name: NodeName::new(body.rest()).map_err(|_| Malformed)?.as_str().as_bytes().into(),
+            }),
+            ENTERED => Self::Entered(Entered {
+                id: u64::from_be_bytes(body.take()?),
+                creation: u32::from_be_bytes(body.take()?),
+                connected: body.flag()?,
+                node: match Request::decode(body.rest()) {
+                    Ok(Request::Alive2 { node: Ok(node), .. }) => node,
+                    _ => return Err(Malformed),
+                },
+            }),
+            LEFT => Self::Left(u64::from_be_bytes(body.take()?)),
+            WHOLE => Self::Whole,
+            TAKE_OVER => Self::TakeOver,
+            TAKEN => Self::Taken,
+            _ => return Err(Malformed),
+        };
+        if body.0.is_empty() {
+            Ok(message)
+        } else {
+            Err(Malformed)
+        }
+    }
+}
+
+/// Encodes a registration as the table keeps it.
+pub(crate) fn entry(entry: &Entry, connected: bool) -> Vec<u8> {
+    entered(entry.id(), entry.creation(), connected, &entry.reply().to_alive2())
+}
+
+fn entered(id: u64, creation: u32, connected: bool, alive2: &[u8]) -> Vec<u8> {
+    framed(ENTERED, |out| {
+        out.extend(id.to_be_bytes());
+        out.extend(creation.to_be_bytes());
+        out.push(u8::from(connected));
+        out.extend(alive2);
+    })
+}
+
+/// The first message in `bytes` without its length, and what it takes with it; `None` while bytes are missing.
+pub(crate) fn frame(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
+    let Some((length, rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes(*length));
+    if !(1..=MAX_MESSAGE).contains(&length) {
+        return Err(Malformed);
+    }
+    Ok(rest.get(..length).map(|message| (message, 2 + length)))
+}
+
+fn framed(tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = vec![0, 0, tag];
+    body(&mut out);
+    let length = (out.len() - 2) as u16;
+    out[..2].copy_from_slice(&length.to_be_bytes());
+    out
+}
+
+impl Hello {
+    /// Whether the member that says this and the one that says `other` can stand by for each other, or why not.
+    pub(crate) fn fits(&self, other: &Self) -> Result<(), String> {
+        if self.version != other.version {
+            let (theirs, ours) = (self.version, other.version);
+            return Err(format!("it speaks version {theirs} of the hand-over, and this VM version {ours}"));
+        }
+        let sorted = |hello: &Self| hello.addresses.iter().copied().collect::<BTreeSet<_>>();
+        if sorted(self) != sorted(other) {
+            let (theirs, ours) = (&self.addresses, &other.addresses);
+            return Err(format!("its addresses are {theirs:?}, and those of this VM {ours:?}"));
+        }
+        Ok(())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(MAGIC);
+        out.extend(self.version.to_be_bytes());
+        // More do not fit into a byte, nor onto a host.
+        let addresses = &self.addresses[..self.addresses.len().min(usize::from(u8::MAX))];
+        out.push(addresses.len() as u8);
+        for address in addresses {
+            match address {
+                IpAddr::V4(ip) => {
+                    out.push(4);
+                    out.extend(ip.octets());
+                }
+                IpAddr::V6(ip) => {
+                    out.push(6);
+                    out.extend(ip.octets());
+                }
+            }
+        }
+        out.extend(self.node.as_ref().map_or("", NodeName::as_str).as_bytes());
+    }
+
+    fn decode(body: &mut Body<'_>) -> Result<Self, Malformed> {
+        if body.take()? != *MAGIC {
+            return Err(Malformed);
+        }
+        let version = u16::from_be_bytes(body.take()?);
+        if version != VERSION {
+            body.rest();
+            return Ok(Self { version, addresses: Vec::new(), node: None });
+        }
+        let [count] = body.take()?;
+        let addresses = (0..count).map(|_| body.address()).collect::<Result<_, _>>()?;
+        let node = match body.rest() {
+            [] => None,
+            name => Some(NodeName::new(name).map_err(|_| Malformed)?),
+        };
+        Ok(Self { version, addresses, node })
+    }
+}
+
+/// What is left of a message.
+struct Body<'a>(&'a [u8]);
+
+impl<'a> Body<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.take()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn address(&mut self) -> Result<IpAddr, Malformed> {
+        match self.take()? {
+            [4] => Ok(IpAddr::from(self.take::<4>()?)),
+            [6] => Ok(IpAddr::from(self.take::<16>()?)),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name() -> impl Strategy<Value = NodeName> {
+        vec(proptest::char::range('!', '\u{7e}'), 1..=255)
+            .prop_map(|name| NodeName::new(String::from_iter(name).as_bytes()).expect("a valid name"))
+    }
+
+    fn node() -> impl Strategy<Value = Node> {
+        let numbers = (any::<u16>(), any::<u8>(), any::<u8>(), any::<u16>(), any::<u16>());
+        (name(), numbers, vec(any::<u8>(), 0..=1020)).prop_map(|(name, numbers, extra)| {
+            let (port, node_type, protocol, highest_version, lowest_version) = numbers;
+            Node { name, port, node_type, protocol, highest_version, lowest_version, extra: extra.into() }
+        })
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let hello = (vec(any::<IpAddr>(), 0..20), proptest::option::of(name()))
+            .prop_map(|(addresses, node)| Message::Hello(Hello { version: VERSION, addresses, node }));
+        let counters = any::<(u64, u64, u32)>()
+            .prop_map(|(registrations, leaves, floor)| Message::Counters(Counters { registrations, leaves, floor }));
+        let departed =
+            (name(), any::<(u64, u32, u16, i32)>()).prop_map(|(name, (number, creation, port, descriptor))| {
+                let name = name.as_str().as_bytes().into();
+                Message::Departed(Departure { number, name, creation, port, descriptor })
+            });
+        let entered = (any::<(u64, u32, bool)>(), node())
+            .prop_map(|((id, creation, connected), node)| Message::Entered(Entered { id, creation, connected, node }));
+        prop_oneof![
+            hello,
+            counters,
+            departed,
+            entered,
+            any::<u64>().prop_map(Message::Left),
+            prop::sample::select(vec![
+                Message::Alive,
+                Message::Listener,
+                Message::Whole,
+                Message::TakeOver,
+                Message::Taken
+            ]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives_encoding(message in message()) {
+            let bytes = message.encode();
+            let (body, length) = frame(&bytes).expect("well-formed").expect("whole");
+            prop_assert_eq!(length, bytes.len());
+            prop_assert_eq!(Message::decode(body), Ok(message));
+            prop_assert_eq!(frame(&bytes[..bytes.len() - 1]), Ok(None));
+        }
+
+        #[test]
+        fn decoding_any_bytes_never_panics(tag in 0u8..14, bytes in vec(any::<u8>(), 0..200)) {
+            let _ = Message::decode(&[&[tag][..], &bytes].concat());
+            let _ = frame(&bytes);
+        }
+
+        #[test]
+        fn bytes_behind_a_message_spoil_it(message in message()) {
+            let open = matches!(message, Message::Hello(_) | Message::Departed(_) | Message::Entered(_));
+            prop_assume!(!open);
+            let mut bytes = message.encode();
+            bytes.push(0);
+            prop_assert_eq!(Message::decode(&bytes[2..]), Err(Malformed));
+        }
+
+        #[test]
+        fn the_table_and_a_message_say_the_same_of_a_node(node in node(), id: u64, creation: u32, connected: bool) {
+            let reply = crate::protocol::Port2Reply::new(&node);
+            let said = entered(id, creation, connected, &reply.to_alive2());
+            prop_assert_eq!(said, Message::Entered(Entered { id, creation, connected, node }).encode());
+        }
+    }
+
+    #[test]
+    fn lengths_are_bounded() {
+        assert_eq!(frame(&[0, 0]), Err(Malformed));
+        assert_eq!(frame(&[0xff, 0xff]), Err(Malformed));
+        assert_eq!(frame(&[0]), Ok(None));
+    }
+
+    #[test]
+    fn another_version_is_recognised_whatever_follows() {
+        let mut bytes = vec![HELLO];
+        bytes.extend(MAGIC);
+        bytes.extend((VERSION + 1).to_be_bytes());
+        bytes.extend(b"whatever that version says");
+        let hello = Hello { version: VERSION + 1, addresses: Vec::new(), node: None };
+        assert_eq!(Message::decode(&bytes), Ok(Message::Hello(hello)));
+        assert_eq!(Message::decode(b"\x01GET / HTTP/1.1"), Err(Malformed));
+    }
+}
