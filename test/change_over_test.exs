@@ -236,7 +236,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     # A daemon that comes late finds the port taken, and leaves.
     owner = owner(host)
     System.cmd("epmd", ["-port", "#{port}", "-address", "127.0.0.1"], stderr_to_stdout: true)
-    assert listeners(port) == [host[owner].pid]
+    assert host[owner].pid in listeners(port)
     assert length(stock_names(port)) == 3
   end
 
@@ -357,7 +357,9 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     eventually(fn -> Enum.sort(for(%{name: name} <- listed(port), do: name)) == names end)
     owner = owner(host)
     for {name, %{vm: vm}} <- host, name != owner, do: eventually(fn -> role(vm) == :joined end)
-    assert listeners(port) == [host[owner].pid]
+    # The one that stands by has the listener as well.
+    assert host[owner].pid in listeners(port)
+    assert length(listeners(port)) <= 2
   end
 
   defp listed(port), do: with(:none <- stock_names(port), do: [])

@@ -14,7 +14,14 @@ defmodule EmbeddedEpmd.DoctorTest do
     start_epmd: "false",
     release: true,
     remote_vm_args: {"/app/releases/1/remote.vm.args", "## flags\n-start_epmd false\n"},
-    status: %{role: :serving, addresses: ["0.0.0.0", "::"], owner: nil, owner_answers: true},
+    status: %{
+      role: :serving,
+      addresses: ["0.0.0.0", "::"],
+      owner: nil,
+      owner_answers: true,
+      standby: nil,
+      stands_by: false
+    },
     port: 4369,
     holders: [{"17", "beam.smp", 1000}],
     daemons: [],
@@ -39,13 +46,23 @@ defmodule EmbeddedEpmd.DoctorTest do
         {"no file for the clients", %{remote_vm_args: nil}, :warning, "remote.vm.args cannot be read"},
         {"clients that start a daemon", %{remote_vm_args: {"/r", "## -start_epmd false\n"}}, :problem,
          "/r does not have -start_epmd false."},
-        {"no server", %{status: %{role: :stopped, addresses: [], owner: nil, owner_answers: true}}, :problem,
-         "No server of embedded_epmd runs"},
-        {"a server without a port", %{status: %{role: :searching, addresses: [], owner: nil, owner_answers: true}},
+        {"no server",
+         %{status: %{role: :stopped, addresses: [], owner: nil, owner_answers: true, standby: nil, stands_by: false}},
+         :problem, "No server of embedded_epmd runs"},
+        {"a server without a port",
+         %{status: %{role: :searching, addresses: [], owner: nil, owner_answers: true, standby: nil, stands_by: false}},
          :problem, "looks for port 4369"},
         {"an owner that hangs",
-         %{status: %{role: :joined, addresses: [], owner: "127.0.0.1:4369", owner_answers: false}}, :problem,
-         "127.0.0.1:4369 holds the port and does not answer."},
+         %{
+           status: %{
+             role: :joined,
+             addresses: [],
+             owner: "127.0.0.1:4369",
+             owner_answers: false,
+             standby: nil,
+             stands_by: false
+           }
+         }, :problem, "127.0.0.1:4369 holds the port and does not answer."},
         {"an owner nobody sees", %{holders: []}, :warning, "No process that this user can see"},
         {"a system that does not tell", %{holders: :unknown}, :warning, "cannot be seen on this system"},
         {"a stray daemon", %{daemons: ["99"]}, :warning, "An epmd daemon runs: pid 99."},
@@ -55,12 +72,29 @@ defmodule EmbeddedEpmd.DoctorTest do
          "no such name is registered there"},
         {"no node", %{node: :nonode@nohost}, :warning, "This VM is no node."},
         {"a host name elsewhere",
-         %{status: %{role: :serving, addresses: ["127.0.0.1"], owner: nil, owner_answers: true}}, :warning,
-         "The host name host is 127.0.1.1, where this VM does not listen."},
+         %{
+           status: %{
+             role: :serving,
+             addresses: ["127.0.0.1"],
+             owner: nil,
+             owner_answers: true,
+             standby: nil,
+             stands_by: false
+           }
+         }, :warning, "The host name host is 127.0.1.1, where this VM does not listen."},
         {"a host name without an address", %{host: {"host", {:error, :nxdomain}}}, :warning, "has no address"},
         {"IPv6 without a listener",
-         %{ipv6_distribution: true, status: %{role: :serving, addresses: ["0.0.0.0"], owner: nil, owner_answers: true}},
-         :problem, "Distribution is over IPv6, but"},
+         %{
+           ipv6_distribution: true,
+           status: %{
+             role: :serving,
+             addresses: ["0.0.0.0"],
+             owner: nil,
+             owner_answers: true,
+             standby: nil,
+             stands_by: false
+           }
+         }, :problem, "Distribution is over IPv6, but"},
         {"few descriptors", %{descriptor_limit: 256}, :warning, "may open 256 descriptors"}
       ] do
     test "#{fault} is found, and explained" do

@@ -159,6 +159,7 @@ defmodule EmbeddedEpmd.Doctor do
       start_epmd(facts),
       remote(facts),
       role(facts),
+      standby(facts),
       holder(facts),
       daemon(facts),
       registration(facts),
@@ -242,6 +243,10 @@ defmodule EmbeddedEpmd.Doctor do
     ok("This VM serves port #{port} on #{Enum.join(status.addresses, ", ")}.")
   end
 
+  defp role(%{status: %{role: :joined, owner_answers: true, stands_by: true} = status}) do
+    ok("This VM has joined #{status.owner} and stands by for it: when that goes, no connection ends.")
+  end
+
   defp role(%{status: %{role: :joined, owner_answers: true} = status}) do
     ok("This VM has joined #{status.owner}, and takes the port when that goes.")
   end
@@ -281,10 +286,27 @@ defmodule EmbeddedEpmd.Doctor do
     )
   end
 
-  defp holder(%{holders: holders, port: port}) do
-    names = for {pid, program, user} <- holders, do: "#{program} (pid #{pid}, user id #{user})"
-    ok("Port #{port} is owned by #{Enum.join(names, ", ")}.")
+  defp holder(%{holders: [_, _ | _] = holders, port: port}) do
+    ok("Port #{port} is held by #{programs(holders)}: by its owner, and by who stands by for it.")
   end
+
+  defp holder(%{holders: holders, port: port}), do: ok("Port #{port} is owned by #{programs(holders)}.")
+
+  defp programs(holders) do
+    names = for {pid, program, user} <- holders, do: "#{program} (pid #{pid}, user id #{user})"
+    Enum.join(names, ", ")
+  end
+
+  defp standby(%{status: %{role: :serving, standby: nil}}),
+    do: ok("Nobody stands by for this VM: when it goes, stock nodes register again, which takes them 2 seconds.")
+
+  defp standby(%{status: %{role: :serving, standby: standby}}) do
+    ok(
+      "#{standby.name || "A VM without a node"} (pid #{standby.pid}) stands by: when this VM goes, no connection ends."
+    )
+  end
+
+  defp standby(_facts), do: []
 
   defp daemon(%{daemons: []}), do: ok("No epmd daemon runs on this host.")
 

@@ -1,0 +1,312 @@
+defmodule EmbeddedEpmd.HandOverTest do
+  # Alone on the machine: it shows how long nobody accepts.
+  use ExUnit.Case, async: false
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.{Client, Prober, Watch}
+
+  @moduletag timeout: 600_000
+
+  @loopback {127, 0, 0, 1}
+
+  setup do
+    %{port: free_port()}
+  end
+
+  test "the owner goes sixty times, and no stock node and no C node notices", %{port: port} do
+    [owner, standby] = pair(port)
+    names = for _ <- 1..20, do: unique("stock")
+    stock = start_stock_together(names, port)
+    c_node = unique("cnode")
+    c_pid = start_c_node(c_node, port)
+    found = for name <- [c_node | names], do: {name, ask(name, port)}
+    sockets = for pid <- [c_pid | Enum.map(stock, &pid/1)], do: {pid, links(pid, port)}
+    assert Enum.all?(sockets, fn {_, links} -> length(links) == 1 end)
+
+    prober = Prober.start(found, port, 500)
+
+    {_, times} =
+      Enum.reduce(1..60, {[owner, standby], []}, fn round, {[owner, standby], times} ->
+        how = if rem(round, 2) == 0, do: :kill, else: :stop
+        before = dump(port)
+        mark = Prober.mark(prober)
+        go(how, owner)
+        eventually(fn -> role(standby.vm) == :serving end)
+        assert dump(port) == without(before, owner.name)
+        longest = Prober.longest_since(prober, mark)
+        failed = Prober.failed_since(prober, mark)
+        assert length(failed) <= if(how == :kill, do: 1, else: 0), "#{how}: #{inspect(failed)}"
+        next = start_member(port)
+        await_standby(standby, next)
+        {[standby, next], [{how, longest, length(failed)} | times]}
+      end)
+
+    assert for({pid, _} <- sockets, do: {pid, links(pid, port)}) == sockets
+    %{asked: asked, failed: failed} = Prober.stop(prober)
+    assert asked > 5_000
+
+    for how <- [:stop, :kill] do
+      longest = for {^how, longest, _} <- times, do: longest / 1_000
+      lost = Enum.sum(for {^how, _, lost} <- times, do: lost)
+      assert length(longest) == 30
+      median = longest |> Enum.sort() |> Enum.at(15)
+
+      IO.puts(
+        "#{how} of the owner, 30 times: the slowest look-up took #{median} ms in the median, #{Enum.max(longest)} at worst; #{lost} failed"
+      )
+
+      assert median < 20
+    end
+
+    IO.puts("#{asked} look-ups in all, #{length(failed)} failed; 21 connections are the same as before")
+  end
+
+  test "two VMs hand over to each other a thousand times, and nothing leaks", %{port: port} do
+    members = pair(port)
+    {node, _} = register("witness", 4711, port)
+    swap = fn members, times -> Enum.reduce(1..times, members, fn _, members -> swap(members, port) end) end
+    # What is allocated once is there after a while.
+    members = swap.(members, 100)
+    before = Map.new(members, &{&1.pid, usage(&1)})
+    members = swap.(members, 1_000)
+
+    for member <- members do
+      {before, after_} = {before[member.pid], usage(member)}
+
+      IO.puts("#{member.name}, before and after 1,000 changes: #{inspect(before)}, #{inspect(after_)}")
+      assert_in_delta before.descriptors, after_.descriptors, 4
+      assert before.threads == after_.threads
+      assert after_.memory - before.memory < 16 * 1024, "kB of memory"
+    end
+
+    assert :gen_tcp.recv(node, 0, 0) == {:error, :timeout}
+    assert ask("witness", port) == {:port, 4711, 6}
+  end
+
+  test "who stands by is told; the next one takes its place, and a setting switches it off", %{port: port} do
+    [owner, standby] = pair(port)
+    third = start_member(port)
+    refute call(third.vm, EmbeddedEpmd, :status).stands_by
+    assert call(owner.vm, EmbeddedEpmd, :status).standby == %{name: standby.name, pid: String.to_integer(standby.pid)}
+    assert call(standby.vm, EmbeddedEpmd, :status).stands_by
+
+    assert Enum.any?(
+             call(owner.vm, EmbeddedEpmd, :examine),
+             &(&1.what =~ "#{standby.name} (pid #{standby.pid}) stands by")
+           )
+
+    assert Enum.any?(call(standby.vm, EmbeddedEpmd, :examine), &(&1.what =~ "stands by for"))
+
+    assert call(owner.vm, EmbeddedEpmd, :examine)
+           |> Enum.reject(&(&1.status == :ok))
+           |> Enum.filter(&(&1.what =~ "owned")) == []
+
+    kill(standby.vm)
+    await_standby(owner, third)
+
+    {:ok, server} = call(owner.vm, EmbeddedEpmd.Discovery, :server)
+    off = call(owner.vm, EmbeddedEpmd.Config, :load, [[hand_over: false]])
+    {:ok, :ok} = call(owner.vm, EmbeddedEpmd.Native, :configure, [server, off])
+    eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
+    eventually(fn -> not call(third.vm, EmbeddedEpmd, :status).stands_by end)
+    eventually(fn -> listeners(port) == [owner.pid] end)
+    assert role(third.vm) == :joined
+
+    {:ok, :ok} = call(owner.vm, EmbeddedEpmd.Native, :configure, [server, %{off | hand_over: true}])
+    await_standby(owner, third)
+  end
+
+  test "a standby that hangs is dropped, and keeps nobody from the port", %{port: port} do
+    [owner, standby] = pair(port)
+    signal(standby.vm, standby.pid, "STOP")
+    on_exit(fn -> System.cmd("kill", ["-9", standby.pid], stderr_to_stdout: true) end)
+
+    # Meanwhile the owner serves as ever.
+    for n <- 1..200 do
+      {socket, _} = register("churn#{n}", 5_000, port)
+      assert ask("churn#{n}", port) == {:port, 5_000, 6}
+      :gen_tcp.close(socket)
+    end
+
+    eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end, 30_000)
+    assert ask(owner.name, port) == {:port, distribution_port(owner), 6}
+    third = start_member(port)
+    await_standby(owner, third)
+    {witness, _} = register("witness", 4711, port)
+    kill(third.vm)
+    eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
+    kill(owner.vm)
+    # Its copies of the listeners are of no use to the one that hangs, so that the port is free.
+    fresh = start_member(port)
+    assert role(fresh.vm) == :serving
+    # What had come after it hung ended with the owner.
+    assert :gen_tcp.recv(witness, 0, 5_000) == {:error, :closed}
+    signal(standby.vm, standby.pid, "CONT")
+    eventually(fn -> role(standby.vm) == :joined end)
+    await_standby(fresh, standby)
+    assert Enum.sort(for(%{name: name} <- stock_names(port), do: name)) == Enum.sort([fresh.name, standby.name])
+  end
+
+  test "a standby that is out of descriptors says so, drops the role, and joins and serves as before", %{port: port} do
+    [owner, standby] = pair(port)
+    call(standby.vm, Watch, :start)
+    :ok = call(standby.vm, Watch, :log)
+    nodes = for n <- 1..40, do: register("early#{n}", 5_000, port)
+    {_, 0} = System.cmd("prlimit", ["--pid", standby.pid, "--nofile=#{descriptors(standby.pid) + 20}"])
+    more = for n <- 1..40, do: register("late#{n}", 5_000, port)
+    eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
+    eventually(fn -> descriptors(standby.pid) < 80 end)
+    refute call(standby.vm, EmbeddedEpmd, :status).stands_by
+
+    eventually(fn ->
+      Enum.any?(call(standby.vm, Watch, :seen).logged, fn {_, text, _} -> text =~ "no descriptors" end)
+    end)
+
+    assert length(stock_names(port)) == 82
+    kill(owner.vm)
+    eventually(fn -> role(standby.vm) == :serving end)
+    for {socket, _} <- nodes ++ more, do: assert(:gen_tcp.recv(socket, 0, 5_000) == {:error, :closed})
+    assert [%{name: name}] = stock_names(port)
+    assert name == standby.name
+  end
+
+  ## The host
+
+  defp pair(port) do
+    owner = start_member(port)
+    standby = start_member(port)
+    await_standby(owner, standby)
+    [owner, standby]
+  end
+
+  defp start_member(port) do
+    name = unique("n")
+    [vm] = start_together([name], port)
+    supervisor = supervise(vm)
+    %{name: name, vm: vm, pid: pid(vm), supervisor: supervisor}
+  end
+
+  defp await_standby(owner, standby) do
+    eventually(fn ->
+      match?(%{standby: %{name: name}} when name == standby.name, call(owner.vm, EmbeddedEpmd, :status))
+    end)
+
+    eventually(fn -> call(standby.vm, EmbeddedEpmd, :status).stands_by end)
+  end
+
+  defp role(vm), do: call(vm, EmbeddedEpmd, :status).role
+
+  defp go(:kill, owner), do: kill(owner.vm)
+
+  defp go(:stop, owner) do
+    Process.unlink(owner.vm)
+    call(owner.vm, :init, :stop)
+  end
+
+  # The owner's server is stopped in order and started again.
+  defp swap([owner, standby], port) do
+    :ok = call(owner.vm, :supervisor, :terminate_child, [owner.supervisor, EmbeddedEpmd])
+    eventually(fn -> role(standby.vm) == :serving end)
+    {:ok, _} = call(owner.vm, :supervisor, :restart_child, [owner.supervisor, EmbeddedEpmd])
+    await_standby(standby, owner)
+    assert ask("witness", port) == {:port, 4711, 6}
+    [standby, owner]
+  end
+
+  defp usage(%{pid: pid, vm: vm}) do
+    call(vm, :erlang, :garbage_collect)
+    [_, memory] = Regex.run(~r/^VmRSS:\s+(\d+)/m, File.read!("/proc/#{pid}/status"))
+
+    %{
+      descriptors: descriptors(pid),
+      threads: length(File.ls!("/proc/#{pid}/task")),
+      memory: String.to_integer(memory)
+    }
+  end
+
+  defp start_stock_together(names, port) do
+    tag = make_ref()
+
+    vms =
+      for name <- names, do: start_stock(name, port, wait_boot: {self(), tag}, flags: ~w(-kernel logger_level error))
+
+    for vm <- vms, do: assert_receive({^tag, {:started, _, ^vm}}, 60_000)
+    vms
+  end
+
+  # A node of OTP's C library, which never registers again.
+  defp start_c_node(name, port) do
+    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_cnode_#{System.pid()}_"))
+    File.mkdir_p!(folder)
+    on_exit(fn -> File.rm_rf!(folder) end)
+    lib = "#{:code.lib_dir(:erl_interface)}"
+    program = Path.join(folder, "cnode")
+    source = Path.expand("support/cnode.c", __DIR__)
+    arguments = ["-o", program, source, "-I#{lib}/include", "-L#{lib}/lib", "-lei", "-lpthread"]
+    {text, status} = System.cmd("cc", arguments, stderr_to_stdout: true)
+    assert status == 0, text
+    environment = [{~c"ERL_EPMD_PORT", String.to_charlist("#{port}")}]
+    node = Port.open({:spawn_executable, program}, [:binary, args: [name], env: environment])
+    assert_receive {^node, {:data, "registered\n"}}, 10_000
+    {:os_pid, pid} = Port.info(node, :os_pid)
+    "#{pid}"
+  end
+
+  # A process's connections to the port: local ports and inodes.
+  defp links(pid, port) do
+    {:ok, descriptors} = File.ls("/proc/#{pid}/fd")
+    own = for descriptor <- descriptors, {:ok, link} <- [File.read_link("/proc/#{pid}/fd/#{descriptor}")], do: link
+
+    for line <- "/proc/net/tcp" |> File.read!() |> String.split("\n") |> tl(),
+        [_, local, remote, "01" | rest] <- [String.split(line)],
+        remote |> String.split(":") |> List.last() |> String.to_integer(16) == port,
+        inode = Enum.at(rest, 5),
+        "socket:[#{inode}]" in own,
+        do: {local, inode}
+  end
+
+  ## What is asked
+
+  defp ask(name, port), do: Client.port(name, @loopback, port, 5_000)
+
+  defp distribution_port(member) do
+    {:ok, port} = call(member.vm, :erl_epmd, :names, [@loopback]) |> find(member.name)
+    port
+  end
+
+  defp find({:ok, names}, name),
+    do: {:ok, Enum.find_value(names, fn {n, port} -> List.to_string(n) == name && port end)}
+
+  # A node that is nothing but its registration.
+  defp register(name, node_port, port) do
+    {:ok, socket} = :gen_tcp.connect(@loopback, port, [:binary, active: false])
+    body = <<?x, node_port::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
+    :ok = :gen_tcp.send(socket, <<byte_size(body)::16, body::binary>>)
+    {:ok, <<?v, 0, creation::32>>} = :gen_tcp.recv(socket, 6, 5_000)
+    {socket, creation}
+  end
+
+  # The table, without the numbers of descriptors.
+  defp dump(port) do
+    {:ok, socket} = :gen_tcp.connect(@loopback, port, [:binary, active: false])
+    :ok = :gen_tcp.send(socket, <<1::16, ?d>>)
+    dumped = receive_all(socket, "")
+    :gen_tcp.close(socket)
+    Regex.replace(~r/fd = -?\d+/, dumped, "fd = N")
+  end
+
+  defp receive_all(socket, received) do
+    case :gen_tcp.recv(socket, 0, 5_000) do
+      {:ok, bytes} -> receive_all(socket, received <> bytes)
+      {:error, :closed} -> received
+    end
+  end
+
+  # What is left when this node has left.
+  defp without(dump, name) do
+    [line] = Regex.run(~r/active name     <#{name}> at port \d+, fd = N\n\0/, dump)
+    [_, port] = Regex.run(~r/at port (\d+)/, line)
+    String.replace(dump, line, "") <> "old/unused name <#{name}>, port = #{port}, fd = N \n\0"
+  end
+end
