@@ -2,18 +2,21 @@
 
 use std::env;
 use std::error::Error;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::thread;
 use std::time::Duration;
 
 use epmd_core::registry::Registry;
-use epmd_core::{parse_addresses, serve, Limits, Listeners, Policy};
+use epmd_core::{parse_addresses, serve, Journal, Limits, Listeners, Member, Policy, Settings};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
-                  [-allow CIDR,...] [-remote_names] [-max_pending N]";
+                  [-allow CIDR,...] [-remote_names] [-max_pending N]
+                  [-member]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
     let (mut policy, mut limits) = (Policy::default(), Limits::default());
+    let mut is_member = false;
     let mut arguments = env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().ok_or(USAGE);
@@ -25,12 +28,34 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-packet_timeout" => limits.deadline = Duration::from_secs(value()?.parse()?),
             "-max_pending" => limits.waiting = value()?.parse()?,
             "-allow" => policy.allow = Some(value()?.split(',').map(str::parse).collect::<Result<_, _>>()?),
+            "-member" => is_member = true,
             _ => return Err(USAGE.into()),
         }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if is_member {
+        let settings = Settings { addresses, port, policy, limits, hand_over: true, journal: Journal::default() };
+        return runtime.block_on(run_member(settings));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;
     println!("listening on port {}", listeners.port);
     std::io::stdout().flush()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(serve(listeners, Registry::default(), policy, limits))?)
+}
+
+/// Serves the port or joins its owner, until standard input ends; says when it stands by.
+async fn run_member(settings: Settings) -> Result<(), Box<dyn Error>> {
+    let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
+    let standing_by = handle.clone();
+    thread::spawn(move || {
+        while !standing_by.status().stands_by {
+            thread::sleep(Duration::from_millis(5));
+        }
+        println!("standing by");
+    });
+    thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        handle.stop();
+    });
+    Ok(member.run().await?)
 }

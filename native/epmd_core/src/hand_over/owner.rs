@@ -73,6 +73,7 @@ struct Shared {
     turns: Semaphore,
     members: Mutex<JoinSet<()>>,
     hung: Notify,
+    renewed: Notify,
     taken: Notify,
 }
 
@@ -185,6 +186,16 @@ impl Passing {
         matches!(&*self.0.lock(), State::Passing(session) if session.whole)
     }
 
+    /// Whether it did not end with a hand-over.
+    fn end(&self) -> bool {
+        let mut state = self.0.lock();
+        let was_passing = matches!(*state, State::Passing(_));
+        if was_passing {
+            *state = State::Alone;
+        }
+        was_passing
+    }
+
     fn over(&self) {
         *self.0.lock() = State::HandedOver;
     }
@@ -250,6 +261,7 @@ impl Offer {
             turns: Semaphore::new(1),
             members: Mutex::default(),
             hung: Notify::new(),
+            renewed: Notify::new(),
             taken: Notify::new(),
         });
         let mut accepting = JoinSet::new();
@@ -257,9 +269,10 @@ impl Offer {
         Self { shared, accepting }
     }
 
-    /// Has these listeners passed from now on.
+    /// Has these listeners passed from now on, in the place of those that a standby that hangs has.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         *self.shared.listeners.lock() = listeners;
+        self.shared.renewed.notify_one();
     }
 
     /// Waits until a standby hangs. It still has copies of the listeners, and may hold the port with them.
@@ -392,17 +405,17 @@ async fn serve(shared: Arc<Shared>, stream: UnixStream) {
         reason = accompany(&shared, sender, receiver, &standby) => reason,
         _ = enabled.wait_for(|enabled| !*enabled) => Reason::SwitchedOff,
     };
-    let told = terms.standby.send_replace(None);
-    let mut state = terms.passing.0.lock();
-    if matches!(*state, State::Passing(_)) {
-        *state = State::Alone;
-        drop(state);
-        if told.is_some() {
-            tracing::info!(%standby, reason = %reason.describe(), "nobody stands by for this owner any more");
-        }
-        if matches!(reason, Reason::Silent | Reason::Slow) {
-            shared.hung.notify_one();
-        }
+    let was_told = terms.standby.send_replace(None).is_some();
+    if !terms.passing.end() {
+        return;
+    }
+    if was_told {
+        tracing::info!(%standby, reason = %reason.describe(), "nobody stands by for this owner any more");
+    }
+    if matches!(reason, Reason::Silent | Reason::Slow) {
+        shared.hung.notify_one();
+        // The next one gets the listeners that take the place of those which this one has.
+        shared.renewed.notified().await;
     }
 }
 

@@ -283,7 +283,7 @@ fn reference() -> PathBuf {
 }
 
 /// `target/debug/deps/suite-HASH` lies beside `target/debug/examples/standalone`.
-fn standalone() -> PathBuf {
+pub fn standalone() -> PathBuf {
     let suite = env::current_exe().expect("a test knows its own path");
     let target = suite.parent().and_then(Path::parent).expect("a test lies two directories down");
     let program = target.join("examples").join("standalone");

@@ -1,0 +1,374 @@
+//! The hand-over between members, and what others who find the channel can do with it.
+//!
+//! A member that is killed is one whose runtime is dropped: its descriptors are closed, and nothing is said.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use epmd_core::{Handle, Journal, Limits, Member, Policy, Role, Settings};
+use support::client::{self, eventually, exchange, register, PATIENCE};
+use support::request::{dump, names, port_please2, stop, Alive2};
+
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+#[test]
+fn ten_thousand_nodes_stay_registered_and_no_descriptor_is_left_behind() {
+    const NODES: u16 = 10_000;
+    let _alone = alone();
+    need_descriptors();
+    let port = free_port();
+    let server = SocketAddr::new(LOOPBACK.into(), port);
+    let mut owner = Process::start(port);
+    eventually("it serves", || client::listing(server).is_ok());
+    let empty = owner.descriptors();
+    let mut nodes: Vec<_> = (0..NODES).map(|n| register(server, &format!("node{n}"), n + 1).unwrap()).collect();
+    let mut standby = Process::start(port);
+    standby.stands_by();
+    assert!(standby.descriptors() >= usize::from(NODES), "a copy of every connection");
+
+    // What ends at the owner ends at its standby: by the node, and by a stop.
+    nodes.drain(..5_000).for_each(client::close);
+    assert_eq!(exchange(server, &stop("node5000")).unwrap(), b"STOPPED");
+    eventually("the end of a stopped node's connection", || client::is_closed(&nodes[0]));
+    drop(nodes.remove(0));
+    for process in [&owner, &standby] {
+        eventually("half of the connections are closed", || process.descriptors() <= 4_999 + 40);
+    }
+    let before = table(server);
+    assert_eq!(before.matches("active name").count(), 4_999);
+    assert_eq!(before.matches("old/unused name").count(), 5_001);
+
+    owner.kill();
+    // An end that had not been passed yet is found in the connection.
+    eventually("the same table", || table(server) == before);
+    assert!(nodes.iter().all(|node| !client::is_closed(node)));
+    let mut successor = Process::start(port);
+    successor.stands_by();
+    standby.stop();
+    assert_eq!(table(server), before);
+    assert!(nodes.iter().all(|node| !client::is_closed(node)));
+    assert_eq!(exchange(server, &port_please2("node9999")).unwrap(), Alive2::new("node9999", 10_000).found());
+
+    nodes.into_iter().for_each(client::close);
+    eventually("everybody has left", || only_head(server));
+    eventually("all descriptors are closed", || successor.descriptors() <= empty);
+}
+
+#[test]
+fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
+    let _alone = alone();
+    let Some(port) = with_second_user() else { return };
+    let owner = Running::start(settings(port));
+    let server = SocketAddr::new(LOOPBACK.into(), port);
+    let _node = register(server, "node", 4711).unwrap();
+    // It says what a member would say, and reads to the end.
+    let hello = "\\x00\\x0d\\x01epmd\\x00\\x01\\x01\\x04\\x7f\\x00\\x00\\x01";
+    let script = format!(
+        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
+           syswrite(S, "{hello}"); my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
+        name(port)
+    );
+    for _ in 0..20 {
+        let said = as_second_user(&script);
+        assert!(said == "heard 0" || said == "reset", "{said}");
+    }
+    assert_eq!(owner.handle.status().standby, None);
+    // It does not keep a member of the right user from standing by.
+    let standby = Running::start(settings(port));
+    standby.stands_by_for(&owner);
+}
+
+#[test]
+fn another_users_process_that_has_the_name_gets_no_member_to_stand_by() {
+    let _alone = alone();
+    let Some(port) = with_second_user() else { return };
+    let script = format!(
+        r#"use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; bind(S, pack("S a*", AF_UNIX, "\0{}")) or die "bind: $!"; listen(S, 5);
+           $| = 1; print "bound\n"; accept(C, S); my $n = sysread(C, my $b, 100); print defined $n ? "heard $n" : "reset"; sleep 60"#,
+        name(port)
+    );
+    let mut squatter = second_user(&script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = squatter.stdout.take().unwrap();
+    let mut said = [0; 6];
+    output.read_exact(&mut said).unwrap();
+    let owner = Running::start(settings(port));
+    let member = Running::start(settings(port));
+    member.joins();
+    let mut heard = [0; 7];
+    output.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"heard 0", "the member said something to another user's process");
+    assert!(!member.handle.status().stands_by);
+    // The change-over works as without a hand-over.
+    owner.kill();
+    member.serves();
+    squatter.kill().unwrap();
+    squatter.wait().unwrap();
+}
+
+#[test]
+fn what_a_member_says_is_checked_and_never_delays_the_owner() {
+    let _alone = alone();
+    let port = free_port();
+    let server = SocketAddr::new(LOOPBACK.into(), port);
+    let owner = Running::start(settings(port));
+    let hello = b"\x00\x0d\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01";
+    let mut other_version = *hello;
+    other_version[8] = 2;
+    let mut other_address = *hello;
+    other_address[13] = 9;
+    let too_much = [&hello[..], &[0xff; 5_000]].concat();
+    let of_the_owner = [&hello[..], b"\x00\x01\x09"].concat();
+    for said in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &other_version, &other_address, &too_much, &of_the_owner] {
+        let mut channel = connect(port);
+        let _ = channel.write_all(said);
+        let mut heard = Vec::new();
+        let _ = channel.read_to_end(&mut heard);
+        assert!(client::listing(server).is_ok());
+        eventually("nobody stands by", || owner.handle.status().standby.is_none());
+    }
+    // One that says the right thing and then nothing more, nor reads: others wait for it no longer than for a registration.
+    let mut silent = connect(port);
+    silent.write_all(hello).unwrap();
+    let mut nodes: Vec<_> = (0..2_000).map(|n| register(server, &format!("node{n}"), 1).unwrap()).collect();
+    nodes.drain(..1_000).for_each(client::close);
+    assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
+    let waiting = Running::start(settings(port));
+    eventually_within(Duration::from_secs(30), "the silent one is dropped", || waiting.handle.status().stands_by);
+    waiting.stands_by_for(&owner);
+    assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
+    // The listeners that it still has are of no use to it.
+    owner.kill();
+    waiting.serves();
+    assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
+    drop(silent);
+}
+
+#[test]
+fn what_an_owner_says_is_checked_by_the_member() {
+    let _alone = alone();
+    // An EPMD that is no member of ours, and a channel that claims to be its.
+    let daemon = support::server::Settings::ours().start();
+    let port = daemon.port();
+    let channel = UnixListener::bind_addr(&UnixAddr::from_abstract_name(name(port)).unwrap()).unwrap();
+    let mut settings = settings(port);
+    settings.addresses = vec![LOOPBACK.into()];
+    let member = Running::start(settings);
+    member.joins();
+    // Whole, without a listener; the member gives up and says nothing more than who it is.
+    let (mut owner, _) = channel.accept().unwrap();
+    owner.write_all(b"\x00\x0d\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01\x00\x01\x08").unwrap();
+    let mut heard = Vec::new();
+    owner.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = owner.read_to_end(&mut heard);
+    assert!(heard.starts_with(b"\x00\x0d\x01epmd\x00\x01"), "{heard:?}");
+    assert!(!member.handle.status().stands_by);
+    assert_eq!(member.handle.status().role, Role::Joined);
+}
+
+/// A member as a process of its own.
+struct Process(Child);
+
+impl Process {
+    fn start(port: u16) -> Self {
+        let mut command = Command::new(support::server::standalone());
+        command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
+        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.0.id())).unwrap().count()
+    }
+
+    /// Waits until it says that it stands by.
+    fn stands_by(&mut self) {
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "standing by\n");
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Ends it in order.
+    fn stop(&mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A member on a thread of its own.
+struct Running {
+    handle: Handle,
+    kill: mpsc::SyncSender<()>,
+    thread: Option<JoinHandle<Result<(), String>>>,
+}
+
+impl Running {
+    fn start(settings: Settings) -> Self {
+        let (started, start) = mpsc::sync_channel(1);
+        let (kill, killed) = mpsc::sync_channel::<()>(1);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (member, handle) = Member::start(settings).await.unwrap();
+                started.send(handle).unwrap();
+                let dead = tokio::task::spawn_blocking(move || killed.recv());
+                tokio::select! {
+                    ended = member.run() => ended.map_err(|error| error.to_string()),
+                    _ = dead => Err("killed".into()),
+                }
+            })
+        });
+        Self { handle: start.recv_timeout(PATIENCE).expect("it starts"), kill, thread: Some(thread) }
+    }
+
+    fn joins(&self) {
+        eventually("the member has joined", || self.handle.status().role == Role::Joined);
+    }
+
+    fn stands_by_for(&self, owner: &Self) {
+        eventually("the member stands by", || {
+            self.handle.status().stands_by && owner.handle.status().standby.is_some()
+        });
+    }
+
+    fn serves(&self) {
+        eventually("the member serves", || self.handle.status().role == Role::Serving);
+    }
+
+    fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.kill.send(());
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn settings(port: u16) -> Settings {
+    Settings {
+        addresses: vec![LOOPBACK.into()],
+        port,
+        policy: Policy { relaxed: true, ..Policy::default() },
+        limits: Limits::default(),
+        hand_over: true,
+        journal: Journal::default(),
+    }
+}
+
+/// What `Place` calls it.
+fn name(port: u16) -> String {
+    format!("embedded_epmd/{}/127.0.0.1:{port}", rustix::process::geteuid().as_raw())
+}
+
+fn connect(port: u16) -> UnixStream {
+    let address = UnixAddr::from_abstract_name(name(port)).unwrap();
+    let stream = eventually_some("a channel", || UnixStream::connect_addr(&address).ok());
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream
+}
+
+fn eventually_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    eventually(what, || {
+        found = condition();
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + patience;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "not within {patience:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The reply to `DUMP_REQ` without the numbers of descriptors.
+fn table(server: SocketAddr) -> String {
+    let dumped = exchange(server, &dump()).unwrap();
+    let text = String::from_utf8(dumped[4..].to_vec()).unwrap();
+    let line = |line: &str| line.rsplit_once("fd = ").map_or(String::new(), |(line, _)| line.to_owned());
+    text.split('\0').map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn only_head(server: SocketAddr) -> bool {
+    exchange(server, &names()).is_ok_and(|listing| listing.len() == 4)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((IpAddr::from(LOOPBACK), 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A port to try with a second user, if there is one: a plain user in a user namespace of his own has none.
+fn with_second_user() -> Option<u16> {
+    let users = fs::read_to_string("/proc/self/uid_map").unwrap();
+    if users.split_whitespace().nth(2).is_some_and(|count| count.parse::<u32>().unwrap() > NOBODY) {
+        return Some(free_port());
+    }
+    eprintln!("NOT RUN: there is no second user in this user namespace");
+    None
+}
+
+const NOBODY: u32 = 65_534;
+
+fn second_user(script: &str) -> Command {
+    let user = NOBODY.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "perl", "-e", script]).stdin(Stdio::null());
+    command
+}
+
+fn as_second_user(script: &str) -> String {
+    let output = second_user(script).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Some need most of the descriptors that a process may have.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every process of the test has as many connections as there are nodes.
+fn need_descriptors() {
+    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+    const NEEDED: u64 = 12_000;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < NEEDED) {
+        let maximum = limit.maximum.map(|maximum| maximum.max(NEEDED));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(NEEDED), maximum }).expect("12,000 descriptors");
+    }
+}
