@@ -8,34 +8,46 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
   @moduletag timeout: 300_000
 
+  # What happens where nobody can stand by; the hand-over has tests of its own.
+  @alone [flags: ~w(-kernel logger_level error -embedded_epmd hand_over false)]
+
   setup do
     %{port: free_port()}
   end
 
-  test "the owner of ten VMs is killed fifty times: one new owner, everybody found, nobody disturbed", %{port: port} do
-    host = for _ <- 1..10, do: unique("n")
-    host = host |> start_together(port) |> members(host)
+  for {how, times, options} <- [{"without a standby", 50, @alone}, {"with a standby", 15, []}] do
+    @how how
+    @times times
+    @options options
 
-    {_, times} =
-      Enum.reduce(1..50, {host, []}, fn _, {host, times} ->
-        {owner, rest} = Map.pop!(host, owner(host))
-        watch(rest)
-        microseconds = until_all_found(rest, port, fn -> signal(owner.vm, owner.pid, "KILL") end)
-        assert_whole(rest, port)
-        assert_undisturbed(rest, owner.name)
+    test "the owner of ten VMs is killed #{times} times, #{how}: one new owner, everybody found, nobody disturbed", %{
+      port: port
+    } do
+      options = @options
+      host = for _ <- 1..10, do: unique("n")
+      host = host |> start_together(port, options) |> members(host)
 
-        [vm] = start_together([owner.name], port)
-        host = Map.merge(rest, members([vm], [owner.name]))
-        assert_whole(host, port)
-        {host, [microseconds | times]}
-      end)
+      {_, times} =
+        Enum.reduce(1..@times, {host, []}, fn _, {host, times} ->
+          {owner, rest} = Map.pop!(host, owner(host))
+          watch(rest)
+          microseconds = until_all_found(rest, port, fn -> signal(owner.vm, owner.pid, "KILL") end)
+          assert_whole(rest, port)
+          assert_undisturbed(rest, owner.name)
 
-    report("kill -9 of the owner, ten VMs, fifty times", times)
+          [vm] = start_together([owner.name], port, options)
+          host = Map.merge(rest, members([vm], [owner.name]))
+          assert_whole(host, port)
+          {host, [microseconds | times]}
+        end)
+
+      report("kill -9 of the owner, ten VMs, #{@times} times, #{@how}", times)
+    end
   end
 
   test "the owner of ten VMs stops in order, ten times", %{port: port} do
     names = for _ <- 1..10, do: unique("n")
-    host = names |> start_together(port) |> members(names)
+    host = names |> start_together(port, @alone) |> members(names)
 
     {_, times} =
       Enum.reduce(1..9, {host, []}, fn _, {host, times} ->
@@ -61,7 +73,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
   test "ten VMs that start at the same instant: one owner, whatever the race", %{port: port} do
     for _ <- 1..3 do
       names = for _ <- 1..10, do: unique("n")
-      host = names |> start_together(port) |> members(names)
+      host = names |> start_together(port, @alone) |> members(names)
       assert_whole(host, port)
       for {_, member} <- host, do: Process.unlink(member.vm)
       for {_, member} <- host, do: :peer.stop(member.vm)
@@ -71,7 +83,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
   test "an owner that hangs is reported within 15 seconds, and followed when it is killed", %{port: port} do
     names = for _ <- 1..3, do: unique("n")
-    host = names |> start_together(port) |> members(names)
+    host = names |> start_together(port, @alone) |> members(names)
     for {_, member} <- host, do: supervise(member.vm)
     {owner, rest} = Map.pop!(host, owner(host))
 
@@ -92,7 +104,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
   test "an owner that hangs for a moment stays the owner", %{port: port} do
     names = for _ <- 1..2, do: unique("n")
-    host = names |> start_together(port) |> members(names)
+    host = names |> start_together(port, @alone) |> members(names)
     {owner, rest} = Map.pop!(host, owner(host))
     [other] = Map.values(rest)
 
@@ -107,7 +119,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
   test "the owner's EmbeddedEpmd is killed until its supervisor gives up: it serves on", %{port: port} do
     names = for _ <- 1..3, do: unique("n")
-    host = names |> start_together(port) |> members(names)
+    host = names |> start_together(port, @alone) |> members(names)
     owner = Map.fetch!(host, owner(host))
     supervisor = supervise(owner.vm, [], max_restarts: 2)
     watch(host)
@@ -119,7 +131,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
   test "the owner's supervisor gives up for another child's sake: another serves, and it joins later", %{port: port} do
     names = for _ <- 1..3, do: unique("n")
-    host = names |> start_together(port) |> members(names)
+    host = names |> start_together(port, @alone) |> members(names)
     {owner, rest} = Map.pop!(host, owner(host))
     supervisor = supervise(owner.vm, [], max_restarts: 2)
     watch(rest)
@@ -134,7 +146,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
   end
 
   test "separate addresses are separate hosts, also inside a VM", %{port: port} do
-    on = fn host -> [host: host] end
+    on = fn host -> [host: host] ++ @alone end
     [a2, b2] = for name <- ["a", "b"], do: start_ours(name, port, on.("127.0.0.2"))
     [a3, c3] = for name <- ["a", "c"], do: start_ours(name, port, on.("127.0.0.3"))
 
@@ -166,8 +178,8 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
   test "a name that somebody else has got meanwhile is refused, and registered when it is free", %{port: port} do
     name = unique("twice")
-    owner = start_ours(unique("owner"), port)
-    vm = start_ours(name, port)
+    owner = start_ours(unique("owner"), port, @alone)
+    vm = start_ours(name, port, @alone)
     logged = start_log(vm)
     creation = call(vm, :erlang, :system_info, [:creation])
 
@@ -176,7 +188,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     on_exit(fn -> System.cmd("kill", ["-9", pid], stderr_to_stdout: true) end)
     kill(owner)
     eventually(fn -> stock_names(port) == :none end)
-    usurper = start_ours(name, port)
+    usurper = start_ours(name, port, @alone)
     signal(vm, pid, "CONT")
 
     eventually(fn -> Enum.any?(logged.(), &refusal?/1) end)
@@ -192,7 +204,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     # This test is the owner: it grants the name once, and refuses it from then on.
     {:ok, listener} = :gen_tcp.listen(port, [:binary, ip: {127, 0, 0, 1}, active: false, reuseaddr: true])
     booting = Task.async(fn -> grant(listener) end)
-    vm = start_ours(unique("refused"), port)
+    vm = start_ours(unique("refused"), port, @alone)
     link = Task.await(booting, 30_000)
     logged = start_log(vm)
 
@@ -214,7 +226,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     names = for _ <- 1..2, do: unique("n")
     stock_name = unique("stock")
     stock = start_stock(stock_name, port)
-    host = names |> start_together(port) |> members(names)
+    host = names |> start_together(port, @alone) |> members(names)
     assert [:joined, :joined] == for({_, member} <- host, do: role(member.vm))
     [first | _] = Map.values(host)
     assert call(first.vm, :net_adm, :ping, [:"#{stock_name}@127.0.0.1"]) == :pong
@@ -357,7 +369,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     eventually(fn -> Enum.sort(for(%{name: name} <- listed(port), do: name)) == names end)
     owner = owner(host)
     for {name, %{vm: vm}} <- host, name != owner, do: eventually(fn -> role(vm) == :joined end)
-    # The one that stands by has the listener as well.
+    # One that stands by has the listener as well.
     assert host[owner].pid in listeners(port)
     assert length(listeners(port)) <= 2
   end

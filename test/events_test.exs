@@ -49,8 +49,22 @@ defmodule EmbeddedEpmd.EventsTest do
       :gen_tcp.close(last)
     end
 
-    test "tells of a change of role in the VM that joined", %{port: port, name: name} do
+    test "tells of a hand-over in the VM that stood by", %{port: port, name: name} do
       owner = start_ours(unique("owner"), port)
+      vm = serving(name, port)
+      stock = register("stock", port)
+      eventually(fn -> call(vm, EmbeddedEpmd, :status).stands_by end)
+      {subscriber, %{role: :joined, nodes: []}} = call(vm, Mailbox, :subscribe)
+      kill(owner)
+
+      assert [{:role, :serving}, {:registered, %{name: ^name}}, {:registered, %{name: "stock"}}] =
+               events(vm, subscriber, 3)
+
+      :gen_tcp.close(stock)
+    end
+
+    test "tells of a change of role in the VM that joined", %{port: port, name: name} do
+      owner = start_ours(unique("owner"), port, flags: ~w(-embedded_epmd hand_over false))
       vm = serving(name, port)
       {subscriber, %{role: :joined, nodes: []}} = call(vm, Mailbox, :subscribe)
       kill(owner)

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{mpsc as std_mpsc, Arc};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::{mpsc, watch, Notify};
 use tokio::time::{sleep, Instant};
 
@@ -681,28 +681,28 @@ impl Member {
                     if contents.is_some() { "serving the port in its last owner's place" } else { "serving the port" };
                 tracing::info!(port, ?addresses, "{how}");
                 self.complaint = None;
-                let registry = self.handle.registry.clone();
-                self.change(|status| {
+                let status = self.change(|status| {
                     status.role = Role::Serving;
                     status.owner = None;
                     status.owner_answers = true;
                     status.addresses = addresses;
                     status.port = port;
-                    // Nobody sees the role without the table.
-                    if let Some(contents) = contents {
-                        registry.adopt(contents);
-                    }
                 });
+                // Nobody sees the role without the table.
+                if let Some(contents) = contents {
+                    self.handle.registry.adopt(contents);
+                }
+                drop(status);
             }
             State::Joined => {
                 self.was_joined = true;
                 self.complaint = None;
                 let Some(owner) = self.owner.filter(|_| role != Role::Joined) else { return };
                 tracing::info!(%owner, "joined the owner of the port");
-                self.change(|status| {
+                drop(self.change(|status| {
                     status.role = Role::Joined;
                     status.owner = Some(owner);
-                });
+                }));
             }
             // Where the node changed it is the same owner that is asked again.
             State::Joining => {}
@@ -710,22 +710,24 @@ impl Member {
                 if let Some(owner) = self.owner.take() {
                     tracing::info!(%owner, "the link to the owner of the port ended");
                 }
-                self.change(|status| {
+                drop(self.change(|status| {
                     status.role = Role::Searching;
                     status.owner = None;
                     status.owner_answers = true;
-                });
+                }));
             }
             State::Searching | State::Resting => {}
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Status)) {
+    /// Changes the status, which is locked until what this returns is dropped.
+    fn change(&self, change: impl FnOnce(&mut Status)) -> MutexGuard<'_, Status> {
         let mut status = self.handle.status.lock();
         change(&mut status);
         self.handle.registry.journal().record(|| Change::Role(status.role));
         status.since = SystemTime::now();
         status.changes += 1;
+        status
     }
 
     fn owner_answers(&self, owner: SocketAddr, answers: bool) {

@@ -33,7 +33,7 @@ fn ten_thousand_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     let mut owner = Process::start(port);
     eventually("it serves", || client::listing(server).is_ok());
     let empty = owner.descriptors();
-    let mut nodes: Vec<_> = (0..NODES).map(|n| register(server, &format!("node{n}"), n + 1).unwrap()).collect();
+    let mut nodes: Vec<_> = (0..NODES).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect();
     let mut standby = Process::start(port);
     standby.stands_by();
     assert!(standby.descriptors() >= usize::from(NODES), "a copy of every connection");
@@ -141,7 +141,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     // One that says the right thing and then nothing more, nor reads: others wait for it no longer than for a registration.
     let mut silent = connect(port);
     silent.write_all(hello).unwrap();
-    let mut nodes: Vec<_> = (0..2_000).map(|n| register(server, &format!("node{n}"), 1).unwrap()).collect();
+    let mut nodes: Vec<_> = (0..2_000).map(|n| register(server, format!("node{n}"), 1).unwrap()).collect();
     nodes.drain(..1_000).for_each(client::close);
     assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
     let waiting = Running::start(settings(port));
