@@ -39,8 +39,13 @@ defmodule EmbeddedEpmd.Discovery do
       :ignore
     else
       case ensure_server([]) do
-        {:ok, _server} -> :ignore
-        {:error, sentence} -> refuse(sentence, :init.get_status())
+        {:ok, server} ->
+          # The process that supervises it later claims what it starts itself.
+          :erlang.spawn(fn -> warn_when_unclaimed(server) end)
+          :ignore
+
+        {:error, sentence} ->
+          refuse(sentence, :init.get_status())
       end
     end
   end
@@ -184,7 +189,6 @@ defmodule EmbeddedEpmd.Discovery do
          {:ok, server} <- start(config) do
       :persistent_term.put({__MODULE__, :server}, server)
       restore_node(server)
-      :erlang.spawn(fn -> warn_when_unclaimed(server) end)
       {:ok, server}
     end
   end

@@ -32,6 +32,8 @@ const CANDIDATES: usize = 64;
 const MESSAGES_AT_ONCE: usize = 256;
 /// The pauses between attempts to get the name, which somebody else may have.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pause after a member that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the name may be somebody else's before that is told: an owner that ends may still have it.
 const NAME_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -342,7 +344,7 @@ async fn accept(shared: Arc<Shared>, claim: Option<Claim>) {
                 }
             }
             // Out of descriptors, or a member that went at once.
-            Err(_) => sleep(NAME_PATIENCE).await,
+            Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
