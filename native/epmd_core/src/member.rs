@@ -507,6 +507,8 @@ impl Member {
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::TimedOut => self.owner_answers(owner, false),
+                    // Who stands by finds the owner's end itself, and is about to serve.
+                    Err(_) if *handle.stands_by.borrow() => {}
                     Err(_) => break Event::Ended,
                 },
             }
