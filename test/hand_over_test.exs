@@ -37,6 +37,7 @@ defmodule EmbeddedEpmd.HandOverTest do
         longest = Prober.longest_since(prober, mark)
         failed = Prober.failed_since(prober, mark)
         assert length(failed) <= if(how == :kill, do: 1, else: 0), "#{how}: #{inspect(failed)}"
+        refute Enum.any?(failed, &match?({_name, :noport}, &1)), "an entry was missing: #{inspect(failed)}"
         next = start_member(port)
         await_standby(standby, next)
         {[standby, next], [{how, longest, length(failed)} | times]}
