@@ -182,9 +182,7 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
             if is_free(shared, &node).await {
                 return Some(node);
             }
-            shared.figures().refused.count();
-            shared.registry.journal().record(|| refused(&node, "the name is taken"));
-            tracing::warn!(%peer, name = %node.name.as_str(), reason = "the name is taken", "registration refused");
+            tell_refused(shared, peer, &node, "the name is taken");
             refuse(stream, node.highest_version).await;
             None
         }
@@ -258,8 +256,11 @@ fn looked_up(figures: &Figures, found: Option<Arc<Entry>>) -> Reply {
     }
 }
 
-fn refused(node: &Node, reason: &'static str) -> Change {
-    Change::Refused { name: node.name.as_str().into(), reason }
+fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: &'static str) {
+    let name = node.name.as_str();
+    shared.figures().refused.count();
+    shared.registry.journal().record(|| Change::Refused { name: name.into(), reason });
+    tracing::warn!(%peer, %name, reason, "registration refused");
 }
 
 /// Whether a node's name is free, or becomes it soon.
@@ -279,10 +280,7 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     }
     // The last descriptor is not for a node that would keep it: look-ups must go on.
     if !shared.reserve.is_whole() {
-        shared.figures().refused.count();
-        shared.registry.journal().record(|| refused(node, "out of descriptors"));
-        tracing::warn!(%peer, name = %node.name.as_str(), reason = "out of descriptors", "registration refused");
-        return;
+        return tell_refused(shared, peer, node, "out of descriptors");
     }
     let Ok(connection) = os::watch(stream).map(Arc::new) else { return };
     let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);

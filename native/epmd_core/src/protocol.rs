@@ -176,7 +176,8 @@ pub fn port_please2_request(name: &str) -> Vec<u8> {
     })
 }
 
-fn framed(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// Puts the two bytes of length before a body.
+pub(crate) fn framed(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![0, 0];
     body(&mut out);
     let length = (out.len() - 2) as u16;

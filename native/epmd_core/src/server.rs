@@ -27,7 +27,6 @@ const ACCEPTS_AT_ONCE: usize = 64;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 /// A peer that has waited for less than this may just be about to ask: while a reserve is left, it is not closed.
 const JUST_CAME: Duration = Duration::from_millis(20);
-
 /// How long a server that has handed over goes on answering those that it had accepted.
 const DRAIN: Duration = Duration::from_millis(100);
 

@@ -186,11 +186,10 @@ pub(crate) fn frame(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
 }
 
 fn framed(tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut out = vec![0, 0, tag];
-    body(&mut out);
-    let length = (out.len() - 2) as u16;
-    out[..2].copy_from_slice(&length.to_be_bytes());
-    out
+    protocol::framed(|out| {
+        out.push(tag);
+        body(out);
+    })
 }
 
 impl Hello {
