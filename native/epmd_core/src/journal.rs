@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::member::Role;
+use crate::role::Role;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]

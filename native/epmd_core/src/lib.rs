@@ -4,16 +4,11 @@
 //! [`server`] many of them, and [`member`] decides whether this process serves the port or joins whoever does.
 //! Nothing here knows of Erlang terms; `epmd_nif` puts this crate into a VM.
 
-mod access;
 mod address;
-mod change_over;
-mod client;
-mod connection;
-mod connections;
 mod figures;
 mod hand_over;
 mod journal;
-mod listing;
+mod limits;
 pub mod member;
 mod node;
 mod os;
@@ -21,14 +16,15 @@ mod pauses;
 pub mod protocol;
 pub mod registry;
 mod reserve;
+mod role;
 mod server;
 
-pub use access::{Network, Policy};
 pub use address::{parse_addresses, Listeners, OpenError};
-pub use connections::Open;
 pub use figures::{Counter, Figures};
 pub use hand_over::Standby;
 pub use journal::{Change, Journal, Observer};
-pub use member::{Answer, Handle, Member, RegisterError, Role, Settings, Snapshot, StartError, Status};
+pub use limits::Limits;
+pub use member::{Answer, Handle, Member, RegisterError, Settings, Snapshot, StartError, Status};
 pub use node::{InvalidName, Node, NodeName};
-pub use server::{serve, Limits};
+pub use role::Role;
+pub use server::{serve, Network, Open, Policy};

@@ -7,6 +7,9 @@
 //! One of those that have joined stands by ([`crate::hand_over`]): it has a copy of the table and of the connections,
 //! so that no link ends with the owner. Then nobody but the standby notices, and it serves.
 
+mod change_over;
+mod client;
+
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,19 +20,19 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::{mpsc, watch, Notify};
 use tokio::time::{sleep, Instant};
 
-use crate::access::Policy;
 use crate::address::{self, Listeners, OpenError};
-use crate::change_over::{Event, State};
-use crate::client::{self, Joined, Link};
-use crate::connections::{Connections, Open};
 use crate::figures::Figures;
 use crate::hand_over::{self, Inheritance, Offer, Passing, Place, Standby};
 use crate::journal::{Change, Journal};
+use crate::limits::Limits;
 use crate::node::{Node, NodeName};
 use crate::pauses::Pauses;
 use crate::registry::replica::{Contents, Heirs};
 use crate::registry::{Entry, Holder, NameTaken, Registration, Registry};
-use crate::server::{Limits, Rules, Server};
+use crate::role::Role;
+use crate::server::{Connections, Open, Policy, Rules, Server};
+use change_over::{Event, State};
+use client::{Joined, Link};
 
 /// How often a member that has joined makes sure that the owner answers.
 const ASK_EVERY: Duration = Duration::from_secs(5);
@@ -61,17 +64,6 @@ pub struct Settings {
     pub hand_over: bool,
     /// Where changes are recorded.
     pub journal: Journal,
-}
-
-/// What a member does at present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It looks for the port or its owner.
-    Searching,
-    /// It owns the port.
-    Serving,
-    /// It is registered with the owner.
-    Joined,
 }
 
 /// A member's state, for people and for the VM's own look-ups.

@@ -6,11 +6,13 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::futures::Notified;
 use tokio::sync::Notify;
 
@@ -65,6 +67,9 @@ pub enum Holder {
 pub trait Descriptor: AsFd + Send + Sync {}
 
 impl<T: AsFd + Send + Sync> Descriptor for T {}
+
+/// The connection of a registered node. Its task owns it, and the table refers to it.
+pub(crate) type Kept = Arc<AsyncFd<TcpStream>>;
 
 /// A registered node.
 pub struct Entry {

@@ -1,5 +1,11 @@
 //! Accepts connections on bound listeners, and survives what peers and the system do to it.
 
+mod access;
+mod connection;
+mod connections;
+mod listing;
+mod shared;
+
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +16,20 @@ use rustix::net::{shutdown, Shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
-use crate::access::Policy;
 use crate::address::{self, Listeners};
-use crate::connection::{self, Inbox};
-use crate::connections::{Connections, Kept};
-use crate::figures::Figures;
 use crate::hand_over::Passing;
-use crate::listing::Listings;
+use crate::limits::Limits;
 use crate::os;
-use crate::registry::{Descriptor, Registration, Registry};
+use crate::registry::{Descriptor, Kept, Registration, Registry};
 use crate::reserve::Reserve;
+use connection::Inbox;
+use listing::Listings;
+use shared::Shared;
+
+pub use access::{Network, Policy};
+pub(crate) use connections::Connections;
+pub use connections::Open;
+pub(crate) use shared::Rules;
 
 /// Connections accepted before registered nodes and other peers get a turn.
 const ACCEPTS_AT_ONCE: usize = 64;
@@ -29,53 +39,6 @@ const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 const JUST_CAME: Duration = Duration::from_millis(20);
 /// How long a server that has handed over goes on answering those that it had accepted.
 const DRAIN: Duration = Duration::from_millis(100);
-
-/// How much of the process one server may use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The time from a connection to the end of its reply; registered nodes stay.
-    pub deadline: Duration,
-    /// Connections that wait for their request or reply.
-    pub waiting: usize,
-    /// Of these, connections from one remote address.
-    pub waiting_per_source: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { deadline: Duration::from_secs(10), waiting: 256, waiting_per_source: 32 }
-    }
-}
-
-/// What can be changed while a server runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rules {
-    pub(crate) policy: Policy,
-    pub(crate) limits: Limits,
-}
-
-/// What all connections of a server share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) registry: Registry,
-    pub(crate) settings: Arc<RwLock<Rules>>,
-    pub(crate) connections: Connections,
-    pub(crate) listings: Listings,
-    pub(crate) reserve: Reserve,
-    /// To whoever stands by for this server.
-    pub(crate) passing: Passing,
-    pub(crate) port: u16,
-}
-
-impl Shared {
-    pub(crate) fn figures(&self) -> &Figures {
-        &self.connections.figures
-    }
-
-    pub(crate) fn limits(&self) -> Limits {
-        self.settings.read().limits.clone()
-    }
-}
 
 /// Serves these listeners until it is dropped, which closes them and all connections.
 ///

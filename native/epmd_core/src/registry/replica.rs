@@ -7,8 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Departed, Entry, Holder, Left, Registration, Registry, State};
-use crate::connections::Kept;
+use super::{Departed, Entry, Holder, Kept, Left, Registration, Registry, State};
 use crate::node::Node;
 use crate::os;
 use crate::protocol::Port2Reply;

@@ -1,6 +1,6 @@
 //! The rules of the change-over, without sockets: what a member does next, after what came of what it did.
 //!
-//! [`crate::member`] does it for real; the tests below walk through every order in which three members can do it.
+//! [`super::Member`] does it for real; the tests below walk through every order in which three members can do it.
 
 /// What a member is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -12,16 +12,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at, Instant};
 
-use crate::access::Origin;
-use crate::connections::{Kept, Place};
+use super::access::Origin;
+use super::connections::Place;
+use super::listing::Listing;
+use super::shared::Shared;
 use crate::figures::Figures;
 use crate::journal::Change;
-use crate::listing::Listing;
 use crate::node::Node;
 use crate::os;
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{Entry, Holder, Registration};
-use crate::server::Shared;
+use crate::registry::{Entry, Holder, Kept, Registration};
 
 /// How long a taken name is given to become free before its new holder is refused: the end of a node that was just
 /// stopped may still be on its way. A live holder keeps its name.

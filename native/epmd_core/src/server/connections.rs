@@ -2,16 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
 use crate::figures::Figures;
-use crate::server::Limits;
+use crate::limits::Limits;
 
 /// A handle to the table of connections. Its lock is never held across an await.
 #[derive(Clone, Debug, Default)]
@@ -19,9 +18,6 @@ pub(crate) struct Connections {
     table: Arc<Mutex<Table>>,
     pub(crate) figures: Arc<Figures>,
 }
-
-/// The connection of a registered node. Its task owns it, and the table refers to it.
-pub(crate) type Kept = Arc<AsyncFd<TcpStream>>;
 
 /// How many connections are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
