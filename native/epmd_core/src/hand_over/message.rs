@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
-use crate::registry::replica::{Counters, Departure};
+use crate::registry::follower::{Counters, Departure};
 use crate::registry::Entry;
 
 /// The version of the format. Two that differ do not hand over to each other.

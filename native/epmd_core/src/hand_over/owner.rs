@@ -17,7 +17,7 @@ use super::channel::{self, Claim, Failure, Place, Receiver, Sender};
 use super::message::{self, Hello, Message, VERSION};
 use crate::node::NodeName;
 use crate::pauses::Pauses;
-use crate::registry::replica::{Behind, Follower, Step};
+use crate::registry::follower::{Behind, Follower, Step};
 use crate::registry::{Descriptor, Registry};
 
 /// How long a standby may say nothing: it says something every 5 seconds.

@@ -1,0 +1,138 @@
+//! A registered node, as the table keeps it.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Weak};
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use crate::journal::Change;
+use crate::protocol::Port2Reply;
+
+/// Who keeps a registration alive.
+#[derive(Clone, Debug)]
+pub enum Holder {
+    /// The VM that this server lives in.
+    Host,
+    /// A connection, which whoever serves it owns.
+    Connection(Weak<dyn Descriptor>),
+}
+
+/// What has a descriptor.
+pub trait Descriptor: AsFd + Send + Sync {}
+
+impl<T: AsFd + Send + Sync> Descriptor for T {}
+
+/// The connection of a registered node. Its task owns it, and the table refers to it.
+pub(crate) type Kept = Arc<AsyncFd<TcpStream>>;
+
+/// A registered node.
+pub struct Entry {
+    id: u64,
+    creation: u32,
+    holder: Holder,
+    /// That of its connection; -1 without one.
+    descriptor: i32,
+    reply: Port2Reply,
+    ended: Notify,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = String::from_utf8_lossy(self.name());
+        f.debug_struct("Entry").field("id", &self.id).field("name", &name).field("port", &self.port()).finish()
+    }
+}
+
+impl Entry {
+    pub(super) fn new(id: u64, creation: u32, holder: Holder, reply: Port2Reply) -> Self {
+        let mut entry = Self { id, creation, holder, descriptor: -1, reply, ended: Notify::new() };
+        if let Some(connection) = entry.connection() {
+            entry.descriptor = connection.as_fd().as_raw_fd();
+        }
+        entry
+    }
+
+    pub(super) fn registered(&self) -> Change {
+        Change::Registered {
+            name: String::from_utf8_lossy(self.name()).into_owned(),
+            port: self.port(),
+            creation: self.creation,
+        }
+    }
+
+    /// Its number among the table's registrations.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The node's creation.
+    pub fn creation(&self) -> u32 {
+        self.creation
+    }
+
+    /// Its connection, if it has one that lasts.
+    pub(crate) fn connection(&self) -> Option<Arc<dyn Descriptor>> {
+        match &self.holder {
+            Holder::Host => None,
+            Holder::Connection(connection) => connection.upgrade(),
+        }
+    }
+
+    /// The reply to who looks this node up.
+    pub fn reply(&self) -> &Port2Reply {
+        &self.reply
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &[u8] {
+        self.reply.name()
+    }
+
+    /// The node's port.
+    pub fn port(&self) -> u16 {
+        self.reply.port()
+    }
+
+    /// The descriptor of its connection; -1 for the host's own node, which has none.
+    pub fn descriptor(&self) -> i32 {
+        self.descriptor
+    }
+
+    /// Wakes who waits for its end.
+    pub(super) fn ended(&self) -> &Notify {
+        &self.ended
+    }
+
+    pub(super) fn is_hosts(&self) -> bool {
+        matches!(self.holder, Holder::Host)
+    }
+}
+
+/// An entry as the set of names sees it.
+#[derive(Debug)]
+pub(super) struct ByName(pub(super) Arc<Entry>);
+
+impl Borrow<[u8]> for ByName {
+    fn borrow(&self) -> &[u8] {
+        self.0.name()
+    }
+}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl Eq for ByName {}

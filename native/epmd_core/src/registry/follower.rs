@@ -1,0 +1,104 @@
+//! What the keeper of a copy of the table is told, step by step.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::entry::Entry;
+
+/// Steps that a copy may be behind. At 30,000 registrations in a second that is about a second.
+const BEHIND: usize = 65_536;
+
+/// What the copy of a table is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// How far the table has counted.
+    Counters(Counters),
+    /// A name that had left when the copy began.
+    Departed(Departure),
+    /// A registration.
+    Entered(Arc<Entry>),
+    /// The end of the registration with this number.
+    Left(u64),
+    /// From here on the copy is whole.
+    Whole,
+}
+
+/// The numbers from which a table goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) registrations: u64,
+    pub(crate) leaves: u64,
+    pub(crate) floor: u32,
+}
+
+/// A name that left, with all that its return depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Departure {
+    pub(crate) number: u64,
+    pub(crate) name: Box<[u8]>,
+    pub(crate) creation: u32,
+    pub(crate) port: u16,
+    pub(crate) descriptor: i32,
+}
+
+/// What a copy still lacks: first the whole table, then each step, in order.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    lacking: Mutex<Lacking>,
+    stepped: Notify,
+}
+
+#[derive(Debug)]
+struct Lacking {
+    steps: VecDeque<Step>,
+    most: usize,
+    lost: bool,
+}
+
+/// The copy fell too far behind, so steps were lost.
+#[derive(Debug)]
+pub(crate) struct Behind;
+
+impl Follower {
+    pub(super) fn new(table: VecDeque<Step>) -> Self {
+        let most = table.len() + BEHIND;
+        Self { lacking: Mutex::new(Lacking { steps: table, most, lost: false }), stepped: Notify::new() }
+    }
+
+    pub(super) fn entered(&self, entry: &Arc<Entry>) {
+        self.push(Step::Entered(Arc::clone(entry)));
+    }
+
+    pub(super) fn left(&self, id: u64) {
+        self.push(Step::Left(id));
+    }
+
+    fn push(&self, step: Step) {
+        let mut lacking = self.lacking.lock();
+        if lacking.steps.len() < lacking.most {
+            lacking.steps.push_back(step);
+        } else {
+            lacking.lost = true;
+            lacking.steps.clear();
+        }
+        drop(lacking);
+        self.stepped.notify_one();
+    }
+
+    /// The next step.
+    pub(crate) fn take(&self) -> Result<Option<Step>, Behind> {
+        let mut lacking = self.lacking.lock();
+        if lacking.lost {
+            return Err(Behind);
+        }
+        Ok(lacking.steps.pop_front())
+    }
+
+    /// Waits until there is another step.
+    pub(crate) async fn stepped(&self) {
+        self.stepped.notified().await;
+    }
+}

@@ -1,0 +1,357 @@
+//! The table itself, behind a handle that is cheap to clone.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::futures::Notified;
+use tokio::sync::Notify;
+
+use super::departed::{Departed, DepartedName, Left};
+use super::entry::{ByName, Entry, Holder};
+use super::follower::{Counters, Departure, Follower, Step};
+use crate::journal::{Change, Journal};
+use crate::node::Node;
+use crate::protocol::Port2Reply;
+
+/// The registered nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    state: Mutex<State>,
+    /// Wakes who waits for a name while the table fills.
+    registered: Notify,
+    journal: Journal,
+}
+
+/// What a copy brings to the table whose place it takes.
+#[derive(Debug)]
+pub(crate) struct Contents(State);
+
+impl Contents {
+    pub(super) fn new(departed: Departed, registrations: u64) -> Self {
+        Self(State { departed, registrations, ..State::default() })
+    }
+
+    pub(super) fn enter(&mut self, entry: &Arc<Entry>) {
+        self.0.enter(entry);
+    }
+
+    /// A registration whose connection is not there any more.
+    pub(super) fn depart(&mut self, name: &[u8], creation: u32, port: u16) {
+        self.0.departed.remember(name, creation, port, -1);
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: HashSet<ByName>,
+    /// Oldest first.
+    by_age: BTreeMap<u64, Arc<Entry>>,
+    departed: Departed,
+    registrations: u64,
+    /// Until when nodes may be missing that were registered with the owner before us.
+    fills_until: Option<Instant>,
+    /// Who keeps a copy of the table.
+    follower: Weak<Follower>,
+}
+
+/// A registration. The entry leaves the table with it, and with nothing else of this holder's.
+#[derive(Debug)]
+pub struct Registration {
+    registry: Registry,
+    entry: Arc<Entry>,
+}
+
+/// The name is held by this entry.
+#[derive(Debug)]
+pub struct NameTaken(pub Arc<Entry>);
+
+impl Registry {
+    /// An empty table whose changes are recorded.
+    pub fn with_journal(journal: Journal) -> Self {
+        Self(Arc::new(Table { journal, ..Table::default() }))
+    }
+
+    /// The record of the table's changes.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// All nodes, the newest registration first, and the number of the change that they come from.
+    pub fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
+        let state = self.0.state.lock();
+        (self.0.journal.number(), state.by_age.values().rev().cloned().collect())
+    }
+
+    /// Puts a node into the table, with a creation that its name did not have before.
+    pub fn register(&self, node: &Node, holder: Holder) -> Result<Registration, NameTaken> {
+        self.insert(node, holder, None)
+    }
+
+    /// Puts a node into the table that booted with a creation it cannot change any more.
+    pub fn restore(&self, node: &Node, holder: Holder, creation: u32) -> Result<Registration, NameTaken> {
+        self.insert(node, holder, Some(creation))
+    }
+
+    fn insert(&self, node: &Node, holder: Holder, creation: Option<u32>) -> Result<Registration, NameTaken> {
+        let name = node.name.as_str().as_bytes();
+        let mut state = self.0.state.lock();
+        if let Some(ByName(entry)) = state.names.get(name) {
+            return Err(NameTaken(Arc::clone(entry)));
+        }
+        let next = state.departed.next_creation(name);
+        state.registrations += 1;
+        let entry = Arc::new(Entry::new(state.registrations, creation.unwrap_or(next), holder, Port2Reply::new(node)));
+        state.enter(&entry);
+        self.0.journal.record(|| entry.registered());
+        drop(state);
+        self.0.registered.notify_waiters();
+        Ok(Registration::new(self, entry))
+    }
+
+    /// Finds a node by its name.
+    pub fn find(&self, name: &[u8]) -> Option<Arc<Entry>> {
+        self.0.state.lock().names.get(name).map(|ByName(entry)| Arc::clone(entry))
+    }
+
+    /// The table takes over from another, whose nodes come back one by one: until then a missing name says little.
+    pub fn fills_until(&self, settled: Instant) {
+        self.0.state.lock().fills_until = Some(settled);
+    }
+
+    /// Whether a name that is missing is not registered.
+    pub fn is_settled(&self) -> bool {
+        self.0.state.lock().fills_until.is_none_or(|settled| settled <= Instant::now())
+    }
+
+    /// Finds a node by its name, and waits for it while the table fills.
+    pub async fn find_when_settled(&self, name: &[u8]) -> Option<Arc<Entry>> {
+        let settled = self.0.state.lock().fills_until?;
+        let found = async {
+            loop {
+                // Created before the check: it is woken by all that happens from here on.
+                let registered = self.0.registered.notified();
+                match self.find(name) {
+                    Some(entry) => return entry,
+                    None => registered.await,
+                }
+            }
+        };
+        tokio::time::timeout_at(settled.into(), found).await.ok()
+    }
+
+    /// All nodes, the newest registration first.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        self.0.state.lock().by_age.values().rev().cloned().collect()
+    }
+
+    /// How often the table has changed.
+    pub fn changes(&self) -> u64 {
+        let state = self.0.state.lock();
+        state.registrations + state.departed.leaves
+    }
+
+    /// The number of registered nodes.
+    pub fn len(&self) -> usize {
+        self.0.state.lock().names.len()
+    }
+
+    /// Whether no node is registered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The remembered names, the one that left first at the front.
+    pub fn departed(&self) -> Vec<DepartedName> {
+        self.0.state.lock().departed.names()
+    }
+
+    /// Ends the registration of a name that came over a connection, which is told to close. The host's own name stays.
+    pub fn stop(&self, name: &[u8]) -> bool {
+        let found = self.find(name).filter(|entry| !entry.is_hosts());
+        found.is_some_and(|entry| self.remove(&entry))
+    }
+
+    /// Ends all registrations that came over a connection. The host's own name stays.
+    pub fn stop_all(&self) {
+        for entry in self.entries().iter().rev().filter(|entry| !entry.is_hosts()) {
+            self.remove(entry);
+        }
+    }
+
+    /// Has all of the table, and from here on each of its steps, kept for a copy: for one at a time, the latest.
+    pub(crate) fn follow(&self) -> Arc<Follower> {
+        let mut state = self.0.state.lock();
+        let departed = &state.departed;
+        let counters = Counters { registrations: state.registrations, leaves: departed.leaves, floor: departed.floor };
+        let departures = departed.order.values().filter_map(|name| {
+            let Left { number, creation, port, descriptor } = *departed.names.get(name)?;
+            Some(Departure { number, name: name.clone(), creation, port, descriptor })
+        });
+        let steps = std::iter::once(Step::Counters(counters))
+            .chain(departures.map(Step::Departed))
+            .chain(state.by_age.values().cloned().map(Step::Entered))
+            .chain([Step::Whole]);
+        let follower = Arc::new(Follower::new(steps.collect()));
+        state.follower = Arc::downgrade(&follower);
+        follower
+    }
+
+    /// Takes a copy's contents for its own, which were none.
+    pub(crate) fn adopt(&self, contents: Contents) {
+        let mut state = self.0.state.lock();
+        *state = contents.0;
+        state.by_age.values().for_each(|entry| self.0.journal.record(|| entry.registered()));
+        drop(state);
+        self.0.registered.notify_waiters();
+    }
+
+    /// Takes this very entry out of the table; a later one of the same name is another entry.
+    fn remove(&self, entry: &Arc<Entry>) -> bool {
+        let mut state = self.0.state.lock();
+        if state.by_age.remove(&entry.id()).is_none() {
+            return false;
+        }
+        state.names.remove(entry.name());
+        state.departed.remember(entry.name(), entry.creation(), entry.port(), entry.descriptor());
+        if let Some(follower) = state.follower.upgrade() {
+            follower.left(entry.id());
+        }
+        self.0.journal.record(|| Change::Unregistered {
+            name: String::from_utf8_lossy(entry.name()).into_owned(),
+            port: entry.port(),
+        });
+        drop(state);
+        entry.ended().notify_waiters();
+        true
+    }
+
+    fn holds(&self, entry: &Entry) -> bool {
+        self.0.state.lock().by_age.contains_key(&entry.id())
+    }
+}
+
+impl State {
+    fn enter(&mut self, entry: &Arc<Entry>) {
+        self.names.insert(ByName(Arc::clone(entry)));
+        self.by_age.insert(entry.id(), Arc::clone(entry));
+        if let Some(follower) = self.follower.upgrade() {
+            follower.entered(entry);
+        }
+    }
+}
+
+impl Registration {
+    pub(super) fn new(registry: &Registry, entry: Arc<Entry>) -> Self {
+        Self { registry: registry.clone(), entry }
+    }
+
+    /// The creation to tell the node.
+    pub fn creation(&self) -> u32 {
+        self.entry.creation()
+    }
+
+    /// Waits until somebody else ends the registration (`STOP_REQ`, `KILL_REQ`).
+    pub async fn ended(&self) {
+        self.registry.ended(&self.entry).await;
+    }
+}
+
+impl Registry {
+    /// Waits until an entry has left the table.
+    pub async fn ended(&self, entry: &Entry) {
+        // Created before the check: it is woken by all that happens from here on.
+        let ended: Notified<'_> = entry.ended().notified();
+        if self.holds(entry) {
+            ended.await;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.remove(&self.entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::departed::DEPARTED;
+    use super::*;
+    use crate::node::NodeName;
+
+    fn node(name: &str) -> Node {
+        Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
+    }
+
+    /// One that has ended already.
+    fn connection() -> Holder {
+        Holder::Connection(Weak::<std::net::TcpStream>::new())
+    }
+
+    fn register(registry: &Registry, name: &str) -> Registration {
+        registry.register(&node(name), connection()).expect("a free name")
+    }
+
+    #[test]
+    fn a_name_is_held_until_its_registration_is_dropped() {
+        let registry = Registry::default();
+        let held = register(&registry, "a");
+        assert!(registry.register(&node("a"), Holder::Host).is_err());
+        assert!(registry.find(b"a").is_some());
+        drop(held);
+        assert!(registry.find(b"a").is_none());
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn an_ended_registration_does_not_take_its_successor_along() {
+        let registry = Registry::default();
+        let first = register(&registry, "a");
+        assert!(registry.stop(b"a"));
+        let second = register(&registry, "a");
+        drop(first);
+        assert!(registry.find(b"a").is_some());
+        drop(second);
+        assert!(registry.find(b"a").is_none());
+    }
+
+    #[test]
+    fn creations_of_a_name_never_repeat() {
+        let registry = Registry::default();
+        let first = register(&registry, "a").creation();
+        assert_eq!(register(&registry, "a").creation(), first + 1);
+        assert_eq!(register(&registry, "a").creation(), first + 2);
+        for other in 0..=DEPARTED + 1 {
+            register(&registry, &format!("other{other}"));
+        }
+        assert!(register(&registry, "a").creation() > first + 2);
+    }
+
+    #[test]
+    fn the_newest_comes_first_and_the_departed_in_their_order() {
+        let registry = Registry::default();
+        let _held = [register(&registry, "a"), register(&registry, "b")];
+        let names: Vec<_> = registry.entries().iter().map(|entry| entry.name().to_vec()).collect();
+        assert_eq!(names, [b"b", b"a"]);
+        drop(register(&registry, "c"));
+        drop(register(&registry, "d"));
+        drop(register(&registry, "c"));
+        let names: Vec<_> = registry.departed().into_iter().map(|left| left.name).collect();
+        assert_eq!(names, [Box::from(*b"d"), Box::from(*b"c")]);
+    }
+
+    #[test]
+    fn nobody_stops_the_hosts_own_name() {
+        let registry = Registry::default();
+        let _host = registry.restore(&node("host"), Holder::Host, 5).expect("a free name");
+        let _other = register(&registry, "other");
+        assert!(!registry.stop(b"host"));
+        registry.stop_all();
+        assert_eq!(registry.len(), 1);
+    }
+}
