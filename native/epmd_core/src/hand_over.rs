@@ -8,9 +8,11 @@
 mod channel;
 mod message;
 mod owner;
+mod replication;
 mod standby;
 
 pub(crate) use channel::Place;
 pub use owner::Standby;
-pub(crate) use owner::{Offer, Passing, Terms};
+pub(crate) use owner::{Offer, Terms};
+pub(crate) use replication::Passing;
 pub(crate) use standby::{stand_by, Inheritance};

@@ -30,6 +30,12 @@ impl<T: AsFd + Send + Sync> Descriptor for T {}
 /// The connection of a registered node. Its task owns it, and the table refers to it.
 pub(crate) type Kept = Arc<AsyncFd<TcpStream>>;
 
+impl fmt::Debug for dyn Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_fd().fmt(f)
+    }
+}
+
 /// A registered node.
 pub struct Entry {
     id: u64,
