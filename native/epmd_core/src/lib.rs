@@ -9,7 +9,7 @@ mod figures;
 mod hand_over;
 mod journal;
 mod limits;
-pub mod member;
+mod member;
 mod node;
 mod os;
 mod pauses;

@@ -1,0 +1,147 @@
+//! Serving the port: from what a member has got hold of to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::handle::Handle;
+use super::local::LocalNode;
+use crate::address::Listeners;
+use crate::hand_over::{Inheritance, Offer, Passing, Place, Terms};
+use crate::registry::replica::Heirs;
+use crate::registry::{Contents, Entry, NameTaken, Registration, Registry};
+use crate::server::Server;
+
+/// How long the table of a new owner may take to fill with the nodes that were registered with the last one.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// What a member is about to serve.
+#[derive(Debug)]
+pub(super) enum Estate {
+    /// A port that was free.
+    Bound(Listeners),
+    Inherited(Box<Inherited>),
+}
+
+/// All that the last owner had.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    pub(super) listeners: Listeners,
+    /// Until the table has them.
+    pub(super) contents: Option<Contents>,
+    heirs: Heirs,
+    inheritance: Inheritance,
+}
+
+impl Inherited {
+    /// Listeners and replica of the last owner. The registration that came from `own`, the host's link, needs no connection any more.
+    pub(super) fn new(mut inheritance: Inheritance, handle: &Handle, port: u16, own: Option<SocketAddr>) -> Self {
+        let listeners = std::mem::take(&mut inheritance.listeners);
+        let listeners = Listeners::inherited(listeners, &handle.wanted, port);
+        let (contents, heirs) = std::mem::take(&mut inheritance.replica).revive(&handle.registry, own);
+        Self { listeners, contents: Some(contents), heirs, inheritance }
+    }
+}
+
+/// Serves the port until the member is stopped, or until the server fails for a reason of its own.
+///
+/// A table that `refills` lacks the nodes that were registered with the last owner, until they come.
+pub(super) async fn serve(
+    estate: Estate,
+    handle: &Handle,
+    local: &mut LocalNode,
+    place: Place,
+    refills: bool,
+) -> io::Result<()> {
+    let (registry, passing) = (&handle.registry, Passing::default());
+    let start = |listeners| {
+        let rules = Arc::clone(&handle.rules);
+        Server::start(listeners, registry.clone(), rules, handle.connections.clone(), passing.clone())
+    };
+    let (mut server, mut own, claim);
+    match estate {
+        Estate::Bound(listeners) => {
+            if refills {
+                registry.fills_until(Instant::now() + SETTLING);
+            }
+            (server, claim) = (start(listeners)?, None);
+            own = Own::register(local, registry);
+        }
+        Estate::Inherited(inherited) => {
+            let Inherited { mut listeners, heirs, mut inheritance, .. } = *inherited;
+            listeners.complete();
+            server = start(listeners)?;
+            inheritance.confirm();
+            server.keep(heirs.connected);
+            own = match heirs.own {
+                Some(registration) => Own::Registered(registration),
+                None => Own::register(local, registry),
+            };
+            claim = Some(inheritance.claim);
+        }
+    }
+    let terms = Terms {
+        place,
+        addresses: handle.wanted.to_vec(),
+        node: local.name(),
+        registry: registry.clone(),
+        passing,
+        enabled: handle.hand_over.subscribe(),
+        standby: Arc::clone(&handle.standby),
+    };
+    let mut offer = Offer::new(terms, claim, server.listeners());
+    loop {
+        tokio::select! {
+            error = server.failed() => return Err(error),
+            () = local.changed() => {
+                drop(own);
+                own = Own::register(local, registry);
+            }
+            () = own.freed(registry) => own = Own::register(local, registry),
+            () = offer.hung() => {
+                tracing::warn!("opening the port again, since a standby that hangs has copies of its listeners");
+                server.renew()?;
+                offer.renew(server.listeners());
+            }
+            () = handle.stop.notified() => {
+                drop(own);
+                server.halt();
+                if offer.hand_over().await {
+                    server.drain().await;
+                } else {
+                    server.renounce();
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The local node in the table of its own VM.
+#[derive(Debug)]
+enum Own {
+    None,
+    /// It is registered for as long as this is kept.
+    Registered(#[allow(dead_code, reason = "kept for its end")] Registration),
+    /// Another node has its name.
+    Taken(Arc<Entry>),
+}
+
+impl Own {
+    fn register(local: &mut LocalNode, registry: &Registry) -> Self {
+        match local.register(registry) {
+            None => Self::None,
+            Some(Ok(registration)) => Self::Registered(registration),
+            Some(Err(NameTaken(holder))) => Self::Taken(holder),
+        }
+    }
+
+    /// Waits until the name is free again.
+    async fn freed(&self, registry: &Registry) {
+        match self {
+            Self::Taken(holder) => registry.ended(holder).await,
+            Self::None | Self::Registered(_) => std::future::pending().await,
+        }
+    }
+}
