@@ -23,14 +23,14 @@ use parking_lot::MutexGuard;
 use tokio::time::{sleep, Instant};
 
 use crate::address::Listeners;
-use crate::hand_over::{self, Place};
+use crate::backoff::Backoff;
+use crate::hand_over::{self, Rendezvous};
 use crate::journal::Change;
-use crate::pauses::Pauses;
 use crate::role::Role;
 use change_over::{Event, State};
 use client::{Joined, Link};
 use local::LocalNode;
-use serving::{Estate, Inherited};
+use serving::{Startup, Takeover};
 
 pub use handle::{Answer, Handle, RegisterError, Snapshot, Status};
 pub use settings::{Settings, StartError};
@@ -56,12 +56,12 @@ pub struct Member {
     local: LocalNode,
     state: State,
     /// What is to be served, and is not yet.
-    estate: Option<Estate>,
+    startup: Option<Startup>,
     /// Whoever has the port.
     owner: Option<SocketAddr>,
     /// What keeps the local node registered there.
     link: Option<Link>,
-    pauses: Pauses,
+    backoff: Backoff,
     was_joined: bool,
     /// Why the last attempt to bind or join failed.
     trouble: Option<StartError>,
@@ -79,10 +79,10 @@ impl Member {
             handle: handle.clone(),
             local,
             state: State::Searching,
-            estate: None,
+            startup: None,
             owner: None,
             link: None,
-            pauses: Pauses::up_to(LONGEST_PAUSE),
+            backoff: Backoff::up_to(LONGEST_PAUSE),
             was_joined: false,
             trouble: None,
             complaint: None,
@@ -106,9 +106,9 @@ impl Member {
     pub async fn run(mut self) -> io::Result<()> {
         let stop = Arc::clone(&self.handle.stop);
         loop {
-            if let Some(estate) = self.estate.take() {
-                let place = self.place();
-                return serving::serve(estate, &self.handle, &mut self.local, place, self.was_joined).await;
+            if let Some(startup) = self.startup.take() {
+                let rendezvous = self.rendezvous();
+                return serving::serve(startup, &self.handle, &mut self.local, rendezvous, self.was_joined).await;
             }
             tokio::select! {
                 () = stop.notified() => return Ok(()),
@@ -128,7 +128,7 @@ impl Member {
             State::Searching => self.bind().await,
             State::Joining => self.join().await,
             State::Joined => self.stay().await,
-            State::Resting => self.rest().await,
+            State::BackingOff => self.back_off().await,
             State::Serving => std::future::pending().await,
         }
     }
@@ -137,14 +137,14 @@ impl Member {
         match Listeners::open(&self.settings.addresses, self.settings.port) {
             Ok(mut listeners) => {
                 // An owner that is just ending lets go of one address after the other.
-                let mut pauses = Pauses::up_to(LONGEST_PAUSE);
+                let mut backoff = Backoff::up_to(LONGEST_PAUSE);
                 for _ in 0..TRIES_FOR_THE_REST {
                     if listeners.complete() {
                         break;
                     }
-                    sleep(pauses.next()).await;
+                    sleep(backoff.next()).await;
                 }
-                self.estate = Some(Estate::Bound(listeners));
+                self.startup = Some(Startup::Bound(listeners));
                 Event::Bound
             }
             Err(error) if error.is_taken() => {
@@ -194,9 +194,9 @@ impl Member {
         let joined_at = Instant::now();
         let name = self.local.node().map_or(NOBODY, |node| node.name.as_str()).to_owned();
         let handle = self.handle.clone();
-        let (place, node) = (self.place(), self.local.name());
+        let (rendezvous, node) = (self.rendezvous(), self.local.name());
         let enabled = handle.hand_over.subscribe();
-        let standing_by = hand_over::stand_by(&place, &handle.wanted, node, enabled, &handle.stands_by);
+        let standing_by = hand_over::stand_by(&rendezvous, &handle.wanted, node, enabled, &handle.stands_by);
         tokio::pin!(standing_by);
         let event = loop {
             let check = async {
@@ -206,11 +206,11 @@ impl Member {
             tokio::select! {
                 // With the owner's copies goes the link, unless this member has one, too.
                 biased;
-                inheritance = &mut standing_by => {
+                handoff = &mut standing_by => {
                     let own = self.link.as_ref().and_then(Link::local_address);
-                    let inherited = Inherited::new(inheritance, &handle, self.settings.port, own);
-                    self.estate = Some(Estate::Inherited(Box::new(inherited)));
-                    break Event::Inherited;
+                    let takeover = Takeover::new(handoff, &handle, self.settings.port, own);
+                    self.startup = Some(Startup::Takeover(Box::new(takeover)));
+                    break Event::TookOver;
                 }
                 () = ended(self.link.as_ref()) => break Event::Ended,
                 () = self.local.changed() => break Event::Changed,
@@ -234,24 +234,24 @@ impl Member {
         match event {
             Event::Ended if joined_at.elapsed() < LASTING => Event::Failed,
             Event::Ended => {
-                self.pauses = Pauses::up_to(LONGEST_PAUSE);
+                self.backoff = Backoff::up_to(LONGEST_PAUSE);
                 Event::Ended
             }
             event => event,
         }
     }
 
-    async fn rest(&mut self) -> Event {
+    async fn back_off(&mut self) -> Event {
         tokio::select! {
-            () = sleep(self.pauses.next()) => Event::Rested,
+            () = sleep(self.backoff.next()) => Event::BackedOff,
             () = self.local.changed() => Event::Changed,
         }
     }
 
-    /// Where owner and standby of this port meet. The first address decides who serves, so it names the place.
-    fn place(&self) -> Place {
+    /// Where owner and standby of this port meet. The first address decides who serves, so it names the rendezvous.
+    fn rendezvous(&self) -> Rendezvous {
         let first = self.handle.wanted.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        Place::of(SocketAddr::new(first, self.settings.port))
+        Rendezvous::of(SocketAddr::new(first, self.settings.port))
     }
 
     /// Goes on to what comes after this event, and tells the new role.
@@ -260,9 +260,9 @@ impl Member {
         let role = self.handle.status.lock().role;
         match self.state {
             State::Serving => {
-                let (listeners, contents) = match &mut self.estate {
-                    Some(Estate::Bound(listeners)) => (listeners, None),
-                    Some(Estate::Inherited(inherited)) => (&mut inherited.listeners, inherited.contents.take()),
+                let (listeners, contents) = match &mut self.startup {
+                    Some(Startup::Bound(listeners)) => (listeners, None),
+                    Some(Startup::Takeover(takeover)) => (&mut takeover.listeners, takeover.contents.take()),
                     None => return,
                 };
                 let (addresses, port) = (listeners.addresses(), listeners.port);
@@ -295,7 +295,7 @@ impl Member {
             }
             // Where the node changed it is the same owner that is asked again.
             State::Joining => {}
-            State::Searching | State::Resting if role == Role::Joined => {
+            State::Searching | State::BackingOff if role == Role::Joined => {
                 if let Some(owner) = self.owner.take() {
                     tracing::info!(%owner, "the link to the owner of the port ended");
                 }
@@ -305,7 +305,7 @@ impl Member {
                     status.owner_answers = true;
                 }));
             }
-            State::Searching | State::Resting => {}
+            State::Searching | State::BackingOff => {}
         }
     }
 

@@ -28,7 +28,7 @@ const BYTES_AT_ONCE: usize = 16 * 1024;
 
 /// Where the owner of a port is found by the members of its user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Rendezvous {
     name: String,
     /// The port.
     pub(crate) port: u16,
@@ -36,8 +36,8 @@ pub(crate) struct Place {
     folder: Option<PathBuf>,
 }
 
-impl Place {
-    /// The place for the owner of this address and port, and for this process's user: on Linux an abstract name, which
+impl Rendezvous {
+    /// The rendezvous for the owner of this address and port, and for this process's user: on Linux an abstract name, which
     /// belongs to the network namespace as the port does, elsewhere a folder of the user's own.
     pub(crate) fn of(owner: SocketAddr) -> Self {
         let user = user();
@@ -260,31 +260,31 @@ fn close_on_exec(descriptor: OwnedFd) -> OwnedFd {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
+    fn rendezvous() -> Rendezvous {
         let owner = "127.0.0.1:4369".parse().expect("an address");
         let folder = format!("embedded_epmd-test-{}", std::process::id());
-        Place::in_folder(std::env::temp_dir().join(folder), owner)
+        Rendezvous::in_folder(std::env::temp_dir().join(folder), owner)
     }
 
     #[tokio::test]
     async fn a_place_in_a_folder_is_claimed_once_and_free_after_its_holder() {
-        let place = place();
-        let folder = place.folder.clone().expect("a folder");
-        let claim = place.claim().expect("a free name");
-        assert_eq!(place.claim().expect_err("a claimed name").kind(), ErrorKind::AddrInUse);
-        let (connected, accepted) = tokio::join!(place.connect(), claim.accept());
+        let rendezvous = rendezvous();
+        let folder = rendezvous.folder.clone().expect("a folder");
+        let claim = rendezvous.claim().expect("a free name");
+        assert_eq!(rendezvous.claim().expect_err("a claimed name").kind(), ErrorKind::AddrInUse);
+        let (connected, accepted) = tokio::join!(rendezvous.connect(), claim.accept());
         let (mut sender, _) = connected.expect("somebody to connect to");
         let (_, mut receiver) = open(accepted.expect("a member")).expect("the same user");
         sender.send(&Message::Alive.encode(), None).expect("room for it");
         assert!(matches!(receiver.receive().await, Ok((Message::Alive, None))));
 
         drop(claim);
-        drop(place.claim().expect("a name that its holder gave up, though its socket is there"));
-        assert!(place.connect().await.is_err());
+        drop(rendezvous.claim().expect("a name that its holder gave up, though its socket is there"));
+        assert!(rendezvous.connect().await.is_err());
 
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("our folder");
-        assert_eq!(place.claim().expect_err("a folder open to others").kind(), ErrorKind::PermissionDenied);
+        assert_eq!(rendezvous.claim().expect_err("a folder open to others").kind(), ErrorKind::PermissionDenied);
         fs::remove_dir_all(folder).expect("our folder");
     }
 

@@ -10,10 +10,10 @@ use rustix::net::{AddressFamily, SocketType};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
-use super::channel::{Claim, Failure, Place, Sender};
+use super::channel::{Claim, Failure, Rendezvous, Sender};
 use super::message::{Hello, Message, VERSION};
+use crate::backoff::Backoff;
 use crate::node::NodeName;
-use crate::pauses::Pauses;
 use crate::registry::replica::{Impossible, Replica};
 use crate::reserve::Reserve;
 
@@ -29,14 +29,14 @@ const LONG_PAUSE: Duration = Duration::from_secs(60);
 
 /// All that an owner had.
 #[derive(Debug)]
-pub(crate) struct Inheritance {
+pub(crate) struct Handoff {
     pub(crate) claim: Claim,
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) replica: Replica,
     owner: Sender,
 }
 
-impl Inheritance {
+impl Handoff {
     /// Tells the last owner, if it is still there, that its place is taken.
     pub(crate) fn confirm(&mut self) {
         let _ = self.owner.send(&Message::Taken.encode(), None);
@@ -55,33 +55,33 @@ enum Trouble {
     Unfit(String),
 }
 
-/// Stands by for the owner at this place, and for each that follows, until one ends. `whole` tells whether the copy is.
+/// Stands by for the owner at this rendezvous, and for each that follows, until one ends. `whole` tells whether the copy is.
 pub(crate) async fn stand_by(
-    place: &Place,
+    rendezvous: &Rendezvous,
     addresses: &[IpAddr],
     node: Option<NodeName>,
     mut enabled: watch::Receiver<bool>,
     whole: &watch::Sender<bool>,
-) -> Inheritance {
+) -> Handoff {
     let hello = Hello { version: VERSION, addresses: addresses.to_vec(), node };
-    let mut pauses = Pauses::up_to(LONGEST_PAUSE);
+    let mut backoff = Backoff::up_to(LONGEST_PAUSE);
     let mut told = String::new();
     loop {
         let _ = enabled.wait_for(|enabled| *enabled).await;
         let mut met = false;
         let trouble = tokio::select! {
-            outcome = attend(place, &hello, &mut met, whole) => match outcome {
-                Ok(inheritance) => return inheritance,
+            outcome = attend(rendezvous, &hello, &mut met, whole) => match outcome {
+                Ok(handoff) => return handoff,
                 Err(trouble) => trouble,
             },
             _ = enabled.wait_for(|enabled| !*enabled) => Trouble::Dismissed,
         };
         whole.send_replace(false);
         if met {
-            pauses = Pauses::up_to(LONGEST_PAUSE);
+            backoff = Backoff::up_to(LONGEST_PAUSE);
         }
         let pause = match &trouble {
-            Trouble::Absent | Trouble::Dismissed => pauses.next(),
+            Trouble::Absent | Trouble::Dismissed => backoff.next(),
             Trouble::OutOfDescriptors => {
                 tracing::error!("no descriptors are left to stand by for the owner of the port");
                 LONG_PAUSE
@@ -100,12 +100,12 @@ pub(crate) async fn stand_by(
 
 /// Stands by for one owner.
 async fn attend(
-    place: &Place,
+    rendezvous: &Rendezvous,
     hello: &Hello,
     met: &mut bool,
     whole: &watch::Sender<bool>,
-) -> Result<Inheritance, Trouble> {
-    let (mut owner, mut receiver) = place.connect().await.map_err(|error| match error.kind() {
+) -> Result<Handoff, Trouble> {
+    let (mut owner, mut receiver) = rendezvous.connect().await.map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Trouble::Unfit(error.to_string()),
         _ => Trouble::Absent,
     })?;
@@ -139,7 +139,7 @@ async fn attend(
         };
         let has_descriptor = descriptor.is_some();
         match (message, descriptor) {
-            (Message::Listener, Some(descriptor)) => listeners.push(listener(descriptor, hello, place.port)?),
+            (Message::Listener, Some(descriptor)) => listeners.push(listener(descriptor, hello, rendezvous.port)?),
             (Message::Counters(counters), None) => replica.counted(counters)?,
             (Message::Departed(departure), None) => replica.departed(departure)?,
             (Message::Entered(entered), descriptor) => {
@@ -160,21 +160,21 @@ async fn attend(
         }
     }
 
-    let claim = claim(place).await.ok_or(Trouble::Dismissed)?;
+    let claim = claim(rendezvous).await.ok_or(Trouble::Dismissed)?;
     // An owner that takes its listeners back shuts them.
     if !listeners.iter().all(|listener| socket_acceptconn(listener).unwrap_or(false)) {
         return Err(Trouble::Dismissed);
     }
-    Ok(Inheritance { claim, listeners, replica, owner })
+    Ok(Handoff { claim, listeners, replica, owner })
 }
 
 /// The name, which is free as soon as the owner has ended.
-async fn claim(place: &Place) -> Option<Claim> {
-    let (mut pauses, deadline) = (Pauses::up_to(CLAIM_PATIENCE / 10), Instant::now() + CLAIM_PATIENCE);
+async fn claim(rendezvous: &Rendezvous) -> Option<Claim> {
+    let (mut backoff, deadline) = (Backoff::up_to(CLAIM_PATIENCE / 10), Instant::now() + CLAIM_PATIENCE);
     loop {
-        match place.claim() {
+        match rendezvous.claim() {
             Ok(claim) => return Some(claim),
-            Err(_) if Instant::now() < deadline => sleep(pauses.next()).await,
+            Err(_) if Instant::now() < deadline => sleep(backoff.next()).await,
             Err(_) => return None,
         }
     }

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::settings::Settings;
 use crate::address;
-use crate::figures::Figures;
 use crate::hand_over::Standby;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::registry::{Entry, Registry};
 use crate::role::Role;
@@ -206,8 +206,8 @@ impl Handle {
     }
 
     /// What was asked since the member started, and what came of it.
-    pub fn figures(&self) -> &Figures {
-        &self.connections.figures
+    pub fn metrics(&self) -> &Metrics {
+        &self.connections.metrics
     }
 
     /// How many connections are open.

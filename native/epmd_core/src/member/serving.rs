@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::handle::Handle;
 use super::local::LocalNode;
 use crate::address::Listeners;
-use crate::hand_over::{Inheritance, Offer, Passing, Place, Terms};
-use crate::registry::replica::Heirs;
+use crate::hand_over::{Handoff, Offer, Rendezvous, Replication, Terms};
+use crate::registry::replica::Restored;
 use crate::registry::{Contents, Entry, NameTaken, Registration, Registry};
 use crate::server::Server;
 
@@ -18,29 +18,29 @@ const SETTLING: Duration = Duration::from_millis(500);
 
 /// What a member is about to serve.
 #[derive(Debug)]
-pub(super) enum Estate {
+pub(super) enum Startup {
     /// A port that was free.
     Bound(Listeners),
-    Inherited(Box<Inherited>),
+    Takeover(Box<Takeover>),
 }
 
 /// All that the last owner had.
 #[derive(Debug)]
-pub(super) struct Inherited {
+pub(super) struct Takeover {
     pub(super) listeners: Listeners,
     /// Until the table has them.
     pub(super) contents: Option<Contents>,
-    heirs: Heirs,
-    inheritance: Inheritance,
+    restored: Restored,
+    handoff: Handoff,
 }
 
-impl Inherited {
+impl Takeover {
     /// Listeners and replica of the last owner. The registration that came from `own`, the host's link, needs no connection any more.
-    pub(super) fn new(mut inheritance: Inheritance, handle: &Handle, port: u16, own: Option<SocketAddr>) -> Self {
-        let listeners = std::mem::take(&mut inheritance.listeners);
+    pub(super) fn new(mut handoff: Handoff, handle: &Handle, port: u16, own: Option<SocketAddr>) -> Self {
+        let listeners = std::mem::take(&mut handoff.listeners);
         let listeners = Listeners::inherited(listeners, &handle.wanted, port);
-        let (contents, heirs) = std::mem::take(&mut inheritance.replica).revive(&handle.registry, own);
-        Self { listeners, contents: Some(contents), heirs, inheritance }
+        let (contents, restored) = std::mem::take(&mut handoff.replica).restore(&handle.registry, own);
+        Self { listeners, contents: Some(contents), restored, handoff }
     }
 }
 
@@ -48,45 +48,45 @@ impl Inherited {
 ///
 /// A table that `refills` lacks the nodes that were registered with the last owner, until they come.
 pub(super) async fn serve(
-    estate: Estate,
+    startup: Startup,
     handle: &Handle,
     local: &mut LocalNode,
-    place: Place,
+    rendezvous: Rendezvous,
     refills: bool,
 ) -> io::Result<()> {
-    let (registry, passing) = (&handle.registry, Passing::default());
+    let (registry, replication) = (&handle.registry, Replication::default());
     let start = |listeners| {
         let rules = Arc::clone(&handle.rules);
-        Server::start(listeners, registry.clone(), rules, handle.connections.clone(), passing.clone())
+        Server::start(listeners, registry.clone(), rules, handle.connections.clone(), replication.clone())
     };
     let (mut server, mut own, claim);
-    match estate {
-        Estate::Bound(listeners) => {
+    match startup {
+        Startup::Bound(listeners) => {
             if refills {
                 registry.fills_until(Instant::now() + SETTLING);
             }
             (server, claim) = (start(listeners)?, None);
-            own = Own::register(local, registry);
+            own = LocalRegistration::register(local, registry);
         }
-        Estate::Inherited(inherited) => {
-            let Inherited { mut listeners, heirs, mut inheritance, .. } = *inherited;
+        Startup::Takeover(takeover) => {
+            let Takeover { mut listeners, restored, mut handoff, .. } = *takeover;
             listeners.complete();
             server = start(listeners)?;
-            inheritance.confirm();
-            server.keep(heirs.connected);
-            own = match heirs.own {
-                Some(registration) => Own::Registered(registration),
-                None => Own::register(local, registry),
+            handoff.confirm();
+            server.keep(restored.connected);
+            own = match restored.own {
+                Some(registration) => LocalRegistration::Registered(registration),
+                None => LocalRegistration::register(local, registry),
             };
-            claim = Some(inheritance.claim);
+            claim = Some(handoff.claim);
         }
     }
     let terms = Terms {
-        place,
+        rendezvous,
         addresses: handle.wanted.to_vec(),
         node: local.name(),
         registry: registry.clone(),
-        passing,
+        replication,
         enabled: handle.hand_over.subscribe(),
         standby: Arc::clone(&handle.standby),
     };
@@ -96,9 +96,9 @@ pub(super) async fn serve(
             error = server.failed() => return Err(error),
             () = local.changed() => {
                 drop(own);
-                own = Own::register(local, registry);
+                own = LocalRegistration::register(local, registry);
             }
-            () = own.freed(registry) => own = Own::register(local, registry),
+            () = own.freed(registry) => own = LocalRegistration::register(local, registry),
             () = offer.hung() => {
                 tracing::warn!("opening the port again, since a standby that hangs has copies of its listeners");
                 server.renew()?;
@@ -120,7 +120,7 @@ pub(super) async fn serve(
 
 /// The local node in the table of its own VM.
 #[derive(Debug)]
-enum Own {
+enum LocalRegistration {
     None,
     /// It is registered for as long as this is kept.
     Registered(#[allow(dead_code, reason = "kept for its end")] Registration),
@@ -128,7 +128,7 @@ enum Own {
     Taken(Arc<Entry>),
 }
 
-impl Own {
+impl LocalRegistration {
     fn register(local: &mut LocalNode, registry: &Registry) -> Self {
         match local.register(registry) {
             None => Self::None,

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Weak};
 
 use super::departed::{Departed, Left};
-use super::entry::{Entry, Holder, Kept};
+use super::entry::{Entry, Holder, NodeConnection};
 use super::follower::{Counters, Departure};
 use super::table::{Contents, Registration, Registry};
 use crate::node::Node;
@@ -35,10 +35,10 @@ pub(crate) struct Impossible(pub(crate) &'static str);
 
 /// The registrations of a copy that has taken the table's place, each to be kept for as long as its connection lasts.
 #[derive(Debug)]
-pub(crate) struct Heirs {
+pub(crate) struct Restored {
     /// That of the host's own node.
     pub(crate) own: Option<Registration>,
-    pub(crate) connected: Vec<(Registration, Kept)>,
+    pub(crate) connected: Vec<(Registration, NodeConnection)>,
 }
 
 impl Replica {
@@ -95,13 +95,13 @@ impl Replica {
 
     /// Turns the copy into what the `registry` will [`adopt`](Registry::adopt). The registration that came over the
     /// connection from `own`, the host's, becomes one that needs no connection.
-    pub(crate) fn revive(self, registry: &Registry, own: Option<SocketAddr>) -> (Contents, Heirs) {
+    pub(crate) fn restore(self, registry: &Registry, own: Option<SocketAddr>) -> (Contents, Restored) {
         let Self { by_age, departed, registrations, .. } = self;
         let mut contents = Contents::new(departed, registrations);
-        let mut heirs = Heirs { own: None, connected: Vec::with_capacity(by_age.len()) };
+        let mut restored = Restored { own: None, connected: Vec::with_capacity(by_age.len()) };
         for (id, Copied { creation, reply, connection }) in by_age {
             let is_own = own.is_some() && connection.as_ref().and_then(|socket| socket.peer_addr().ok()) == own;
-            let kept: Option<Kept> = match connection {
+            let kept: Option<NodeConnection> = match connection {
                 Some(socket) if !is_own => os::watch(socket).ok().map(Arc::new),
                 _ => None,
             };
@@ -117,11 +117,11 @@ impl Replica {
             contents.enter(&entry);
             let registration = Registration::new(registry, entry);
             match kept {
-                Some(connection) => heirs.connected.push((registration, connection)),
-                None => heirs.own = Some(registration),
+                Some(connection) => restored.connected.push((registration, connection)),
+                None => restored.own = Some(registration),
             }
         }
-        (contents, heirs)
+        (contents, restored)
     }
 }
 

@@ -7,9 +7,9 @@ use parking_lot::RwLock;
 use super::access::Policy;
 use super::connections::Connections;
 use super::listing::Listings;
-use crate::figures::Figures;
-use crate::hand_over::Passing;
+use crate::hand_over::Replication;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::reserve::Reserve;
 
@@ -29,13 +29,13 @@ pub(crate) struct Shared {
     pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
     /// To whoever stands by for this server.
-    pub(crate) passing: Passing,
+    pub(crate) replication: Replication,
     pub(crate) port: u16,
 }
 
 impl Shared {
-    pub(crate) fn figures(&self) -> &Figures {
-        &self.connections.figures
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.connections.metrics
     }
 
     pub(crate) fn limits(&self) -> Limits {
