@@ -15,4 +15,4 @@ pub(crate) use channel::Rendezvous;
 pub use owner::Standby;
 pub(crate) use owner::{Offer, Terms};
 pub(crate) use replication::Replication;
-pub(crate) use standby::{stand_by, Handoff};
+pub(crate) use standby::{stand_by, Candidate, Handoff};

@@ -24,7 +24,7 @@ use tokio::time::{sleep, Instant};
 
 use crate::address::Listeners;
 use crate::backoff::Backoff;
-use crate::hand_over::{self, Rendezvous};
+use crate::hand_over::{self, Candidate, Rendezvous};
 use crate::journal::Change;
 use crate::role::Role;
 use change_over::{Event, State};
@@ -196,7 +196,15 @@ impl Member {
         let handle = self.handle.clone();
         let (rendezvous, node) = (self.rendezvous(), self.local.name());
         let enabled = handle.hand_over.subscribe();
-        let standing_by = hand_over::stand_by(&rendezvous, &handle.wanted, node, enabled, &handle.stands_by);
+        let limits = || handle.rules.read().limits.clone();
+        let standing_by = hand_over::stand_by(Candidate {
+            rendezvous: &rendezvous,
+            addresses: &handle.wanted,
+            node,
+            enabled,
+            limits: &limits,
+            whole: &handle.stands_by,
+        });
         tokio::pin!(standing_by);
         let event = loop {
             let check = async {

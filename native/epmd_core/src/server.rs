@@ -7,6 +7,7 @@ mod listing;
 mod shared;
 
 use std::io::{self, ErrorKind};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +48,8 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// Only what the runtime or the system refuses to this process before the first connection.
 pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
     let settings = Arc::new(RwLock::new(Rules { policy, limits }));
-    let mut server = Server::start(listeners, registry, settings, Connections::default(), Replication::default())?;
+    let mut server =
+        Server::start(listeners, registry, settings, Connections::default(), Replication::default(), Reserve::new())?;
     Err(server.failed().await)
 }
 
@@ -68,13 +70,15 @@ impl Server {
         settings: Arc<RwLock<Rules>>,
         connections: Connections,
         replication: Replication,
+        reserve: Reserve,
     ) -> io::Result<Self> {
         let shared = Shared {
             registry,
             settings,
             connections,
             listings: Listings::default(),
-            reserve: Reserve::new(),
+            reserve,
+            full: AtomicBool::new(false),
             replication,
             port: listeners.port,
         };
@@ -103,8 +107,9 @@ impl Server {
 
     /// Keeps the registrations that were another server's, each for as long as its connection lasts.
     pub(crate) fn keep(&self, registrations: Vec<(Registration, NodeConnection)>) {
+        // Nobody waits yet, and all of them stay.
         for (registration, connection) in registrations {
-            self.shared.connections.keep(|slot| connection::hold(connection, registration, slot));
+            self.shared.connections.keep(usize::MAX, |slot| connection::hold(connection, registration, slot));
         }
     }
 

@@ -10,10 +10,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -23,6 +25,8 @@ use super::message::{self, Message, MAX_MESSAGE};
 const DESCRIPTORS_AT_ONCE: usize = 4;
 /// Descriptors that may wait for their messages.
 const DESCRIPTORS: usize = 64;
+/// Members that may wait to be accepted.
+const BACKLOG: i32 = 64;
 /// Bytes of messages that one read may bring.
 const BYTES_AT_ONCE: usize = 16 * 1024;
 
@@ -62,15 +66,20 @@ impl Rendezvous {
     ///
     /// `AddrInUse` while somebody else has it.
     pub(crate) fn claim(&self) -> io::Result<Claim> {
-        let lock = match &self.folder {
-            None => None,
-            Some(folder) => Some(self.lock(folder)?),
-        };
-        Ok(Claim { listener: UnixListener::bind(self.socket())?, _lock: lock })
+        let mut claimant = self.claimant()?;
+        claimant.claim()
+    }
+
+    /// Gets hold of all that a claim needs but the name.
+    pub(crate) fn claimant(&self) -> io::Result<Claimant> {
+        let lock = self.folder.as_deref().map(|folder| self.lock_file(folder)).transpose()?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(Claimant { path: self.socket(), socket: Some(socket), lock })
     }
 
     /// A name in a folder outlives its process, so that it is a lock that tells whether somebody has it.
-    fn lock(&self, folder: &Path) -> io::Result<File> {
+    fn lock_file(&self, folder: &Path) -> io::Result<File> {
         match DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -80,15 +89,7 @@ impl Rendezvous {
             let text = format!("{} is not a folder that only this user can enter", folder.display());
             return Err(io::Error::new(ErrorKind::PermissionDenied, text));
         }
-        let lock = File::create(folder.join(format!("{}.lock", self.name)))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => ErrorKind::AddrInUse.into(),
-            TryLockError::Error(error) => error,
-        })?;
-        match fs::remove_file(self.socket()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(lock),
-        }
+        File::create(folder.join(format!("{}.lock", self.name)))
     }
 
     /// Connects to whoever has claimed the name.
@@ -98,6 +99,41 @@ impl Rendezvous {
     /// `PermissionDenied` if that is another user's process.
     pub(crate) async fn connect(&self) -> io::Result<(Sender, Receiver)> {
         open(UnixStream::connect(self.socket()).await?)
+    }
+}
+
+/// Who can claim the name at once, however little the process has left by then.
+#[derive(Debug)]
+pub(crate) struct Claimant {
+    path: PathBuf,
+    /// Until it has the name.
+    socket: Option<Socket>,
+    lock: Option<File>,
+}
+
+impl Claimant {
+    /// Claims the name.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` while somebody else has it; it can be tried again then.
+    pub(crate) fn claim(&mut self) -> io::Result<Claim> {
+        if let Some(lock) = &self.lock {
+            lock.try_lock().map_err(|error| match error {
+                TryLockError::WouldBlock => ErrorKind::AddrInUse.into(),
+                TryLockError::Error(error) => error,
+            })?;
+            match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let socket = self.socket.as_ref().ok_or(ErrorKind::NotConnected)?;
+        socket.bind(&SockAddr::unix(&self.path)?)?;
+        socket.listen(BACKLOG)?;
+        let socket = self.socket.take().ok_or(ErrorKind::NotConnected)?;
+        let listener = UnixListener::from_std(OwnedFd::from(socket).into())?;
+        Ok(Claim { listener, _lock: self.lock.take() })
     }
 }
 
@@ -125,6 +161,16 @@ pub(crate) fn open(stream: UnixStream) -> io::Result<(Sender, Receiver)> {
     let stream = Arc::new(stream);
     let receiver = Receiver { stream: Arc::clone(&stream), bytes: Vec::new(), descriptors: VecDeque::new() };
     Ok((Sender { stream, unsent: Vec::new() }, receiver))
+}
+
+/// An error of a Unix socket, with what can be done where that is known.
+pub(crate) fn explain(error: &io::Error) -> String {
+    if Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT) {
+        return "Unix sockets are not allowed here, so that stock nodes are unknown for 2 seconds whenever the owner \
+                changes; under systemd add AF_UNIX to RestrictAddressFamilies="
+            .into();
+    }
+    error.to_string()
 }
 
 /// The user of this process, as the other end is told it.

@@ -16,6 +16,7 @@ use super::replication::{Progress, Reason, Replication, SILENCE};
 use crate::backoff::Backoff;
 use crate::node::NodeName;
 use crate::registry::{Descriptor, Registry};
+use crate::reserve::Reserve;
 
 /// How long a member that connects may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(5);
@@ -152,17 +153,24 @@ async fn accept(shared: Arc<Shared>, claim: Option<Claim>) {
         Some(claim) => claim,
         None => claimed(&shared.terms).await,
     };
+    let spare = Reserve::of(1);
     loop {
         match claim.accept().await {
             Ok(stream) => {
+                spare.restore();
                 let mut members = shared.members.lock();
                 while members.try_join_next().is_some() {}
                 if members.len() < CANDIDATES {
                     members.spawn(serve(Arc::clone(&shared), stream));
                 }
             }
-            // Out of descriptors, or a member that went at once.
-            Err(_) => sleep(ACCEPT_PAUSE).await,
+            // A member that went at once, or no descriptor for it: one is kept for that, or else there would be no
+            // standby just when the VM is full.
+            Err(_) => {
+                if !spare.give_up() {
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
     }
 }
@@ -177,7 +185,7 @@ async fn claimed(terms: &Terms) -> Claim {
             Ok(claim) => return claim,
             Err(error) => {
                 if began.elapsed() > NAME_PATIENCE && !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "nobody can stand by for this owner");
+                    tracing::warn!(error = %channel::explain(&error), "nobody can stand by for this owner");
                 }
                 sleep(backoff.next()).await;
             }

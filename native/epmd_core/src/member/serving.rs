@@ -11,6 +11,7 @@ use crate::address::Listeners;
 use crate::hand_over::{Handoff, Offer, Rendezvous, Replication, Terms};
 use crate::registry::replica::Restored;
 use crate::registry::{Contents, Entry, NameTaken, Registration, Registry};
+use crate::reserve::Reserve;
 use crate::server::Server;
 
 /// How long the table of a new owner may take to fill with the nodes that were registered with the last one.
@@ -55,9 +56,9 @@ pub(super) async fn serve(
     refills: bool,
 ) -> io::Result<()> {
     let (registry, replication) = (&handle.registry, Replication::default());
-    let start = |listeners| {
+    let start = |listeners, reserve| {
         let rules = Arc::clone(&handle.rules);
-        Server::start(listeners, registry.clone(), rules, handle.connections.clone(), replication.clone())
+        Server::start(listeners, registry.clone(), rules, handle.connections.clone(), replication.clone(), reserve)
     };
     let (mut server, mut own, claim);
     match startup {
@@ -65,20 +66,21 @@ pub(super) async fn serve(
             if refills {
                 registry.fills_until(Instant::now() + SETTLING);
             }
-            (server, claim) = (start(listeners)?, None);
+            (server, claim) = (start(listeners, Reserve::new())?, None);
             own = LocalRegistration::register(local, registry);
         }
         Startup::Takeover(takeover) => {
-            let Takeover { mut listeners, restored, mut handoff, .. } = *takeover;
+            let Takeover { mut listeners, restored, handoff, .. } = *takeover;
+            let Handoff { claim: claimed, reserve, mut last_owner, .. } = handoff;
             listeners.complete();
-            server = start(listeners)?;
-            handoff.confirm();
+            server = start(listeners, reserve)?;
+            last_owner.confirm();
             server.keep(restored.connected);
             own = match restored.own {
                 Some(registration) => LocalRegistration::Registered(registration),
                 None => LocalRegistration::register(local, registry),
             };
-            claim = Some(handoff.claim);
+            claim = Some(claimed);
         }
     }
     let terms = Terms {

@@ -1,7 +1,7 @@
 //! A copy of the table, and how it takes the place of the table itself.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use super::departed::{Departed, Left};
@@ -9,7 +9,6 @@ use super::entry::{Entry, Holder, NodeConnection};
 use super::follower::{Counters, Departure};
 use super::table::{Contents, Registration, Registry};
 use crate::node::Node;
-use crate::os;
 use crate::protocol::Port2Reply;
 
 /// A copy of a table, of which nobody can look anything up.
@@ -26,7 +25,7 @@ pub(crate) struct Replica {
 struct Copied {
     creation: u32,
     reply: Port2Reply,
-    connection: Option<TcpStream>,
+    connection: Option<NodeConnection>,
 }
 
 /// What was told cannot come from a table.
@@ -66,7 +65,7 @@ impl Replica {
         id: u64,
         creation: u32,
         node: &Node,
-        connection: Option<TcpStream>,
+        connection: Option<NodeConnection>,
     ) -> Result<(), Impossible> {
         let name: Box<[u8]> = node.name.as_str().as_bytes().into();
         if self.by_age.last_key_value().is_some_and(|(last, _)| *last >= id) || !self.names.insert(name.clone()) {
@@ -100,11 +99,9 @@ impl Replica {
         let mut contents = Contents::new(departed, registrations);
         let mut restored = Restored { own: None, connected: Vec::with_capacity(by_age.len()) };
         for (id, Copied { creation, reply, connection }) in by_age {
-            let is_own = own.is_some() && connection.as_ref().and_then(|socket| socket.peer_addr().ok()) == own;
-            let kept: Option<NodeConnection> = match connection {
-                Some(socket) if !is_own => os::watch(socket).ok().map(Arc::new),
-                _ => None,
-            };
+            let peer = connection.as_ref().and_then(|connection| connection.get_ref().peer_addr().ok());
+            let is_own = own.is_some() && peer == own;
+            let kept = connection.filter(|_| !is_own);
             let holder = match &kept {
                 Some(connection) => Holder::Connection(Arc::downgrade(connection) as Weak<_>),
                 None if is_own => Holder::Host,
@@ -127,5 +124,5 @@ impl Replica {
 
 fn descriptor(copied: &Copied) -> i32 {
     use std::os::fd::AsRawFd;
-    copied.connection.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    copied.connection.as_ref().map_or(-1, |connection| connection.as_raw_fd())
 }

@@ -278,6 +278,9 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     if shared.replication.is_over() {
         return;
     }
+    if !shared.has_room_for_a_node() {
+        return tell_refused(shared, peer, node, "this VM's share of descriptors is used up");
+    }
     // The last descriptor is not for a node that would keep it: look-ups must go on.
     if !shared.reserve.is_whole() {
         return tell_refused(shared, peer, node, "out of descriptors");
@@ -290,7 +293,7 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
     if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
-        shared.connections.keep(|slot| hold(connection, registration, slot));
+        shared.connections.keep(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
     }
 }
 

@@ -59,7 +59,8 @@ impl Connections {
     {
         let source = source.to_canonical();
         let mut table = self.table.lock();
-        if table.make_room(source, limits) {
+        let most = limits.for_waiting(limits.descriptors(), table.registered.len());
+        if table.make_room(source, most, limits.waiting_per_source) {
             self.metrics.gave_way.count();
         }
         table.opened += 1;
@@ -68,8 +69,9 @@ impl Connections {
         table.waiting.insert(id, Waiting { source, since: Instant::now(), task });
     }
 
-    /// Runs the task of a registered node's connection, which waits for nothing and gives way to nobody.
-    pub(crate) fn keep<F>(&self, task: impl FnOnce(Slot) -> F)
+    /// Runs the task of a registered node's connection, which waits for nothing and gives way to nobody. Those that
+    /// wait give way where together they would have more than so many descriptors.
+    pub(crate) fn keep<F>(&self, descriptors: usize, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -78,6 +80,11 @@ impl Connections {
         let id = table.opened;
         let task = tokio::spawn(task(Slot { connections: self.clone(), id })).abort_handle();
         table.registered.insert(id, task);
+        while table.registered.len() + table.waiting.len() > descriptors {
+            let Some((_, oldest)) = table.waiting.pop_first() else { break };
+            oldest.task.abort();
+            self.metrics.gave_way.count();
+        }
     }
 
     /// Closes the connection that has waited longest, if it has waited for so long; false when none has.
@@ -102,14 +109,14 @@ impl Connections {
 
 impl Table {
     /// Whether a connection had to give way.
-    fn make_room(&mut self, source: IpAddr, limits: &Limits) -> bool {
+    fn make_room(&mut self, source: IpAddr, most: usize, most_per_source: usize) -> bool {
         let of_source = |(_, waiting): &(&u64, &Waiting)| waiting.source == source;
         let has_its_share = !source.is_loopback()
-            && self.waiting.len() >= limits.waiting_per_source
-            && self.waiting.iter().filter(of_source).count() >= limits.waiting_per_source;
+            && self.waiting.len() >= most_per_source
+            && self.waiting.iter().filter(of_source).count() >= most_per_source;
         let gives_way = if has_its_share {
             self.waiting.iter().find(of_source).map(|(id, _)| *id)
-        } else if self.waiting.len() >= limits.waiting {
+        } else if self.waiting.len() >= most {
             self.waiting.keys().next().copied()
         } else {
             None
