@@ -1,0 +1,332 @@
+defmodule EmbeddedEpmd.Doctor.Findings do
+  @moduledoc false
+  # What the facts mean. Pure.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.{Finding, Owner}
+  alias EmbeddedEpmd.{Discovery, VmArgs}
+
+  # Each registered node keeps a descriptor of the VM that serves.
+  @few_descriptors 1_024
+  @nearly_all 0.8
+  @shown 20
+
+  @spec judge(map()) :: [Finding.t()]
+  def judge(facts) do
+    List.flatten([
+      settings(facts),
+      flags(facts),
+      role(facts),
+      standby(facts),
+      Owner.judge(facts),
+      registration(facts),
+      host_name(facts),
+      descriptors(facts)
+    ])
+  end
+
+  defp settings(%{settings: nil}), do: []
+
+  defp settings(%{settings: sentence}),
+    do: problem("A setting is not valid: #{sentence}.", "No server can start with it.", "Correct it where it stands.")
+
+  ## Flags and parameters
+
+  # A VM that is no node, and that is not of a release that is one, needs none.
+  defp flags(%{look_up: nil}),
+    do: ok("This VM is no node, and is of no release that is one: it needs no EPMD.")
+
+  defp flags(facts), do: [module(facts), both(facts), fixed_port(facts), start_epmd(facts), remote(facts)]
+
+  defp module(%{module: module} = facts) do
+    if to_string(module) == to_string(Discovery) do
+      ok("The discovery module of this VM is EmbeddedEpmd.Discovery.")
+    else
+      problem(
+        "The discovery module of this VM is #{module}.",
+        "Its node is registered with the EPMD that this module finds or starts, and not through embedded_epmd." <>
+          if(facts.parameter_ignored, do: " OTP reads the kernel parameter epmd_module from 27.2 on.", else: ""),
+        "Write -epmd_module #{Discovery} into #{template(facts.vm_args, facts.release, "vm.args.eex")} " <>
+          "(mix embedded_epmd.install does it)."
+      )
+    end
+  end
+
+  # Where a flag belongs: into the template, unless the release reads a file of somebody's own.
+  defp template({path, _text}, %{root: root}, name),
+    do: if(String.starts_with?(path, root <> "/releases/"), do: "rel/" <> name, else: path)
+
+  defp template(_file, _release, name), do: "rel/" <> name
+
+  defp both(%{both: true}) do
+    problem(
+      "Both the flag -epmd_module and the kernel parameter epmd_module are set.",
+      "A VM of OTP 27.2 or later does not start with both; an earlier one ignores the parameter.",
+      "Remove the parameter from config.exs, runtime.exs or sys.config: the flag works everywhere."
+    )
+  end
+
+  defp both(_facts), do: []
+
+  defp fixed_port(%{fixed_port: port}) when port != nil do
+    warning(
+      "This node has the fixed distribution port #{port} (-erl_epmd_port or erl_epmd_node_listen_port).",
+      "It takes every other node to have that port, too, and asks no EPMD.",
+      "Remove it, or do without embedded_epmd: with a fixed port nobody needs an EPMD."
+    )
+  end
+
+  defp fixed_port(_facts), do: []
+
+  defp start_epmd(%{start_epmd: "false"}), do: ok("This VM starts no epmd daemon.")
+
+  defp start_epmd(facts) do
+    files =
+      Enum.uniq([
+        template(facts.vm_args, facts.release, "vm.args.eex"),
+        template(facts.remote_vm_args, facts.release, "remote.vm.args.eex")
+      ])
+
+    problem(
+      "-start_epmd false is not set.",
+      "OTP starts an epmd daemon when the node starts; it takes the port, or stays behind as a stray process.",
+      "Write -start_epmd false into #{Enum.join(files, " and ")}. The flag counts, not the kernel parameter " <>
+        "start_distribution."
+    )
+  end
+
+  defp remote(%{release: nil}), do: []
+
+  defp remote(%{remote_vm_args: nil}) do
+    warning(
+      "The release's remote.vm.args cannot be read.",
+      "Without -start_epmd false in it, bin/app rpc, remote, stop and pid start an epmd daemon.",
+      "Create rel/remote.vm.args.eex with -start_epmd false, and assemble the release again."
+    )
+  end
+
+  defp remote(%{remote_vm_args: {path, text} = file, release: release}) do
+    if VmArgs.value(VmArgs.flags(text), "-start_epmd") == "false" do
+      ok("bin/app rpc and its like start no epmd daemon.")
+    else
+      place = template(file, release, "remote.vm.args.eex")
+
+      problem(
+        "#{path} does not have -start_epmd false.",
+        "bin/app rpc, remote, stop and pid start an epmd daemon, which takes the port when no release serves it.",
+        "Write -start_epmd false into #{place}" <> if(place == path, do: ".", else: ", and assemble the release again.")
+      )
+    end
+  end
+
+  ## The server
+
+  defp role(%{status: %{role: :serving} = status, port: port}) do
+    ok("This VM serves port #{port} on #{Enum.join(status.addresses, ", ")}.")
+  end
+
+  defp role(%{status: %{role: :joined, owner_answers: true, stands_by: true} = status}) do
+    ok("This VM has joined #{status.owner} and stands by for it: when that goes, no connection ends.")
+  end
+
+  defp role(%{status: %{role: :joined, owner_answers: true} = status}) do
+    ok("This VM has joined #{status.owner}, and takes the port when that goes.")
+  end
+
+  defp role(%{status: %{role: :joined} = status}) do
+    problem(
+      "#{status.owner} holds the port and does not answer.",
+      "New nodes of this host are not found until it answers or ends.",
+      "Look at the process that owns the port, and end it if it hangs: another VM takes its place at once."
+    )
+  end
+
+  defp role(%{status: %{role: :searching}, port: port}) do
+    problem(
+      "This VM looks for port #{port} or its owner.",
+      "Its node is registered nowhere at this moment.",
+      "Ask again in a second. If it stays so, look at the log, and at who owns the port."
+    )
+  end
+
+  defp role(%{node: :nonode@nohost}), do: []
+
+  # A node that others find all the same is a client of whoever serves.
+  defp role(facts) do
+    finding = if found?(facts), do: &warning/3, else: &problem/3
+
+    finding.(
+      "No server of embedded_epmd runs in this VM.",
+      "It neither serves the port nor takes it when its owner goes.",
+      "Add EmbeddedEpmd to the children of your application's supervisor."
+    )
+  end
+
+  defp found?(%{look_up: %{host: {_, {:port, _, _}}}}), do: true
+  defp found?(_facts), do: false
+
+  defp standby(%{status: %{role: role, standby: nil, stands_by: false}, hand_over: true, unix_sockets: {:error, reason}})
+       when role in [:serving, :joined] do
+    warning(
+      "No VM can stand by for another: this one may not open Unix sockets (#{explain({:error, reason})}).",
+      "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
+      "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false to hear no more of it."
+    )
+  end
+
+  defp standby(%{status: %{role: :serving, standby: nil}}),
+    do: ok("Nobody stands by for this VM: when it goes, stock nodes register again, which takes them 2 seconds.")
+
+  defp standby(%{status: %{role: :serving, standby: standby}}) do
+    pid = if standby.pid, do: " (pid #{standby.pid})", else: ""
+    ok("#{standby.name || "A VM without a node"}#{pid} stands by: when this VM goes, no connection ends.")
+  end
+
+  defp standby(_facts), do: []
+
+  ## Where nodes ask
+
+  defp registration(%{look_up: nil}), do: []
+  # With a fixed port nobody asks.
+  defp registration(%{fixed_port: port}) when port != nil, do: []
+
+  defp registration(%{look_up: %{host: {_, {:port, port, _}} = host} = look_up} = facts),
+    do: [ok("At #{at(host)} #{who(facts)} is found, with port #{port}."), clients(look_up, facts), registered(facts)]
+
+  defp registration(%{look_up: %{host: {:error, reason}} = look_up} = facts) do
+    warning(
+      "The host of #{look_up.node} has no address: #{explain({:error, reason})}.",
+      "Nodes look #{who(facts)} up there, and so do bin/app rpc, remote, stop and pid.",
+      "Add it to /etc/hosts or to the DNS, or give the node a host that resolves."
+    )
+  end
+
+  defp registration(%{look_up: look_up} = facts),
+    do: [not_found(facts, process(facts), look_up.loopback), clients(look_up, facts), registered(facts)]
+
+  defp process(%{node: :nonode@nohost, release: %{process: process}}), do: process
+  defp process(_facts), do: :self
+
+  # A release that does not run is not found anywhere.
+  defp not_found(%{look_up: look_up}, nil, {_, answer}) when not is_tuple(answer) or elem(answer, 0) == :error do
+    warning(
+      "#{look_up.node} is not found at #{at(look_up.host)}: #{explain(answer(look_up.host))}.",
+      "No process of this host was started under that name, as far as this user can see.",
+      "Start the release, and ask again; if it runs, look at its log."
+    )
+  end
+
+  defp not_found(%{look_up: look_up} = facts, process, loopback) do
+    runs = if is_binary(process), do: ", though it runs as pid #{process}", else: ""
+    elsewhere = if match?({_, {:port, _, _}}, loopback), do: "; at #{at(loopback)} it is", else: ""
+    what = "At #{at(look_up.host)} #{who(facts)} is not found: #{explain(answer(look_up.host))}#{elsewhere}#{runs}."
+
+    why =
+      "Nodes that resolve this host to #{at(look_up.host)} cannot connect; bin/app rpc, remote, stop and pid do not work."
+
+    action =
+      "Listen there as well (:addresses or ERL_EPMD_ADDRESS), or give the node a host name that resolves elsewhere."
+
+    # At an address that is another machine's, others may find what cannot be asked from here.
+    if look_up.own_address, do: problem(what, why, action), else: warning(what, why, action)
+  end
+
+  # OTP's client registers there, also where it is not the address of the node's host.
+  defp clients(%{host: {ip, _}, loopback: {ip, _}}, _facts), do: []
+
+  defp clients(%{loopback: {_, {:error, reason}} = loopback}, facts) do
+    cond do
+      # They register nowhere.
+      dist_listen(facts) == "false" ->
+        []
+
+      facts.ipv6 ->
+        problem(
+          "Distribution is over IPv6, but at #{at(loopback)} nobody answers: #{explain({:error, reason})}.",
+          "Stock nodes register there, and bin/app rpc, remote, stop and pid, which cannot start.",
+          "Add ::1 to :addresses (ERL_EPMD_ADDRESS), or name none to listen everywhere."
+        )
+
+      true ->
+        problem(
+          "At #{at(loopback)} nobody answers: #{explain({:error, reason})}.",
+          "Stock nodes register there, and bin/app rpc, remote, stop and pid, which cannot start.",
+          "Listen there as well: add #{at(loopback)} to :addresses (ERL_EPMD_ADDRESS)."
+        )
+    end
+  end
+
+  defp clients(%{loopback: loopback}, _facts), do: ok("At #{at(loopback)}, where clients register, an EPMD answers.")
+
+  defp dist_listen(%{remote_vm_args: {_path, text}}), do: VmArgs.value(VmArgs.flags(text), "-dist_listen")
+  defp dist_listen(_facts), do: nil
+
+  # A VM that is a node knows them by EmbeddedEpmd.names().
+  defp registered(%{node: :nonode@nohost, names: {:ok, [_ | _] = names}, port: port}) do
+    {shown, more} = names |> Enum.map(&elem(&1, 0)) |> Enum.sort() |> Enum.split(@shown)
+    more = if more == [], do: "", else: " and #{length(more)} more"
+    ok("Registered on port #{port}: #{Enum.join(shown, ", ")}#{more}.")
+  end
+
+  defp registered(_facts), do: []
+
+  defp who(%{node: :nonode@nohost, look_up: %{node: node}}), do: node
+  defp who(_facts), do: "this node"
+
+  defp at({ip, _answer}), do: to_string(:inet.ntoa(ip))
+  defp answer({_ip, answer}), do: answer
+
+  defp explain(:noport), do: "no such name is registered there"
+  defp explain({:error, :noport}), do: "whoever answers is no EPMD, or refuses to tell"
+  defp explain({:error, reason}), do: to_string(:inet.format_error(reason))
+
+  # Where the node's host is not this name, other nodes may have it.
+  defp host_name(%{host: {name, {:error, _}}}) do
+    warning(
+      "The host name #{name} has no address.",
+      "Short names (-sname) of other nodes are looked up under it.",
+      "Add it to /etc/hosts or to the DNS, or use long names (-name) with an address."
+    )
+  end
+
+  defp host_name(%{look_up: %{host: {ip, _}}, host: {_name, {ip, _}}}), do: []
+
+  defp host_name(%{host: {name, {ip, {:error, _}}}, status: %{role: role}}) when role in [:serving, :joined] do
+    where = to_string(:inet.ntoa(ip))
+
+    warning(
+      "The host name #{name} is #{where}, where nobody answers.",
+      "Nodes with short names on this host look each other up there. Debian writes 127.0.1.1 into /etc/hosts.",
+      "Add #{where} to :addresses (ERL_EPMD_ADDRESS), or correct /etc/hosts."
+    )
+  end
+
+  defp host_name(_facts), do: []
+
+  ## Descriptors
+
+  defp descriptors(%{stats: %{descriptors: %{limit: limit, used: used}} = stats}) when is_integer(limit) do
+    cond do
+      is_integer(used) and used >= @nearly_all * limit ->
+        warning(
+          "This VM has #{used} of its #{limit} descriptors open; #{stats.connections.registered} are of registered " <>
+            "nodes, #{stats.connections.waiting} of connections that wait.",
+          "At the limit it opens no file, loads no module, and grants no registration.",
+          "See who registers so many names (EmbeddedEpmd.names()), or raise the limit: LimitNOFILE= in the unit."
+        )
+
+      limit < @few_descriptors ->
+        warning(
+          "This VM may open #{limit} descriptors.",
+          "Each node that is registered here keeps one, and so does everything else in the VM.",
+          "Raise the limit: LimitNOFILE= in the unit, ulimit -n in a shell."
+        )
+
+      true ->
+        ok("This VM may open #{limit} descriptors.")
+    end
+  end
+
+  defp descriptors(_facts), do: []
+end
