@@ -4,9 +4,6 @@ defmodule Mix.EmbeddedEpmd do
 
   alias EmbeddedEpmd.{Discovery, Doctor, VmArgs}
 
-  # Mix brings it along.
-  @compile {:no_warn_undefined, EEx}
-
   @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
   @heading "## The EPMD is inside the VM: https://hexdocs.pm/mix/Mix.Tasks.Release.html#module-vm-args"
 
@@ -207,7 +204,8 @@ defmodule Mix.EmbeddedEpmd do
   defp render(content, %{assembled: nil}), do: content
 
   defp render(content, %{assembled: release}) do
-    EEx.eval_string(content, assigns: [release: release])
+    # Mix brings EEx along; the library itself does not depend on it.
+    Function.capture(EEx, :eval_string, 2).(content, assigns: [release: release])
   rescue
     _ -> content
   end
