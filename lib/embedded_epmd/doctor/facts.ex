@@ -102,7 +102,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     with root when is_binary(root) <- System.get_env("RELEASE_ROOT") do
       node = System.get_env("RELEASE_NODE") || System.get_env("RELEASE_NAME")
       node = if System.get_env("RELEASE_DISTRIBUTION") != "none", do: node
-      %{root: root, node: node, process: if(node, do: Linux.node_process(node))}
+      %{root: root, node: node, process: if(node && not Node.alive?(), do: Linux.node_process(node))}
     end
   end
 

@@ -4,13 +4,12 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.{Finding, Owner}
+  alias EmbeddedEpmd.Doctor.{Finding, LookUp, Owner}
   alias EmbeddedEpmd.{Discovery, VmArgs}
 
   # Each registered node keeps a descriptor of the VM that serves.
   @few_descriptors 1_024
   @nearly_all 0.8
-  @shown 20
 
   @spec judge(map()) :: [Finding.t()]
   def judge(facts) do
@@ -20,8 +19,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
       role(facts),
       standby(facts),
       Owner.judge(facts),
-      registration(facts),
-      host_name(facts),
+      LookUp.judge(facts),
       descriptors(facts)
     ])
   end
@@ -153,8 +151,8 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   defp role(%{node: :nonode@nohost}), do: []
 
   # A node that others find all the same is a client of whoever serves.
-  defp role(facts) do
-    finding = if found?(facts), do: &warning/3, else: &problem/3
+  defp role(%{look_up: look_up}) do
+    finding = if match?(%{host: {_, {:port, _, _}}}, look_up), do: &warning/3, else: &problem/3
 
     finding.(
       "No server of embedded_epmd runs in this VM.",
@@ -163,13 +161,10 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
-  defp found?(%{look_up: %{host: {_, {:port, _, _}}}}), do: true
-  defp found?(_facts), do: false
-
   defp standby(%{status: %{role: role, standby: nil, stands_by: false}, hand_over: true, unix_sockets: {:error, reason}})
        when role in [:serving, :joined] do
     warning(
-      "No VM can stand by for another: this one may not open Unix sockets (#{explain({:error, reason})}).",
+      "No VM can stand by for another: this one may not open Unix sockets (#{:inet.format_error(reason)}).",
       "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
       "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false to hear no more of it."
     )
@@ -184,125 +179,6 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   end
 
   defp standby(_facts), do: []
-
-  ## Where nodes ask
-
-  defp registration(%{look_up: nil}), do: []
-  # With a fixed port nobody asks.
-  defp registration(%{fixed_port: port}) when port != nil, do: []
-
-  defp registration(%{look_up: %{host: {_, {:port, port, _}} = host} = look_up} = facts),
-    do: [ok("At #{at(host)} #{who(facts)} is found, with port #{port}."), clients(look_up, facts), registered(facts)]
-
-  defp registration(%{look_up: %{host: {:error, reason}} = look_up} = facts) do
-    warning(
-      "The host of #{look_up.node} has no address: #{explain({:error, reason})}.",
-      "Nodes look #{who(facts)} up there, and so do bin/app rpc, remote, stop and pid.",
-      "Add it to /etc/hosts or to the DNS, or give the node a host that resolves."
-    )
-  end
-
-  defp registration(%{look_up: look_up} = facts),
-    do: [not_found(facts, process(facts), look_up.loopback), clients(look_up, facts), registered(facts)]
-
-  defp process(%{node: :nonode@nohost, release: %{process: process}}), do: process
-  defp process(_facts), do: :self
-
-  # A release that does not run is not found anywhere.
-  defp not_found(%{look_up: look_up}, nil, {_, answer}) when not is_tuple(answer) or elem(answer, 0) == :error do
-    warning(
-      "#{look_up.node} is not found at #{at(look_up.host)}: #{explain(answer(look_up.host))}.",
-      "No process of this host was started under that name, as far as this user can see.",
-      "Start the release, and ask again; if it runs, look at its log."
-    )
-  end
-
-  defp not_found(%{look_up: look_up} = facts, process, loopback) do
-    runs = if is_binary(process), do: ", though it runs as pid #{process}", else: ""
-    elsewhere = if match?({_, {:port, _, _}}, loopback), do: "; at #{at(loopback)} it is", else: ""
-    what = "At #{at(look_up.host)} #{who(facts)} is not found: #{explain(answer(look_up.host))}#{elsewhere}#{runs}."
-
-    why =
-      "Nodes that resolve this host to #{at(look_up.host)} cannot connect; bin/app rpc, remote, stop and pid do not work."
-
-    action =
-      "Listen there as well (:addresses or ERL_EPMD_ADDRESS), or give the node a host name that resolves elsewhere."
-
-    # At an address that is another machine's, others may find what cannot be asked from here.
-    if look_up.own_address, do: problem(what, why, action), else: warning(what, why, action)
-  end
-
-  # OTP's client registers there, also where it is not the address of the node's host.
-  defp clients(%{host: {ip, _}, loopback: {ip, _}}, _facts), do: []
-
-  defp clients(%{loopback: {_, {:error, reason}} = loopback}, facts) do
-    cond do
-      # They register nowhere.
-      dist_listen(facts) == "false" ->
-        []
-
-      facts.ipv6 ->
-        problem(
-          "Distribution is over IPv6, but at #{at(loopback)} nobody answers: #{explain({:error, reason})}.",
-          "Stock nodes register there, and bin/app rpc, remote, stop and pid, which cannot start.",
-          "Add ::1 to :addresses (ERL_EPMD_ADDRESS), or name none to listen everywhere."
-        )
-
-      true ->
-        problem(
-          "At #{at(loopback)} nobody answers: #{explain({:error, reason})}.",
-          "Stock nodes register there, and bin/app rpc, remote, stop and pid, which cannot start.",
-          "Listen there as well: add #{at(loopback)} to :addresses (ERL_EPMD_ADDRESS)."
-        )
-    end
-  end
-
-  defp clients(%{loopback: loopback}, _facts), do: ok("At #{at(loopback)}, where clients register, an EPMD answers.")
-
-  defp dist_listen(%{remote_vm_args: {_path, text}}), do: VmArgs.value(VmArgs.flags(text), "-dist_listen")
-  defp dist_listen(_facts), do: nil
-
-  # A VM that is a node knows them by EmbeddedEpmd.names().
-  defp registered(%{node: :nonode@nohost, names: {:ok, [_ | _] = names}, port: port}) do
-    {shown, more} = names |> Enum.map(&elem(&1, 0)) |> Enum.sort() |> Enum.split(@shown)
-    more = if more == [], do: "", else: " and #{length(more)} more"
-    ok("Registered on port #{port}: #{Enum.join(shown, ", ")}#{more}.")
-  end
-
-  defp registered(_facts), do: []
-
-  defp who(%{node: :nonode@nohost, look_up: %{node: node}}), do: node
-  defp who(_facts), do: "this node"
-
-  defp at({ip, _answer}), do: to_string(:inet.ntoa(ip))
-  defp answer({_ip, answer}), do: answer
-
-  defp explain(:noport), do: "no such name is registered there"
-  defp explain({:error, :noport}), do: "whoever answers is no EPMD, or refuses to tell"
-  defp explain({:error, reason}), do: to_string(:inet.format_error(reason))
-
-  # Where the node's host is not this name, other nodes may have it.
-  defp host_name(%{host: {name, {:error, _}}}) do
-    warning(
-      "The host name #{name} has no address.",
-      "Short names (-sname) of other nodes are looked up under it.",
-      "Add it to /etc/hosts or to the DNS, or use long names (-name) with an address."
-    )
-  end
-
-  defp host_name(%{look_up: %{host: {ip, _}}, host: {_name, {ip, _}}}), do: []
-
-  defp host_name(%{host: {name, {ip, {:error, _}}}, status: %{role: role}}) when role in [:serving, :joined] do
-    where = to_string(:inet.ntoa(ip))
-
-    warning(
-      "The host name #{name} is #{where}, where nobody answers.",
-      "Nodes with short names on this host look each other up there. Debian writes 127.0.1.1 into /etc/hosts.",
-      "Add #{where} to :addresses (ERL_EPMD_ADDRESS), or correct /etc/hosts."
-    )
-  end
-
-  defp host_name(_facts), do: []
 
   ## Descriptors
 
