@@ -50,7 +50,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       linux: match?({:unix, :linux}, :os.type()),
       port: port,
       sockets: sockets,
-      holders: if(sockets == :unknown, do: [], else: Linux.holders(sockets)),
+      holders: if(sockets == :unknown, do: [], else: Linux.holders(sockets, port)),
       names: names(port)
     }
   end

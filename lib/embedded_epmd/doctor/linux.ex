@@ -30,12 +30,15 @@ defmodule EmbeddedEpmd.Doctor.Linux do
 
   defp socket(_fields, _port), do: nil
 
-  @doc "The processes that hold one of these sockets. Of another user's processes, an epmd is told by its socket's user."
-  @spec holders([socket()]) :: [holder()]
-  def holders([]), do: []
-  def holders(sockets), do: Enum.flat_map(processes(), &holder(&1, sockets))
+  @doc """
+  The processes that hold one of these sockets of a port. Another user's descriptors cannot be seen: of such processes an
+  epmd is told by its socket's user and its arguments.
+  """
+  @spec holders([socket()], :inet.port_number()) :: [holder()]
+  def holders([], _port), do: []
+  def holders(sockets, port), do: Enum.flat_map(processes(), &holder(&1, sockets, port))
 
-  defp holder(pid, sockets) do
+  defp holder(pid, sockets, port) do
     process = %{pid: pid, program: program(pid), user: user(pid)}
 
     case File.ls("/proc/#{pid}/fd") do
@@ -47,21 +50,27 @@ defmodule EmbeddedEpmd.Doctor.Linux do
         if inodes == [], do: [], else: [Map.put(process, :inodes, inodes)]
 
       {:error, _} ->
-        owner? = process.program == "epmd" and Enum.any?(sockets, &(&1.user == process.user)) and here?(pid)
-        if owner?, do: [Map.put(process, :inodes, [])], else: []
+        user? = Enum.any?(sockets, &(&1.user == process.user))
+        epmd? = process.program == "epmd" and user? and epmd_port(pid) == Integer.to_string(port) and here?(pid)
+        if epmd?, do: [Map.put(process, :inodes, [])], else: []
+    end
+  end
+
+  # Its ERL_EPMD_PORT cannot be seen either.
+  defp epmd_port(pid) do
+    case Enum.drop_while(arguments(pid), &(&1 != "-port")) do
+      ["-port", port | _] -> port
+      _ -> "4369"
     end
   end
 
   @doc "The process that was started as a node of this name, the value of -name or -sname, in this network namespace."
   @spec node_process(String.t()) :: String.t() | nil
   def node_process(name) do
+    flags = [["-name", name], ["-sname", name]]
+
     Enum.find(processes(), fn pid ->
-      with {:ok, line} <- File.read("/proc/#{pid}/cmdline") do
-        line |> String.split("\0") |> Enum.chunk_every(2, 1) |> Enum.any?(&(&1 in [["-name", name], ["-sname", name]])) and
-          here?(pid)
-      else
-        _ -> false
-      end
+      Enum.any?(Enum.chunk_every(arguments(pid), 2, 1), &(&1 in flags)) and here?(pid)
     end)
   end
 
@@ -80,6 +89,10 @@ defmodule EmbeddedEpmd.Doctor.Linux do
 
   defp processes do
     with {:ok, names} <- File.ls("/proc"), do: Enum.filter(names, &(&1 =~ ~r/^\d+$/)), else: (_ -> [])
+  end
+
+  defp arguments(pid) do
+    with {:ok, line} <- File.read("/proc/#{pid}/cmdline"), do: String.split(line, "\0"), else: (_ -> [])
   end
 
   defp program(pid) do
