@@ -74,9 +74,8 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @doc "Whether this OTP, 27.2 or later, reads the kernel parameter `epmd_module`."
   @spec parameter_read?() :: boolean()
   def parameter_read? do
-    # Its application may not be loaded in a VM that Mix started.
-    version = :kernel |> Application.spec(:vsn) |> to_string() |> String.split(".") |> Enum.map(&String.to_integer/1)
-    version >= [10, 2]
+    [major, minor | _] = :kernel |> Application.spec(:vsn) |> to_string() |> String.split(".")
+    {String.to_integer(major), minor |> Integer.parse() |> elem(0)} >= {10, 2}
   end
 
   defp fixed_port do

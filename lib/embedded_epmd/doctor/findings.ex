@@ -41,7 +41,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     if to_string(module) == to_string(Discovery) do
       ok("The discovery module of this VM is EmbeddedEpmd.Discovery.")
     else
-      problem(
+      fault(facts).(
         "The discovery module of this VM is #{module}.",
         "Its node is registered with the EPMD that this module finds or starts, and not through embedded_epmd." <>
           if(facts.parameter_ignored, do: " OTP reads the kernel parameter epmd_module from 27.2 on.", else: ""),
@@ -51,14 +51,21 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     end
   end
 
+  # A release without its flags does not boot where nobody else serves. What is started by hand and is found does work.
+  defp fault(%{release: nil, look_up: %{host: {_, {:port, _, _}}}}), do: &warning/3
+  defp fault(_facts), do: &problem/3
+
   # Where a flag belongs: into the template, unless the release reads a file of somebody's own.
   defp template({path, _text}, %{root: root}, name),
     do: if(String.starts_with?(path, root <> "/releases/"), do: "rel/" <> name, else: path)
 
   defp template(_file, _release, name), do: "rel/" <> name
 
-  defp both(%{both: true}) do
-    problem(
+  # Where OTP does not read it, nothing is wrong yet.
+  defp both(%{both: true, parameter_ignored: ignored?}) do
+    finding = if ignored?, do: &warning/3, else: &problem/3
+
+    finding.(
       "Both the flag -epmd_module and the kernel parameter epmd_module are set.",
       "A VM of OTP 27.2 or later does not start with both; an earlier one ignores the parameter.",
       "Remove the parameter from config.exs, runtime.exs or sys.config: the flag works everywhere."
@@ -86,7 +93,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
         template(facts.remote_vm_args, facts.release, "remote.vm.args.eex")
       ])
 
-    problem(
+    fault(facts).(
       "-start_epmd false is not set.",
       "OTP starts an epmd daemon when the node starts; it takes the port, or stays behind as a stray process.",
       "Write -start_epmd false into #{Enum.join(files, " and ")}. The flag counts, not the kernel parameter " <>
