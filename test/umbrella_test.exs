@@ -95,7 +95,8 @@ defmodule EmbeddedEpmd.UmbrellaTest do
 
   # Release has its nodes at 127.0.0.1.
   defp command(release, node, command, argument, environment \\ []) do
-    System.cmd(bin(release), [command, argument], env: environment(release, node) ++ environment, stderr_to_stdout: true)
+    environment = environment(release, node) ++ environment
+    System.cmd(bin(release), [command, argument], env: environment, stderr_to_stdout: true)
   end
 
   defp start(release, node) do

@@ -168,8 +168,8 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
-  defp standby(%{status: %{role: role, standby: nil, stands_by: false}, hand_over: true, unix_sockets: {:error, reason}})
-       when role in [:serving, :joined] do
+  defp standby(%{hand_over: true, unix_sockets: {:error, reason}, status: %{role: role} = status})
+       when role in [:serving, :joined] and status.standby == nil and not status.stands_by do
     warning(
       "No VM can stand by for another: this one may not open Unix sockets (#{:inet.format_error(reason)}).",
       "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
