@@ -8,10 +8,6 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   @moduletag timeout: 120_000
 
-  # To be root in a namespace of one's own takes no privilege.
-  @own_network ~w(unshare --user --map-root-user --net)
-  @own_proc ~w(unshare --user --map-root-user --mount --pid --fork --mount-proc)
-
   setup do
     folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_host_#{System.pid()}_"))
     File.mkdir_p!(folder)
@@ -22,7 +18,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   test "daemons of another network namespace, and of another port, are nobody's business here" do
     port = free_port()
     vm = start_ours(unique("host"), port)
-    contained = daemon(@own_network ++ ["sh", "-c", "ip link set lo up; exec epmd -port #{port} -address 127.0.0.1"])
+    contained = daemon(own_network() ++ ["sh", "-c", "ip link set lo up; exec epmd -port #{port} -address 127.0.0.1"])
     elsewhere = daemon(["epmd", "-port", "#{free_port()}", "-address", "127.0.0.1"])
     for pid <- [contained, elsewhere], do: eventually(fn -> File.read("/proc/#{pid}/comm") == {:ok, "epmd\n"} end)
     eventually(fn -> File.read!("/proc/#{contained}/net/tcp") =~ ":#{hex(port)} " end)
@@ -61,7 +57,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     # Another pid namespace: the processes cannot be seen, but the port.
     port = free_port()
     vm = start_ours(unique("host"), port)
-    text = run(@own_proc ++ ["sh", "-c", script, "sh"], owner_of(port))
+    text = run(own_proc() ++ ["sh", "-c", script, "sh"], owner_of(port))
     assert text =~ "Port #{port} is owned by a process that this user cannot see"
     assert call(vm, EmbeddedEpmd, :status).role == :serving
   end
@@ -69,7 +65,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   test "without /proc the sentence says that it is hidden, and what to do" do
     port = free_port()
     script = "mount -t tmpfs none /proc && exec \"$@\""
-    text = run(@own_proc ++ ["sh", "-c", script, "sh"], owner_of(port))
+    text = run(own_proc() ++ ["sh", "-c", script, "sh"], owner_of(port))
     assert text =~ "Who owns port #{port} cannot be seen: /proc is hidden from this VM."
     assert text =~ "Do: Run as root on the host: ss -ltnp 'sport = :#{port}'"
   end
@@ -108,6 +104,11 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     {text, 0} = System.cmd("env", ["HOME=/tmp" | wrapper] ++ command, env: environment, stderr_to_stdout: true)
     text
   end
+
+  # A plain user is root in a user namespace; root may not make one in a chroot, and needs none.
+  defp unshare, do: ["unshare" | if(root?(), do: [], else: ~w(--user --map-root-user))]
+  defp own_network, do: unshare() ++ ["--net"]
+  defp own_proc, do: unshare() ++ ~w(--mount --pid --fork --mount-proc)
 
   defp ebin, do: Path.join(:code.lib_dir(:embedded_epmd), "ebin")
   defp root?, do: System.cmd("id", ["-u"]) == {"0\n", 0}

@@ -180,6 +180,19 @@ defmodule EmbeddedEpmd.InstallTest do
       assert text =~ "PROBLEM  #{@vm_args} has -epmd_module Elixir.EmbeddedEpmd.Discovery beside the kernel parameter"
     end
 
+    test "of releases only is seen in runtime.exs, which is read too late for it without a reboot", %{root: root} do
+      releases(root, @only)
+
+      write(root, "config/runtime.exs", """
+      import Config
+      if System.get_env("RELEASE_MODE"), do: config(:kernel, epmd_module: EmbeddedEpmd.Discovery)
+      """)
+
+      assert {text, 1} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "config/runtime.exs has `config :kernel, epmd_module:`, "
+      assert text =~ if(Facts.parameter_read?(), do: "and is read when the node has been registered", else: "27.2")
+    end
+
     test "is seen in a runtime.exs that can be read when the release runs only", %{root: root} do
       releases(root, @only)
 

@@ -124,13 +124,26 @@ defmodule Mix.EmbeddedEpmd do
     end)
   end
 
-  # A file may want what is only there when the release runs: then its text must do.
   defp parameter(file, env) do
-    if File.regular?(file), do: Config.Reader.read!(file, env: env, target: Mix.target())[:kernel][:epmd_module]
+    if File.regular?(file),
+      do: in_a_release(fn -> Config.Reader.read!(file, env: env, target: Mix.target()) end)[:kernel][:epmd_module]
   rescue
+    # It may want what is only there when the release runs: then its text must do.
     _ ->
       with [_, module] <- Regex.run(~r/^[^#\n]*\bepmd_module:\s*([\w.]+)/m, File.read!(file)),
            do: Module.concat([module])
+  end
+
+  # What is configured for releases only is told by this variable; Mix advises it for parameters of kernel.
+  defp in_a_release(read) do
+    mode = System.get_env("RELEASE_MODE")
+
+    try do
+      System.put_env("RELEASE_MODE", "embedded")
+      read.()
+    after
+      System.put_env([{"RELEASE_MODE", mode}])
+    end
   end
 
   @doc "What is wrong with that parameter, as a sentence; `nil` if nothing."
