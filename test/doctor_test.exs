@@ -30,6 +30,7 @@ defmodule EmbeddedEpmd.DoctorTest do
   @healthy %{
     settings: nil,
     hand_over: true,
+    descriptor_share: 40,
     module: EmbeddedEpmd.Discovery,
     both: false,
     parameter_ignored: false,
@@ -129,6 +130,9 @@ defmodule EmbeddedEpmd.DoctorTest do
         {"few descriptors",
          %{stats: %{descriptors: %{used: 40, limit: 256}, connections: %{registered: 1, waiting: 0}}}, :warning,
          "may open 256 descriptors"},
+        {"a share of the descriptors that is used up",
+         %{stats: %{descriptors: %{used: 900, limit: 2_000}, connections: %{registered: 700, waiting: 20}}}, :warning,
+         "Registered nodes (700) and connections that wait (20) have 720 of the 800 descriptors that they may have"},
         {"descriptors that are used up",
          %{stats: %{descriptors: %{used: 250, limit: 256}, connections: %{registered: 222, waiting: 1}}}, :warning,
          "has 250 of its 256 descriptors open; 222 are of registered nodes, 1 of connections that wait."}

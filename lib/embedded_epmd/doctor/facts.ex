@@ -20,6 +20,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     Map.merge(host(port), %{
       settings: config.error,
       hand_over: config.hand_over,
+      descriptor_share: config[:descriptor_share],
       module: module(),
       both: argument(:epmd_module) != nil and parameter?(),
       parameter_ignored: parameter?() and not parameter_read?(),

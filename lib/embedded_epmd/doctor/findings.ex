@@ -189,14 +189,26 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   ## Descriptors
 
-  defp descriptors(%{stats: %{descriptors: %{limit: limit, used: used}} = stats}) when is_integer(limit) do
+  defp descriptors(%{stats: %{descriptors: %{limit: limit, used: used}, connections: connections}} = facts)
+       when is_integer(limit) do
+    ours = connections.registered + connections.waiting
+    share = facts.descriptor_share && div(limit * facts.descriptor_share, 100)
+
     cond do
       is_integer(used) and used >= @nearly_all * limit ->
         warning(
-          "This VM has #{used} of its #{limit} descriptors open; #{stats.connections.registered} are of registered " <>
-            "nodes, #{stats.connections.waiting} of connections that wait.",
+          "This VM has #{used} of its #{limit} descriptors open; #{connections.registered} are of registered nodes, " <>
+            "#{connections.waiting} of connections that wait.",
           "At the limit it opens no file, loads no module, and grants no registration.",
           "See who registers so many names (EmbeddedEpmd.names()), or raise the limit: LimitNOFILE= in the unit."
+        )
+
+      share != nil and ours >= @nearly_all * share ->
+        warning(
+          "Registered nodes (#{connections.registered}) and connections that wait (#{connections.waiting}) have #{ours} of " <>
+            "the #{share} descriptors that they may have, of #{limit} of this VM.",
+          "At their share no registration is granted; the others are the application's.",
+          "See who registers so many names (EmbeddedEpmd.names()), or raise LimitNOFILE= in the unit, or :descriptor_share."
         )
 
       limit < @few_descriptors ->
