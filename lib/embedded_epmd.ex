@@ -315,7 +315,11 @@ defmodule EmbeddedEpmd do
 
       bin/app rpc 'EmbeddedEpmd.doctor() == :ok || exit(:problem)'
 
-  Who owns the port, and which daemons run, is known on Linux only. `examine/0` returns the findings instead.
+  Where `rpc` does not get through, a VM that is no node examines the host and looks for the running release:
+
+      bin/app eval "EmbeddedEpmd.doctor()"
+
+  Who owns the port is known on Linux only. `examine/0` returns the findings instead.
   """
   @spec doctor() :: :ok | :error
   def doctor do

@@ -4,109 +4,225 @@ defmodule EmbeddedEpmd.DoctorTest do
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.Doctor
+  alias EmbeddedEpmd.Doctor.Findings
 
   @root Path.expand("..", __DIR__)
 
-  @healthy %{
-    module: EmbeddedEpmd.Discovery,
-    both: false,
-    fixed_port: nil,
-    start_epmd: "false",
-    release: true,
-    remote_vm_args: {"/app/releases/1/remote.vm.args", "## flags\n-start_epmd false\n"},
-    status: %{
-      role: :serving,
-      addresses: ["0.0.0.0", "::"],
-      owner: nil,
-      owner_answers: true,
-      standby: nil,
-      stands_by: false
-    },
-    port: 4369,
-    holders: [{"17", "beam.smp", 1000}],
-    daemons: [],
-    node: :"app@127.0.0.1",
-    registered: [{{127, 0, 0, 1}, {:port, 41_234, 6}}],
-    host: {"host", {:ok, {127, 0, 1, 1}}},
-    ipv6_distribution: false,
-    descriptor_limit: 65_536
+  @serving %{
+    role: :serving,
+    addresses: ["0.0.0.0", "::"],
+    owner: nil,
+    owner_answers: true,
+    standby: nil,
+    stands_by: false
+  }
+  @joined %{@serving | role: :joined, addresses: [], owner: "127.0.0.1:4369"}
+  @none %{@serving | role: :stopped, addresses: []}
+  @beam %{pid: "17", program: "beam.smp", user: 1000, inodes: ["5"]}
+  @found {:port, 41_234, 6}
+  @look_up %{
+    node: "app@127.0.0.1",
+    host: {{127, 0, 0, 1}, @found},
+    own_address: true,
+    loopback: {{127, 0, 0, 1}, @found}
   }
 
+  @healthy %{
+    settings: nil,
+    hand_over: true,
+    descriptor_share: 40,
+    module: EmbeddedEpmd.Discovery,
+    both: false,
+    parameter_ignored: false,
+    fixed_port: nil,
+    start_epmd: "false",
+    release: %{root: "/app", node: "app@127.0.0.1", process: nil},
+    vm_args: {"/app/releases/1/vm.args", "-start_epmd false\n-epmd_module Elixir.EmbeddedEpmd.Discovery\n"},
+    remote_vm_args: {"/app/releases/1/remote.vm.args", "## flags\n-start_epmd false\n"},
+    status: @serving,
+    stats: %{descriptors: %{used: 40, limit: 65_536}, connections: %{registered: 1, waiting: 0}},
+    unix_sockets: :ok,
+    linux: true,
+    port: 4369,
+    sockets: [%{inode: "5", user: 1000}],
+    holders: [@beam],
+    names: {:ok, [{"app", 41_234}]},
+    node: :"app@127.0.0.1",
+    ipv6: false,
+    look_up: @look_up,
+    host: {"host", {{127, 0, 1, 1}, :noport}}
+  }
+
+  # A VM that `bin/app eval` booted.
+  @eval %{@healthy | node: :nonode@nohost, status: @none, stats: nil}
+
   test "a healthy VM has nothing but what is as it should be" do
-    findings = Doctor.judge(@healthy)
+    findings = Findings.judge(@healthy)
     assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
     assert Doctor.format(findings) =~ "Port 4369 is owned by beam.smp (pid 17, user id 1000)."
   end
 
   for {fault, changes, status, sentence} <- [
+        {"a setting that is not valid", %{settings: "embedded_epmd: ERL_EPMD_PORT must be a port"}, :problem,
+         "A setting is not valid: embedded_epmd: ERL_EPMD_PORT"},
         {"OTP's discovery module", %{module: "erl_epmd"}, :problem, "The discovery module of this VM is erl_epmd."},
         {"a flag and a parameter", %{both: true}, :problem, "Both the flag -epmd_module and the kernel parameter"},
-        {"a fixed port", %{fixed_port: "6789"}, :warning, "the fixed distribution port 6789"},
+        {"a parameter that this OTP ignores", %{both: true, parameter_ignored: true}, :warning,
+         "Both the flag -epmd_module and the kernel parameter"},
+        {"a module of OTP in a VM that was started by hand, and is found", %{module: "erl_epmd", release: nil},
+         :warning, "The discovery module of this VM is erl_epmd."},
+        {"a fixed port", %{fixed_port: 6789, look_up: %{@look_up | host: {{127, 0, 0, 1}, :noport}}}, :warning,
+         "the fixed distribution port 6789"},
         {"a daemon that is started", %{start_epmd: "true"}, :problem, "-start_epmd false is not set."},
         {"no file for the clients", %{remote_vm_args: nil}, :warning, "remote.vm.args cannot be read"},
-        {"clients that start a daemon", %{remote_vm_args: {"/r", "## -start_epmd false\n"}}, :problem,
+        {"clients that start a daemon", %{remote_vm_args: {"/r", "-start_epmd false\n-start_epmd true"}}, :problem,
          "/r does not have -start_epmd false."},
-        {"no server",
-         %{status: %{role: :stopped, addresses: [], owner: nil, owner_answers: true, standby: nil, stands_by: false}},
-         :problem, "No server of embedded_epmd runs"},
-        {"a server without a port",
-         %{status: %{role: :searching, addresses: [], owner: nil, owner_answers: true, standby: nil, stands_by: false}},
-         :problem, "looks for port 4369"},
-        {"an owner that hangs",
-         %{
-           status: %{
-             role: :joined,
-             addresses: [],
-             owner: "127.0.0.1:4369",
-             owner_answers: false,
-             standby: nil,
-             stands_by: false
-           }
-         }, :problem, "127.0.0.1:4369 holds the port and does not answer."},
-        {"an owner nobody sees", %{holders: []}, :warning, "No process that this user can see"},
-        {"a system that does not tell", %{holders: :unknown}, :warning, "cannot be seen on this system"},
-        {"a stray daemon", %{daemons: ["99"]}, :warning, "An epmd daemon runs: pid 99."},
-        {"a node that is not found", %{registered: [{{10, 0, 0, 1}, {:error, :econnrefused}}]}, :problem,
-         "At 10.0.0.1 this node is not found: connection refused."},
-        {"a node that is not registered", %{registered: [{{10, 0, 0, 1}, :noport}]}, :problem,
+        {"no server, and a node that nobody finds", %{status: @none, look_up: nil}, :problem,
+         "No server of embedded_epmd runs"},
+        {"no server, but the node is found", %{status: @none}, :warning, "No server of embedded_epmd runs"},
+        {"a server without a port", %{status: %{@none | role: :searching}}, :problem, "looks for port 4369"},
+        {"an owner that hangs", %{status: %{@joined | owner_answers: false}}, :problem,
+         "127.0.0.1:4369 holds the port and does not answer."},
+        {"an owner that may have no standby", %{unix_sockets: {:error, :eafnosupport}}, :warning,
+         "may not open Unix sockets"},
+        {"one that can be no standby", %{status: @joined, unix_sockets: {:error, :eafnosupport}}, :warning,
+         "may not open Unix sockets"},
+        {"an owner nobody sees", %{holders: []}, :warning,
+         "Port 4369 is owned by a process that this user cannot see, of user id 1000."},
+        {"a unit that hides /proc", %{sockets: :unknown, holders: []}, :warning, "/proc is hidden from this VM"},
+        {"a system that does not tell", %{sockets: :unknown, holders: [], linux: false}, :warning,
+         "cannot be seen on this system"},
+        {"a port that is forwarded", %{sockets: [], holders: []}, :warning,
+         "Somebody answers on port 4369, but no process of this host listens there."},
+        {"a proxy before the port", %{holders: [@beam, %{@beam | pid: "9", program: "socat", inodes: ["6"]}]}, :warning,
+         "socat (pid 9, user id 1000) has port 4369, and is neither an Erlang VM nor epmd."},
+        {"a daemon that has the port", %{status: @joined, holders: [%{@beam | pid: "99", program: "epmd"}]}, :warning,
+         "An epmd daemon has port 4369: pid 99."},
+        {"a node that is not found", %{look_up: %{@look_up | host: {{10, 0, 0, 1}, {:error, :econnrefused}}}}, :problem,
+         "At 10.0.0.1 this node is not found: connection refused; at 127.0.0.1 it is."},
+        {"a node that is not registered", %{look_up: %{@look_up | host: {{127, 0, 0, 1}, :noport}}}, :problem,
          "no such name is registered there"},
-        {"no node", %{node: :nonode@nohost}, :warning, "This VM is no node."},
-        {"a host name elsewhere",
+        {"a node that cannot be asked for from here",
+         %{look_up: %{@look_up | host: {{192, 0, 2, 1}, {:error, :etimedout}}, own_address: false}}, :warning,
+         "At 192.0.2.1 this node is not found"},
+        {"a node whose host has no address", %{look_up: %{@look_up | host: {:error, :nxdomain}}}, :warning,
+         "The host of app@127.0.0.1 has no address"},
+        {"clients that cannot register",
          %{
-           status: %{
-             role: :serving,
-             addresses: ["127.0.0.1"],
-             owner: nil,
-             owner_answers: true,
-             standby: nil,
-             stands_by: false
+           look_up: %{
+             @look_up
+             | host: {{127, 0, 0, 2}, {:port, 4, 6}},
+               loopback: {{127, 0, 0, 1}, {:error, :econnrefused}}
            }
-         }, :warning, "The host name host is 127.0.1.1, where this VM does not listen."},
-        {"a host name without an address", %{host: {"host", {:error, :nxdomain}}}, :warning, "has no address"},
+         }, :problem, "At 127.0.0.1 nobody answers: connection refused."},
         {"IPv6 without a listener",
          %{
-           ipv6_distribution: true,
-           status: %{
-             role: :serving,
-             addresses: ["0.0.0.0"],
-             owner: nil,
-             owner_answers: true,
-             standby: nil,
-             stands_by: false
+           ipv6: true,
+           look_up: %{
+             @look_up
+             | host: {{0, 0, 0, 0, 0, 0, 0, 2}, {:port, 4, 6}},
+               loopback: {{0, 0, 0, 0, 0, 0, 0, 1}, {:error, :econnrefused}}
            }
-         }, :problem, "Distribution is over IPv6, but"},
-        {"few descriptors", %{descriptor_limit: 256}, :warning, "may open 256 descriptors"}
+         }, :problem, "Distribution is over IPv6, but at ::1 nobody answers"},
+        {"a host name elsewhere", %{host: {"host", {{127, 0, 1, 1}, {:error, :econnrefused}}}}, :warning,
+         "The host name host is 127.0.1.1, where nobody answers."},
+        {"a host name without an address", %{host: {"host", {:error, :nxdomain}}}, :warning, "has no address"},
+        {"few descriptors",
+         %{stats: %{descriptors: %{used: 40, limit: 256}, connections: %{registered: 1, waiting: 0}}}, :warning,
+         "may open 256 descriptors"},
+        {"a share of the descriptors that is used up",
+         %{stats: %{descriptors: %{used: 900, limit: 2_000}, connections: %{registered: 700, waiting: 20}}}, :warning,
+         "Registered nodes (700) and connections that wait (20) have 720 of the 800 descriptors that they may have"},
+        {"descriptors that are used up",
+         %{stats: %{descriptors: %{used: 250, limit: 256}, connections: %{registered: 222, waiting: 1}}}, :warning,
+         "has 250 of its 256 descriptors open; 222 are of registered nodes, 1 of connections that wait."}
       ] do
     test "#{fault} is found, and explained" do
-      findings = Doctor.judge(Map.merge(@healthy, unquote(Macro.escape(changes))))
-      assert [finding] = Enum.filter(findings, &(&1.status != :ok))
+      findings = Findings.judge(Map.merge(@healthy, unquote(Macro.escape(changes))))
+      assert [finding] = Enum.filter(findings, &(&1.status != :ok)), Doctor.format(findings)
       assert finding.status == unquote(status)
       assert finding.what =~ unquote(sentence)
       assert is_binary(finding.why) and is_binary(finding.do)
     end
   end
 
-  test "a real VM: who owns the port, and where it is found; then the fault it is given" do
+  # It is used as a probe.
+  for {layout, changes} <- [
+        {"a standby without a process id", %{status: %{@serving | standby: %{name: "stage", pid: nil}}}},
+        {"a loopback of its own beside another EPMD",
+         %{look_up: %{@look_up | host: {{127, 0, 0, 2}, {:port, 4, 6}}, loopback: {{127, 0, 0, 1}, :noport}}}},
+        {"clients that do not listen, and so need no address to register at",
+         %{
+           remote_vm_args: {"/app/releases/1/remote.vm.args", "-start_epmd false -dist_listen false"},
+           look_up: %{
+             @look_up
+             | host: {{127, 0, 0, 2}, {:port, 4, 6}},
+               loopback: {{127, 0, 0, 1}, {:error, :econnrefused}}
+           }
+         }},
+        {"an owner of another address beside this one", %{holders: [@beam, %{@beam | pid: "9", inodes: ["6"]}]}},
+        {"no hand-over wanted, nor possible", %{hand_over: false, unix_sockets: {:error, :eafnosupport}}},
+        {"a socket unit of systemd", %{status: @joined, holders: [%{@beam | pid: "1", program: "systemd"}]}},
+        {"a VM that is no node", %{node: :nonode@nohost, release: nil, look_up: nil, status: @none, module: "erl_epmd"}}
+      ] do
+    test "#{layout} is as it should be" do
+      findings = Findings.judge(Map.merge(@healthy, unquote(Macro.escape(changes))))
+      assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
+    end
+  end
+
+  test "a standby without a process id has none in its sentence" do
+    text = text(%{@healthy | status: %{@serving | standby: %{name: "stage", pid: nil}}})
+    assert text =~ "ok       stage stands by: when this VM goes"
+  end
+
+  test "copies of one listener are an owner's and a standby's; listeners of two addresses are not" do
+    assert text(%{@healthy | holders: [@beam, %{@beam | pid: "9"}]}) =~ "by its owner, and by who stands by for it"
+    refute text(%{@healthy | holders: [@beam, %{@beam | pid: "9", inodes: ["6"]}]}) =~ "stands by for it"
+  end
+
+  test "a file of somebody's own is named where it is to be changed" do
+    facts = %{@healthy | remote_vm_args: {"/etc/app/remote.vm.args", ""}}
+    assert text(facts) =~ "Do: Write -start_epmd false into /etc/app/remote.vm.args.\n"
+    facts = %{@healthy | remote_vm_args: {"/app/releases/1/remote.vm.args", ""}}
+    assert text(facts) =~ "into rel/remote.vm.args.eex, and assemble the release again."
+    facts = %{@healthy | module: "erl_epmd", vm_args: {"/etc/app/vm.args", ""}}
+    assert text(facts) =~ "Do: Write -epmd_module Elixir.EmbeddedEpmd.Discovery into /etc/app/vm.args "
+  end
+
+  describe "from a VM that is no node, the release" do
+    test "is found, and so is who else is registered" do
+      findings = Findings.judge(@eval)
+      assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
+      assert Doctor.format(findings) =~ "At 127.0.0.1 app@127.0.0.1 is found, with port 41234."
+      assert Doctor.format(findings) =~ "Registered on port 4369: app."
+    end
+
+    test "is not found where nodes ask" do
+      look_up = %{@look_up | host: {{127, 0, 1, 1}, {:error, :econnrefused}}}
+      assert [finding] = problems(%{@eval | look_up: look_up})
+      assert finding.what =~ "At 127.0.1.1 app@127.0.0.1 is not found: connection refused; at 127.0.0.1 it is."
+      assert finding.do =~ "Listen on 127.0.1.1 as well"
+    end
+
+    test "runs and is registered nowhere" do
+      nowhere = {{127, 0, 0, 1}, {:error, :econnrefused}}
+      look_up = %{@look_up | host: nowhere, loopback: nowhere}
+      facts = %{@eval | look_up: look_up, holders: [], sockets: [], names: {:error, :econnrefused}}
+      assert [finding] = problems(%{facts | release: %{@eval.release | process: "77"}})
+      assert finding.what =~ "connection refused; it runs as pid 77."
+
+      # Before it is started nothing is wrong.
+      assert problems(facts) == []
+      assert text(facts) =~ "warning  At 127.0.0.1 app@127.0.0.1 is not found: connection refused."
+      assert text(facts) =~ "ok       Nobody listens on port 4369."
+    end
+  end
+
+  defp problems(facts), do: for(%{status: :problem} = finding <- Findings.judge(facts), do: finding)
+  defp text(facts), do: facts |> Findings.judge() |> Doctor.format()
+
+  test "a real VM: who owns the port, and where it is found" do
     port = free_port()
     vm = start_ours(unique("patient"), port)
     findings = call(vm, EmbeddedEpmd, :examine)
@@ -115,12 +231,28 @@ defmodule EmbeddedEpmd.DoctorTest do
     text = Doctor.format(findings)
     assert text =~ "Port #{port} is owned by beam.smp (pid #{pid(vm)}, user id "
     assert text =~ "At 127.0.0.1 this node is found, with port"
+  end
 
-    {:ok, server} = call(vm, EmbeddedEpmd.Discovery, :server)
-    :ok = call(vm, EmbeddedEpmd.Native, :stop, [server])
-    problems = for %{status: :problem, what: what} <- call(vm, EmbeddedEpmd, :examine), do: what
-    assert "No server of embedded_epmd runs in this VM." in problems
-    assert "At 127.0.0.1 this node is not found: connection refused." in problems
+  test "two VMs with a loopback of their own: nothing is wrong with either" do
+    port = free_port()
+    vms = for ip <- ["127.0.0.1", "127.0.0.2"], do: start_ours(unique("own"), port, host: ip)
+
+    for vm <- vms do
+      findings = call(vm, EmbeddedEpmd, :examine)
+      assert for(%{status: :problem} = finding <- findings, do: finding) == []
+    end
+  end
+
+  test "the first of two modules counts, as for OTP, and the last of two -start_epmd" do
+    ours = start_ours(unique("twice"), free_port(), flags: ~w(-epmd_module erl_epmd -start_epmd true))
+    findings = call(ours, EmbeddedEpmd, :examine)
+
+    assert "The discovery module of this VM is EmbeddedEpmd.Discovery." in for(
+             %{status: :ok, what: what} <- findings,
+             do: what
+           )
+
+    assert "-start_epmd false is not set." in for(%{status: :warning, what: what} <- findings, do: what)
   end
 
   test "the task checks a project's files, and its status is for scripts" do

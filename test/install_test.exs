@@ -1,88 +1,247 @@
 defmodule EmbeddedEpmd.InstallTest do
-  # The task works in the current folder, which is one for the whole VM.
-  use ExUnit.Case, async: false
+  # Both tasks, in projects as users have them.
+  use ExUnit.Case, async: true
 
-  alias Mix.Tasks.EmbeddedEpmd.Install
+  import EmbeddedEpmd.Umbrella, except: [new: 0]
+
+  alias EmbeddedEpmd.Doctor.Facts
+  alias EmbeddedEpmd.Umbrella
+
+  @moduletag timeout: 180_000
 
   @vm_args "rel/vm.args.eex"
   @remote "rel/remote.vm.args.eex"
+  @both_flags ["-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
+  @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
+  @only "[prod: [applications: [web: :permanent]]]"
 
-  setup do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_install_#{System.unique_integer([:positive])}_#{System.pid()}")
-    File.mkdir_p!(folder)
-    shell = Mix.shell()
-    Mix.shell(Mix.Shell.Process)
-    back = File.cwd!()
-    File.cd!(folder)
-
-    on_exit(fn ->
-      Mix.shell(shell)
-      File.cd!(back)
-      File.rm_rf!(folder)
-    end)
+  setup_all do
+    compiled = Umbrella.new()
+    on_exit(fn -> clean_up(compiled) end)
+    %{compiled: compiled}
   end
 
-  test "writes both files, which hold nothing but the flags, and has nothing to do again" do
-    Install.run([])
-    assert flags(@vm_args) == ["-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
-    assert flags(@remote) == ["-start_epmd false"]
-    assert output() =~ "children = [EmbeddedEpmd]"
-
-    written = {File.read!(@vm_args), File.read!(@remote)}
-    Install.run([])
-    assert output() =~ "#{@vm_args} has all it needs"
-    assert {File.read!(@vm_args), File.read!(@remote)} == written
+  setup %{compiled: compiled} do
+    root = copy(compiled)
+    on_exit(fn -> clean_up(root) end)
+    %{root: root}
   end
 
-  test "shows what a file would get, asks, and keeps what stands there" do
-    File.mkdir_p!("rel")
-    File.write!(@vm_args, "## Number of ports\n+Q 65536\n-start_epmd false\n## -epmd_module Elixir.Other\n")
-    send(self(), {:mix_shell_input, :yes?, false})
-    Install.run([])
-    assert output() =~ "+ -epmd_module Elixir.EmbeddedEpmd.Discovery"
-    assert flags(@vm_args) == ["+Q 65536", "-start_epmd false"]
+  describe "in the root of an umbrella" do
+    test "writes both files, which hold nothing but the flags, and has nothing to do again", %{root: root} do
+      releases(root, @only)
+      assert {text, 1} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "PROBLEM  #{@vm_args} is missing; it should have -start_epmd false and -epmd_module"
 
-    send(self(), {:mix_shell_input, :yes?, true})
-    Install.run([])
-    assert flags(@vm_args) == ["+Q 65536", "-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
-    assert File.read!(@vm_args) =~ "## -epmd_module Elixir.Other"
-  end
+      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "* created #{@vm_args}"
+      assert text =~ "children = [EmbeddedEpmd]"
+      assert flags(root, @vm_args) == @both_flags
+      assert flags(root, @remote) == ["-start_epmd false"]
 
-  test "--yes asks nothing" do
-    File.mkdir_p!("rel")
-    File.write!(@vm_args, "+Q 65536")
-    Install.run(["--yes"])
-    refute_received {:mix_shell, :yes?, _}
-    assert flags(@vm_args) == ["+Q 65536", "-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
-  end
+      written = File.read!(Path.join(root, @vm_args))
+      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "* #{@vm_args} has all it needs"
+      assert File.read!(Path.join(root, @vm_args)) == written
 
-  for {what, file, line, sentence} <- [
-        {"another discovery module", @vm_args, "-epmd_module Elixir.Other", "another discovery module"},
-        {"a daemon that is wanted", @vm_args, "-start_epmd true", "starts OTP's daemon"},
-        {"a fixed port", @vm_args, "-erl_epmd_port 6789", "needs no EPMD"},
-        {"the module in the file of the clients", @remote, "-epmd_module Elixir.EmbeddedEpmd.Discovery",
-         "not for short-lived clients"}
-      ] do
-    test "#{what} is a contradiction, and nothing is changed" do
-      File.mkdir_p!("rel")
-      File.write!(unquote(file), unquote(line) <> "\n")
-      error = assert_raise Mix.Error, fn -> Install.run(["--yes"]) end
-      assert error.message =~ unquote(file)
-      assert error.message =~ unquote(sentence)
-      assert File.ls!("rel") == [Path.basename(unquote(file))]
-      assert File.read!(unquote(file)) == unquote(line) <> "\n"
+      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "ok       #{@vm_args} has all it needs."
+      refute text =~ "PROBLEM"
+    end
+
+    test "a release without the library shares the files, and keeps OTP's daemon", %{root: root} do
+      releases(root)
+      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "* the release back does not contain embedded_epmd, and keeps OTP's daemon"
+      assert flags(root, @vm_args) == [@condition] ++ @both_flags ++ ["<% end %>"]
+      assert flags(root, @remote) == [@condition, "-start_epmd false", "<% end %>"]
+
+      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "ok       #{@vm_args} has all it needs."
+      assert text =~ "ok       The release back does not contain embedded_epmd: none of its applications"
+    end
+
+    test "a module that a release does not contain is a contradiction", %{root: root} do
+      releases(root)
+      write(root, @vm_args, Enum.join(@both_flags, "\n"))
+
+      sentence =
+        "#{@vm_args} names EmbeddedEpmd.Discovery also for the release back, which does not contain embedded_epmd"
+
+      assert {text, 1} = mix(root, ["embedded_epmd.install", "--yes"])
+      assert text =~ "nothing was changed:\n\n  * " <> sentence
+      assert text =~ @condition
+      refute File.exists?(Path.join(root, @remote))
+
+      assert {text, 1} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "PROBLEM  " <> sentence
+    end
+
+    test "the files of each release are where it says", %{root: root} do
+      releases(root, """
+      [prod: [applications: [web: :permanent], rel_templates_path: "rel/web"],
+       back: [applications: [back: :permanent], rel_templates_path: "rel/back"]]
+      """)
+
+      assert {_, 0} = mix(root, ["embedded_epmd.install"])
+      assert flags(root, "rel/web/vm.args.eex") == @both_flags
+      assert flags(root, "rel/web/remote.vm.args.eex") == ["-start_epmd false"]
+      assert File.ls!(Path.join(root, "rel")) == ["web"]
+
+      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "ok       rel/web/vm.args.eex has all it needs."
+    end
+
+    test "says that there are no releases", %{root: root} do
+      for task <- ["embedded_epmd.install", "embedded_epmd.doctor"] do
+        assert {text, 1} = mix(root, [task])
+        assert text =~ "this umbrella has no `releases:` in its mix.exs"
+      end
+
+      refute File.exists?(Path.join(root, "rel"))
+    end
+
+    test "a release whose applications are not known here is taken for one that has it", %{root: root} do
+      releases(root, "[prod: [applications: [web: :permanent]], odd: [applications: [nowhere: :permanent]]]")
+      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "* whether the release odd contains embedded_epmd cannot be told here: "
+      assert flags(root, @vm_args) == @both_flags
+      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "warning  Whether the release odd contains embedded_epmd cannot be told"
+    end
+
+    test "a dependency that is kept out of releases is noticed", %{root: root} do
+      releases(root, @only)
+      depend(root, ", runtime: false")
+      assert {text, 1} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "no release contains it: the dependency has `runtime: false`, which keeps it out"
+      refute File.exists?(Path.join(root, "rel"))
+
+      assert {text, 1} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "PROBLEM  No release of this project contains embedded_epmd: the dependency has `runtime: false`"
     end
   end
 
-  defp flags(path) do
-    for line <- path |> File.read!() |> String.split("\n", trim: true), not String.starts_with?(line, "#"), do: line
+  describe "in an application of an umbrella" do
+    test "says where to go, and writes nothing", %{root: root} do
+      releases(root, @only)
+      child = Path.join(root, "apps/web")
+
+      for task <- ["embedded_epmd.install", "embedded_epmd.doctor"] do
+        assert {text, 1} = mix(child, [task])
+        assert text =~ "the releases of this umbrella are assembled in its root"
+        assert text =~ "run this in #{root}"
+      end
+
+      refute File.exists?(Path.join(child, "rel"))
+    end
+
+    test "that is released by itself, writes its files", %{root: root} do
+      child = Path.join(root, "apps/web")
+      assert {_, 0} = mix(child, ["embedded_epmd.install"])
+      assert flags(child, @vm_args) == @both_flags
+      assert {_, 0} = mix(child, ["embedded_epmd.doctor"])
+    end
   end
 
-  defp output(text \\ "") do
-    receive do
-      {:mix_shell, _, [line]} -> output(text <> line <> "\n")
-    after
-      0 -> text
+  describe "the kernel parameter" do
+    test "takes the place of the flag where OTP reads it", %{root: root} do
+      releases(root, @only)
+      write(root, "config/config.exs", "import Config\nconfig :kernel, epmd_module: EmbeddedEpmd.Discovery\n")
+      {installed, _} = mix(root, ["embedded_epmd.install"])
+      {examined, status} = mix(root, ["embedded_epmd.doctor"])
+
+      if Facts.parameter_read?() do
+        assert flags(root, @vm_args) == ["-start_epmd false"]
+        assert status == 0
+        assert examined =~ "ok       config/config.exs names EmbeddedEpmd.Discovery as the kernel parameter epmd_module"
+      else
+        assert installed =~ "config/config.exs has `config :kernel, epmd_module:`, which OTP reads from 27.2 on"
+        assert {status, File.exists?(Path.join(root, "rel"))} == {1, false}
+        assert examined =~ "PROBLEM  config/config.exs has `config :kernel, epmd_module:`, which OTP reads from 27.2 on"
+      end
     end
+
+    test "beside the flag is a contradiction, also where it stands for production only", %{root: root} do
+      releases(root, @only)
+      write(root, @vm_args, Enum.join(@both_flags, "\n"))
+
+      write(root, "config/config.exs", """
+      import Config
+      if config_env() == :prod, do: config(:kernel, epmd_module: EmbeddedEpmd.Discovery)
+      """)
+
+      assert {text, 1} = mix(root, ["embedded_epmd.install"])
+
+      assert text =~
+               "#{@vm_args} has -epmd_module Elixir.EmbeddedEpmd.Discovery beside the kernel parameter epmd_module"
+
+      assert {text, 1} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "PROBLEM  #{@vm_args} has -epmd_module Elixir.EmbeddedEpmd.Discovery beside the kernel parameter"
+    end
+
+    test "of releases only is seen in runtime.exs, which is read too late for it without a reboot", %{root: root} do
+      releases(root, @only)
+
+      write(root, "config/runtime.exs", """
+      import Config
+      if System.get_env("RELEASE_MODE"), do: config(:kernel, epmd_module: EmbeddedEpmd.Discovery)
+      """)
+
+      assert {text, 1} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "config/runtime.exs has `config :kernel, epmd_module:`, "
+      assert text =~ if(Facts.parameter_read?(), do: "and is read when the node has been registered", else: "27.2")
+    end
+
+    test "is seen in a runtime.exs that can be read when the release runs only", %{root: root} do
+      releases(root, @only)
+
+      write(root, "config/runtime.exs", """
+      import Config
+      config :web, secret: System.fetch_env!("NOT_SET_HERE")
+      config :kernel, epmd_module: Other
+      """)
+
+      assert {text, 1} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "config/runtime.exs has `config :kernel, epmd_module: Other`, another discovery module"
+    end
+  end
+
+  describe "a file that is there" do
+    setup %{root: root} do
+      releases(root, @only)
+    end
+
+    test "is shown as it would change, and kept as it is without consent", %{root: root} do
+      write(root, @vm_args, "## Number of ports\n+Q 65536\n-start_epmd false\n## -epmd_module Elixir.Other\n")
+      assert {text, 0} = mix(root, ["embedded_epmd.install"], "n\\n")
+      assert text =~ "+ -epmd_module Elixir.EmbeddedEpmd.Discovery"
+      assert flags(root, @vm_args) == ["+Q 65536", "-start_epmd false"]
+
+      assert {_, 0} = mix(root, ["embedded_epmd.install"], "y\\n")
+      assert flags(root, @vm_args) == ["+Q 65536" | @both_flags]
+      assert File.read!(Path.join(root, @vm_args)) =~ "## -epmd_module Elixir.Other"
+    end
+
+    test "is changed without a question by --yes", %{root: root} do
+      write(root, @vm_args, "+Q 65536")
+      assert {text, 0} = mix(root, ["embedded_epmd.install", "--yes"])
+      refute text =~ "Change #{@vm_args}?"
+      assert flags(root, @vm_args) == ["+Q 65536" | @both_flags]
+    end
+
+    test "and contradicts stops all, and each contradiction is told", %{root: root} do
+      write(root, @vm_args, "-epmd_module Elixir.Other\n")
+      write(root, @remote, "-start_epmd true\n")
+      assert {text, 1} = mix(root, ["embedded_epmd.install", "--yes"])
+      assert text =~ "* #{@vm_args} has -epmd_module Elixir.Other, another discovery module"
+      assert text =~ "* #{@remote} has -start_epmd true, which starts OTP's daemon"
+      assert flags(root, @vm_args) == ["-epmd_module Elixir.Other"]
+    end
+  end
+
+  defp flags(root, path) do
+    lines = root |> Path.join(path) |> File.read!() |> String.split("\n", trim: true)
+    for line <- lines, not String.starts_with?(line, "#"), do: line
   end
 end

@@ -6,42 +6,94 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
 
       mix embedded_epmd.doctor
 
-  Ends with status 1 when there is a problem. What a running release has to say of itself is told by
+  It is run where releases are assembled, in an umbrella that is the root. Ends with status 1 when there is a problem.
+  What a running release has to say of itself is told by
 
       bin/app rpc "EmbeddedEpmd.doctor()"
+
+  and, where `rpc` does not get through, by
+
+      bin/app eval "EmbeddedEpmd.doctor()"
   """
 
   use Mix.Task
 
-  alias EmbeddedEpmd.Doctor
-  alias Mix.Tasks.EmbeddedEpmd.Install
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.{Doctor, VmArgs}
+  alias Mix.EmbeddedEpmd, as: Project
 
   @impl Mix.Task
   def run([]) do
-    facts = Doctor.facts()
-    findings = Enum.map(Install.files(), &file/1) ++ Doctor.judge_host(facts)
+    releases = Project.releases!()
+    parameter = Project.parameter()
+
+    findings =
+      [contents(releases)] ++
+        [parameter(parameter, releases)] ++
+        Enum.map(Project.templates(releases), &template(&1, parameter != nil)) ++
+        Doctor.Owner.judge(Doctor.Facts.host())
+
+    findings = List.flatten(findings)
     Mix.shell().info(String.trim_trailing(Doctor.format(findings)))
     if Enum.any?(findings, &(&1.status == :problem)), do: exit({:shutdown, 1})
   end
 
-  defp file({path, wanted}) do
-    content = with {:ok, content} <- File.read(path), do: content, else: (_ -> nil)
+  defp contents(releases) do
+    if Enum.any?(releases, & &1.contains?) do
+      Enum.map(releases, &release/1)
+    else
+      problem(
+        "No release of this project contains embedded_epmd: #{Project.why_without()}.",
+        "One that names EmbeddedEpmd.Discovery all the same does not boot.",
+        "Correct the dependency in mix.exs."
+      )
+    end
+  end
 
-    case Install.amend(content, wanted) do
+  defp release(%{trouble: trouble, name: name}) when trouble != nil do
+    warning(
+      "Whether the release #{name} contains embedded_epmd cannot be told: #{trouble}.",
+      "One that names EmbeddedEpmd.Discovery and does not contain it does not boot.",
+      "Run this in the environment that the release is assembled in (MIX_ENV=prod)."
+    )
+  end
+
+  defp release(%{contains?: true}), do: []
+  defp release(%{name: name}), do: ok("The release #{name} does not contain embedded_epmd: #{Project.why_without()}.")
+
+  defp parameter(nil, _releases), do: []
+
+  defp parameter({file, _module} = parameter, releases) do
+    case Project.parameter_trouble(parameter, releases) do
+      nil ->
+        ok("#{file} names EmbeddedEpmd.Discovery as the kernel parameter epmd_module: no flag has to.")
+
+      sentence ->
+        problem(
+          "#{sentence}.",
+          "Releases of this project will not use embedded_epmd as they should.",
+          "Change that line."
+        )
+    end
+  end
+
+  defp template(%{path: path, kind: kind, content: content} = template, parameter?) do
+    case Project.judge(template, parameter?) do
       :nothing_to_do ->
-        Doctor.ok("#{path} has all it needs.")
+        ok("#{path} has all it needs.")
 
       {:contradiction, sentence} ->
-        Doctor.problem(
+        problem(
           "#{path} #{sentence}.",
           "Releases of this project will not use embedded_epmd as they should.",
-          "Remove that flag, then run mix embedded_epmd.install."
+          "Change that, then run mix embedded_epmd.install."
         )
 
-      {:ok, _} ->
-        flags = for {flag, value} <- wanted, do: "#{flag} #{value}"
+      {:amend, _new} ->
+        flags = for {flag, value} <- VmArgs.wanted(kind, parameter?), do: "#{flag} #{value}"
 
-        Doctor.problem(
+        problem(
           "#{path} #{if content, do: "does not have all of", else: "is missing; it should have"} " <>
             "#{Enum.join(flags, " and ")}.",
           "Releases of this project start an epmd daemon or register with one.",

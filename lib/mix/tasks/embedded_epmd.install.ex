@@ -13,30 +13,30 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
   A file that is there is shown as it would change, and changed only when you agree; `--yes` agrees. Nothing is changed
   where one of the files has a flag that contradicts: another `-epmd_module`, `-start_epmd true`, or `-erl_epmd_port`,
   with which a node needs no EPMD at all. The task can be run again.
+
+  It works where releases are assembled: in an umbrella that is the root, and a release's `:rel_templates_path` is
+  honoured. Where releases share a file and one of them does not contain `embedded_epmd`, the flags stand in a condition
+  that asks for the release's applications. Where `config :kernel, epmd_module: EmbeddedEpmd.Discovery` (OTP 27.2 and
+  later) names the module, the flag is not written, since with both no VM starts.
   """
 
   use Mix.Task
 
-  @module "Elixir.EmbeddedEpmd.Discovery"
-  @files [
-    {"rel/vm.args.eex", [{"-start_epmd", "false"}, {"-epmd_module", @module}]},
-    {"rel/remote.vm.args.eex", [{"-start_epmd", "false"}]}
-  ]
-  @heading "## The EPMD is inside the VM: https://hexdocs.pm/mix/Mix.Tasks.Release.html#module-vm-args"
+  alias Mix.EmbeddedEpmd, as: Project
 
   @impl Mix.Task
   def run(arguments) do
     {options, []} = OptionParser.parse!(arguments, strict: [yes: :boolean])
+    releases = Project.releases!()
+    parameter = Project.parameter()
+    verdicts = for template <- Project.templates(releases), do: {template, Project.judge(template, parameter != nil)}
 
-    if Mix.Project.umbrella?(),
-      do: Mix.raise("an umbrella has its releases in one place: run this where `releases:` stands in mix.exs")
-
-    plans = for {path, flags} <- @files, do: plan(path, flags)
-
-    case for {:contradiction, sentence} <- plans, do: sentence do
-      [] -> Enum.each(plans, &carry_out(&1, options[:yes]))
+    case contradictions(releases, parameter, verdicts) do
+      [] -> Enum.each(verdicts, &carry_out(&1, options[:yes]))
       sentences -> Mix.raise("nothing was changed:\n\n" <> Enum.map_join(sentences, "\n", &("  * " <> &1)))
     end
+
+    Enum.each(releases, &tell/1)
 
     Mix.shell().info("""
 
@@ -46,73 +46,23 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
     """)
   end
 
-  @doc false
-  # The files, and the flags each needs.
-  @spec files() :: [{Path.t(), [{String.t(), String.t()}]}]
-  def files, do: @files
-
-  @doc false
-  # What is to be done to a file with this content, `nil` where there is none. Pure.
-  @spec amend(String.t() | nil, [{String.t(), String.t()}]) ::
-          {:ok, String.t()} | :nothing_to_do | {:contradiction, String.t()}
-  def amend(content, wanted) do
-    given = flags(content || "")
-
-    case Enum.find_value(given, &contradiction(&1, wanted)) do
-      nil ->
-        case for({flag, value} <- wanted, {flag, value} not in given, do: [flag, " ", value, "\n"]) do
-          [] -> :nothing_to_do
-          missing -> {:ok, IO.iodata_to_binary([before(content), @heading, "\n", missing])}
-        end
-
-      sentence ->
-        {:contradiction, sentence}
-    end
+  defp contradictions(releases, parameter, verdicts) do
+    without = if Enum.any?(releases, & &1.contains?), do: nil, else: "no release contains it: #{Project.why_without()}"
+    in_files = for {%{path: path}, {:contradiction, sentence}} <- verdicts, do: "#{path} #{sentence}"
+    Enum.filter([without, Project.parameter_trouble(parameter, releases)], & &1) ++ in_files
   end
 
-  defp before(nil), do: ""
-  defp before(""), do: ""
-  defp before(content), do: [String.trim_trailing(content), "\n\n"]
+  defp tell(%{trouble: trouble, name: name}) when trouble != nil,
+    do: Mix.shell().info("* whether the release #{name} contains embedded_epmd cannot be told here: #{trouble}")
 
-  # The flags of the file that matter here; a line that begins with # has none.
-  defp flags(content) do
-    words = for line <- String.split(content, "\n"), not (line =~ ~r/^\s*#/), word <- String.split(line), do: word
+  defp tell(%{contains?: false, name: name}),
+    do: Mix.shell().info("* the release #{name} does not contain embedded_epmd, and keeps OTP's daemon")
 
-    for {flag, value} <- Enum.zip(words, Enum.drop(words, 1) ++ [""]),
-        flag in ["-start_epmd", "-epmd_module", "-erl_epmd_port"],
-        do: {flag, value}
-  end
+  defp tell(_release), do: :ok
 
-  defp contradiction({"-start_epmd", value}, _) when value != "false",
-    do: "has -start_epmd #{value}, which starts OTP's daemon"
+  defp carry_out({%{path: path}, :nothing_to_do}, _yes), do: Mix.shell().info("* #{path} has all it needs")
 
-  defp contradiction({"-erl_epmd_port", port}, _),
-    do: "has -erl_epmd_port #{port}: with a fixed port a node needs no EPMD, neither OTP's nor this one"
-
-  defp contradiction({"-epmd_module", module}, wanted) do
-    cond do
-      module != @module -> "has -epmd_module #{module}, another discovery module"
-      {"-epmd_module", module} not in wanted -> "has -epmd_module #{module}, which is not for short-lived clients"
-      true -> nil
-    end
-  end
-
-  defp contradiction(_, _), do: nil
-
-  defp plan(path, wanted) do
-    content = with {:ok, content} <- File.read(path), do: content
-    content = if is_binary(content), do: content
-
-    case amend(content, wanted) do
-      {:contradiction, sentence} -> {:contradiction, "#{path} #{sentence}"}
-      :nothing_to_do -> {:nothing_to_do, path}
-      {:ok, new} -> {:write, path, content, new}
-    end
-  end
-
-  defp carry_out({:nothing_to_do, path}, _yes), do: Mix.shell().info("* #{path} has all it needs")
-
-  defp carry_out({:write, path, old, new}, yes) do
+  defp carry_out({%{path: path, content: old}, {:amend, new}}, yes) do
     if old in [nil, ""] or yes == true or agreed?(path, old, new) do
       File.mkdir_p!(Path.dirname(path))
       File.write!(path, new)

@@ -1,0 +1,227 @@
+defmodule EmbeddedEpmd.Doctor.Findings do
+  @moduledoc false
+  # What the facts mean. Pure.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.{Finding, LookUp, Owner}
+  alias EmbeddedEpmd.{Discovery, VmArgs}
+
+  # Each registered node keeps a descriptor of the VM that serves.
+  @few_descriptors 1_024
+  @nearly_all 0.8
+
+  @spec judge(map()) :: [Finding.t()]
+  def judge(facts) do
+    List.flatten([
+      settings(facts),
+      flags(facts),
+      role(facts),
+      standby(facts),
+      Owner.judge(facts),
+      LookUp.judge(facts),
+      descriptors(facts)
+    ])
+  end
+
+  defp settings(%{settings: nil}), do: []
+
+  defp settings(%{settings: sentence}),
+    do: problem("A setting is not valid: #{sentence}.", "No server can start with it.", "Correct it where it stands.")
+
+  ## Flags and parameters
+
+  # A VM that is no node, and that is not of a release that is one, needs none.
+  defp flags(%{look_up: nil}),
+    do: ok("This VM is no node, and is of no release that is one: it needs no EPMD.")
+
+  defp flags(facts), do: [module(facts), both(facts), fixed_port(facts), start_epmd(facts), remote(facts)]
+
+  defp module(%{module: module} = facts) do
+    if to_string(module) == to_string(Discovery) do
+      ok("The discovery module of this VM is EmbeddedEpmd.Discovery.")
+    else
+      fault(facts).(
+        "The discovery module of this VM is #{module}.",
+        "Its node is registered with the EPMD that this module finds or starts, and not through embedded_epmd." <>
+          if(facts.parameter_ignored, do: " OTP reads the kernel parameter epmd_module from 27.2 on.", else: ""),
+        "Write -epmd_module #{Discovery} into #{template(facts.vm_args, facts.release, "vm.args.eex")} " <>
+          "(mix embedded_epmd.install does it)."
+      )
+    end
+  end
+
+  # A release without its flags does not boot where nobody else serves. What is started by hand and is found does work.
+  defp fault(%{release: nil, look_up: %{host: {_, {:port, _, _}}}}), do: &warning/3
+  defp fault(_facts), do: &problem/3
+
+  # Where a flag belongs: into the template, unless the release reads a file of somebody's own.
+  defp template({path, _text}, %{root: root}, name),
+    do: if(String.starts_with?(path, root <> "/releases/"), do: "rel/" <> name, else: path)
+
+  defp template(_file, _release, name), do: "rel/" <> name
+
+  # Where OTP does not read it, nothing is wrong yet.
+  defp both(%{both: true, parameter_ignored: ignored?}) do
+    finding = if ignored?, do: &warning/3, else: &problem/3
+
+    finding.(
+      "Both the flag -epmd_module and the kernel parameter epmd_module are set.",
+      "A VM of OTP 27.2 or later does not start with both; an earlier one ignores the parameter.",
+      "Remove the parameter from config.exs, runtime.exs or sys.config: the flag works everywhere."
+    )
+  end
+
+  defp both(_facts), do: []
+
+  defp fixed_port(%{fixed_port: port}) when port != nil do
+    warning(
+      "This node has the fixed distribution port #{port} (-erl_epmd_port or erl_epmd_node_listen_port).",
+      "It takes every other node to have that port, too, and asks no EPMD.",
+      "Remove it, or do without embedded_epmd: with a fixed port nobody needs an EPMD."
+    )
+  end
+
+  defp fixed_port(_facts), do: []
+
+  defp start_epmd(%{start_epmd: "false"}), do: ok("This VM starts no epmd daemon.")
+
+  defp start_epmd(facts) do
+    files =
+      Enum.uniq([
+        template(facts.vm_args, facts.release, "vm.args.eex"),
+        template(facts.remote_vm_args, facts.release, "remote.vm.args.eex")
+      ])
+
+    fault(facts).(
+      "-start_epmd false is not set.",
+      "OTP starts an epmd daemon when the node starts; it takes the port, or stays behind as a stray process.",
+      "Write -start_epmd false into #{Enum.join(files, " and ")}. The flag counts, not the kernel parameter " <>
+        "start_distribution."
+    )
+  end
+
+  defp remote(%{release: nil}), do: []
+
+  defp remote(%{remote_vm_args: nil}) do
+    warning(
+      "The release's remote.vm.args cannot be read.",
+      "Without -start_epmd false in it, bin/app rpc, remote, stop and pid start an epmd daemon.",
+      "Create rel/remote.vm.args.eex with -start_epmd false, and assemble the release again."
+    )
+  end
+
+  defp remote(%{remote_vm_args: {path, text} = file, release: release}) do
+    if VmArgs.value(VmArgs.flags(text), "-start_epmd") == "false" do
+      ok("bin/app rpc and its like start no epmd daemon.")
+    else
+      place = template(file, release, "remote.vm.args.eex")
+
+      problem(
+        "#{path} does not have -start_epmd false.",
+        "bin/app rpc, remote, stop and pid start an epmd daemon, which takes the port when no release serves it.",
+        "Write -start_epmd false into #{place}" <> if(place == path, do: ".", else: ", and assemble the release again.")
+      )
+    end
+  end
+
+  ## The server
+
+  defp role(%{status: %{role: :serving} = status, port: port}) do
+    ok("This VM serves port #{port} on #{Enum.join(status.addresses, ", ")}.")
+  end
+
+  defp role(%{status: %{role: :joined, owner_answers: true, stands_by: true} = status}) do
+    ok("This VM has joined #{status.owner} and stands by for it: when that goes, no connection ends.")
+  end
+
+  defp role(%{status: %{role: :joined, owner_answers: true} = status}) do
+    ok("This VM has joined #{status.owner}, and takes the port when that goes.")
+  end
+
+  defp role(%{status: %{role: :joined} = status}) do
+    problem(
+      "#{status.owner} holds the port and does not answer.",
+      "New nodes of this host are not found until it answers or ends.",
+      "Look at the process that owns the port, and end it if it hangs: another VM takes its place at once."
+    )
+  end
+
+  defp role(%{status: %{role: :searching}, port: port}) do
+    problem(
+      "This VM looks for port #{port} or its owner.",
+      "Its node is registered nowhere at this moment.",
+      "Ask again in a second. If it stays so, look at the log, and at who owns the port."
+    )
+  end
+
+  defp role(%{node: :nonode@nohost}), do: []
+
+  # A node that others find all the same is a client of whoever serves.
+  defp role(%{look_up: look_up}) do
+    finding = if match?(%{host: {_, {:port, _, _}}}, look_up), do: &warning/3, else: &problem/3
+
+    finding.(
+      "No server of embedded_epmd runs in this VM.",
+      "It neither serves the port nor takes it when its owner goes.",
+      "Add EmbeddedEpmd to the children of your application's supervisor."
+    )
+  end
+
+  defp standby(%{hand_over: true, unix_sockets: {:error, reason}, status: %{role: role} = status})
+       when role in [:serving, :joined] and status.standby == nil and not status.stands_by do
+    warning(
+      "No VM can stand by for another: this one may not open Unix sockets (#{:inet.format_error(reason)}).",
+      "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
+      "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false to hear no more of it."
+    )
+  end
+
+  defp standby(%{status: %{role: :serving, standby: nil}}),
+    do: ok("Nobody stands by for this VM: when it goes, stock nodes register again, which takes them 2 seconds.")
+
+  defp standby(%{status: %{role: :serving, standby: standby}}) do
+    pid = if standby.pid, do: " (pid #{standby.pid})", else: ""
+    ok("#{standby.name || "A VM without a node"}#{pid} stands by: when this VM goes, no connection ends.")
+  end
+
+  defp standby(_facts), do: []
+
+  ## Descriptors
+
+  defp descriptors(%{stats: %{descriptors: %{limit: limit, used: used}, connections: connections}} = facts)
+       when is_integer(limit) do
+    ours = connections.registered + connections.waiting
+    share = facts.descriptor_share && div(limit * facts.descriptor_share, 100)
+
+    cond do
+      is_integer(used) and used >= @nearly_all * limit ->
+        warning(
+          "This VM has #{used} of its #{limit} descriptors open; #{connections.registered} are of registered nodes, " <>
+            "#{connections.waiting} of connections that wait.",
+          "At the limit it opens no file, loads no module, and grants no registration.",
+          "See who registers so many names (EmbeddedEpmd.names()), or raise the limit: LimitNOFILE= in the unit."
+        )
+
+      share != nil and ours >= @nearly_all * share ->
+        warning(
+          "Registered nodes (#{connections.registered}) and connections that wait (#{connections.waiting}) have #{ours} of " <>
+            "the #{share} descriptors that they may have, of #{limit} of this VM.",
+          "At their share no registration is granted; the others are the application's.",
+          "See who registers so many names (EmbeddedEpmd.names()), or raise LimitNOFILE= in the unit, or :descriptor_share."
+        )
+
+      limit < @few_descriptors ->
+        warning(
+          "This VM may open #{limit} descriptors.",
+          "Each node that is registered here keeps one, and so does everything else in the VM.",
+          "Raise the limit: LimitNOFILE= in the unit, ulimit -n in a shell."
+        )
+
+      true ->
+        ok("This VM may open #{limit} descriptors.")
+    end
+  end
+
+  defp descriptors(_facts), do: []
+end

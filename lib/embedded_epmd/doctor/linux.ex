@@ -1,0 +1,105 @@
+defmodule EmbeddedEpmd.Doctor.Linux do
+  @moduledoc false
+  # Sockets and processes of this network namespace, as far as /proc shows them to this user.
+
+  @type socket :: %{inode: String.t(), user: non_neg_integer()}
+  @type holder :: %{
+          pid: String.t(),
+          program: String.t(),
+          user: non_neg_integer() | nil,
+          # Of the sockets, those that it holds; empty where only their user was seen.
+          inodes: [String.t()]
+        }
+
+  @doc "The sockets that listen on a port; `:unknown` where /proc does not tell."
+  @spec listening(:inet.port_number()) :: [socket()] | :unknown
+  def listening(port) do
+    # Under ProcSubset=pid there is no /proc/net, but this.
+    files = for file <- ["/proc/self/net/tcp", "/proc/self/net/tcp6"], {:ok, text} <- [File.read(file)], do: text
+
+    if files == [],
+      do: :unknown,
+      else: for(text <- files, line <- String.split(text, "\n"), socket = socket(String.split(line), port), do: socket)
+  end
+
+  # Fields: number, local, remote, state (0A is LISTEN), queues, timer, retransmissions, user, time-out, inode.
+  defp socket([_, local, _, "0A", _, _, _, user, _, inode | _], port) do
+    [_, hex] = String.split(local, ":")
+    if String.to_integer(hex, 16) == port, do: %{inode: inode, user: String.to_integer(user)}
+  end
+
+  defp socket(_fields, _port), do: nil
+
+  @doc """
+  The processes that hold one of these sockets of a port. Another user's descriptors cannot be seen: of such processes an
+  epmd is told by its socket's user and its arguments.
+  """
+  @spec holders([socket()], :inet.port_number()) :: [holder()]
+  def holders([], _port), do: []
+  def holders(sockets, port), do: Enum.flat_map(processes(), &holder(&1, sockets, port))
+
+  defp holder(pid, sockets, port) do
+    process = %{pid: pid, program: program(pid), user: user(pid)}
+
+    case File.ls("/proc/#{pid}/fd") do
+      {:ok, descriptors} ->
+        links =
+          for descriptor <- descriptors, {:ok, link} <- [File.read_link("/proc/#{pid}/fd/#{descriptor}")], do: link
+
+        inodes = for %{inode: inode} <- sockets, "socket:[#{inode}]" in links, do: inode
+        if inodes == [], do: [], else: [Map.put(process, :inodes, inodes)]
+
+      {:error, _} ->
+        user? = Enum.any?(sockets, &(&1.user == process.user))
+        epmd? = process.program == "epmd" and user? and epmd_port(pid) == Integer.to_string(port) and here?(pid)
+        if epmd?, do: [Map.put(process, :inodes, [])], else: []
+    end
+  end
+
+  # Its ERL_EPMD_PORT cannot be seen either.
+  defp epmd_port(pid) do
+    case Enum.drop_while(arguments(pid), &(&1 != "-port")) do
+      ["-port", port | _] -> port
+      _ -> "4369"
+    end
+  end
+
+  @doc "The process that was started as a node of this name, the value of -name or -sname, in this network namespace."
+  @spec node_process(String.t()) :: String.t() | nil
+  def node_process(name) do
+    flags = [["-name", name], ["-sname", name]]
+
+    Enum.find(processes(), fn pid ->
+      Enum.any?(Enum.chunk_every(arguments(pid), 2, 1), &(&1 in flags)) and here?(pid)
+    end)
+  end
+
+  # Whether a process is in our network namespace. Of another user's process the link cannot be read; the files under its
+  # net, which anybody may see, are the same ones if it is.
+  defp here?(pid) do
+    with {:ok, own} <- File.read_link("/proc/self/ns/net"),
+         {:ok, other} <- File.read_link("/proc/#{pid}/ns/net") do
+      own == other
+    else
+      _ -> inode("self") == inode(pid)
+    end
+  end
+
+  defp inode(pid), do: with({:ok, %{inode: inode}} <- File.stat("/proc/#{pid}/net/tcp"), do: inode)
+
+  defp processes do
+    with {:ok, names} <- File.ls("/proc"), do: Enum.filter(names, &(&1 =~ ~r/^\d+$/)), else: (_ -> [])
+  end
+
+  defp arguments(pid) do
+    with {:ok, line} <- File.read("/proc/#{pid}/cmdline"), do: String.split(line, "\0"), else: (_ -> [])
+  end
+
+  defp program(pid) do
+    with {:ok, name} <- File.read("/proc/#{pid}/comm"), do: String.trim(name), else: (_ -> "?")
+  end
+
+  defp user(pid) do
+    with {:ok, %{uid: user}} <- File.stat("/proc/#{pid}"), do: user, else: (_ -> nil)
+  end
+end

@@ -1,0 +1,232 @@
+defmodule Mix.EmbeddedEpmd do
+  @moduledoc false
+  # What the tasks know of a project: its releases, the templates that these read, and what a template lacks.
+
+  alias EmbeddedEpmd.{Discovery, Doctor, VmArgs}
+
+  @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
+  @heading "## The EPMD is inside the VM: https://hexdocs.pm/mix/Mix.Tasks.Release.html#module-vm-args"
+
+  @typedoc "`assembled` is nil where Mix cannot tell what is in the release, and `trouble` is why."
+  @type release :: %{
+          name: atom(),
+          folder: Path.t(),
+          contains?: boolean(),
+          assembled: Mix.Release.t() | nil,
+          trouble: String.t() | nil
+        }
+
+  @typedoc "A file of flags as a project has it; `content` is nil where there is none."
+  @type template :: %{path: Path.t(), kind: VmArgs.kind(), content: String.t() | nil, releases: [release()]}
+
+  @type verdict :: :nothing_to_do | {:amend, new :: String.t()} | {:contradiction, String.t()}
+
+  ## The releases
+
+  @doc "The releases of this project. Raises where releases are not assembled here."
+  @spec releases!() :: [release(), ...]
+  def releases! do
+    config = Mix.Project.config()
+    names = Keyword.keys(config[:releases] || [])
+
+    cond do
+      names != [] ->
+        compiled(names, config)
+
+      Mix.Project.umbrella?(config) ->
+        Mix.raise(
+          "this umbrella has no `releases:` in its mix.exs, so that none is assembled here: name one, such as " <>
+            "`releases: [all: [applications: [app: :permanent]]]`, or run this in the application that is released by itself"
+        )
+
+      root = umbrella() ->
+        Mix.raise(
+          "the releases of this umbrella are assembled in its root, and nothing here is read: run this in #{root}"
+        )
+
+      true ->
+        compiled([nil], config)
+    end
+  end
+
+  # What an application needs is known when it is compiled.
+  defp compiled(names, config) do
+    Mix.Task.run("compile")
+    for name <- names, do: release(name, config)
+  end
+
+  defp release(name, config) do
+    assembled = Mix.Release.from_config!(name, config, [])
+
+    %{
+      name: assembled.name,
+      folder: assembled.options[:rel_templates_path] || "rel",
+      contains?: Map.has_key?(assembled.applications, :embedded_epmd),
+      assembled: assembled,
+      trouble: nil
+    }
+  rescue
+    error in Mix.Error ->
+      options = config[:releases][name]
+      folder = if is_list(options), do: options[:rel_templates_path]
+      trouble = error |> Exception.message() |> String.split("\n") |> hd()
+      %{name: name || config[:app], folder: folder || "rel", contains?: true, assembled: nil, trouble: trouble}
+  end
+
+  # The root of the umbrella that this is an application of, if that has releases. Mix knows it only when it comes from there.
+  defp umbrella do
+    here = File.cwd!()
+    root = here |> Path.dirname() |> Stream.iterate(&Path.dirname/1) |> Enum.find(&(&1 == "/" or project?(&1)))
+
+    with {:ok, text} <- File.read(Path.join(root, "mix.exs")),
+         true <- text =~ "apps_path",
+         config = Mix.Project.in_project(:umbrella_of_embedded_epmd, root, &config/1),
+         apps when is_binary(apps) <- config[:apps_path],
+         true <- Path.expand(apps, root) == Path.dirname(here) and config[:releases] not in [nil, []] do
+      root
+    else
+      _ -> nil
+    end
+  end
+
+  defp project?(folder), do: File.regular?(Path.join(folder, "mix.exs"))
+
+  @doc "Why a release does not contain the library, as the end of a sentence."
+  @spec why_without() :: String.t()
+  def why_without do
+    if Enum.any?(configs(), fn config -> Enum.any?(config[:deps] || [], &kept_out?/1) end),
+      do: "the dependency has `runtime: false`, which keeps it out",
+      else: "none of its applications has it among its dependencies"
+  end
+
+  # Of this project and, in an umbrella, of its applications.
+  defp configs do
+    apps = for {app, path} <- Mix.Project.apps_paths() || %{}, do: Mix.Project.in_project(app, path, &config/1)
+    [Mix.Project.config() | apps]
+  end
+
+  defp config(_module), do: Mix.Project.config()
+
+  defp kept_out?({:embedded_epmd, options}) when is_list(options), do: options[:runtime] == false
+  defp kept_out?({:embedded_epmd, _requirement, options}), do: options[:runtime] == false
+  defp kept_out?(_dependency), do: false
+
+  ## The kernel parameter
+
+  @doc "The kernel parameter `epmd_module` that releases get, and the file it stands in; `nil` without."
+  @spec parameter() :: {Path.t(), module()} | nil
+  def parameter do
+    config = Mix.Project.config()[:config_path]
+    env = if Mix.env() in [:dev, :test], do: :prod, else: Mix.env()
+
+    Enum.find_value([config, Path.join(Path.dirname(config), "runtime.exs")], fn file ->
+      with module when module != nil <- parameter(file, env), do: {Path.relative_to_cwd(file), module}
+    end)
+  end
+
+  defp parameter(file, env) do
+    if File.regular?(file),
+      do: in_a_release(fn -> Config.Reader.read!(file, env: env, target: Mix.target()) end)[:kernel][:epmd_module]
+  rescue
+    # It may want what is only there when the release runs: then its text must do.
+    _ ->
+      with [_, module] <- Regex.run(~r/^[^#\n]*\bepmd_module:\s*([\w.]+)/m, File.read!(file)),
+           do: Module.concat([module])
+  end
+
+  # What is configured for releases only is told by this variable; Mix advises it for parameters of kernel.
+  defp in_a_release(read) do
+    mode = System.get_env("RELEASE_MODE")
+
+    try do
+      System.put_env("RELEASE_MODE", "embedded")
+      read.()
+    after
+      System.put_env([{"RELEASE_MODE", mode}])
+    end
+  end
+
+  @doc "What is wrong with that parameter, as a sentence; `nil` if nothing."
+  @spec parameter_trouble({Path.t(), module()} | nil, [release()]) :: String.t() | nil
+  def parameter_trouble(nil, _releases), do: nil
+
+  def parameter_trouble({file, module}, releases) do
+    reboots? = Enum.all?(releases, &(&1.assembled && &1.assembled.options[:reboot_system_after_config]))
+
+    cond do
+      module != Discovery ->
+        "#{file} has `config :kernel, epmd_module: #{inspect(module)}`, another discovery module"
+
+      not Doctor.Facts.parameter_read?() ->
+        "#{file} has `config :kernel, epmd_module:`, which OTP reads from 27.2 on, and this is OTP " <>
+          "#{System.otp_release()}: remove it, the flag works everywhere"
+
+      Path.basename(file) == "runtime.exs" and not reboots? ->
+        "#{file} has `config :kernel, epmd_module:`, and is read when the node has been registered: write it into config.exs"
+
+      true ->
+        nil
+    end
+  end
+
+  ## The templates
+
+  @doc "The files of flags that these releases read."
+  @spec templates([release()]) :: [template()]
+  def templates(releases) do
+    for {folder, releases} <- Enum.group_by(releases, & &1.folder),
+        {kind, name} <- [vm_args: "vm.args.eex", remote_vm_args: "remote.vm.args.eex"] do
+      path = Path.join(folder, name)
+      content = with {:ok, content} <- File.read(path), do: content, else: (_ -> nil)
+      %{path: path, kind: kind, content: content, releases: releases}
+    end
+  end
+
+  @doc "What a template needs, given whether the kernel parameter names the module."
+  @spec judge(template(), parameter? :: boolean()) :: verdict()
+  def judge(%{kind: kind, content: content, releases: releases}, parameter?) do
+    rendered = for release <- releases, do: {release, content |> render(release) |> VmArgs.flags()}
+    {with_it, without_it} = Enum.split_with(rendered, fn {release, _} -> release.contains? end)
+
+    contradiction =
+      Enum.find_value(with_it, fn {_, flags} -> VmArgs.contradiction(flags, kind, parameter?) end) ||
+        Enum.find_value(without_it, &stranded/1)
+
+    missing = with_it |> Enum.flat_map(fn {_, flags} -> missing(flags, kind, parameter?) end) |> Enum.uniq()
+
+    cond do
+      contradiction -> {:contradiction, contradiction}
+      missing == [] -> :nothing_to_do
+      true -> {:amend, append(content, missing, without_it != [])}
+    end
+  end
+
+  defp missing(flags, kind, parameter?),
+    do: VmArgs.missing(flags, VmArgs.wanted(kind, parameter? or VmArgs.value(flags, "epmd_module") != nil))
+
+  # A release that does not contain the module ends with undef when its node starts.
+  defp stranded({release, flags}) do
+    if VmArgs.discovery?(flags) do
+      "names EmbeddedEpmd.Discovery also for the release #{release.name}, which does not contain embedded_epmd and will " <>
+        "not boot: write the flags between #{@condition} and <% end %>"
+    end
+  end
+
+  # As a release gets it. A template that cannot be rendered here is taken as it stands.
+  defp render(nil, _release), do: ""
+  defp render(content, %{assembled: nil}), do: content
+
+  defp render(content, %{assembled: release}) do
+    # Mix brings EEx along; the library itself does not depend on it.
+    Function.capture(EEx, :eval_string, 2).(content, assigns: [release: release])
+  rescue
+    _ -> content
+  end
+
+  defp append(content, flags, conditional?) do
+    lines = for {flag, value} <- flags, do: [flag, " ", value, "\n"]
+    lines = if conditional?, do: [@condition, "\n", lines, "<% end %>\n"], else: lines
+    before = if content in [nil, ""], do: "", else: [String.trim_trailing(content), "\n\n"]
+    IO.iodata_to_binary([before, @heading, "\n", lines])
+  end
+end

@@ -1,0 +1,124 @@
+defmodule EmbeddedEpmd.DoctorHostTest do
+  # What the doctor sees of hosts and units of other kinds, each made by the kernel as systemd or a container makes it.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.Doctor.{Linux, Owner}
+
+  @moduletag timeout: 120_000
+
+  setup do
+    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_host_#{System.pid()}_"))
+    File.mkdir_p!(folder)
+    on_exit(fn -> File.rm_rf!(folder) end)
+    %{folder: folder}
+  end
+
+  test "daemons of another network namespace, and of another port, are nobody's business here" do
+    port = free_port()
+    vm = start_ours(unique("host"), port)
+    contained = daemon(own_network() ++ ["sh", "-c", "ip link set lo up; exec epmd -port #{port} -address 127.0.0.1"])
+    elsewhere = daemon(["epmd", "-port", "#{free_port()}", "-address", "127.0.0.1"])
+    for pid <- [contained, elsewhere], do: eventually(fn -> File.read("/proc/#{pid}/comm") == {:ok, "epmd\n"} end)
+    eventually(fn -> File.read!("/proc/#{contained}/net/tcp") =~ ":#{hex(port)} " end)
+
+    text = EmbeddedEpmd.Doctor.format(call(vm, EmbeddedEpmd, :examine))
+    assert text =~ "ok       Port #{port} is owned by beam.smp (pid #{pid(vm)}, user id "
+    refute text =~ "epmd daemon has"
+    # As a user to whom the descriptors of others are not shown. Only root can become one.
+    if root?(), do: refute(as_nobody(port) =~ "epmd (pid")
+  end
+
+  test "the daemon that has the port is named, also by a user who may not see its descriptors" do
+    port = free_port()
+    pid = daemon(["epmd", "-port", "#{port}", "-address", "127.0.0.1"])
+    eventually(fn -> stock_names(port) == [] end)
+    text = EmbeddedEpmd.Doctor.format(Owner.judge(host(port)))
+    assert text =~ "warning  An epmd daemon has port #{port}: pid #{pid}."
+    if root?(), do: assert(as_nobody(port) =~ "warning  An epmd daemon has port #{port}: pid #{pid}.")
+  end
+
+  test "a process that a user may not see is told by its user, and how to see more" do
+    port = free_port()
+    start_ours(unique("host"), port)
+
+    if root?() do
+      text = as_nobody(port)
+      assert text =~ "warning  Port #{port} is owned by a process that this user cannot see, of user id 0."
+      assert text =~ "Do: Run as root: ss -ltnp 'sport = :#{port}'"
+    else
+      assert [%{program: "beam.smp"}] = host(port).holders
+    end
+  end
+
+  test "under ProcSubset=pid the listeners are seen" do
+    script = "mount -t proc -o subset=pid proc /proc && test ! -e /proc/net && exec \"$@\""
+    # Another pid namespace: the processes cannot be seen, but the port.
+    port = free_port()
+    vm = start_ours(unique("host"), port)
+    text = run(own_proc() ++ ["sh", "-c", script, "sh"], owner_of(port))
+    assert text =~ "Port #{port} is owned by a process that this user cannot see"
+    assert call(vm, EmbeddedEpmd, :status).role == :serving
+  end
+
+  test "without /proc the sentence says that it is hidden, and what to do" do
+    port = free_port()
+    script = "mount -t tmpfs none /proc && exec \"$@\""
+    text = run(own_proc() ++ ["sh", "-c", script, "sh"], owner_of(port))
+    assert text =~ "Who owns port #{port} cannot be seen: /proc is hidden from this VM."
+    assert text =~ "Do: Run as root on the host: ss -ltnp 'sport = :#{port}'"
+  end
+
+  test "a unit without AF_UNIX is told what that costs, and what to add", %{folder: folder} do
+    program = Path.join(folder, "no_unix_sockets")
+    {_, 0} = System.cmd("cc", ["-o", program, Path.expand("support/no_unix_sockets.c", __DIR__)])
+    expression = "IO.puts(EmbeddedEpmd.Doctor.format(EmbeddedEpmd.examine()))"
+    node = ["--name", unique("unit") <> "@127.0.0.1"]
+    flags = "-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -pa #{ebin()}"
+    environment = [{"ERL_EPMD_PORT", "#{free_port()}"}, {"ERL_EPMD_ADDRESS", "127.0.0.1"}]
+
+    for {command, sentence} <- [
+          {[program], "warning  No VM can stand by for another: this one may not open Unix sockets"},
+          {[], "ok       Nobody stands by for this VM"}
+        ] do
+      text = run(command, ["elixir" | node] ++ ["--erl", flags, "-e", expression], environment)
+      assert text =~ sentence
+    end
+  end
+
+  defp host(port) do
+    sockets = Linux.listening(port)
+    %{linux: true, port: port, sockets: sockets, holders: Linux.holders(sockets, port), names: {:error, :econnrefused}}
+  end
+
+  # A command that prints who has the port.
+  defp owner_of(port) do
+    expression = "EmbeddedEpmd.Doctor.Facts.host() |> EmbeddedEpmd.Doctor.Owner.judge() |> EmbeddedEpmd.Doctor.format()"
+    ["env", "ERL_EPMD_PORT=#{port}", "elixir", "-pa", ebin(), "-e", "IO.puts(#{expression})"]
+  end
+
+  defp as_nobody(port), do: run(~w(setpriv --reuid 65534 --regid 65534 --clear-groups), owner_of(port))
+
+  defp run(wrapper, command, environment \\ []) do
+    {text, 0} = System.cmd("env", ["HOME=/tmp" | wrapper] ++ command, env: environment, stderr_to_stdout: true)
+    text
+  end
+
+  # A plain user is root in a user namespace; root may not make one in a chroot, and needs none.
+  defp unshare, do: ["unshare" | if(root?(), do: [], else: ~w(--user --map-root-user))]
+  defp own_network, do: unshare() ++ ["--net"]
+  defp own_proc, do: unshare() ++ ~w(--mount --pid --fork --mount-proc)
+
+  defp ebin, do: Path.join(:code.lib_dir(:embedded_epmd), "ebin")
+  defp root?, do: System.cmd("id", ["-u"]) == {"0\n", 0}
+  defp hex(port), do: port |> Integer.to_string(16) |> String.pad_leading(4, "0")
+
+  # Its process id; it ends with the test.
+  defp daemon(command) do
+    {pid, 0} = System.cmd("sh", ["-c", "\"$@\" </dev/null >/dev/null 2>&1 & echo $!", "sh" | command])
+    pid = String.trim(pid)
+    on_exit(fn -> System.cmd("kill", ["-9", pid], stderr_to_stdout: true) end)
+    pid
+  end
+end
