@@ -32,7 +32,7 @@ defmodule EmbeddedEpmd do
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Discovery, Doctor, Native, Server}
+  alias EmbeddedEpmd.{Client, Doctor, Lifecycle, Native, Server}
 
   @timeout 5_000
 
@@ -341,7 +341,7 @@ defmodule EmbeddedEpmd do
   end
 
   defp running do
-    with :none <- Discovery.server(), do: {:error, :stopped}
+    with :none <- Lifecycle.server(), do: {:error, :stopped}
   end
 
   # An owner that is known not to answer is not waited for.

@@ -6,6 +6,8 @@ defmodule EmbeddedEpmd.Config do
   # A setting comes from, in this order: the environment (what the C daemon reads, and what `erl` makes of it), the
   # options of the child, the application environment, the default.
 
+  alias EmbeddedEpmd.Environment
+
   @defaults %{
     port: 4369,
     addresses: [],
@@ -30,18 +32,33 @@ defmodule EmbeddedEpmd.Config do
     # A release has loaded it before it boots. Elsewhere its environment, from -config or a flag, comes with the loading.
     _ = :application.load(:embedded_epmd)
 
-    :maps.map(
-      fn key, default ->
-        case given(key, options) do
-          :none -> default
-          {:ok, source, value} -> parse!(key, value, source)
-        end
-      end,
-      @defaults
-    )
+    settings =
+      :maps.map(
+        fn key, default ->
+          case given(key, options) do
+            :none -> default
+            {:ok, source, value} -> parse!(key, value, source)
+          end
+        end,
+        @defaults
+      )
+
+    :maps.put(:inet6, Environment.inet6?(), settings)
+  end
+
+  @doc "Where a setting comes from, as its user would call it."
+  @spec source(atom(), keyword()) :: String.t()
+  def source(key, options) do
+    case given(key, options) do
+      {:ok, source, _} -> source
+      :none -> "the default of " <> text(key)
+    end
   end
 
   defp known!(options) do
+    if not :erlang.is_list(options) or not :lists.all(fn option -> match?({_, _}, option) end, options),
+      do: fail!("EmbeddedEpmd", "given a keyword list of options", options)
+
     case :lists.filter(fn {key, _} -> not :lists.member(key, @options) end, options) do
       [] -> :ok
       [{key, _} | _] -> fail!(text(key), "one of the options " <> text(@options), key)
