@@ -9,6 +9,9 @@ defmodule EmbeddedEpmd.Lifecycle do
   @server {__MODULE__, :server}
   @node {__MODULE__, :node}
   @options {__MODULE__, :options}
+  # How often a node that runs asks for its name again, and the pause between; milliseconds.
+  @tries 20
+  @pause 50
 
   @doc "The server, if one has been started and still runs."
   @spec server() :: {:ok, Native.server()} | :none
@@ -24,8 +27,8 @@ defmodule EmbeddedEpmd.Lifecycle do
   def running?(server) do
     Native.status(server).role != :stopped
   rescue
-    # A library that was loaded anew does not know the servers of its predecessor.
-    ArgumentError -> false
+    # A library that was loaded anew does not know the servers of its predecessor; a module may be there without one.
+    _ in [ArgumentError, ErlangError] -> false
   end
 
   @doc "The options of the child, which hold from now on for every server that starts."
@@ -70,6 +73,9 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   defp start_again do
+    # A server that nobody can reach any more ends when nobody has it.
+    :persistent_term.erase(@server)
+
     with keeper when is_pid(keeper) <- :erlang.whereis(:net_sup),
          :ok <- load(),
          {:ok, config} <- config(),
@@ -142,11 +148,14 @@ defmodule EmbeddedEpmd.Lifecycle do
     end
   end
 
-  # The node runs with the creation that it booted with.
-  defp register_again(server) do
+  # The node runs with the creation that it booted with. Its last server may be about to let go of the name.
+  defp register_again(server, tries \\ @tries) do
     with {_, _, _, registrant} = node <- :persistent_term.get(@node, :none),
          true <- :erlang.whereis(:net_kernel) == registrant,
-         do: register_at(server, node)
+         {:error, :duplicate_name} when tries > 0 <- register_at(server, node) do
+      :timer.sleep(@pause)
+      register_again(server, tries - 1)
+    end
   end
 
   defp register_at(server, {name, port, creation, registrant}),
