@@ -43,6 +43,7 @@ defmodule EmbeddedEpmd.ReloadTest do
   end
 
   test "where the native module is thrown away, the node gets another server", %{vm: vm, name: name} = context do
+    call(vm, EmbeddedEpmd.Mailbox, :subscribe)
     call(vm, :code, :delete, [Native])
     call(vm, :code, :purge, [Native])
     # The process that looks after the server finds out with the next event.

@@ -43,8 +43,9 @@ defmodule EmbeddedEpmd.Discovery do
       :erl_epmd.start_link()
     else
       case Lifecycle.start(self()) do
-        {:ok, server} ->
-          :erlang.spawn(fn -> warn_when_unclaimed(server) end)
+        {:ok, _server} ->
+          keeper = self()
+          :erlang.spawn(fn -> warn_when_unclaimed(keeper) end)
           :ignore
 
         {:error, sentence} ->
@@ -205,10 +206,11 @@ defmodule EmbeddedEpmd.Discovery do
   defp to_binary(name) when is_atom(name), do: :erlang.atom_to_binary(name)
   defp to_binary(name), do: :unicode.characters_to_binary(name)
 
-  defp warn_when_unclaimed(server) do
+  # It holds no server: one that is held does not end.
+  defp warn_when_unclaimed(keeper) do
     :timer.sleep(@unclaimed_after)
 
-    if Lifecycle.server() == {:ok, server} and :erlang.whereis(EmbeddedEpmd.Server) == :undefined do
+    if :erlang.is_process_alive(keeper) and :erlang.whereis(EmbeddedEpmd.Server) == :undefined do
       :logger.warning(
         ~c"embedded_epmd serves this VM, but nobody supervises it: add EmbeddedEpmd to the children of your application's supervisor"
       )
