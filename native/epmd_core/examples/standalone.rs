@@ -10,12 +10,12 @@ use epmd_core::registry::Registry;
 use epmd_core::{parse_addresses, serve, Journal, Limits, Listeners, Member, Policy, Settings};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
-                  [-allow CIDR,...] [-remote_names] [-max_pending N]
+                  [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
                   [-member]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
-    let (mut policy, mut limits) = (Policy::default(), Limits::default());
+    let (mut policy, mut limits) = (Policy::default(), Limits { descriptor_share: 95, ..Limits::default() });
     let mut is_member = false;
     let mut arguments = env::args().skip(1);
     while let Some(flag) = arguments.next() {
@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-relaxed_command_check" => policy.relaxed = true,
             "-remote_names" => policy.remote_names = true,
             "-packet_timeout" => limits.deadline = Duration::from_secs(value()?.parse()?),
+            "-descriptor_share" => limits.descriptor_share = value()?.parse()?,
             "-max_pending" => limits.waiting = value()?.parse()?,
             "-allow" => policy.allow = Some(value()?.split(',').map(str::parse).collect::<Result<_, _>>()?),
             "-member" => is_member = true,

@@ -88,11 +88,11 @@ impl Listeners {
     }
 
     /// Listeners that were another process's.
-    pub(crate) fn inherited(sockets: Vec<std::net::TcpListener>, addresses: &[IpAddr], port: u16) -> Self {
+    pub(crate) fn inherited(sockets: Vec<std::net::TcpListener>, wanted: &[IpAddr], port: u16) -> Self {
         let sockets: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect();
         let mut listeners = Self { sockets, missing: Vec::new(), port };
         let bound = listeners.addresses();
-        listeners.missing = wanted(addresses).into_iter().filter(|address| !bound.contains(address)).collect();
+        listeners.missing = wanted.iter().copied().filter(|address| !bound.contains(address)).collect();
         listeners
     }
 

@@ -11,8 +11,8 @@ mod owner;
 mod replication;
 mod standby;
 
-pub(crate) use channel::Place;
+pub(crate) use channel::Rendezvous;
 pub use owner::Standby;
 pub(crate) use owner::{Offer, Terms};
-pub(crate) use replication::Passing;
-pub(crate) use standby::{stand_by, Inheritance};
+pub(crate) use replication::Replication;
+pub(crate) use standby::{stand_by, Candidate, Handoff};

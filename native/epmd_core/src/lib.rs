@@ -1,18 +1,28 @@
 //! An EPMD server: the Erlang Port Mapper, which maps the names of the Erlang nodes of a host to their ports.
 //!
-//! Data flows one way: bytes ([`protocol`]), request, `access`, [`registry`], reply. `connection` serves one peer,
-//! [`server`] many of them, and [`member`] decides whether this process serves the port or joins whoever does.
+//! Data flows one way: bytes, request, access, registry, reply. The crate is built in floors; each uses those below it,
+//! and none above:
+//!
+//! | floor | what it is |
+//! |---|---|
+//! | `member` | one process among those of a host: it serves the port or joins whoever does, and changes over |
+//! | `server` | accepts, and takes each connection from its bytes to its reply |
+//! | `hand_over` | an owner's sockets and table, on their way to a standby |
+//! | [`registry`] | the table of registered nodes, and its copy |
+//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, the record of changes, counters, spare descriptors, pauses |
+//! | [`protocol`], `node`, `role`, `limits`, `os` | the ground: bytes and words, no I/O but in `os` |
+//!
 //! Nothing here knows of Erlang terms; `epmd_nif` puts this crate into a VM.
 
 mod address;
-mod figures;
+mod backoff;
 mod hand_over;
 mod journal;
 mod limits;
-pub mod member;
+mod member;
+mod metrics;
 mod node;
 mod os;
-mod pauses;
 pub mod protocol;
 pub mod registry;
 mod reserve;
@@ -20,11 +30,11 @@ mod role;
 mod server;
 
 pub use address::{parse_addresses, Listeners, OpenError};
-pub use figures::{Counter, Figures};
 pub use hand_over::Standby;
 pub use journal::{Change, Journal, Observer};
 pub use limits::Limits;
 pub use member::{Answer, Handle, Member, RegisterError, Settings, Snapshot, StartError, Status};
+pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};

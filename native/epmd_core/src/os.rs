@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
@@ -35,3 +36,8 @@ pub(crate) fn defer_accept(listener: &Socket) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn defer_accept(_listener: &Socket) {}
+
+/// How many descriptors the process may have open.
+pub(crate) fn descriptor_limit() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}

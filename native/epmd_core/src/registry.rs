@@ -9,7 +9,7 @@ pub(crate) mod replica;
 mod table;
 
 pub use departed::DepartedName;
-pub(crate) use entry::Kept;
+pub(crate) use entry::NodeConnection;
 pub use entry::{Descriptor, Entry, Holder};
 pub(crate) use table::Contents;
 pub use table::{NameTaken, Registration, Registry};

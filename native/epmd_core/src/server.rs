@@ -7,6 +7,7 @@ mod listing;
 mod shared;
 
 use std::io::{self, ErrorKind};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
 use crate::address::{self, Listeners};
-use crate::hand_over::Passing;
+use crate::hand_over::Replication;
 use crate::limits::Limits;
 use crate::os;
-use crate::registry::{Descriptor, Kept, Registration, Registry};
+use crate::registry::{Descriptor, NodeConnection, Registration, Registry};
 use crate::reserve::Reserve;
 use connection::Inbox;
 use listing::Listings;
@@ -47,7 +48,8 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// Only what the runtime or the system refuses to this process before the first connection.
 pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
     let settings = Arc::new(RwLock::new(Rules { policy, limits }));
-    let mut server = Server::start(listeners, registry, settings, Connections::default(), Passing::default())?;
+    let mut server =
+        Server::start(listeners, registry, settings, Connections::default(), Replication::default(), Reserve::new())?;
     Err(server.failed().await)
 }
 
@@ -67,15 +69,17 @@ impl Server {
         registry: Registry,
         settings: Arc<RwLock<Rules>>,
         connections: Connections,
-        passing: Passing,
+        replication: Replication,
+        reserve: Reserve,
     ) -> io::Result<Self> {
         let shared = Shared {
             registry,
             settings,
             connections,
             listings: Listings::default(),
-            reserve: Reserve::new(),
-            passing,
+            reserve,
+            full: AtomicBool::new(false),
+            replication,
             port: listeners.port,
         };
         let mut server = Self { shared: Arc::new(shared), listeners: Vec::new(), accepting: JoinSet::new() };
@@ -102,9 +106,10 @@ impl Server {
     }
 
     /// Keeps the registrations that were another server's, each for as long as its connection lasts.
-    pub(crate) fn keep(&self, registrations: Vec<(Registration, Kept)>) {
+    pub(crate) fn keep(&self, registrations: Vec<(Registration, NodeConnection)>) {
+        // Nobody waits yet, and all of them stay.
         for (registration, connection) in registrations {
-            self.shared.connections.keep(|place| connection::hold(connection, registration, place));
+            self.shared.connections.keep(usize::MAX, |slot| connection::hold(connection, registration, slot));
         }
     }
 
@@ -160,7 +165,7 @@ impl Server {
     fn accept_waiting(&self, listener: &Listener) {
         let mut inbox = Inbox::new();
         while let Ok((stream, peer)) = listener.get_ref().accept() {
-            self.shared.figures().accepted.count();
+            self.shared.metrics().accepted.count();
             connection::serve(&self.shared, stream.into(), peer, &mut inbox);
         }
     }
@@ -185,7 +190,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
         for _ in 0..ACCEPTS_AT_ONCE {
             match listener.get_ref().accept() {
                 Ok((stream, peer)) => {
-                    shared.figures().accepted.count();
+                    shared.metrics().accepted.count();
                     connection::serve(&shared, stream.into(), peer, &mut inbox);
                 }
                 Err(error) => match Fault::of(&error) {

@@ -7,11 +7,11 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use epmd_core::{Handle, Journal, Limits, Member, Policy, Role, Settings};
 use support::client::{self, eventually, exchange, register, PATIENCE};
+use support::member::Process;
 use support::request::{dump, names, port_please2, stop, Alive2};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -177,46 +178,6 @@ fn what_an_owner_says_is_checked_by_the_member() {
     assert_eq!(member.handle.status().role, Role::Joined);
 }
 
-/// A member as a process of its own.
-struct Process(Child);
-
-impl Process {
-    fn start(port: u16) -> Self {
-        let mut command = Command::new(support::server::standalone());
-        command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
-        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.0.id())).unwrap().count()
-    }
-
-    /// Waits until it says that it stands by.
-    fn stands_by(&mut self) {
-        let mut line = String::new();
-        BufReader::new(self.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "standing by\n");
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    /// Ends it in order.
-    fn stop(&mut self) {
-        drop(self.0.stdin.take());
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A member on a thread of its own.
 struct Running {
     handle: Handle,
@@ -286,7 +247,7 @@ fn settings(port: u16) -> Settings {
     }
 }
 
-/// What `Place` calls it.
+/// What `Rendezvous` calls it.
 fn name(port: u16) -> String {
     format!("embedded_epmd/{}/127.0.0.1:{port}", rustix::process::geteuid().as_raw())
 }

@@ -39,6 +39,7 @@ impl Config {
                 deadline: Duration::from_millis(self.request_deadline),
                 waiting: self.max_waiting,
                 waiting_per_source: self.max_waiting_per_source,
+                ..Limits::default()
             },
             hand_over: self.hand_over,
             journal: Journal::default(),

@@ -331,7 +331,7 @@ struct FiguresMap {
 /// What was asked of the server, what came of it, and what is open.
 #[rustler::nif]
 fn figures(server: ResourceArc<Server>) -> FiguresMap {
-    let (handle, figures) = (&server.handle, server.handle.figures());
+    let (handle, figures) = (&server.handle, server.handle.metrics());
     let open = handle.open_connections();
     FiguresMap {
         accepted: figures.accepted.get(),

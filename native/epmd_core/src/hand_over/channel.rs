@@ -10,10 +10,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -23,12 +25,14 @@ use super::message::{self, Message, MAX_MESSAGE};
 const DESCRIPTORS_AT_ONCE: usize = 4;
 /// Descriptors that may wait for their messages.
 const DESCRIPTORS: usize = 64;
+/// Members that may wait to be accepted.
+const BACKLOG: i32 = 64;
 /// Bytes of messages that one read may bring.
 const BYTES_AT_ONCE: usize = 16 * 1024;
 
 /// Where the owner of a port is found by the members of its user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Rendezvous {
     name: String,
     /// The port.
     pub(crate) port: u16,
@@ -36,8 +40,8 @@ pub(crate) struct Place {
     folder: Option<PathBuf>,
 }
 
-impl Place {
-    /// The place for the owner of this address and port, and for this process's user: on Linux an abstract name, which
+impl Rendezvous {
+    /// The rendezvous for the owner of this address and port, and for this process's user: on Linux an abstract name, which
     /// belongs to the network namespace as the port does, elsewhere a folder of the user's own.
     pub(crate) fn of(owner: SocketAddr) -> Self {
         let user = user();
@@ -62,15 +66,20 @@ impl Place {
     ///
     /// `AddrInUse` while somebody else has it.
     pub(crate) fn claim(&self) -> io::Result<Claim> {
-        let lock = match &self.folder {
-            None => None,
-            Some(folder) => Some(self.lock(folder)?),
-        };
-        Ok(Claim { listener: UnixListener::bind(self.socket())?, _lock: lock })
+        let mut claimant = self.claimant()?;
+        claimant.claim()
+    }
+
+    /// Gets hold of all that a claim needs but the name.
+    pub(crate) fn claimant(&self) -> io::Result<Claimant> {
+        let lock = self.folder.as_deref().map(|folder| self.lock_file(folder)).transpose()?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok(Claimant { path: self.socket(), socket: Some(socket), lock })
     }
 
     /// A name in a folder outlives its process, so that it is a lock that tells whether somebody has it.
-    fn lock(&self, folder: &Path) -> io::Result<File> {
+    fn lock_file(&self, folder: &Path) -> io::Result<File> {
         match DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -80,15 +89,7 @@ impl Place {
             let text = format!("{} is not a folder that only this user can enter", folder.display());
             return Err(io::Error::new(ErrorKind::PermissionDenied, text));
         }
-        let lock = File::create(folder.join(format!("{}.lock", self.name)))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => ErrorKind::AddrInUse.into(),
-            TryLockError::Error(error) => error,
-        })?;
-        match fs::remove_file(self.socket()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(lock),
-        }
+        File::create(folder.join(format!("{}.lock", self.name)))
     }
 
     /// Connects to whoever has claimed the name.
@@ -98,6 +99,41 @@ impl Place {
     /// `PermissionDenied` if that is another user's process.
     pub(crate) async fn connect(&self) -> io::Result<(Sender, Receiver)> {
         open(UnixStream::connect(self.socket()).await?)
+    }
+}
+
+/// Who can claim the name at once, however little the process has left by then.
+#[derive(Debug)]
+pub(crate) struct Claimant {
+    path: PathBuf,
+    /// Until it has the name.
+    socket: Option<Socket>,
+    lock: Option<File>,
+}
+
+impl Claimant {
+    /// Claims the name.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` while somebody else has it; it can be tried again then.
+    pub(crate) fn claim(&mut self) -> io::Result<Claim> {
+        if let Some(lock) = &self.lock {
+            lock.try_lock().map_err(|error| match error {
+                TryLockError::WouldBlock => ErrorKind::AddrInUse.into(),
+                TryLockError::Error(error) => error,
+            })?;
+            match fs::remove_file(&self.path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let socket = self.socket.as_ref().ok_or(ErrorKind::NotConnected)?;
+        socket.bind(&SockAddr::unix(&self.path)?)?;
+        socket.listen(BACKLOG)?;
+        let socket = self.socket.take().ok_or(ErrorKind::NotConnected)?;
+        let listener = UnixListener::from_std(OwnedFd::from(socket).into())?;
+        Ok(Claim { listener, _lock: self.lock.take() })
     }
 }
 
@@ -125,6 +161,16 @@ pub(crate) fn open(stream: UnixStream) -> io::Result<(Sender, Receiver)> {
     let stream = Arc::new(stream);
     let receiver = Receiver { stream: Arc::clone(&stream), bytes: Vec::new(), descriptors: VecDeque::new() };
     Ok((Sender { stream, unsent: Vec::new() }, receiver))
+}
+
+/// An error of a Unix socket, with what can be done where that is known.
+pub(crate) fn explain(error: &io::Error) -> String {
+    if Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT) {
+        return "Unix sockets are not allowed here, so that stock nodes are unknown for 2 seconds whenever the owner \
+                changes; under systemd add AF_UNIX to RestrictAddressFamilies="
+            .into();
+    }
+    error.to_string()
 }
 
 /// The user of this process, as the other end is told it.
@@ -260,31 +306,31 @@ fn close_on_exec(descriptor: OwnedFd) -> OwnedFd {
 mod tests {
     use super::*;
 
-    fn place() -> Place {
+    fn rendezvous() -> Rendezvous {
         let owner = "127.0.0.1:4369".parse().expect("an address");
         let folder = format!("embedded_epmd-test-{}", std::process::id());
-        Place::in_folder(std::env::temp_dir().join(folder), owner)
+        Rendezvous::in_folder(std::env::temp_dir().join(folder), owner)
     }
 
     #[tokio::test]
     async fn a_place_in_a_folder_is_claimed_once_and_free_after_its_holder() {
-        let place = place();
-        let folder = place.folder.clone().expect("a folder");
-        let claim = place.claim().expect("a free name");
-        assert_eq!(place.claim().expect_err("a claimed name").kind(), ErrorKind::AddrInUse);
-        let (connected, accepted) = tokio::join!(place.connect(), claim.accept());
+        let rendezvous = rendezvous();
+        let folder = rendezvous.folder.clone().expect("a folder");
+        let claim = rendezvous.claim().expect("a free name");
+        assert_eq!(rendezvous.claim().expect_err("a claimed name").kind(), ErrorKind::AddrInUse);
+        let (connected, accepted) = tokio::join!(rendezvous.connect(), claim.accept());
         let (mut sender, _) = connected.expect("somebody to connect to");
         let (_, mut receiver) = open(accepted.expect("a member")).expect("the same user");
         sender.send(&Message::Alive.encode(), None).expect("room for it");
         assert!(matches!(receiver.receive().await, Ok((Message::Alive, None))));
 
         drop(claim);
-        drop(place.claim().expect("a name that its holder gave up, though its socket is there"));
-        assert!(place.connect().await.is_err());
+        drop(rendezvous.claim().expect("a name that its holder gave up, though its socket is there"));
+        assert!(rendezvous.connect().await.is_err());
 
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("our folder");
-        assert_eq!(place.claim().expect_err("a folder open to others").kind(), ErrorKind::PermissionDenied);
+        assert_eq!(rendezvous.claim().expect_err("a folder open to others").kind(), ErrorKind::PermissionDenied);
         fs::remove_dir_all(folder).expect("our folder");
     }
 

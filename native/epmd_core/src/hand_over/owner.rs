@@ -10,12 +10,13 @@ use tokio::sync::{watch, Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, Instant};
 
-use super::channel::{self, Claim, Failure, Place, Receiver, Sender};
+use super::channel::{self, Claim, Failure, Receiver, Rendezvous, Sender};
 use super::message::{Hello, Message, VERSION};
-use super::replication::{Passing, Progress, Reason, SILENCE};
+use super::replication::{Progress, Reason, Replication, SILENCE};
+use crate::backoff::Backoff;
 use crate::node::NodeName;
-use crate::pauses::Pauses;
 use crate::registry::{Descriptor, Registry};
+use crate::reserve::Reserve;
 
 /// How long a member that connects may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(5);
@@ -50,11 +51,11 @@ pub(crate) struct Offer {
 /// What an offer is made with.
 #[derive(Debug)]
 pub(crate) struct Terms {
-    pub(crate) place: Place,
+    pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) node: Option<NodeName>,
     pub(crate) registry: Registry,
-    pub(crate) passing: Passing,
+    pub(crate) replication: Replication,
     /// Whether anybody may stand by.
     pub(crate) enabled: watch::Receiver<bool>,
     /// Where it is told who does.
@@ -73,7 +74,7 @@ struct Shared {
 }
 
 impl Offer {
-    /// Claims the place, unless the last owner left its claim, and passes these listeners to whoever stands by.
+    /// Claims the rendezvous, unless the last owner left its claim, and passes these listeners to whoever stands by.
     pub(crate) fn new(terms: Terms, claim: Option<Claim>, listeners: Vec<Arc<dyn Descriptor>>) -> Self {
         let shared = Arc::new(Shared {
             terms,
@@ -105,15 +106,15 @@ impl Offer {
     pub(crate) async fn hand_over(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let terms = &shared.terms;
-        if !terms.passing.is_whole() {
+        if !terms.replication.is_whole() {
             return false;
         }
         // The standby must find the name free.
         self.accepting.shutdown().await;
-        if !terms.passing.leave() {
+        if !terms.replication.leave() {
             return false;
         }
-        terms.passing.pass();
+        terms.replication.pass();
         let gone = async {
             let mut standby = terms.standby.subscribe();
             let _ = standby.wait_for(Option::is_none).await;
@@ -124,7 +125,7 @@ impl Offer {
             () = sleep(CONFIRMATION) => false,
         };
         // One that took over and could not say so any more has the name.
-        match if confirmed { None } else { terms.place.claim().ok() } {
+        match if confirmed { None } else { terms.rendezvous.claim().ok() } {
             Some(claim) => {
                 self.accepting.spawn(async move {
                     let _claim = claim;
@@ -133,7 +134,7 @@ impl Offer {
                 false
             }
             None => {
-                terms.passing.over();
+                terms.replication.over();
                 true
             }
         }
@@ -152,17 +153,24 @@ async fn accept(shared: Arc<Shared>, claim: Option<Claim>) {
         Some(claim) => claim,
         None => claimed(&shared.terms).await,
     };
+    let spare = Reserve::of(1);
     loop {
         match claim.accept().await {
             Ok(stream) => {
+                spare.restore();
                 let mut members = shared.members.lock();
                 while members.try_join_next().is_some() {}
                 if members.len() < CANDIDATES {
                     members.spawn(serve(Arc::clone(&shared), stream));
                 }
             }
-            // Out of descriptors, or a member that went at once.
-            Err(_) => sleep(ACCEPT_PAUSE).await,
+            // A member that went at once, or no descriptor for it: one is kept for that, or else there would be no
+            // standby just when the VM is full.
+            Err(_) => {
+                if !spare.give_up() {
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
     }
 }
@@ -171,15 +179,15 @@ async fn accept(shared: Arc<Shared>, claim: Option<Claim>) {
 async fn claimed(terms: &Terms) -> Claim {
     let mut enabled = terms.enabled.clone();
     let _ = enabled.wait_for(|enabled| *enabled).await;
-    let (mut pauses, began, mut told) = (Pauses::up_to(LONGEST_PAUSE), Instant::now(), false);
+    let (mut backoff, began, mut told) = (Backoff::up_to(LONGEST_PAUSE), Instant::now(), false);
     loop {
-        match terms.place.claim() {
+        match terms.rendezvous.claim() {
             Ok(claim) => return claim,
             Err(error) => {
                 if began.elapsed() > NAME_PATIENCE && !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "nobody can stand by for this owner");
+                    tracing::warn!(error = %channel::explain(&error), "nobody can stand by for this owner");
                 }
-                sleep(pauses.next()).await;
+                sleep(backoff.next()).await;
             }
         }
     }
@@ -226,7 +234,7 @@ async fn serve(shared: Arc<Shared>, stream: UnixStream) {
         _ = enabled.wait_for(|enabled| !*enabled) => Reason::SwitchedOff,
     };
     let was_told = terms.standby.send_replace(None).is_some();
-    if !terms.passing.end() {
+    if !terms.replication.end() {
         return;
     }
     if was_told {
@@ -244,14 +252,14 @@ async fn accompany(shared: &Shared, sender: Sender, mut receiver: Receiver, stan
     let terms = &shared.terms;
     let (stream, follower) = (sender.stream(), terms.registry.follow());
     let listeners = shared.listeners.lock().iter().cloned().collect();
-    terms.passing.begin(sender, listeners, Arc::clone(&follower));
+    terms.replication.begin(sender, listeners, Arc::clone(&follower));
     let mut heard = Instant::now();
     loop {
-        let progress = match terms.passing.try_pass() {
+        let progress = match terms.replication.try_pass() {
             Ok(progress) => progress,
             Err(reason) => return reason,
         };
-        if terms.standby.borrow().is_none() && terms.passing.is_whole() {
+        if terms.standby.borrow().is_none() && terms.replication.is_whole() {
             tracing::info!(%standby, "a standby has a copy of everything");
             terms.standby.send_replace(Some(standby.clone()));
         }

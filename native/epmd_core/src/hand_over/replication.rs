@@ -20,13 +20,13 @@ pub(super) const SILENCE: Duration = Duration::from_secs(12);
 
 /// Passes steps to the standby, if there is one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Passing(Arc<Mutex<State>>);
+pub(crate) struct Replication(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 enum State {
     #[default]
     Alone,
-    Passing(Session),
+    Replicating(Session),
     /// What this owner had is another's.
     HandedOver,
 }
@@ -37,13 +37,13 @@ struct Session {
     listeners: VecDeque<Arc<dyn Descriptor>>,
     follower: Arc<Follower>,
     /// What the standby's socket did not take.
-    waiting: Option<Parcel>,
+    waiting: Option<OutgoingMessage>,
     whole: bool,
     leaving: Leaving,
 }
 
 /// A message, and the descriptor that goes with it.
-type Parcel = (Vec<u8>, Option<Arc<dyn Descriptor>>);
+type OutgoingMessage = (Vec<u8>, Option<Arc<dyn Descriptor>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
@@ -87,7 +87,7 @@ impl Reason {
     }
 }
 
-impl Passing {
+impl Replication {
     /// Passes what the standby lacks, as far as it can be without waiting.
     pub(crate) fn pass(&self) {
         // The session's task finds the same error and ends.
@@ -101,21 +101,27 @@ impl Passing {
 
     pub(super) fn try_pass(&self) -> Result<Progress, Reason> {
         match &mut *self.0.lock() {
-            State::Passing(session) => session.pass(),
+            State::Replicating(session) => session.pass(),
             State::Alone | State::HandedOver => Ok(Progress::Done),
         }
     }
 
     /// Passes to this standby from now on: the listeners, all of the table, and each of its steps.
     pub(super) fn begin(&self, sender: Sender, listeners: VecDeque<Arc<dyn Descriptor>>, follower: Arc<Follower>) {
-        *self.0.lock() =
-            State::Passing(Session { sender, listeners, follower, waiting: None, whole: false, leaving: Leaving::No });
+        *self.0.lock() = State::Replicating(Session {
+            sender,
+            listeners,
+            follower,
+            waiting: None,
+            whole: false,
+            leaving: Leaving::No,
+        });
     }
 
     /// Whether a standby has a whole copy; it is told to take over then.
     pub(super) fn leave(&self) -> bool {
         match &mut *self.0.lock() {
-            State::Passing(session) if session.whole => {
+            State::Replicating(session) if session.whole => {
                 session.leaving = Leaving::Wanted;
                 true
             }
@@ -124,17 +130,17 @@ impl Passing {
     }
 
     pub(super) fn is_whole(&self) -> bool {
-        matches!(&*self.0.lock(), State::Passing(session) if session.whole)
+        matches!(&*self.0.lock(), State::Replicating(session) if session.whole)
     }
 
     /// Whether it did not end with a hand-over.
     pub(super) fn end(&self) -> bool {
         let mut state = self.0.lock();
-        let was_passing = matches!(*state, State::Passing(_));
-        if was_passing {
+        let was_replicating = matches!(*state, State::Replicating(_));
+        if was_replicating {
             *state = State::Alone;
         }
-        was_passing
+        was_replicating
     }
 
     pub(super) fn over(&self) {
@@ -159,7 +165,7 @@ impl Session {
         Ok(Progress::More)
     }
 
-    fn next(&mut self) -> Result<Option<Parcel>, Reason> {
+    fn next(&mut self) -> Result<Option<OutgoingMessage>, Reason> {
         if let Some(waiting) = self.waiting.take() {
             return Ok(Some(waiting));
         }

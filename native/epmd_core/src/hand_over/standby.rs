@@ -1,45 +1,71 @@
 //! The standby's side: it keeps a copy of all that an owner has, and goes on with it when the owner ends.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
-use super::channel::{Claim, Failure, Place, Sender};
+use super::channel::{self, Claim, Claimant, Failure, Rendezvous, Sender};
 use super::message::{Hello, Message, VERSION};
+use crate::backoff::Backoff;
+use crate::limits::Limits;
 use crate::node::NodeName;
-use crate::pauses::Pauses;
+use crate::os;
 use crate::registry::replica::{Impossible, Replica};
+use crate::registry::NodeConnection;
 use crate::reserve::Reserve;
 
 /// How often a standby says that it is there.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// How long an owner may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(5);
+/// How long a member that has no node waits for one, by whose name it would be known as a standby.
+const NODE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the name of an owner that ended may still be its own: the system closes one descriptor after the other.
 const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
 /// The pauses between attempts to stand by: while another owner comes, and while it cannot work out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 
-/// All that an owner had.
+/// A member that would stand by.
+pub(crate) struct Candidate<'a> {
+    pub(crate) rendezvous: &'a Rendezvous,
+    /// Where it would listen.
+    pub(crate) addresses: &'a [IpAddr],
+    pub(crate) node: Option<NodeName>,
+    /// Whether it may stand by.
+    pub(crate) enabled: watch::Receiver<bool>,
+    /// What it may use of its process, at any moment.
+    pub(crate) limits: &'a (dyn Fn() -> Limits + Send + Sync),
+    /// Where it is told whether its copy is whole.
+    pub(crate) whole: &'a watch::Sender<bool>,
+}
+
+/// All that an owner had, and all that it takes to go on with it.
 #[derive(Debug)]
-pub(crate) struct Inheritance {
+pub(crate) struct Handoff {
     pub(crate) claim: Claim,
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) replica: Replica,
-    owner: Sender,
+    pub(crate) reserve: Reserve,
+    pub(crate) last_owner: LastOwner,
 }
 
-impl Inheritance {
-    /// Tells the last owner, if it is still there, that its place is taken.
+/// Who had it, if it is still there.
+#[derive(Debug)]
+pub(crate) struct LastOwner(Sender);
+
+impl LastOwner {
+    /// Tells it that its place is taken.
     pub(crate) fn confirm(&mut self) {
-        let _ = self.owner.send(&Message::Taken.encode(), None);
+        let _ = self.0.send(&Message::Taken.encode(), None);
     }
 }
 
@@ -51,63 +77,81 @@ enum Trouble {
     /// The owner goes on, and does without this standby.
     Dismissed,
     OutOfDescriptors,
+    /// The copies would take more than this member may have.
+    NoRoom {
+        descriptors: usize,
+    },
     /// It cannot work out with this owner.
     Unfit(String),
 }
 
-/// Stands by for the owner at this place, and for each that follows, until one ends. `whole` tells whether the copy is.
-pub(crate) async fn stand_by(
-    place: &Place,
-    addresses: &[IpAddr],
-    node: Option<NodeName>,
-    mut enabled: watch::Receiver<bool>,
-    whole: &watch::Sender<bool>,
-) -> Inheritance {
-    let hello = Hello { version: VERSION, addresses: addresses.to_vec(), node };
-    let mut pauses = Pauses::up_to(LONGEST_PAUSE);
+impl Trouble {
+    /// What an error of the system means, which came while the other end did nothing wrong.
+    fn of(error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => Self::OutOfDescriptors,
+            _ => Self::Unfit(channel::explain(error)),
+        }
+    }
+
+    /// Tells it, unless it passes or was the last thing told.
+    fn tell(&self, told: &mut String) {
+        let reason = match self {
+            Self::Absent | Self::Dismissed => return,
+            Self::OutOfDescriptors => {
+                tracing::error!("no descriptors are left to stand by for the owner of the port");
+                return;
+            }
+            Self::NoRoom { descriptors } => {
+                format!("the owner has more nodes than this server may have descriptors here, which are {descriptors}")
+            }
+            Self::Unfit(reason) => reason.clone(),
+        };
+        if reason != *told {
+            tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
+            *told = reason;
+        }
+    }
+}
+
+/// Stands by for the owner at this rendezvous, and for each that follows, until one ends.
+pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> Handoff {
+    if candidate.node.is_none() {
+        sleep(NODE_PATIENCE).await;
+    }
+    let hello = Hello { version: VERSION, addresses: candidate.addresses.to_vec(), node: candidate.node.take() };
+    let mut backoff = Backoff::up_to(LONGEST_PAUSE);
     let mut told = String::new();
+    let mut enabled = candidate.enabled.clone();
     loop {
         let _ = enabled.wait_for(|enabled| *enabled).await;
         let mut met = false;
         let trouble = tokio::select! {
-            outcome = attend(place, &hello, &mut met, whole) => match outcome {
-                Ok(inheritance) => return inheritance,
+            outcome = follow_owner(&candidate, &hello, &mut met) => match outcome {
+                Ok(handoff) => return handoff,
                 Err(trouble) => trouble,
             },
             _ = enabled.wait_for(|enabled| !*enabled) => Trouble::Dismissed,
         };
-        whole.send_replace(false);
+        candidate.whole.send_replace(false);
         if met {
-            pauses = Pauses::up_to(LONGEST_PAUSE);
+            backoff = Backoff::up_to(LONGEST_PAUSE);
         }
-        let pause = match &trouble {
-            Trouble::Absent | Trouble::Dismissed => pauses.next(),
-            Trouble::OutOfDescriptors => {
-                tracing::error!("no descriptors are left to stand by for the owner of the port");
-                LONG_PAUSE
-            }
-            Trouble::Unfit(reason) => {
-                if *reason != told {
-                    tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
-                    told.clone_from(reason);
-                }
-                LONG_PAUSE
-            }
-        };
-        sleep(pause).await;
+        trouble.tell(&mut told);
+        sleep(match trouble {
+            Trouble::Absent | Trouble::Dismissed => backoff.next(),
+            Trouble::OutOfDescriptors | Trouble::NoRoom { .. } | Trouble::Unfit(_) => LONG_PAUSE,
+        })
+        .await;
     }
 }
 
 /// Stands by for one owner.
-async fn attend(
-    place: &Place,
-    hello: &Hello,
-    met: &mut bool,
-    whole: &watch::Sender<bool>,
-) -> Result<Inheritance, Trouble> {
-    let (mut owner, mut receiver) = place.connect().await.map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => Trouble::Unfit(error.to_string()),
-        _ => Trouble::Absent,
+async fn follow_owner(candidate: &Candidate<'_>, hello: &Hello, met: &mut bool) -> Result<Handoff, Trouble> {
+    let Candidate { rendezvous, whole, .. } = candidate;
+    let (mut owner, mut receiver) = rendezvous.connect().await.map_err(|error| match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound | ErrorKind::WouldBlock => Trouble::Absent,
+        _ => Trouble::of(&error),
     })?;
     owner.send(&Message::Hello(hello.clone()).encode(), None).map_err(|_| Trouble::Absent)?;
     match timeout(INTRODUCTION, receiver.receive()).await {
@@ -117,8 +161,13 @@ async fn attend(
     }
     *met = true;
 
-    let (mut listeners, mut replica) = (Vec::new(), Replica::default());
+    // Whatever it takes to go on for the owner is there before the copy is: nothing can be lacking when it ends.
     let reserve = Reserve::new();
+    if !reserve.is_whole() {
+        return Err(Trouble::OutOfDescriptors);
+    }
+    let claimant = rendezvous.claimant().map_err(|error| Trouble::of(&error))?;
+    let (mut listeners, mut replica) = (Vec::new(), Replica::default());
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -137,12 +186,17 @@ async fn attend(
                 continue;
             }
         };
-        let has_descriptor = descriptor.is_some();
         match (message, descriptor) {
-            (Message::Listener, Some(descriptor)) => listeners.push(listener(descriptor, hello, place.port)?),
+            (Message::Listener, Some(descriptor)) => {
+                listeners.push(listener(descriptor, hello, rendezvous.port)?);
+            }
             (Message::Counters(counters), None) => replica.counted(counters)?,
             (Message::Departed(departure), None) => replica.departed(departure)?,
             (Message::Entered(entered), descriptor) => {
+                let descriptors = (candidate.limits)().descriptors();
+                if descriptor.is_some() && replica.len() >= descriptors {
+                    return Err(Trouble::NoRoom { descriptors });
+                }
                 let connection = descriptor.map(connection).transpose()?;
                 replica.entered(entered.id, entered.creation, &entered.node, connection)?;
             }
@@ -154,28 +208,25 @@ async fn attend(
             (Message::TakeOver, None) if *whole.borrow() => break,
             _ => return Err(malformed()),
         }
-        // The VM needs some for itself.
-        if has_descriptor && !reserve.is_whole() {
-            return Err(Trouble::OutOfDescriptors);
-        }
     }
 
-    let claim = claim(place).await.ok_or(Trouble::Dismissed)?;
+    let claim = claim(claimant).await?;
     // An owner that takes its listeners back shuts them.
     if !listeners.iter().all(|listener| socket_acceptconn(listener).unwrap_or(false)) {
         return Err(Trouble::Dismissed);
     }
-    Ok(Inheritance { claim, listeners, replica, owner })
+    Ok(Handoff { claim, listeners, replica, reserve, last_owner: LastOwner(owner) })
 }
 
 /// The name, which is free as soon as the owner has ended.
-async fn claim(place: &Place) -> Option<Claim> {
-    let (mut pauses, deadline) = (Pauses::up_to(CLAIM_PATIENCE / 10), Instant::now() + CLAIM_PATIENCE);
+async fn claim(mut claimant: Claimant) -> Result<Claim, Trouble> {
+    let (mut backoff, deadline) = (Backoff::up_to(CLAIM_PATIENCE / 10), Instant::now() + CLAIM_PATIENCE);
     loop {
-        match place.claim() {
-            Ok(claim) => return Some(claim),
-            Err(_) if Instant::now() < deadline => sleep(pauses.next()).await,
-            Err(_) => return None,
+        match claimant.claim() {
+            Ok(claim) => return Ok(claim),
+            Err(error) if error.kind() != ErrorKind::AddrInUse => return Err(Trouble::of(&error)),
+            Err(_) if Instant::now() < deadline => sleep(backoff.next()).await,
+            Err(_) => return Err(Trouble::Dismissed),
         }
     }
 }
@@ -193,13 +244,14 @@ fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener
     }
 }
 
-fn connection(descriptor: OwnedFd) -> Result<TcpStream, Trouble> {
+/// A registered node's connection, watched from now on: its end is not missed, and nothing is left to do for it later.
+fn connection(descriptor: OwnedFd) -> Result<NodeConnection, Trouble> {
     if !is_tcp(&descriptor) {
         return Err(malformed());
     }
     let stream = TcpStream::from(descriptor);
     stream.set_nonblocking(true).map_err(|_| malformed())?;
-    Ok(stream)
+    os::watch(stream).map(Arc::new).map_err(|error| Trouble::of(&error))
 }
 
 fn is_tcp(descriptor: &OwnedFd) -> bool {

@@ -12,7 +12,7 @@ pub(crate) enum State {
     /// Registered there, for as long as the link lasts.
     Joined,
     /// Waiting a moment before it searches again.
-    Resting,
+    BackingOff,
     /// Serving the port, until it stops.
     Serving,
 }
@@ -29,23 +29,23 @@ pub(crate) enum Event {
     /// The link to the owner ended.
     Ended,
     /// The owner ended, for which this member stood by: all that it had is ours.
-    Inherited,
+    TookOver,
     /// There is another node to register, or none any more.
     Changed,
     /// It did not work out: refused, gone, not an EPMD.
     Failed,
     /// The moment is over.
-    Rested,
+    BackedOff,
 }
 
 impl State {
     /// What to do next.
     pub(crate) fn after(self, event: Event) -> Self {
         match (self, event) {
-            (Self::Serving, _) | (Self::Searching, Event::Bound) | (Self::Joined, Event::Inherited) => Self::Serving,
+            (Self::Serving, _) | (Self::Searching, Event::Bound) | (Self::Joined, Event::TookOver) => Self::Serving,
             (Self::Searching, Event::Taken) | (Self::Joined, Event::Changed) => Self::Joining,
             (Self::Joining, Event::Granted) => Self::Joined,
-            (_, Event::Failed) => Self::Resting,
+            (_, Event::Failed) => Self::BackingOff,
             // Whoever sees the end of the owner first takes the port: at once.
             _ => Self::Searching,
         }
@@ -159,7 +159,7 @@ mod tests {
                     vec![go(Event::Ended, Link::None), go(Event::Failed, Link::None)]
                 }
                 (State::Joined, Link::To(socket)) => self.stand_by(me, member, socket, rules),
-                (State::Resting, _) => vec![go(Event::Rested, Link::None)],
+                (State::BackingOff, _) => vec![go(Event::BackedOff, Link::None)],
                 (State::Serving, _) if self.name.is_none() => {
                     let mut claimed = self.clone();
                     claimed.name = Some(me);
@@ -188,7 +188,7 @@ mod tests {
                 return vec![self.with(me, Member { copy: None, ..member })];
             }
             let mut serving =
-                self.with(me, Member { state: rules(member.state, Event::Inherited), link: Link::None, copy: None });
+                self.with(me, Member { state: rules(member.state, Event::TookOver), link: Link::None, copy: None });
             serving.name = Some(me);
             serving.port = Some(Port { socket: copy.socket, server: Some(me), listens: true });
             vec![serving]

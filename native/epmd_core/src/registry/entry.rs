@@ -28,7 +28,7 @@ pub trait Descriptor: AsFd + Send + Sync {}
 impl<T: AsFd + Send + Sync> Descriptor for T {}
 
 /// The connection of a registered node. Its task owns it, and the table refers to it.
-pub(crate) type Kept = Arc<AsyncFd<TcpStream>>;
+pub(crate) type NodeConnection = Arc<AsyncFd<TcpStream>>;
 
 impl fmt::Debug for dyn Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,15 +1,14 @@
 //! A copy of the table, and how it takes the place of the table itself.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use super::departed::{Departed, Left};
-use super::entry::{Entry, Holder, Kept};
+use super::entry::{Entry, Holder, NodeConnection};
 use super::follower::{Counters, Departure};
 use super::table::{Contents, Registration, Registry};
 use crate::node::Node;
-use crate::os;
 use crate::protocol::Port2Reply;
 
 /// A copy of a table, of which nobody can look anything up.
@@ -26,7 +25,7 @@ pub(crate) struct Replica {
 struct Copied {
     creation: u32,
     reply: Port2Reply,
-    connection: Option<TcpStream>,
+    connection: Option<NodeConnection>,
 }
 
 /// What was told cannot come from a table.
@@ -35,10 +34,10 @@ pub(crate) struct Impossible(pub(crate) &'static str);
 
 /// The registrations of a copy that has taken the table's place, each to be kept for as long as its connection lasts.
 #[derive(Debug)]
-pub(crate) struct Heirs {
+pub(crate) struct Restored {
     /// That of the host's own node.
     pub(crate) own: Option<Registration>,
-    pub(crate) connected: Vec<(Registration, Kept)>,
+    pub(crate) connected: Vec<(Registration, NodeConnection)>,
 }
 
 impl Replica {
@@ -66,7 +65,7 @@ impl Replica {
         id: u64,
         creation: u32,
         node: &Node,
-        connection: Option<TcpStream>,
+        connection: Option<NodeConnection>,
     ) -> Result<(), Impossible> {
         let name: Box<[u8]> = node.name.as_str().as_bytes().into();
         if self.by_age.last_key_value().is_some_and(|(last, _)| *last >= id) || !self.names.insert(name.clone()) {
@@ -95,16 +94,14 @@ impl Replica {
 
     /// Turns the copy into what the `registry` will [`adopt`](Registry::adopt). The registration that came over the
     /// connection from `own`, the host's, becomes one that needs no connection.
-    pub(crate) fn revive(self, registry: &Registry, own: Option<SocketAddr>) -> (Contents, Heirs) {
+    pub(crate) fn restore(self, registry: &Registry, own: Option<SocketAddr>) -> (Contents, Restored) {
         let Self { by_age, departed, registrations, .. } = self;
         let mut contents = Contents::new(departed, registrations);
-        let mut heirs = Heirs { own: None, connected: Vec::with_capacity(by_age.len()) };
+        let mut restored = Restored { own: None, connected: Vec::with_capacity(by_age.len()) };
         for (id, Copied { creation, reply, connection }) in by_age {
-            let is_own = own.is_some() && connection.as_ref().and_then(|socket| socket.peer_addr().ok()) == own;
-            let kept: Option<Kept> = match connection {
-                Some(socket) if !is_own => os::watch(socket).ok().map(Arc::new),
-                _ => None,
-            };
+            let peer = connection.as_ref().and_then(|connection| connection.get_ref().peer_addr().ok());
+            let is_own = own.is_some() && peer == own;
+            let kept = connection.filter(|_| !is_own);
             let holder = match &kept {
                 Some(connection) => Holder::Connection(Arc::downgrade(connection) as Weak<_>),
                 None if is_own => Holder::Host,
@@ -117,15 +114,15 @@ impl Replica {
             contents.enter(&entry);
             let registration = Registration::new(registry, entry);
             match kept {
-                Some(connection) => heirs.connected.push((registration, connection)),
-                None => heirs.own = Some(registration),
+                Some(connection) => restored.connected.push((registration, connection)),
+                None => restored.own = Some(registration),
             }
         }
-        (contents, heirs)
+        (contents, restored)
     }
 }
 
 fn descriptor(copied: &Copied) -> i32 {
     use std::os::fd::AsRawFd;
-    copied.connection.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    copied.connection.as_ref().map_or(-1, |connection| connection.as_raw_fd())
 }

@@ -13,15 +13,15 @@ use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at, Instant};
 
 use super::access::Origin;
-use super::connections::Place;
+use super::connections::Slot;
 use super::listing::Listing;
 use super::shared::Shared;
-use crate::figures::Figures;
 use crate::journal::Change;
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::os;
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{Entry, Holder, Kept, Registration};
+use crate::registry::{Entry, Holder, NodeConnection, Registration};
 
 /// How long a taken name is given to become free before its new holder is refused: the end of a node that was just
 /// stopped may still be on its way. A live holder keeps its name.
@@ -89,7 +89,7 @@ impl Reply {
 }
 
 /// What is left to do for a peer that could not be served on the spot.
-enum Rest {
+enum Pending {
     Read(Inbox),
     Write { reply: Reply, written: usize },
     Do(Answer),
@@ -98,53 +98,53 @@ enum Rest {
 /// Serves a peer on the spot if its request is there and its reply fits into its socket, else in a task.
 pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, inbox: &mut Inbox) {
     inbox.filled = 0;
-    let rest = match inbox.read(|room| (&stream).read(room)) {
+    let pending = match inbox.read(|room| (&stream).read(room)) {
         Err(Ended) => return,
-        Ok(None) => Rest::Read(std::mem::replace(inbox, Inbox::new())),
+        Ok(None) => Pending::Read(std::mem::replace(inbox, Inbox::new())),
         Ok(Some(frame)) => match answer(shared, frame, peer, || stream.local_addr()) {
             Answer::Nothing => return,
             Answer::Reply(reply) => match (&stream).write(reply.as_bytes()) {
                 Ok(written) if written == reply.as_bytes().len() => return,
-                Ok(written) => Rest::Write { reply, written },
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Rest::Write { reply, written: 0 },
+                Ok(written) => Pending::Write { reply, written },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Pending::Write { reply, written: 0 },
                 Err(_) => return,
             },
             Answer::Register(node) => {
                 if shared.registry.find(node.name.as_str().as_bytes()).is_none() {
                     return register(shared, stream, peer, &node);
                 }
-                Rest::Do(Answer::Register(node))
+                Pending::Do(Answer::Register(node))
             }
-            answer => Rest::Do(answer),
+            answer => Pending::Do(answer),
         },
     };
     let limits = shared.limits();
     let deadline = Instant::now() + limits.deadline;
-    shared.connections.spawn(peer.ip(), &limits, |place| {
+    shared.connections.spawn(peer.ip(), &limits, |slot| {
         let shared = Arc::clone(shared);
-        async move { run(&shared, stream, peer, rest, deadline, place).await }
+        async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
 }
 
-async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, rest: Rest, deadline: Instant, place: Place) {
+async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, pending: Pending, deadline: Instant, slot: Slot) {
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
-    let node = timeout_at(deadline, converse(shared, &mut stream, peer, rest)).await;
+    let node = timeout_at(deadline, converse(shared, &mut stream, peer, pending)).await;
     // A registered node does not wait for anything.
-    drop(place);
+    drop(slot);
     if let (Ok(Some(node)), Ok(stream)) = (node, stream.into_std()) {
         register(shared, stream, peer, &node);
     }
 }
 
 /// Brings a conversation to its end; a node to register if that is what it ends with.
-async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, rest: Rest) -> Option<Node> {
-    let answer = match rest {
-        Rest::Do(answer) => answer,
-        Rest::Write { reply, written } => {
+async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pending: Pending) -> Option<Node> {
+    let answer = match pending {
+        Pending::Do(answer) => answer,
+        Pending::Write { reply, written } => {
             stream.write_all(&reply.as_bytes()[written..]).await.ok()?;
             return None;
         }
-        Rest::Read(mut inbox) => loop {
+        Pending::Read(mut inbox) => loop {
             stream.readable().await.ok()?;
             match inbox.read(|room| stream.try_read(room)) {
                 Err(Ended) => return None,
@@ -160,7 +160,7 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
             None
         }
         Answer::Await(name) => {
-            let reply = looked_up(shared.figures(), shared.registry.find_when_settled(&name).await);
+            let reply = looked_up(shared.metrics(), shared.registry.find_when_settled(&name).await);
             stream.write_all(reply.as_bytes()).await.ok()?;
             None
         }
@@ -190,16 +190,16 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, res
 }
 
 fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() -> io::Result<SocketAddr>) -> Answer {
-    let figures = shared.figures();
+    let metrics = shared.metrics();
     let Ok(request) = Request::decode(frame) else {
-        figures.malformed.count();
+        metrics.malformed.count();
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
     let origin = Origin::of(peer.ip(), own);
     let policy = &shared.settings.read().policy;
     if !policy.permits(&request, origin) {
-        figures.not_permitted.count();
+        metrics.not_permitted.count();
         tracing::debug!(%peer, request = ?request, "not permitted");
         return Answer::Nothing;
     }
@@ -208,27 +208,27 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
             tracing::trace!(%peer, ?name, "look-up");
             match shared.registry.find(name.as_bytes()) {
                 None if !shared.registry.is_settled() => Answer::Await(name.as_bytes().into()),
-                found => Answer::Reply(looked_up(figures, found)),
+                found => Answer::Reply(looked_up(metrics, found)),
             }
         }
         Request::Alive2 { node: Ok(node), .. } => Answer::Register(node),
         Request::Alive2 { node: Err(reason), highest_version } => {
-            figures.refused.count();
+            metrics.refused.count();
             let nameless = || Change::Refused { name: String::new(), reason: "the request is not valid" };
             shared.registry.journal().record(nameless);
             tracing::warn!(%peer, ?reason, "registration refused");
             Answer::Refuse { highest_version }
         }
         Request::Names => {
-            figures.names.count();
+            metrics.names.count();
             Answer::List(Listing::Names)
         }
         Request::Dump => {
-            figures.dump.count();
+            metrics.dump.count();
             Answer::List(Listing::Dump)
         }
         Request::Kill => {
-            figures.kill.count();
+            metrics.kill.count();
             if policy.relaxed {
                 shared.registry.stop_all();
             }
@@ -236,21 +236,21 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
             Answer::Reply(Reply::Fixed(if killed { protocol::KILLED } else { protocol::NOT_KILLED }))
         }
         Request::Stop(name) => {
-            figures.stop.count();
+            metrics.stop.count();
             let stopped = shared.registry.stop(name);
             Answer::Reply(Reply::Fixed(if stopped { protocol::STOPPED } else { protocol::NOT_STOPPED }))
         }
     }
 }
 
-fn looked_up(figures: &Figures, found: Option<Arc<Entry>>) -> Reply {
+fn looked_up(metrics: &Metrics, found: Option<Arc<Entry>>) -> Reply {
     match found {
         Some(entry) => {
-            figures.found.count();
+            metrics.found.count();
             Reply::Found(entry)
         }
         None => {
-            figures.not_found.count();
+            metrics.not_found.count();
             Reply::Fixed(protocol::NOT_FOUND)
         }
     }
@@ -258,7 +258,7 @@ fn looked_up(figures: &Figures, found: Option<Arc<Entry>>) -> Reply {
 
 fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: &'static str) {
     let name = node.name.as_str();
-    shared.figures().refused.count();
+    shared.metrics().refused.count();
     shared.registry.journal().record(|| Change::Refused { name: name.into(), reason });
     tracing::warn!(%peer, %name, reason, "registration refused");
 }
@@ -275,8 +275,11 @@ async fn is_free(shared: &Shared, node: &Node) -> bool {
 
 /// Registers a node whose name is free, passes that on to the standby, and then tells the node.
 fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
-    if shared.passing.is_over() {
+    if shared.replication.is_over() {
         return;
+    }
+    if !shared.has_room_for_a_node() {
+        return tell_refused(shared, peer, node, "this VM's share of descriptors is used up");
     }
     // The last descriptor is not for a node that would keep it: look-ups must go on.
     if !shared.reserve.is_whole() {
@@ -285,12 +288,12 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     let Ok(connection) = os::watch(stream).map(Arc::new) else { return };
     let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
     let Ok(registration) = shared.registry.register(node, holder) else { return };
-    shared.passing.pass();
-    shared.figures().granted.count();
+    shared.replication.pass();
+    shared.metrics().granted.count();
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
     if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
-        shared.connections.keep(|place| hold(connection, registration, place));
+        shared.connections.keep(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
     }
 }
 
@@ -303,7 +306,7 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
 }
 
 /// Keeps a registration until its connection ends. Any byte ends it too, as in OTP's daemon.
-pub(crate) async fn hold(connection: Kept, registration: Registration, _place: Place) {
+pub(crate) async fn hold(connection: NodeConnection, registration: Registration, _slot: Slot) {
     let ended = async {
         let mut bytes = [0; 64];
         while let Ok(mut ready) = connection.readable().await {

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use crate::figures::Figures;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 
 /// A handle to the table of connections. Its lock is never held across an await.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Connections {
     table: Arc<Mutex<Table>>,
-    pub(crate) figures: Arc<Figures>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// How many connections are open.
@@ -43,41 +43,48 @@ struct Waiting {
     task: AbortHandle,
 }
 
-/// A connection's place in the table, given up when it is dropped.
+/// A connection's slot in the table, given up when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Slot {
     connections: Connections,
     id: u64,
 }
 
 impl Connections {
     /// Runs a connection's task. Where the table is full, whoever has waited longest gives way to the newcomer: of
-    /// the same source if that has its share of the places, else of all.
-    pub(crate) fn spawn<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Place) -> F)
+    /// the same source if that has its share of the slots, else of all.
+    pub(crate) fn spawn<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let source = source.to_canonical();
         let mut table = self.table.lock();
-        if table.make_room(source, limits) {
-            self.figures.gave_way.count();
+        let most = limits.for_waiting(limits.descriptors(), table.registered.len());
+        if table.make_room(source, most, limits.waiting_per_source) {
+            self.metrics.gave_way.count();
         }
         table.opened += 1;
         let id = table.opened;
-        let task = tokio::spawn(task(Place { connections: self.clone(), id })).abort_handle();
+        let task = tokio::spawn(task(Slot { connections: self.clone(), id })).abort_handle();
         table.waiting.insert(id, Waiting { source, since: Instant::now(), task });
     }
 
-    /// Runs the task of a registered node's connection, which waits for nothing and gives way to nobody.
-    pub(crate) fn keep<F>(&self, task: impl FnOnce(Place) -> F)
+    /// Runs the task of a registered node's connection, which waits for nothing and gives way to nobody. Those that
+    /// wait give way where together they would have more than so many descriptors.
+    pub(crate) fn keep<F>(&self, descriptors: usize, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut table = self.table.lock();
         table.opened += 1;
         let id = table.opened;
-        let task = tokio::spawn(task(Place { connections: self.clone(), id })).abort_handle();
+        let task = tokio::spawn(task(Slot { connections: self.clone(), id })).abort_handle();
         table.registered.insert(id, task);
+        while table.registered.len() + table.waiting.len() > descriptors {
+            let Some((_, oldest)) = table.waiting.pop_first() else { break };
+            oldest.task.abort();
+            self.metrics.gave_way.count();
+        }
     }
 
     /// Closes the connection that has waited longest, if it has waited for so long; false when none has.
@@ -102,14 +109,14 @@ impl Connections {
 
 impl Table {
     /// Whether a connection had to give way.
-    fn make_room(&mut self, source: IpAddr, limits: &Limits) -> bool {
+    fn make_room(&mut self, source: IpAddr, most: usize, most_per_source: usize) -> bool {
         let of_source = |(_, waiting): &(&u64, &Waiting)| waiting.source == source;
         let has_its_share = !source.is_loopback()
-            && self.waiting.len() >= limits.waiting_per_source
-            && self.waiting.iter().filter(of_source).count() >= limits.waiting_per_source;
+            && self.waiting.len() >= most_per_source
+            && self.waiting.iter().filter(of_source).count() >= most_per_source;
         let gives_way = if has_its_share {
             self.waiting.iter().find(of_source).map(|(id, _)| *id)
-        } else if self.waiting.len() >= limits.waiting {
+        } else if self.waiting.len() >= most {
             self.waiting.keys().next().copied()
         } else {
             None
@@ -123,7 +130,7 @@ impl Table {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut table = self.connections.table.lock();
         table.waiting.remove(&self.id);

@@ -1,5 +1,6 @@
 //! What all connections of a server share.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -7,9 +8,9 @@ use parking_lot::RwLock;
 use super::access::Policy;
 use super::connections::Connections;
 use super::listing::Listings;
-use crate::figures::Figures;
-use crate::hand_over::Passing;
+use crate::hand_over::Replication;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::reserve::Reserve;
 
@@ -28,17 +29,39 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
+    /// It was told that no more nodes are registered.
+    pub(crate) full: AtomicBool,
     /// To whoever stands by for this server.
-    pub(crate) passing: Passing,
+    pub(crate) replication: Replication,
     pub(crate) port: u16,
 }
 
 impl Shared {
-    pub(crate) fn figures(&self) -> &Figures {
-        &self.connections.figures
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.connections.metrics
     }
 
     pub(crate) fn limits(&self) -> Limits {
         self.settings.read().limits.clone()
+    }
+
+    /// Whether another node may have a descriptor of this process. That none may is told once, until some have gone.
+    pub(crate) fn has_room_for_a_node(&self) -> bool {
+        let descriptors = self.limits().descriptors();
+        let (nodes, most) = (self.connections.open().registered, Limits::for_nodes(descriptors));
+        if nodes < most {
+            if nodes < most - most / 8 {
+                self.full.store(false, Ordering::Relaxed);
+            }
+            return true;
+        }
+        if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                nodes,
+                descriptors,
+                "no more nodes are registered: they have this server's share of the VM's descriptors"
+            );
+        }
+        false
     }
 }

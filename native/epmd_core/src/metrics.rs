@@ -19,7 +19,7 @@ impl Counter {
 
 /// Counted since the member started.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct Metrics {
     /// Connections that were accepted.
     pub accepted: Counter,
     /// Look-ups that found their node.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(2);
 
-/// Pauses that double up to the longest, each shortened by chance so that members do not march in step.
+/// Pauses that double up to the longest, with jitter so that members do not march in step.
 #[derive(Debug)]
-pub(crate) struct Pauses {
+pub(crate) struct Backoff {
     next: Duration,
     longest: Duration,
 }
 
-impl Pauses {
+impl Backoff {
     pub(crate) fn up_to(longest: Duration) -> Self {
         Self { next: FIRST, longest }
     }
@@ -19,12 +19,12 @@ impl Pauses {
     pub(crate) fn next(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
-        pause.mul_f64(0.5 + chance() / 2.0)
+        pause.mul_f64(0.5 + jitter() / 2.0)
     }
 }
 
 /// A number from 0 to 1; the seed of the standard library's hash maps is chance enough for a pause.
-fn chance() -> f64 {
+fn jitter() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }

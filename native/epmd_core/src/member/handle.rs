@@ -1,0 +1,233 @@
+//! What the VM asks of a running member, and what it tells it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{mpsc as std_mpsc, Arc};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{mpsc, watch, Notify};
+use tokio::time::Instant;
+
+use super::settings::Settings;
+use crate::address;
+use crate::hand_over::Standby;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::registry::{Entry, Registry};
+use crate::role::Role;
+use crate::server::{Connections, Open, Policy, Rules};
+
+/// A member's state, for people and for the VM's own look-ups.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The role.
+    pub role: Role,
+    /// Since when.
+    pub since: SystemTime,
+    /// How often the role changed.
+    pub changes: u64,
+    /// The owner that was joined, and whether it answers.
+    pub owner: Option<SocketAddr>,
+    /// False while the owner keeps its port and answers nobody.
+    pub owner_answers: bool,
+    /// The addresses that are served.
+    pub addresses: Vec<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// Who has a copy of everything and goes on when this owner ends.
+    pub standby: Option<Standby>,
+    /// Whether this member is that for the owner it joined.
+    pub stands_by: bool,
+}
+
+/// Why the host's node is not registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterError {
+    /// Another node of that name is registered.
+    DuplicateName,
+    /// Nobody answered in time; the member goes on trying.
+    Timeout,
+    /// The member has stopped.
+    Stopped,
+}
+
+/// A handle to a running member.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) registry: Registry,
+    /// Where this member listens when it serves.
+    pub(super) wanted: Arc<[IpAddr]>,
+    pub(super) status: Arc<Mutex<Status>>,
+    pub(super) rules: Arc<RwLock<Rules>>,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) stop: Arc<Notify>,
+    /// Whether there may be a hand-over.
+    pub(super) hand_over: Arc<watch::Sender<bool>>,
+    pub(super) standby: Arc<watch::Sender<Option<Standby>>>,
+    pub(super) stands_by: Arc<watch::Sender<bool>>,
+    pub(super) connections: Connections,
+    pub(super) started: Instant,
+}
+
+/// What is true at one change's number; everything later comes with higher numbers.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The number of the last change that is in here.
+    pub number: u64,
+    /// The role.
+    pub role: Role,
+    /// The registered nodes, the newest first, if the table is kept here.
+    pub nodes: Vec<Arc<Entry>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Register { node: Node, creation: Option<u32>, reply: std_mpsc::SyncSender<Result<u32, RegisterError>> },
+    Unregister,
+}
+
+/// Where a look-up from inside the VM finds its answer.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The name is registered here.
+    Found(Arc<Entry>),
+    /// It is not.
+    NotFound,
+    /// Not known yet: the port is changing hands.
+    Unsettled,
+    /// Whoever serves the host's port knows.
+    AskOwner,
+    /// The address is not this member's.
+    Elsewhere,
+}
+
+impl Handle {
+    /// A handle to a member that starts with these settings, and what it will be told through it.
+    pub(super) fn new(settings: &Settings) -> (Self, mpsc::UnboundedReceiver<Command>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let status = Status {
+            role: Role::Searching,
+            since: SystemTime::now(),
+            changes: 0,
+            owner: None,
+            owner_answers: true,
+            addresses: Vec::new(),
+            port: settings.port,
+            standby: None,
+            stands_by: false,
+        };
+        let rules = Rules { policy: settings.policy.clone(), limits: settings.limits.clone() };
+        let handle = Self {
+            registry: Registry::with_journal(settings.journal.clone()),
+            wanted: address::wanted(&settings.addresses).into(),
+            status: Arc::new(Mutex::new(status)),
+            rules: Arc::new(RwLock::new(rules)),
+            commands,
+            stop: Arc::new(Notify::new()),
+            hand_over: Arc::new(watch::Sender::new(settings.hand_over)),
+            standby: Arc::default(),
+            stands_by: Arc::default(),
+            connections: Connections::default(),
+            started: Instant::now(),
+        };
+        (handle, receiver)
+    }
+
+    /// Registers the host's node wherever the table is, and waits for the answer: at most `patience`.
+    ///
+    /// It stays registered until [`Handle::unregister`], through every change of owner. A node that is registered
+    /// again brings the creation that it booted with.
+    pub fn register(&self, node: Node, creation: Option<u32>, patience: Duration) -> Result<u32, RegisterError> {
+        let (reply, answer) = std_mpsc::sync_channel(1);
+        self.commands.send(Command::Register { node, creation, reply }).map_err(|_| RegisterError::Stopped)?;
+        answer.recv_timeout(patience).unwrap_or_else(|error| match error {
+            std_mpsc::RecvTimeoutError::Timeout => Err(RegisterError::Timeout),
+            std_mpsc::RecvTimeoutError::Disconnected => Err(RegisterError::Stopped),
+        })
+    }
+
+    /// Ends the registration of the host's node. Does not wait.
+    pub fn unregister(&self) {
+        let _ = self.commands.send(Command::Unregister);
+    }
+
+    /// Ends the member. Does not wait.
+    pub fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// Whether the member has ended.
+    pub fn is_stopped(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// The member's state.
+    pub fn status(&self) -> Status {
+        let status = self.status.lock().clone();
+        Status { standby: self.standby.borrow().clone(), stands_by: *self.stands_by.borrow(), ..status }
+    }
+
+    /// Looks a name up in memory, as if dialled at `address`.
+    pub fn find(&self, address: IpAddr, name: &str) -> Answer {
+        match self.place_of(address) {
+            None => Answer::Elsewhere,
+            Some(Role::Joined) => Answer::AskOwner,
+            Some(Role::Searching) => Answer::Unsettled,
+            Some(Role::Serving) => match self.registry.find(name.as_bytes()) {
+                Some(entry) => Answer::Found(entry),
+                None if self.registry.is_settled() => Answer::NotFound,
+                None => Answer::Unsettled,
+            },
+        }
+    }
+
+    /// The member's role at an address, if the address is one that it serves or would serve.
+    pub fn place_of(&self, address: IpAddr) -> Option<Role> {
+        let status = self.status.lock();
+        let covered = match status.role {
+            Role::Serving => address::covers(&status.addresses, address),
+            Role::Searching | Role::Joined => address::covers(&self.wanted, address),
+        };
+        covered.then_some(status.role)
+    }
+
+    /// The registered nodes, the newest first, if the table is kept here.
+    pub fn entries(&self) -> Option<Vec<Arc<Entry>>> {
+        (self.status.lock().role == Role::Serving).then(|| self.registry.entries())
+    }
+
+    /// The state to which later changes are to be added.
+    pub fn snapshot(&self) -> Snapshot {
+        // Roles change under this lock.
+        let status = self.status.lock();
+        let (number, nodes) = self.registry.snapshot();
+        Snapshot { number, role: status.role, nodes }
+    }
+
+    /// What was asked since the member started, and what came of it.
+    pub fn metrics(&self) -> &Metrics {
+        &self.connections.metrics
+    }
+
+    /// How many connections are open.
+    pub fn open_connections(&self) -> Open {
+        self.connections.open()
+    }
+
+    /// How many nodes are registered here.
+    pub fn names(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// For how long the member has lived.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Changes what can be changed while the member runs; connections that wait keep their deadline.
+    pub fn configure(&self, policy: Policy, limits: Limits, hand_over: bool) {
+        *self.rules.write() = Rules { policy, limits };
+        self.hand_over.send_if_modified(|current| std::mem::replace(current, hand_over) != hand_over);
+    }
+}

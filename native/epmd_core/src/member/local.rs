@@ -1,0 +1,92 @@
+//! The host's own node: whether there is one, and who waits to hear of its registration.
+
+use std::sync::mpsc as std_mpsc;
+
+use tokio::sync::mpsc;
+
+use super::handle::{Command, RegisterError};
+use crate::journal::{Change, Journal};
+use crate::node::{Node, NodeName};
+use crate::registry::{Holder, NameTaken, Registration, Registry};
+
+/// The host's own node, as the VM wants it.
+#[derive(Debug)]
+pub(super) struct LocalNode {
+    current: Option<Local>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    journal: Journal,
+}
+
+#[derive(Debug)]
+struct Local {
+    node: Node,
+    /// What it booted with, once it is registered: it cannot change it.
+    creation: Option<u32>,
+    /// Who waits to hear of the first registration.
+    reply: Option<std_mpsc::SyncSender<Result<u32, RegisterError>>>,
+    /// The refusal of its name was told.
+    refused: bool,
+}
+
+impl LocalNode {
+    pub(super) fn new(commands: mpsc::UnboundedReceiver<Command>, journal: Journal) -> Self {
+        Self { current: None, commands, journal }
+    }
+
+    pub(super) fn node(&self) -> Option<&Node> {
+        self.current.as_ref().map(|local| &local.node)
+    }
+
+    pub(super) fn name(&self) -> Option<NodeName> {
+        self.node().map(|node| node.name.clone())
+    }
+
+    /// Waits until the VM wants another node registered, or none any more.
+    pub(super) async fn changed(&mut self) {
+        // The member's own handle keeps the channel open.
+        let Some(command) = self.commands.recv().await else { return std::future::pending().await };
+        self.current = match command {
+            Command::Register { node, creation, reply } => {
+                Some(Local { node, creation, reply: Some(reply), refused: false })
+            }
+            Command::Unregister => None,
+        };
+    }
+
+    /// Puts the node, if there is one, into the table of this very member.
+    pub(super) fn register(&mut self, registry: &Registry) -> Option<Result<Registration, NameTaken>> {
+        let local = self.current.as_ref()?;
+        let granted = match local.creation {
+            Some(creation) => registry.restore(&local.node, Holder::Host, creation),
+            None => registry.register(&local.node, Holder::Host),
+        };
+        match &granted {
+            Ok(registration) => self.registered(registration.creation()),
+            Err(NameTaken(_)) => self.refused(),
+        }
+        Some(granted)
+    }
+
+    pub(super) fn registered(&mut self, creation: u32) {
+        let Some(local) = &mut self.current else { return };
+        let creation = *local.creation.get_or_insert(creation);
+        local.refused = false;
+        if let Some(reply) = local.reply.take() {
+            let _ = reply.send(Ok(creation));
+        }
+    }
+
+    /// The node's name is somebody else's: who waits for the answer gets it, else it is told once.
+    pub(super) fn refused(&mut self) {
+        let Some(local) = &mut self.current else { return };
+        if let Some(reply) = local.reply.take() {
+            let _ = reply.send(Err(RegisterError::DuplicateName));
+            self.current = None;
+        } else if !local.refused {
+            local.refused = true;
+            let name = local.node.name.as_str();
+            self.journal.record(|| Change::Refused { name: name.into(), reason: "the name is taken" });
+            tracing::error!(%name, "this node's name is registered by another node");
+        }
+    }
+}

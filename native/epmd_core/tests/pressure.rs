@@ -1,0 +1,143 @@
+//! Few descriptors: what a server leaves to its process, and what a standby has when its owner ends.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+
+use support::client::{self, eventually, exchange, register};
+use support::member::Process;
+use support::request::{port_please2, Alive2};
+
+const FEW: u32 = 256;
+
+#[derive(Clone, Copy)]
+enum End {
+    Stop,
+    Kill,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Copied {
+    /// The standby is there before the first node.
+    First,
+    /// It comes when the owner is full.
+    Last,
+    /// It comes in between.
+    Between,
+}
+
+#[test]
+fn a_standby_that_is_as_full_as_its_owner_goes_on_with_every_node() {
+    for end in [End::Stop, End::Kill] {
+        for copied in [Copied::First, Copied::Between, Copied::Last] {
+            let server = free_address();
+            let mut owner = start(server, &[]);
+            let mut standby = (copied == Copied::First).then(|| standby(server));
+            let mut nodes = fill(server, if copied == Copied::First { usize::MAX } else { 100 });
+            if copied == Copied::Between {
+                standby = Some(self::standby(server));
+            }
+            if copied != Copied::First {
+                nodes.extend(fill_from(server, nodes.len(), usize::MAX));
+            }
+            let mut standby = standby.unwrap_or_else(|| self::standby(server));
+            assert!(nodes.len() > 200, "only {} nodes", nodes.len());
+            println!(
+                "{} nodes, owner {} and standby {} of {FEW} descriptors",
+                nodes.len(),
+                owner.descriptors(),
+                standby.descriptors()
+            );
+            match end {
+                End::Stop => owner.stop(),
+                End::Kill => owner.kill(),
+            }
+            all_found(server, &nodes);
+            standby.stop();
+        }
+    }
+}
+
+#[test]
+fn a_standby_whose_process_uses_up_its_descriptors_later_has_what_it_needs() {
+    let server = free_address();
+    let mut owner = start(server, &[]);
+    let nodes = fill(server, 50);
+    let standby = standby(server);
+    standby.use_up_descriptors();
+    owner.kill();
+    all_found(server, &nodes);
+}
+
+#[test]
+fn nodes_get_a_share_of_the_descriptors_and_those_who_ask_for_them_are_answered() {
+    let server = free_address();
+    let _owner = start(server, &["-descriptor_share", "40"]);
+    let mut waiting: Vec<TcpStream> = Vec::new();
+    let nodes = fill(server, usize::MAX);
+    // 40 % of 256 are 102, of which 8 are for those that wait.
+    assert_eq!(nodes.len(), 94);
+    // Idle connections make way for each other, within the share.
+    for _ in 0..100 {
+        waiting.push(client::connect(server).unwrap());
+    }
+    all_found(server, &nodes);
+    assert!(_owner.descriptors() <= 102 + 40, "{} descriptors", _owner.descriptors());
+    drop(nodes);
+    eventually("there is room again", || register(server, "again", 1).is_ok());
+}
+
+#[test]
+fn copies_that_would_take_more_than_a_share_are_not_made() {
+    let server = free_address();
+    let mut owner = start(server, &[]);
+    let nodes = fill(server, 60);
+    // 20 % of 256 are 51.
+    let small = start(server, &["-descriptor_share", "20"]);
+    let standby = standby(server);
+    assert!(small.descriptors() < 60, "no copies are left: {}", small.descriptors());
+    owner.kill();
+    all_found(server, &nodes);
+    drop(standby);
+}
+
+fn start(server: SocketAddr, flags: &[&str]) -> Process {
+    let flags = [&["-max_pending", "16"], flags].concat();
+    let process = Process::start_limited(server.port(), Some(FEW), &flags);
+    eventually("it serves, or another does", || client::listing(server).is_ok());
+    process
+}
+
+fn standby(server: SocketAddr) -> Process {
+    let mut standby = start(server, &[]);
+    standby.stands_by();
+    standby
+}
+
+/// Registers nodes until one is refused, so many at most.
+fn fill(server: SocketAddr, most: usize) -> Vec<TcpStream> {
+    fill_from(server, 0, most)
+}
+
+fn fill_from(server: SocketAddr, first: usize, most: usize) -> Vec<TcpStream> {
+    (first..first.saturating_add(most)).map_while(|n| register(server, format!("node{n}"), port(n)).ok()).collect()
+}
+
+fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
+    for n in 0..nodes.len() {
+        let name = format!("node{n}");
+        let found = Alive2::new(&name, port(n)).found();
+        assert_eq!(exchange(server, &port_please2(&name)).unwrap(), found, "{name} of {}", nodes.len());
+    }
+    assert!(!nodes.iter().any(client::is_closed), "a connection ended");
+}
+
+fn port(n: usize) -> u16 {
+    n as u16 + 1
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
+}
