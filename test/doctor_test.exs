@@ -116,7 +116,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     assert text =~ "Port #{port} is owned by beam.smp (pid #{pid(vm)}, user id "
     assert text =~ "At 127.0.0.1 this node is found, with port"
 
-    {:ok, server} = call(vm, EmbeddedEpmd.Discovery, :server)
+    {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
     :ok = call(vm, EmbeddedEpmd.Native, :stop, [server])
     problems = for %{status: :problem, what: what} <- call(vm, EmbeddedEpmd, :examine), do: what
     assert "No server of embedded_epmd runs in this VM." in problems

@@ -17,6 +17,7 @@ defmodule EmbeddedEpmd.Config do
     request_deadline: 10_000,
     max_waiting: 256,
     max_waiting_per_source: 32,
+    descriptor_share: 40,
     hand_over: true,
     log_level: :notice
   }
@@ -148,6 +149,10 @@ defmodule EmbeddedEpmd.Config do
     if is_integer(value) and value in 100..600_000,
       do: value,
       else: fail!(source, "milliseconds from 100 to 600000", value)
+  end
+
+  defp parse!(:descriptor_share, value, source) do
+    if is_integer(value) and value in 1..95, do: value, else: fail!(source, "a percentage from 1 to 95", value)
   end
 
   defp parse!(_, value, source) do
