@@ -6,6 +6,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
 
   alias EmbeddedEpmd.Mailbox
 
+  @supervisor EmbeddedEpmd.Vm.Supervisor
   @everywhere [env: [{"ERL_EPMD_ADDRESS", ""}]]
 
   setup do
@@ -47,7 +48,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
 
     test "takes the port from no node, and finds those that have it", %{port: port, name: name} do
       plain = start_plain(port)
-      supervisor = supervise(plain)
+      supervise(plain)
       node = start_ours(name, port)
       assert [%{name: ^name}] = stock_names(port)
       other = unique("other")
@@ -56,15 +57,15 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert call(plain, :net_adm, :ping, [call(node, :erlang, :node)]) == :pong
 
       assert :ok == call(plain, :net_kernel, :stop)
-      assert :ok == call(plain, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
+      assert :ok == call(plain, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
       eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
       assert call(node, EmbeddedEpmd, :status).role == :serving
     end
 
     test "has no server any more when nobody asks for one", %{port: port} do
       vm = start_plain(port)
-      supervisor = supervise(vm)
-      assert :ok == call(vm, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
+      supervise(vm)
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
       assert listening(port) == []
       assert server_threads(pid(vm)) == 0
     end
@@ -94,32 +95,32 @@ defmodule EmbeddedEpmd.LifecycleTest do
   describe "a node" do
     test "is found without its application", %{port: port, name: name} do
       vm = start_ours(name, port)
-      supervisor = supervise(vm)
+      supervise(vm)
       joined = start_ours(unique("joined"), port)
       before = stock_names(port)
 
-      assert :ok == call(vm, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
       assert %{role: :serving, changes: changes} = call(vm, EmbeddedEpmd, :status)
       assert stock_names(port) == before
       assert call(joined, :net_adm, :ping, [:"#{name}@127.0.0.1"]) == :pong
 
       # Another start looks after the same server.
-      assert {:ok, _} = call(vm, :supervisor, :restart_child, [supervisor, EmbeddedEpmd])
+      assert {:ok, _} = call(vm, :supervisor, :restart_child, [@supervisor, EmbeddedEpmd])
       assert {:ok, _} = call(vm, :erlang, :apply, [EmbeddedEpmd, :stats, []])
       assert %{role: :serving, changes: ^changes} = call(vm, EmbeddedEpmd, :status)
       assert server_threads(pid(vm)) == 1
 
       # And so when the whole application goes.
-      call(vm, :erlang, :exit, [call(vm, :erlang, :whereis, [supervisor]), :kill])
+      call(vm, :erlang, :exit, [call(vm, :erlang, :whereis, [@supervisor]), :kill])
       eventually(fn -> server(vm) == :undefined end)
       assert stock_names(port) == before
     end
 
     test "is found by a stock node's way, without the flag", %{port: port, name: name} do
       vm = start_plain(port)
-      supervisor = supervise(vm)
+      supervise(vm)
       assert {:ok, _} = become_node(vm, name)
-      assert :ok == call(vm, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
       assert [%{name: ^name}] = stock_names(port)
     end
 
@@ -161,39 +162,39 @@ defmodule EmbeddedEpmd.LifecycleTest do
   describe "a second supervised process" do
     test "starts, and follows the first", %{port: port, name: name} do
       vm = start_ours(name, port)
-      supervisor = supervise(vm)
+      supervise(vm)
       first = server(vm)
-      assert {:ok, second} = supervise_second(vm, supervisor)
+      assert {:ok, second} = supervise_second(vm, @supervisor)
       assert server(vm) == first
 
-      assert :ok == call(vm, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
       eventually(fn -> server(vm) == second end)
       assert [%{name: ^name}] = stock_names(port)
       assert {:ok, %{role: :serving}} = snapshot(vm)
 
       # The first one comes back, and waits now.
-      assert {:ok, _} = call(vm, :supervisor, :restart_child, [supervisor, EmbeddedEpmd])
+      assert {:ok, _} = call(vm, :supervisor, :restart_child, [@supervisor, EmbeddedEpmd])
       assert server(vm) == second
     end
 
     test "keeps the server of a VM that is no node", %{port: port} do
       vm = start_plain(port)
-      supervisor = supervise(vm)
-      assert {:ok, _} = supervise_second(vm, supervisor)
+      supervise(vm)
+      assert {:ok, _} = supervise_second(vm, @supervisor)
       before = listening(port)
-      assert :ok == call(vm, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
       assert listening(port) == before
-      assert :ok == call(vm, :supervisor, :terminate_child, [supervisor, :second])
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, :second])
       assert listening(port) == []
     end
 
     test "is told where its options contradict those of the first", %{port: port, name: name} do
       vm = start_ours(name, port)
-      supervisor = supervise(vm, log_level: :error)
-      assert {:error, sentence} = supervise_second(vm, supervisor, log_level: :info)
+      supervise(vm, log_level: :error)
+      assert {:error, sentence} = supervise_second(vm, @supervisor, log_level: :info)
       assert inspect(sentence) =~ "the option log_level of a second EmbeddedEpmd in this VM says :info"
       assert inspect(sentence) =~ "runs with :error"
-      assert {:ok, _} = supervise_second(vm, supervisor, log_level: :error)
+      assert {:ok, _} = supervise_second(vm, @supervisor, log_level: :error)
     end
   end
 

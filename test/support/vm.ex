@@ -120,10 +120,10 @@ defmodule EmbeddedEpmd.Vm do
   @doc "Starts the supervised process there, under a supervisor of its own that outlives the call."
   def supervise(vm, options \\ [], flags \\ []) do
     {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
+    # A process id from here is another VM's there, once that has become a node: then the name is good for both.
     name = __MODULE__.Supervisor
-    {:ok, _} = call(vm, :supervisor, :start_link, [{:local, name}, name, {options, flags}])
-    # A process id from here would be another VM's there, once that has become a node.
-    name
+    {:ok, supervisor} = call(vm, :supervisor, :start_link, [{:local, name}, name, {options, flags}])
+    supervisor
   end
 
   @doc "Starts a second supervised process there."
