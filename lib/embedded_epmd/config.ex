@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Config do
         fn key, default ->
           case given(key, options) do
             :none -> default
-            {:ok, source, value} -> parse!(key, value, source)
+            {:ok, source, value} -> parse!(key, strings(value), source)
           end
         end,
         @defaults
@@ -93,7 +93,8 @@ defmodule EmbeddedEpmd.Config do
     end
   end
 
-  defp environment(:addresses), do: variable("ERL_EPMD_ADDRESS")
+  # An empty one says nothing of addresses; it must not open those that the configuration left out.
+  defp environment(:addresses), do: with({:ok, _, ""} <- variable("ERL_EPMD_ADDRESS"), do: :none)
   defp environment(:relaxed), do: variable("ERL_EPMD_RELAXED_COMMAND_CHECK")
   defp environment(_), do: :none
 
@@ -103,6 +104,15 @@ defmodule EmbeddedEpmd.Config do
       value -> {:ok, name, :unicode.characters_to_binary(value)}
     end
   end
+
+  # What `-embedded_epmd` of vm.args and an Erlang configuration have for a string is a list of characters.
+  defp strings([_ | _] = value) do
+    if :io_lib.printable_unicode_list(value),
+      do: :unicode.characters_to_binary(value),
+      else: :lists.map(fn element -> strings(element) end, value)
+  end
+
+  defp strings(value), do: value
 
   defp parse!(:port, value, source) do
     port = if is_binary(value), do: integer(value), else: value
