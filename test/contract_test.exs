@@ -40,9 +40,14 @@ defmodule EmbeddedEpmd.ContractTest do
     test "with a fixed port goes on without a name", %{port: port, name: name} do
       _holder = start_ours(name, port)
       before = stock_names(port)
-      vm = start_ours(name, port, host: "127.0.0.1", flags: ~w(-erl_epmd_port #{free_port()}))
-      assert call(vm, :erlang, :is_alive)
-      assert stock_names(port) == before
+
+      for fixed <- fixed_ports() do
+        vm = start_ours(name, port, flags: fixed)
+        assert call(vm, :erlang, :is_alive)
+        assert stock_names(port) == before
+        # Each must have the name that the others had.
+        :peer.stop(vm)
+      end
     end
 
     test "with a fixed port goes on beside something that is no EPMD, and is found when that has gone", context do
@@ -56,6 +61,14 @@ defmodule EmbeddedEpmd.ContractTest do
       :gen_tcp.close(stranger)
       eventually(fn -> stock_names(port) == [%{name: name, port: fixed}] end)
     end
+  end
+
+  # OTP 27.2 has a parameter beside the flag.
+  defp fixed_ports do
+    {:ok, version} = :application.get_key(:kernel, :vsn)
+    [major, minor | _] = for number <- String.split("#{version}.0", "."), do: String.to_integer(number)
+    parameter = if {major, minor} >= {10, 2}, do: [~w(-kernel erl_epmd_node_listen_port #{free_port()})], else: []
+    [~w(-erl_epmd_port #{free_port()}) | parameter]
   end
 
   describe "in a VM that is booted beside others" do

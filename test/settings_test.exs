@@ -19,13 +19,13 @@ defmodule EmbeddedEpmd.SettingsTest do
     hand_over: false,
     log_level: :error
   ]
-  @address "127.0.0.2"
+  @addresses ["127.0.0.1", "127.0.0.2"]
   # Neither the port nor the addresses come from the environment, unless a test says so.
   @unset [{"ERL_EPMD_PORT", ""}, {"ERL_EPMD_ADDRESS", ""}]
 
   setup do
     port = free_port()
-    %{port: port, name: unique("ours"), settings: [port: port, addresses: [@address]] ++ @others}
+    %{port: port, name: unique("ours"), settings: [port: port, addresses: @addresses] ++ @others}
   end
 
   test "these are all settings", %{settings: settings} do
@@ -35,10 +35,10 @@ defmodule EmbeddedEpmd.SettingsTest do
 
   describe "from the start hold those of" do
     test "the environment", %{port: port, name: name} do
-      environment = [{"ERL_EPMD_ADDRESS", @address}, {"ERL_EPMD_RELAXED_COMMAND_CHECK", "1"}]
+      environment = [{"ERL_EPMD_ADDRESS", Enum.join(@addresses, ",")}, {"ERL_EPMD_RELAXED_COMMAND_CHECK", "1"}]
       vm = start_ours(name, port, env: environment)
       supervise(vm)
-      assert_holds(vm, port: port, addresses: [@address], relaxed: true)
+      assert_holds(vm, port: port, addresses: @addresses, relaxed: true)
     end
 
     test "-embedded_epmd in vm.args", %{name: name, settings: settings} do
