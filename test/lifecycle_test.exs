@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.Mailbox
+  alias EmbeddedEpmd.{Mailbox, Watch}
 
   @supervisor EmbeddedEpmd.Vm.Supervisor
   @everywhere [env: [{"ERL_EPMD_ADDRESS", ""}]]
@@ -139,6 +139,23 @@ defmodule EmbeddedEpmd.LifecycleTest do
       end
 
       assert server(vm) == server
+    end
+  end
+
+  test "a node is told at boot which address its host's name has and its server lacks", %{port: port} do
+    for {addresses, told} <- [{"127.0.0.1", true}, {"127.0.0.1,127.0.1.1", false}, {"", false}] do
+      vm = start_ours(unique("ours"), port, host: "127.0.1.1", env: [{"ERL_EPMD_ADDRESS", addresses}])
+      call(vm, Watch, :start)
+      :ok = call(vm, Watch, :log)
+      call(vm, :logger, :remove_handler, [:default])
+      supervise(vm)
+      logged = fn -> call(vm, Watch, :seen).logged end
+      eventually(fn -> List.keymember?(logged.(), :notice, 0) end)
+      warnings = fn -> for {:warning, "this node's host name" <> _, report} <- logged.(), do: report.address end
+      if told, do: eventually(fn -> warnings.() == ["127.0.1.1"] end), else: assert(warnings.() == [])
+      pid = pid(vm)
+      :peer.stop(vm)
+      eventually(fn -> not File.exists?("/proc/#{pid}") end)
     end
   end
 

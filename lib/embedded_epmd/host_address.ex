@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.HostAddress do
   @moduledoc false
   # Whether the node is looked up where its server listens: at the address of its own host's name.
 
-  alias EmbeddedEpmd.{Environment, Native}
+  alias EmbeddedEpmd.{Environment, Native, Server}
 
   @doc """
   The address of the node's host, if it is this machine's and the server does not listen there, so that no node finds it.
@@ -25,14 +25,12 @@ defmodule EmbeddedEpmd.HostAddress do
   def warn_if_missing(server) do
     spawn(fn ->
       with ip when ip != nil <- missing(server, node()) do
-        address = List.to_string(:inet.ntoa(ip))
-
-        :logger.warning(
-          ~c"embedded_epmd: nodes of this host look up ~ts at ~ts, where no server listens: bin/app rpc, remote and stop " ++
-            ~c"will not find it. Add ~ts to the addresses (ERL_EPMD_ADDRESS, or addresses of config :embedded_epmd)",
-          [Atom.to_string(node()), address, address],
-          %{domain: [:embedded_epmd]}
-        )
+        Server.log({
+          :warning,
+          "this node's host name has an address at which no server listens: nodes of this host, as of bin/app rpc, remote " <>
+            "and stop, will not find it; add it to the addresses (ERL_EPMD_ADDRESS, or addresses of config :embedded_epmd)",
+          [name: Atom.to_string(node()), address: List.to_string(:inet.ntoa(ip))]
+        })
       end
     end)
 

@@ -255,7 +255,9 @@ defmodule EmbeddedEpmd.Server do
     state
   end
 
-  defp log({level, text, fields}) do
+  @doc "Takes an entry to the logger, as a report."
+  @spec log(Native.entry()) :: :ok
+  def log({level, text, fields}) do
     report = Map.new([{:what, text} | fields])
     metadata = Map.merge(Map.new(fields), %{domain: [:embedded_epmd], report_cb: &__MODULE__.format/1})
     :logger.log(level, report, metadata)
