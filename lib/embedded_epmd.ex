@@ -6,9 +6,19 @@ defmodule EmbeddedEpmd do
 
       children = [EmbeddedEpmd]
 
-  The server itself starts while the VM boots, since the node registers before any application runs. This process
-  claims it: it logs its events, starts it again should its thread ever end, and stops it with the application. If the
-  VM booted without distribution, as under `iex -S mix`, it starts the server.
+  The server lives as long as the VM is a node. It starts when the VM becomes one, which in a release is while it boots,
+  since the node registers before any application runs; it ends with the distribution, or with the VM, and hands over
+  then. This process looks after it: it logs its events, tells subscribers, and starts it again should its thread ever
+  end. If the process itself ends, or its application does, the node stays as it is, and the next such process goes on.
+
+  A VM that is no node has no server and needs none: the process waits until `Node.start/2` makes it one. Under
+  `iex -S mix`, without the flag `-epmd_module`, that works as well. On OTP 27.2 and later the process sets the parameter
+  `epmd_module` of `kernel` then. Earlier versions have nothing of the kind: there the process starts the server on
+  loopback alone, and on the configured addresses as soon as a node is registered with it. If something that is no EPMD
+  has the port, a warning says so, and the application starts all the same.
+
+  Several applications of one VM may each have it as a child: one process looks after the server, the others wait for
+  its end. Their options must not contradict each other.
 
   ## Logs
 
@@ -32,18 +42,32 @@ defmodule EmbeddedEpmd do
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Discovery, Doctor, Native, Server}
+  alias EmbeddedEpmd.{Client, Doctor, Lifecycle, Native, Server}
 
   @timeout 5_000
-
   @typedoc """
   An option of the child, or, under the same name, a key of the application environment:
 
       config :embedded_epmd, port: 4369
 
-  The environment variables of OTP's daemon come first, then the options, then the application environment. The server
-  starts before the options are known, so `:port` and `:addresses` belong into the environment or `config.exs`; as
-  options they must not contradict a server that is already running.
+  Of several sources the first one counts: the environment variables of OTP's daemon, the options of the child, the
+  application environment, the default. The server of a release starts before all of them can be read, so from where a
+  setting comes decides from when on it holds:
+
+  | set in | port | addresses | the others |
+  |---|---|---|---|
+  | `ERL_EPMD_PORT`, `ERL_EPMD_ADDRESS`, `ERL_EPMD_RELAXED_COMMAND_CHECK` | from the start | from the start | `:relaxed`: from the start |
+  | `vm.args`: `-embedded_epmd port 4370` | from the start | from the start | from the start |
+  | `config.exs`, a `-config` file | from the start | from the start | from the start |
+  | `runtime.exs`, a config provider, with a reboot | from the start | from the start | from the start |
+  | `runtime.exs`, a config provider, without one | another one is refused | from the start of the child | from the start of the child |
+  | the child: `{EmbeddedEpmd, port: 4370}` | another one is refused | from the start of the child | from the start of the child |
+
+  Refused means: the child does not start, and the error names the setting, both ports, and where it belongs. A VM that
+  becomes a node after its child has started has all of them from the start. `bin/app rpc` and its like read neither
+  configuration nor options: they know another port than 4369 from `ERL_EPMD_PORT` only.
+
+  In `vm.args` the values are Erlang terms, in quotes as a shell has them: `-embedded_epmd addresses '["127.0.0.1"]'`.
 
     * `:port` - the port to serve, 1 to 65535. `ERL_EPMD_PORT`, or `-epmd_port` of `erl`. Defaults to 4369.
     * `:addresses` - where to listen: a list of IPv4 and IPv6 addresses, as strings or tuples, or one string separated
@@ -59,6 +83,8 @@ defmodule EmbeddedEpmd do
     * `:max_waiting` - connections that may wait for their request or reply. At the limit the one that has waited
       longest gives way. Defaults to 256.
     * `:max_waiting_per_source` - of these, connections from one remote address. Defaults to 32.
+    * `:descriptor_share` - how much of the VM's limit of open files registered nodes and waiting connections may take
+      together, in percent, 1 to 95: the rest is the application's. Defaults to 40.
     * `:hand_over` - lets one other VM of this user stand by for this one, and this one for another: it has copies of
       the listeners and of the registered nodes' connections, and goes on with them when the owner of the port ends,
       however it ends. All VMs that are to do so need the same `:addresses`. Defaults to `true`.
@@ -74,6 +100,7 @@ defmodule EmbeddedEpmd do
           | {:request_deadline, 100..600_000}
           | {:max_waiting, 1..65_535}
           | {:max_waiting_per_source, 1..65_535}
+          | {:descriptor_share, 1..95}
           | {:hand_over, boolean()}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
@@ -81,7 +108,7 @@ defmodule EmbeddedEpmd do
   The state of this VM's server.
 
     * `:role` - `:serving` when it owns the port, `:joined` when it is registered with another owner, `:searching`
-      while it looks for either, `:stopped` when there is no server
+      while it looks for either, `:stopped` when there is no server, as in a VM that is no node
     * `:since` - when it took that role
     * `:changes` - how often the role changed
     * `:port` - the port
@@ -121,7 +148,8 @@ defmodule EmbeddedEpmd do
 
     * `{:registered, node}` and `{:unregistered, node}` - of every node of the host, in the VM that serves
     * `{:refused, refusal}` - a registration was refused; the name is empty where the request was not valid
-    * `{:role, role}` - this VM's server took another role
+    * `{:role, role}` - this VM's server took another role; with `:stopped` it has ended, and the nodes that were told of
+      with it. Should there be a server again, its role and its nodes are told from the beginning.
     * `{:overflow, count}` - so many events were left out, since 1000 messages waited in the subscriber's mailbox or the
       supervised process was too slow: subscribe again for a new snapshot
   """
@@ -129,15 +157,15 @@ defmodule EmbeddedEpmd do
           {:registered, %{name: String.t(), port: :inet.port_number(), creation: pos_integer()}}
           | {:unregistered, %{name: String.t(), port: :inet.port_number()}}
           | {:refused, %{name: String.t(), reason: String.t()}}
-          | {:role, :serving | :joined | :searching}
+          | {:role, :serving | :joined | :searching | :stopped}
           | {:overflow, pos_integer()}
 
   @typedoc """
   The state to which a subscriber's events are to be added. The nodes are known where the table is: in a VM that has
-  joined there are none.
+  joined there are none, and neither in one that is no node.
   """
   @type snapshot :: %{
-          role: :serving | :joined | :searching,
+          role: :serving | :joined | :searching | :stopped,
           nodes: [%{name: String.t(), port: :inet.port_number(), creation: pos_integer()}]
         }
 
@@ -176,7 +204,7 @@ defmodule EmbeddedEpmd do
         }
 
   @doc """
-  The child specification: permanent, and with 5 seconds to stop the server.
+  The child specification: permanent, and with 5 seconds to hand over when the VM stops.
   """
   @spec child_spec([option()]) :: Supervisor.child_spec()
   def child_spec(options) do
@@ -184,9 +212,10 @@ defmodule EmbeddedEpmd do
   end
 
   @doc """
-  Claims this VM's server, or starts it, and looks after it. One such process runs in a VM.
+  Starts the process that looks after this VM's server, or waits for one, or for the end of another such process.
 
-  Raises an `ArgumentError` for a bad option, which names the option, what is expected and what came.
+  Raises an `ArgumentError` for a bad option, which names the option, what is expected and what came. The error is a
+  sentence where a setting contradicts the server that runs, or the options of another child.
   """
   @spec start_link([option()]) :: GenServer.on_start()
   defdelegate start_link(options), to: EmbeddedEpmd.Server
@@ -345,7 +374,7 @@ defmodule EmbeddedEpmd do
   end
 
   defp running do
-    with :none <- Discovery.server(), do: {:error, :stopped}
+    with :none <- Lifecycle.server(), do: {:error, :stopped}
   end
 
   # An owner that is known not to answer is not waited for.

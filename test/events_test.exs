@@ -160,7 +160,7 @@ defmodule EmbeddedEpmd.EventsTest do
       :gen_tcp.close(register("node", port))
       eventually(fn -> Enum.any?(logged.(), &match?({:info, "registered", %{name: "node", port: "4711"}}, &1)) end)
 
-      {:ok, server} = call(vm, EmbeddedEpmd.Discovery, :server)
+      {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
       config = call(vm, EmbeddedEpmd.Config, :load, [[log_level: :warning]])
       call(vm, EmbeddedEpmd.Native, :configure, [server, config])
       # What was on its way has arrived when the refusal after it has.

@@ -106,7 +106,7 @@ defmodule EmbeddedEpmd.HandOverTest do
     kill(standby.vm)
     await_standby(owner, third)
 
-    {:ok, server} = call(owner.vm, EmbeddedEpmd.Discovery, :server)
+    {:ok, server} = call(owner.vm, EmbeddedEpmd.Lifecycle, :server)
     off = call(owner.vm, EmbeddedEpmd.Config, :load, [[hand_over: false]])
     {:ok, :ok} = call(owner.vm, EmbeddedEpmd.Native, :configure, [server, off])
     eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
@@ -208,6 +208,7 @@ defmodule EmbeddedEpmd.HandOverTest do
   # The owner's server is stopped in order and started again.
   defp swap([owner, standby], port) do
     :ok = call(owner.vm, :supervisor, :terminate_child, [owner.supervisor, EmbeddedEpmd])
+    :ok = call(owner.vm, EmbeddedEpmd.Lifecycle, :stop)
     eventually(fn -> role(standby.vm) == :serving end)
     {:ok, _} = call(owner.vm, :supervisor, :restart_child, [owner.supervisor, EmbeddedEpmd])
     await_standby(standby, owner)

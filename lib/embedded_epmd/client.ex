@@ -6,8 +6,11 @@ defmodule EmbeddedEpmd.Client do
   @port_please2_req ?z
   @names_req ?n
   @port2_resp ?w
-  # The highest distribution version that we know (OTP 23).
-  @our_version 6
+  # The distribution versions that we know; OTP 23 made the highest. Its client lets the environment narrow them.
+  @highest 6
+  @lowest 5
+  # How long :erl_epmd waits for an answer whatever it is told, and so do we without a limit.
+  @patience 10_000
 
   @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport
 
@@ -32,8 +35,27 @@ defmodule EmbeddedEpmd.Client do
 
   @doc "The distribution version to speak with a node of these versions; 0 if there is none."
   @spec version(non_neg_integer(), non_neg_integer()) :: non_neg_integer()
-  def version(highest, lowest) when lowest > @our_version or highest < 5, do: 0
-  def version(highest, _lowest), do: :erlang.min(highest, @our_version)
+  def version(highest, lowest) do
+    case versions() do
+      {ours, least} when lowest > ours or highest < least -> 0
+      {ours, _} -> :erlang.min(highest, ours)
+    end
+  end
+
+  @doc "The highest and the lowest distribution version of the local node."
+  @spec versions() :: {0..65_535, 0..65_535}
+  def versions do
+    {:erlang.min(variable(~c"ERL_EPMD_DIST_HIGH", @highest), @highest),
+     :erlang.max(variable(~c"ERL_EPMD_DIST_LOW", @lowest), @lowest)}
+  end
+
+  defp variable(name, default) do
+    with [_ | _] = value <- :os.getenv(name), {number, []} when number in 0..65_535 <- :string.to_integer(value) do
+      number
+    else
+      _ -> default
+    end
+  end
 
   @doc "Lists the nodes registered at `ip`, the newest first."
   @spec names(:inet.ip_address(), :inet.port_number(), timeout()) ::
@@ -63,7 +85,7 @@ defmodule EmbeddedEpmd.Client do
   # A reply ends with its connection.
   defp ask(ip, port, request, timeout) do
     family = if tuple_size(ip) == 8, do: :inet6, else: :inet
-    deadline = :erlang.monotonic_time(:millisecond) + timeout
+    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
 
     with {:ok, socket} <-
            :gen_tcp.connect(ip, port, [family, :binary, active: false, packet: :raw], timeout) do
@@ -80,10 +102,15 @@ defmodule EmbeddedEpmd.Client do
   end
 
   defp receive_all(socket, deadline, received) do
-    case :gen_tcp.recv(socket, 0, :erlang.max(0, deadline - :erlang.monotonic_time(:millisecond))) do
+    case :gen_tcp.recv(socket, 0, left(deadline)) do
       {:ok, bytes} -> receive_all(socket, deadline, [received | bytes])
       {:error, :closed} -> {:ok, :erlang.iolist_to_binary(received)}
       {:error, reason} -> {:error, reason}
     end
   end
+
+  defp left(:infinity), do: @patience
+  defp left(deadline), do: :erlang.max(0, deadline - now())
+
+  defp now, do: :erlang.monotonic_time(:millisecond)
 end

@@ -6,6 +6,8 @@ defmodule EmbeddedEpmd.Config do
   # A setting comes from, in this order: the environment (what the C daemon reads, and what `erl` makes of it), the
   # options of the child, the application environment, the default.
 
+  alias EmbeddedEpmd.Environment
+
   @defaults %{
     port: 4369,
     addresses: [],
@@ -15,6 +17,7 @@ defmodule EmbeddedEpmd.Config do
     request_deadline: 10_000,
     max_waiting: 256,
     max_waiting_per_source: 32,
+    descriptor_share: 40,
     hand_over: true,
     log_level: :notice
   }
@@ -30,18 +33,33 @@ defmodule EmbeddedEpmd.Config do
     # A release has loaded it before it boots. Elsewhere its environment, from -config or a flag, comes with the loading.
     _ = :application.load(:embedded_epmd)
 
-    :maps.map(
-      fn key, default ->
-        case given(key, options) do
-          :none -> default
-          {:ok, source, value} -> parse!(key, value, source)
-        end
-      end,
-      @defaults
-    )
+    settings =
+      :maps.map(
+        fn key, default ->
+          case given(key, options) do
+            :none -> default
+            {:ok, source, value} -> parse!(key, strings(value), source)
+          end
+        end,
+        @defaults
+      )
+
+    :maps.put(:inet6, Environment.inet6?(), settings)
+  end
+
+  @doc "Where a setting comes from, as its user would call it."
+  @spec source(atom(), keyword()) :: String.t()
+  def source(key, options) do
+    case given(key, options) do
+      {:ok, source, _} -> source
+      :none -> "the default of " <> text(key)
+    end
   end
 
   defp known!(options) do
+    if not :erlang.is_list(options) or not :lists.all(fn option -> match?({_, _}, option) end, options),
+      do: fail!("EmbeddedEpmd", "given a keyword list of options", options)
+
     case :lists.filter(fn {key, _} -> not :lists.member(key, @options) end, options) do
       [] -> :ok
       [{key, _} | _] -> fail!(text(key), "one of the options " <> text(@options), key)
@@ -75,7 +93,8 @@ defmodule EmbeddedEpmd.Config do
     end
   end
 
-  defp environment(:addresses), do: variable("ERL_EPMD_ADDRESS")
+  # An empty one says nothing of addresses; it must not open those that the configuration left out.
+  defp environment(:addresses), do: with({:ok, _, ""} <- variable("ERL_EPMD_ADDRESS"), do: :none)
   defp environment(:relaxed), do: variable("ERL_EPMD_RELAXED_COMMAND_CHECK")
   defp environment(_), do: :none
 
@@ -85,6 +104,15 @@ defmodule EmbeddedEpmd.Config do
       value -> {:ok, name, :unicode.characters_to_binary(value)}
     end
   end
+
+  # What `-embedded_epmd` of vm.args and an Erlang configuration have for a string is a list of characters.
+  defp strings([_ | _] = value) do
+    if :io_lib.printable_unicode_list(value),
+      do: :unicode.characters_to_binary(value),
+      else: :lists.map(fn element -> strings(element) end, value)
+  end
+
+  defp strings(value), do: value
 
   defp parse!(:port, value, source) do
     port = if is_binary(value), do: integer(value), else: value
@@ -131,6 +159,10 @@ defmodule EmbeddedEpmd.Config do
     if is_integer(value) and value in 100..600_000,
       do: value,
       else: fail!(source, "milliseconds from 100 to 600000", value)
+  end
+
+  defp parse!(:descriptor_share, value, source) do
+    if is_integer(value) and value in 1..95, do: value, else: fail!(source, "a percentage from 1 to 95", value)
   end
 
   defp parse!(_, value, source) do

@@ -10,12 +10,14 @@ defmodule EmbeddedEpmd.Discovery do
   The contract is OTP's "How to Implement an Alternative Node Discovery for Erlang Distribution" and the calls that
   `net_kernel`, `inet_tcp_dist` and `net_adm` make on OTP 25 to 29.
 
-  In a VM that boots `start_clean`, as `bin/app rpc` and its like do, the module is a client only.
+  A VM that is booted beside others for a moment, as by `bin/app rpc`, `eval` and their like, never serves: there the
+  module is OTP's own client. It is told by its boot script, `start_clean` or `RELEASE_BOOT_SCRIPT_CLEAN`, or by
+  `RELEASE_COMMAND`.
   """
 
   # What runs here may run before Logger, IO, files and every application: plain functions, no protocols.
 
-  alias EmbeddedEpmd.{Client, Config, Native}
+  alias EmbeddedEpmd.{Client, Environment, Lifecycle, Native}
 
   # As long as :erl_epmd waits.
   @timeout 10_000
@@ -25,56 +27,62 @@ defmodule EmbeddedEpmd.Discovery do
   # How long a server may run at boot before somebody should have claimed it.
   @unclaimed_after 60_000
 
-  ## Called by OTP
-
   @doc """
-  Loads the native library and starts the server, which binds the port or joins whoever serves it.
+  Loads the native library and starts the server, which binds the port or joins whoever serves it. It ends when the
+  distribution does.
 
   Returns `:ignore`: the VM ends with whatever process a discovery module returns here, so there is none. If the server
-  cannot start while the VM boots, the VM stops with a sentence that says why.
+  cannot start while the VM boots, the VM stops with a sentence that says why; later, the error is that sentence. A node
+  with a fixed port (`-erl_epmd_port`, or `erl_epmd_node_listen_port` of `kernel`) needs no EPMD and starts all the same.
+
+  In a VM that never serves it starts OTP's client.
   """
-  @spec start_link() :: :ignore | {:error, term()}
+  @spec start_link() :: {:ok, pid()} | :ignore | {:error, term()}
   def start_link do
-    if client_only?() do
-      :ignore
+    if Environment.client?() do
+      :erl_epmd.start_link()
     else
-      case ensure_server([]) do
-        {:ok, server} ->
-          # The process that supervises it later claims what it starts itself.
-          :erlang.spawn(fn -> warn_when_unclaimed(server) end)
+      case Lifecycle.start(self()) do
+        {:ok, _server} ->
+          keeper = self()
+          :erlang.spawn(fn -> warn_when_unclaimed(keeper) end)
           :ignore
 
         {:error, sentence} ->
-          refuse(sentence, :init.get_status())
+          if Environment.fixed_port?(), do: go_on_without(sentence), else: refuse(sentence)
       end
     end
   end
 
-  @doc "Registers the local node. The registration ends with the calling process, `net_kernel`."
+  defp go_on_without(sentence) do
+    :logger.warning(~c"~ts; the node goes on without EPMD, since its port is fixed", [sentence])
+    :ignore
+  end
+
+  @doc "Registers the local node. The registration ends with `net_kernel`, or the caller where there is none."
   @spec register_node(atom() | charlist(), :inet.port_number()) ::
           {:ok, integer()} | {:error, term()}
   def register_node(name, port), do: register_node(name, port, :inet)
 
-  @doc "Registers the local node; the last argument is a driver module (OTP 25) or an address family (OTP 26 and later)."
+  @doc """
+  Registers the local node; the last argument is a driver module (OTP 25) or an address family (OTP 26 and later).
+
+  Errors are `:already_registered`, `:duplicate_name`, `:timeout`, or a sentence. A node with a fixed port gets the
+  creation -1 instead, which has `net_kernel` draw one.
+  """
   @spec register_node(atom() | charlist(), :inet.port_number(), atom()) ::
           {:ok, integer()} | {:error, term()}
   def register_node(name, port, family) do
-    case server() do
-      :none ->
-        :erl_epmd.register_node(name, port, family)
-
-      {:ok, server} ->
-        name = to_binary(name)
-
-        case Native.register(server, name, port, nil, self()) do
-          {:ok, creation} ->
-            :persistent_term.put({__MODULE__, :node}, {name, port, creation})
-            {:ok, creation}
-
-          {:error, reason} ->
-            # With a fixed port nobody needs to find the node, so OTP's client goes on with a creation by chance.
-            if :init.get_argument(:erl_epmd_port) == :error, do: {:error, reason}, else: {:ok, -1}
-        end
+    if :erlang.whereis(:erl_epmd) == :undefined do
+      with {:error, reason} when reason != :already_registered <- Lifecycle.register(to_binary(name), port),
+           false <- Environment.fixed_port?() do
+        if is_binary(reason), do: refuse(reason), else: {:error, reason}
+      else
+        true -> {:ok, -1}
+        answer -> answer
+      end
+    else
+      :erl_epmd.register_node(name, port, family)
     end
   end
 
@@ -92,8 +100,9 @@ defmodule EmbeddedEpmd.Discovery do
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::
           Client.answer() | {:error, atom()}
   def port_please(name, ip, timeout) do
-    with {:ok, server} when is_tuple(ip) <- server(),
+    with {:ok, server} when is_tuple(ip) <- Lifecycle.server(),
          {:ok, 0} <- :erl_epmd.listen_port_please(name, ip) do
+      # Every number is less than :infinity.
       find(server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over))
     else
       _ -> :erl_epmd.port_please(name, ip, timeout)
@@ -124,7 +133,7 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   defp until(deadline, server, reason, again) do
-    if now() < deadline and running?(server) do
+    if now() < deadline and Lifecycle.running?(server) do
       :timer.sleep(@change_over_pause)
       again.()
     else
@@ -139,17 +148,31 @@ defmodule EmbeddedEpmd.Discovery do
     names(host)
   end
 
-  @doc "Lists the nodes of a host."
+  @doc """
+  Lists the nodes of a host, in the order of OTP's client: the oldest registration first.
+
+  Errors are those of the name's resolution, such as `:nxdomain`, and `:address` where nobody answers.
+  """
   @spec names(atom() | charlist() | :inet.ip_address()) ::
           {:ok, [{charlist(), :inet.port_number()}]} | {:error, atom()}
   def names(host) do
-    with {:ok, server} <- server(),
-         {:ok, ip} <- address(host),
-         {:ok, names} <- names_at(server, ip) do
-      {:ok, :lists.map(fn {name, port} -> {:unicode.characters_to_list(name), port} end, names)}
+    with {:ok, server} <- Lifecycle.server(),
+         {:ok, ip} <- address(host) do
+      case names_at(server, ip) do
+        {:ok, names} -> {:ok, :lists.reverse(:lists.map(fn {name, port} -> {characters(name), port} end, names))}
+        {:error, _} -> {:error, :address}
+      end
     else
       :none -> :erl_epmd.names(host)
-      {:error, _} -> {:error, :address}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  # A foreign EPMD may have names that are not UTF-8.
+  defp characters(name) do
+    case :unicode.characters_to_list(name) do
+      characters when is_list(characters) -> characters
+      _ -> :erlang.binary_to_list(name)
     end
   end
 
@@ -157,87 +180,9 @@ defmodule EmbeddedEpmd.Discovery do
   @spec address_please(charlist(), charlist(), :inet | :inet6) :: term()
   def address_please(name, host, family), do: :erl_epmd.address_please(name, host, family)
 
-  @doc "The port to listen on for distribution; OTP's client knows `-erl_epmd_port`."
+  @doc "The port to listen on for distribution; OTP's client knows the fixed one."
   @spec listen_port_please(atom(), charlist()) :: {:ok, :inet.port_number()}
   def listen_port_please(name, host), do: :erl_epmd.listen_port_please(name, host)
-
-  ## Called by EmbeddedEpmd
-
-  @doc false
-  # The server of this VM, if one has been started and still runs.
-  @spec server() :: {:ok, Native.server()} | :none
-  def server do
-    case :persistent_term.get({__MODULE__, :server}, :none) do
-      :none -> :none
-      server -> if running?(server), do: {:ok, server}, else: :none
-    end
-  end
-
-  @doc false
-  # The server of this VM, started if there is none, with the local node registered if there is one.
-  @spec ensure_server(keyword()) :: {:ok, Native.server()} | {:error, String.t()}
-  def ensure_server(options) do
-    case server() do
-      {:ok, server} -> {:ok, server}
-      :none -> start_server(options)
-    end
-  end
-
-  defp start_server(options) do
-    with :ok <- load(),
-         {:ok, config} <- config(options),
-         {:ok, server} <- start(config) do
-      :persistent_term.put({__MODULE__, :server}, server)
-      restore_node(server)
-      {:ok, server}
-    end
-  end
-
-  defp load do
-    case Native.load() do
-      :ok ->
-        :ok
-
-      {:error, {file, reason}} ->
-        {:error,
-         :unicode.characters_to_binary([
-           "embedded_epmd: the native library ",
-           file,
-           " cannot be loaded: ",
-           reason,
-           "; rebuild the release for this machine (mix deps.compile embedded_epmd --force, then mix release)"
-         ])}
-    end
-  end
-
-  defp config(options) do
-    {:ok, Config.load(options)}
-  rescue
-    error in ArgumentError -> {:error, error.message}
-  end
-
-  defp start(config) do
-    case Native.start(config, :erlang.whereis(:kernel_sup)) do
-      {:ok, server} -> {:ok, server}
-      {:error, {_, sentence}} -> {:error, "embedded_epmd: " <> sentence}
-    end
-  end
-
-  # A server that is started again finds the node running, with the creation that it booted with.
-  defp restore_node(server) do
-    with {name, port, creation} <- :persistent_term.get({__MODULE__, :node}, :none),
-         true <- :erlang.is_alive(),
-         pid when is_pid(pid) <- :erlang.whereis(:net_kernel) do
-      Native.register(server, name, port, creation, pid)
-    end
-  end
-
-  # The thread may have ended; a library that was loaded anew does not know the resources of its predecessor.
-  defp running?(server) do
-    Native.status(server).role != :stopped
-  rescue
-    ArgumentError -> false
-  end
 
   defp port(server), do: Native.status(server).port
 
@@ -251,7 +196,9 @@ defmodule EmbeddedEpmd.Discovery do
   defp address(ip) when is_tuple(ip), do: {:ok, ip}
 
   defp address(host) do
-    with {:error, _} <- :inet.getaddr(host, :inet), do: :inet.getaddr(host, :inet6)
+    with {:error, reason} <- :inet.getaddr(host, :inet),
+         {:error, _} <- :inet.getaddr(host, :inet6),
+         do: {:error, reason}
   end
 
   defp now, do: :erlang.monotonic_time(:millisecond)
@@ -259,18 +206,11 @@ defmodule EmbeddedEpmd.Discovery do
   defp to_binary(name) when is_atom(name), do: :erlang.atom_to_binary(name)
   defp to_binary(name), do: :unicode.characters_to_binary(name)
 
-  # `bin/app rpc`, `remote`, `stop` and `pid` boot a short-lived VM; it must not take the port.
-  defp client_only? do
-    case :init.get_argument(:boot) do
-      {:ok, [[boot | _] | _]} -> :filename.basename(boot) == ~c"start_clean"
-      _ -> false
-    end
-  end
-
-  defp warn_when_unclaimed(server) do
+  # It holds no server: one that is held does not end.
+  defp warn_when_unclaimed(keeper) do
     :timer.sleep(@unclaimed_after)
 
-    if server() == {:ok, server} and :erlang.whereis(EmbeddedEpmd.Server) == :undefined do
+    if :erlang.is_process_alive(keeper) and :erlang.whereis(EmbeddedEpmd.Server) == :undefined do
       :logger.warning(
         ~c"embedded_epmd serves this VM, but nobody supervises it: add EmbeddedEpmd to the children of your application's supervisor"
       )
@@ -278,11 +218,13 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   # While the VM boots a returned error would end it in a page of reports; the sentence alone says more.
-  defp refuse(sentence, {:started, _}), do: {:error, sentence}
-
-  defp refuse(sentence, _booting) do
-    stderr = :erlang.open_port({:fd, 0, 2}, [:out, :binary])
-    :erlang.port_command(stderr, [sentence, ?\n])
-    :erlang.halt(1)
+  defp refuse(sentence) do
+    if Environment.booting?() do
+      stderr = :erlang.open_port({:fd, 0, 2}, [:out, :binary])
+      :erlang.port_command(stderr, [sentence, ?\n])
+      :erlang.halt(1)
+    else
+      {:error, sentence}
+    end
   end
 end

@@ -1,8 +1,9 @@
 defmodule EmbeddedEpmd.Native do
   @moduledoc false
-  # The NIFs of native/epmd_nif, called from Discovery and Server only.
+  # The NIFs of native/epmd_nif.
   #
-  # There is no @on_load: on OTP 25, in a release, such handlers run after the distribution has started.
+  # There is no @on_load: on OTP 25, in a release, such handlers run after the distribution has started. A reload of the
+  # module would thus bring the functions below to life, so it is refused from the first load on.
 
   @compile {:autoload, false}
 
@@ -15,7 +16,7 @@ defmodule EmbeddedEpmd.Native do
           {:registered, String.t(), :inet.port_number(), creation :: pos_integer()}
           | {:unregistered, String.t(), :inet.port_number()}
           | {:refused, String.t(), reason :: String.t()}
-          | {:role, role()}
+          | {:role, role() | :stopped}
 
   @doc "Loads the library. Loading it again is no error."
   @spec load() :: :ok | {:error, {charlist(), charlist()}}
@@ -28,11 +29,17 @@ defmodule EmbeddedEpmd.Native do
         path = :filename.join([priv, ~c"native", ~c"epmd_nif"])
 
         case :erlang.load_nif(path, 0) do
-          :ok -> :ok
-          {:error, {:reload, _}} -> :ok
+          :ok -> stick()
+          {:error, {:reload, _}} -> stick()
           {:error, {_, text}} -> {:error, {path ++ ~c".so", text}}
         end
     end
+  end
+
+  # As OTP does with the modules of its own that cannot be loaded twice.
+  defp stick do
+    true = :code.stick_mod(__MODULE__)
+    :ok
   end
 
   @spec start(config(), pid()) :: {:ok, server()} | {:error, reason()}
@@ -41,9 +48,15 @@ defmodule EmbeddedEpmd.Native do
   @spec stop(server()) :: :ok
   def stop(_server), do: :erlang.nif_error(:nif_not_loaded)
 
-  @spec register(server(), String.t(), :inet.port_number(), pos_integer() | nil, pid()) ::
-          {:ok, pos_integer()} | {:error, reason()}
-  def register(_server, _name, _port, _creation, _registrant),
+  @spec register(
+          server(),
+          String.t(),
+          :inet.port_number(),
+          {highest :: 0..65_535, lowest :: 0..65_535},
+          creation :: pos_integer() | nil,
+          pid()
+        ) :: {:ok, pos_integer()} | {:error, reason()}
+  def register(_server, _name, _port, _versions, _creation, _registrant),
     do: :erlang.nif_error(:nif_not_loaded)
 
   @spec lookup(server(), :inet.ip_address(), String.t()) ::

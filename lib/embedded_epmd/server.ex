@@ -1,20 +1,30 @@
 defmodule EmbeddedEpmd.Server do
   @moduledoc false
   # Looks after the native server: claims it, takes its log entries to the logger and its changes to the subscribers,
-  # and ends when it ends, so that the supervisor starts both again. A crash of this process does not interrupt service;
-  # its orderly stop ends it.
+  # and has it started again should it end while the VM is a node. Where there is no server it waits for one. Its own
+  # end does not interrupt service.
+  #
+  # One such process looks after the server, under the name of this module. Further ones of the same VM wait until that
+  # ends, and one of them follows.
 
   use GenServer
 
-  alias EmbeddedEpmd.{Config, Discovery, Native, Subscribers}
+  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Native, Subscribers}
 
   # How long the native side counts what it leaves out of the log before it says so; milliseconds.
   @window 1_000
+  # The pauses between attempts to start the server, and how long one must have run to be started again at once.
+  @first_pause 1_000
+  @longest_pause 30_000
+  @lasting 60_000
+
+  @enforce_keys [:subscribers]
+  defstruct [:subscribers, server: nil, since: 0, pause: 0, complaint: nil, beside?: false, needed?: false, waiting: []]
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options) do
-    config = Config.load(options)
-    GenServer.start_link(__MODULE__, {options, config}, name: __MODULE__)
+    _ = Config.load(options)
+    GenServer.start_link(__MODULE__, options)
   end
 
   @doc "Has changes sent to `pid` from now on; returns what they are to be added to."
@@ -25,23 +35,65 @@ defmodule EmbeddedEpmd.Server do
   def unsubscribe(pid), do: GenServer.call(__MODULE__, {:unsubscribe, pid})
 
   @impl GenServer
-  def init({options, config}) do
+  def init(options) do
     Process.flag(:trap_exit, true)
 
-    with {:ok, server} <- Discovery.ensure_server(options),
-         :ok <- same_place(server, config),
-         {:ok, :ok} <- Native.configure(server, config),
-         {:ok, :ok} <- Native.claim(server, self()) do
-      {:ok, follow(%{server: server, subscribers: Subscribers.new()}), {:continue, :take}}
+    if first?() do
+      Lifecycle.put_options(options)
+
+      case look_after(new()) do
+        {:ok, state} -> {:ok, state, {:continue, :take}}
+        {:error, sentence} -> {:stop, sentence}
+      end
     else
-      {:error, reason} -> {:stop, reason}
+      case agree(options) do
+        :ok -> {:ok, wait()}
+        {:error, sentence} -> {:stop, sentence}
+      end
     end
   end
+
+  defp new, do: %__MODULE__{subscribers: Subscribers.new()}
+
+  ## One of several
+
+  defp first? do
+    Process.register(self(), __MODULE__)
+  rescue
+    ArgumentError -> false
+  end
+
+  # There is one server, and the options of the first hold for it, also when another process looks after it.
+  defp agree(options) do
+    {mine, theirs} = {Config.load(options), Config.load(Lifecycle.options())}
+
+    case Enum.find(options, fn {key, _} -> mine[key] != theirs[key] end) do
+      nil ->
+        :ok
+
+      {key, _} ->
+        {:error,
+         "embedded_epmd: the option #{key} of a second EmbeddedEpmd in this VM says #{inspect(mine[key])}, but the first " <>
+           "runs with #{inspect(theirs[key])}: give both the same options, or use config :embedded_epmd, #{key}: ..."}
+    end
+  end
+
+  defp wait do
+    reference = Process.monitor(__MODULE__)
+    with pid when is_pid(pid) <- Process.whereis(__MODULE__), do: send(pid, {:waits, self()})
+    {:waits, reference}
+  end
+
+  ## Requests
 
   @impl GenServer
   def handle_continue(:take, state), do: {:noreply, take(state)}
 
   @impl GenServer
+  def handle_call({:subscribe, pid}, _from, %{server: nil} = state) do
+    {:reply, %{role: :stopped, nodes: []}, update_in(state.subscribers, &Subscribers.add(&1, pid, 0))}
+  end
+
   def handle_call({:subscribe, pid}, _from, state) do
     # Changes are kept before the snapshot is made: nothing falls in between.
     Native.follow(state.server, true)
@@ -54,15 +106,23 @@ defmodule EmbeddedEpmd.Server do
     {:reply, :ok, follow(update_in(state.subscribers, &Subscribers.remove(&1, pid)))}
   end
 
+  ## News
+
   @impl GenServer
+  def handle_info({:DOWN, reference, :process, _, _}, {:waits, reference}) do
+    if first?(), do: {:noreply, look_after_later(new())}, else: {:noreply, wait()}
+  end
+
+  def handle_info(_, {:waits, _} = state), do: {:noreply, state}
+  def handle_info({:waits, pid}, state), do: {:noreply, update_in(state.waiting, &[pid | &1])}
   def handle_info({:embedded_epmd, :events}, state), do: {:noreply, take(state)}
+
+  def handle_info({:embedded_epmd, :started}, state), do: {:noreply, look_after_later(state)}
+  def handle_info(:look_after, state), do: {:noreply, look_after_later(state)}
+  def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(take(state), reason)}
 
   def handle_info(:overflow, state) do
     {:noreply, retell(update_in(state.subscribers, &Subscribers.tell_missed/1))}
-  end
-
-  def handle_info({:embedded_epmd, :stopped, reason}, state) do
-    {:stop, {:native_server_ended, reason}, take(state)}
   end
 
   def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
@@ -71,32 +131,123 @@ defmodule EmbeddedEpmd.Server do
 
   def handle_info(_other, state), do: {:noreply, state}
 
+  # Ends the server only where nobody can need it: a VM that stops, or one that is no node and has nobody left who asked
+  # for it.
   @impl GenServer
-  def terminate(reason, state) when reason in [:normal, :shutdown], do: Native.stop(state.server)
-  def terminate({:shutdown, _}, state), do: Native.stop(state.server)
-  def terminate(_crash, _state), do: :ok
+  def terminate(_reason, {:waits, _}), do: :ok
 
-  # Where to listen cannot change any more: it was decided while the VM booted.
-  defp same_place(server, config) do
-    case Native.status(server) do
-      %{port: port} when port == config.port ->
-        :ok
+  def terminate(reason, state) do
+    if Environment.stopping?() or (orderly?(reason) and not Environment.distributed?() and last?(state)),
+      do: Lifecycle.stop()
+  end
 
-      %{port: port} ->
-        {:error, "the server runs on port #{port}, but the option :port says #{config.port}"}
+  defp orderly?(reason), do: reason in [:normal, :shutdown] or match?({:shutdown, _}, reason)
+  defp last?(state), do: not Enum.any?(state.waiting, &Process.alive?/1)
+
+  ## The server
+
+  # Claims the server of this VM, if it has one or needs one now.
+  defp look_after(%{server: nil} = state) do
+    case Lifecycle.ensure() do
+      {:ok, server} -> claim(state, server)
+      :none -> {:ok, state}
+      {:error, sentence} -> {:ok, try_again(complain(state, sentence))}
     end
   end
 
+  defp look_after(state), do: {:ok, state}
+
+  defp claim(state, server) do
+    with :ok <- Lifecycle.configure(server) do
+      case Native.claim(server, self()) do
+        {:ok, :ok} ->
+          if Environment.distributed?(), do: HostAddress.warn_if_missing(server)
+          {beside?, needed?} = {not Environment.routed?(), Exposure.needed?(server)}
+          state = %{state | server: server, since: now(), complaint: nil, beside?: beside?, needed?: needed?}
+          {:ok, follow(state)}
+
+        {:error, :stopped} ->
+          {:ok, try_again(state)}
+      end
+    end
+  end
+
+  # While the VM runs no trouble with the server ends this process: it would take the application along.
+  defp look_after_later(state) do
+    case look_after(state) do
+      {:ok, %{server: server} = claimed} when server != state.server -> take(introduce(claimed))
+      {:ok, state} -> state
+      {:error, sentence} -> try_again(complain(state, sentence))
+    end
+  end
+
+  # Subscribers, who have followed another server or none, get the state of this one.
+  defp introduce(state) do
+    if Subscribers.wanted?(state.subscribers) do
+      {number, role, nodes} = Native.snapshot(state.server)
+      nodes = for {name, port, creation} <- Enum.reverse(nodes), do: {:registered, name, port, creation}
+      update_in(state.subscribers, &Subscribers.renew(&1, [{:role, role} | nodes], number))
+    else
+      state
+    end
+  end
+
+  # It ends with the distribution; or for a reason of its own, and then there is a node without it.
+  defp ended(state, reason) do
+    if reason != :stopped, do: log({:error, "the native server ended", [reason: text(reason)]})
+    subscribers = Subscribers.renew(state.subscribers, [{:role, :stopped}], 0)
+    pause = if now() - state.since >= @lasting, do: 0, else: state.pause
+    try_again(%{state | server: nil, subscribers: subscribers, pause: pause})
+  end
+
+  defp text(reason) when is_binary(reason), do: reason
+  defp text(reason), do: inspect(reason)
+
+  defp try_again(state) do
+    Process.send_after(self(), :look_after, state.pause)
+    %{state | pause: min(max(2 * state.pause, @first_pause), @longest_pause)}
+  end
+
+  defp complain(%{complaint: sentence} = state, sentence), do: state
+
+  defp complain(state, sentence) do
+    :logger.warning(~c"~ts; trying again", [sentence], %{domain: [:embedded_epmd]})
+    %{state | complaint: sentence}
+  end
+
+  # Where OTP does not route to us, how far the server reaches depends on who is registered.
+  defp adapt(%{beside?: true, server: server} = state) when server != nil do
+    case Exposure.needed?(server) do
+      needed? when needed? == state.needed? ->
+        state
+
+      needed? ->
+        case Lifecycle.configure(server) do
+          :ok -> %{state | needed?: needed?, complaint: nil}
+          {:error, sentence} -> complain(state, sentence)
+        end
+    end
+  end
+
+  defp adapt(state), do: state
+
+  ## Events
+
+  defp follow(%{server: nil} = state), do: state
+
   defp follow(state) do
-    Native.follow(state.server, Subscribers.wanted?(state.subscribers))
+    Native.follow(state.server, state.beside? or Subscribers.wanted?(state.subscribers))
     state
   end
+
+  defp take(%{server: nil} = state), do: state
 
   defp take(state) do
     {entries, changes, lost, again} = Native.take(state.server)
     Enum.each(entries, &log/1)
     if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
-    retell(update_in(state.subscribers, &Subscribers.tell(&1, changes, lost)))
+    state = retell(update_in(state.subscribers, &Subscribers.tell(&1, changes, lost)))
+    if changes == [] and lost == 0, do: state, else: adapt(state)
   end
 
   defp retell(state) do
@@ -104,9 +255,9 @@ defmodule EmbeddedEpmd.Server do
     state
   end
 
-  ## Logging
-
-  defp log({level, text, fields}) do
+  @doc "Takes an entry to the logger, as a report."
+  @spec log(Native.entry()) :: :ok
+  def log({level, text, fields}) do
     report = Map.new([{:what, text} | fields])
     metadata = Map.merge(Map.new(fields), %{domain: [:embedded_epmd], report_cb: &__MODULE__.format/1})
     :logger.log(level, report, metadata)
@@ -118,4 +269,6 @@ defmodule EmbeddedEpmd.Server do
     fields = for {key, value} <- Map.delete(report, :what), do: [" ", Atom.to_string(key), "=", value]
     {~c"embedded_epmd: ~ts~ts", [text, fields]}
   end
+
+  defp now, do: System.monotonic_time(:millisecond)
 end

@@ -50,6 +50,15 @@ defmodule EmbeddedEpmd.Subscribers do
     end)
   end
 
+  @doc "Tells everybody of another server, or of the end of one: these changes, and then those after this number."
+  @spec renew(t(), [Native.change()], non_neg_integer()) :: t()
+  def renew(subscribers, changes, number) do
+    subscribers
+    |> each(fn _pid, process -> %{process | after: 0} end)
+    |> tell(Enum.map(changes, &{1, &1}), 0)
+    |> each(fn _pid, process -> %{process | after: number} end)
+  end
+
   @doc "Tells those who missed something how much, where there is room for it."
   @spec tell_missed(t()) :: t()
   def tell_missed(subscribers) do

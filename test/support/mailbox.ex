@@ -26,6 +26,7 @@ defmodule EmbeddedEpmd.Mailbox do
   end
 
   @doc "The messages so far, the first one first."
+  def messages(name) when is_atom(name), do: messages(Process.whereis(name))
   def messages(pid), do: pid |> Process.info(:messages) |> elem(1)
 
   @doc "A logger handler that never returns from what we have to say."

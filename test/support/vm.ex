@@ -43,10 +43,16 @@ defmodule EmbeddedEpmd.Vm do
   def start_stock(name, port, options \\ []), do: start(name, port, @stock, options)
 
   @doc "Boots a VM that is no node, and has ours for the time when it becomes one."
-  def start_unnamed(port, flags \\ []), do: boot(%{}, port, @ours, flags: flags)
+  def start_unnamed(port, flags \\ [], options \\ []), do: boot(%{}, port, @ours, [{:flags, flags} | options])
 
   @doc "Boots a VM that is no node."
-  def start_plain(port), do: boot(%{}, port, @stock, [])
+  def start_plain(port, options \\ []), do: boot(%{}, port, @stock, options)
+
+  @doc "Makes a VM a node of this name."
+  def become_node(vm, name), do: call(vm, :net_kernel, :start, [[:"#{name}@127.0.0.1", :longnames]])
+
+  @doc "Has a VM tell nothing, as OTP does at length of a distribution that does not start."
+  def hush(vm), do: call(vm, :logger, :set_primary_config, [:level, :none])
 
   defp start(name, port, flags, options) do
     host = String.to_charlist(options[:host] || "127.0.0.1")
@@ -114,8 +120,33 @@ defmodule EmbeddedEpmd.Vm do
   @doc "Starts the supervised process there, under a supervisor of its own that outlives the call."
   def supervise(vm, options \\ [], flags \\ []) do
     {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
-    {:ok, supervisor} = call(vm, :supervisor, :start_link, [__MODULE__.Supervisor, {options, flags}])
+    # A process id from here is another VM's there, once that has become a node: then the name is good for both.
+    name = __MODULE__.Supervisor
+    {:ok, supervisor} = call(vm, :supervisor, :start_link, [{:local, name}, name, {options, flags}])
     supervisor
+  end
+
+  @doc "Starts a second supervised process there."
+  def supervise_second(vm, supervisor, options \\ []) do
+    child = %{id: :second, start: {EmbeddedEpmd, :start_link, [options]}}
+    call(vm, :supervisor, :start_child, [supervisor, child])
+  end
+
+  @doc "The process id of the supervised process that looks after the server there."
+  def server(vm), do: call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])
+
+  @doc "Listens on a port as something that is no EPMD, until the test ends."
+  def hold(port) do
+    {:ok, socket} = :gen_tcp.listen(port, ip: {127, 0, 0, 1}, active: false, reuseaddr: true)
+    spawn_link(fn -> answer_as_stranger(socket) end)
+    socket
+  end
+
+  defp answer_as_stranger(socket) do
+    with {:ok, peer} <- :gen_tcp.accept(socket) do
+      :gen_tcp.send(peer, "220 mail.example ESMTP\r\n")
+      answer_as_stranger(socket)
+    end
   end
 
   @doc "The VM's process id."
@@ -130,15 +161,26 @@ defmodule EmbeddedEpmd.Vm do
     {_, 0} = System.cmd("kill", ["-" <> signal, pid])
   end
 
+  @doc "The addresses that a port is listened on at, by what the kernel says."
+  def listening(port), do: Enum.uniq(for {address, _} <- listening_sockets(port), do: address)
+
+  # The kernel writes addresses as words of its own byte order.
+  defp listening_sockets(port) do
+    for file <- ["/proc/net/tcp", "/proc/net/tcp6"],
+        line <- file |> File.read!() |> String.split("\n") |> tl(),
+        [_, local, _, "0A" | rest] <- [String.split(line)],
+        [address, hex] = String.split(local, ":"),
+        String.to_integer(hex, 16) == port do
+      words = for <<word::binary-size(8) <- address>>, do: String.to_integer(word, 16)
+      bytes = for word <- words, into: <<>>, do: <<word::native-32>>
+      ip = if byte_size(bytes) == 4, do: bytes |> :binary.bin_to_list(), else: for(<<part::16 <- bytes>>, do: part)
+      {ip |> List.to_tuple() |> :inet.ntoa() |> List.to_string(), "socket:[#{Enum.at(rest, 5)}]"}
+    end
+  end
+
   @doc "The processes that listen on a port, by what the kernel says."
   def listeners(port) do
-    inodes =
-      for file <- ["/proc/net/tcp", "/proc/net/tcp6"],
-          line <- file |> File.read!() |> String.split("\n") |> tl(),
-          [_, local, _, "0A" | rest] <- [String.split(line)],
-          [_, hex] = String.split(local, ":"),
-          String.to_integer(hex, 16) == port,
-          do: "socket:[#{Enum.at(rest, 5)}]"
+    inodes = for {_, socket} <- listening_sockets(port), do: socket
 
     for pid <- File.ls!("/proc"),
         pid =~ ~r/^\d+$/,

@@ -17,6 +17,7 @@ pub(crate) struct Config {
     request_deadline: u64,
     max_waiting: usize,
     max_waiting_per_source: usize,
+    descriptor_share: u8,
     hand_over: bool,
     pub(crate) log_level: Verbosity,
 }
@@ -39,7 +40,7 @@ impl Config {
                 deadline: Duration::from_millis(self.request_deadline),
                 waiting: self.max_waiting,
                 waiting_per_source: self.max_waiting_per_source,
-                ..Limits::default()
+                descriptor_share: self.descriptor_share,
             },
             hand_over: self.hand_over,
             journal: Journal::default(),

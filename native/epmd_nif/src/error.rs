@@ -9,6 +9,7 @@ pub(crate) enum Error {
     Setting(String),
     CannotListen(String),
     Held(String),
+    AlreadyRegistered,
     Register(RegisterError),
     Thread(String),
 }
@@ -35,6 +36,7 @@ impl Encoder for Error {
             Self::CannotListen(text) => (atoms::cannot_listen(), text).encode(env),
             Self::Held(text) => (atoms::held(), text).encode(env),
             Self::Thread(text) => (atoms::no_thread(), text).encode(env),
+            Self::AlreadyRegistered => atoms::already_registered().encode(env),
             Self::Register(RegisterError::DuplicateName) => atoms::duplicate_name().encode(env),
             Self::Register(RegisterError::Timeout) => atoms::timeout().encode(env),
             Self::Register(RegisterError::Stopped) => atoms::stopped().encode(env),

@@ -23,9 +23,9 @@ pub(crate) struct Server {
     events: Events,
     /// Taken by who joins it.
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// The server ends with this process, the VM's kernel supervisor: it marks the life of a boot.
+    /// The server ends with this process, which marks how long the VM is a node, or a boot lasts.
     keeper: LocalPid,
-    /// The local node's registration ends with this process, its `net_kernel`.
+    /// The local node's registration ends with this process, its `net_kernel`; while there is one, there is a node.
     registrant: Mutex<Option<LocalPid>>,
 }
 
@@ -124,23 +124,38 @@ fn stop(server: ResourceArc<Server>) -> Atom {
     rustler::types::atom::ok()
 }
 
-/// Registers the local node until `registrant` dies, and waits for the answer.
+/// Registers the local node until `registrant` dies, and waits for the answer. One node is registered at a time.
 #[rustler::nif(schedule = "DirtyIo")]
 fn register(
     env: Env<'_>,
     server: ResourceArc<Server>,
     name: String,
     port: u16,
+    (highest_version, lowest_version): (u16, u16),
     creation: Option<u32>,
     registrant: LocalPid,
 ) -> Result<u32, Error> {
     let name = NodeName::new(name.as_bytes())
         .map_err(|reason| Error::Setting(format!("the node's name {name:?} cannot be registered: {reason}")))?;
-    *server.registrant.lock() = Some(registrant);
-    if env.monitor(&server, &registrant).is_none() {
-        return Err(RegisterError::Stopped.into());
+    let node = Node { highest_version, lowest_version, ..Node::erlang(name, port) };
+    {
+        let mut current = server.registrant.lock();
+        if current.is_some() {
+            return Err(Error::AlreadyRegistered);
+        }
+        *current = Some(registrant);
     }
-    Ok(server.handle.register(Node::erlang(name, port), creation, PATIENCE)?)
+    let registered = match env.monitor(&server, &registrant) {
+        Some(_) => server.handle.register(node, creation, PATIENCE),
+        None => Err(RegisterError::Stopped),
+    };
+    // A node that runs goes on trying to be found; one that boots gives up.
+    let goes_on = creation.is_some() && matches!(registered, Err(RegisterError::Timeout));
+    if registered.is_err() && !goes_on {
+        server.handle.unregister();
+        *server.registrant.lock() = None;
+    }
+    Ok(registered?)
 }
 
 /// Looks a name up as if dialled at `ip`: `{:port, port, highest, lowest}`, `:noport`, `:unsettled` while the port
@@ -226,7 +241,7 @@ fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u3
 }
 
 /// Applies the settings that a running server can change.
-#[rustler::nif]
+#[rustler::nif(schedule = "DirtyIo")]
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
     let Settings { policy, limits, hand_over, .. } = config.settings()?;
     server.handle.configure(policy, limits, hand_over);

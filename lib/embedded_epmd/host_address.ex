@@ -1,0 +1,46 @@
+defmodule EmbeddedEpmd.HostAddress do
+  @moduledoc false
+  # Whether the node is looked up where its server listens: at the address of its own host's name.
+
+  alias EmbeddedEpmd.{Environment, Native, Server}
+
+  @doc """
+  The address of the node's host, if it is this machine's and the server does not listen there, so that no node finds it.
+  """
+  @spec missing(Native.server(), node()) :: :inet.ip_address() | nil
+  def missing(server, node) do
+    family = if Environment.inet6?(), do: :inet6, else: :inet
+
+    with [_, host] <- String.split(Atom.to_string(node), "@"),
+         {:ok, ip} <- :inet.getaddr(String.to_charlist(host), family),
+         true <- own?(ip) and Native.place(server, ip) == :elsewhere do
+      ip
+    else
+      _ -> nil
+    end
+  end
+
+  @doc "Warns of it. Whoever resolves names may take its time, so this is a process of its own."
+  @spec warn_if_missing(Native.server()) :: :ok
+  def warn_if_missing(server) do
+    spawn(fn ->
+      with ip when ip != nil <- missing(server, node()) do
+        Server.log({
+          :warning,
+          "this node's host name has an address at which no server listens: nodes of this host, as of bin/app rpc, remote " <>
+            "and stop, will not find it; add it to the addresses (ERL_EPMD_ADDRESS, or addresses of config :embedded_epmd)",
+          [name: Atom.to_string(node()), address: List.to_string(:inet.ntoa(ip))]
+        })
+      end
+    end)
+
+    :ok
+  end
+
+  defp own?({127, _, _, _}), do: true
+
+  defp own?(ip) do
+    {:ok, interfaces} = :inet.getifaddrs()
+    Enum.any?(interfaces, fn {_, options} -> {:addr, ip} in options end)
+  end
+end

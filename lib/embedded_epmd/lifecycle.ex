@@ -1,0 +1,196 @@
+defmodule EmbeddedEpmd.Lifecycle do
+  @moduledoc false
+  # The life of this VM's native server. Where OTP routes to us it is that of the distribution: its keeper is `net_sup`,
+  # with which it ends, and no application's end interrupts it. Some of this runs while the VM boots, so it uses plain
+  # functions only.
+
+  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Native}
+
+  @server {__MODULE__, :server}
+  @node {__MODULE__, :node}
+  @options {__MODULE__, :options}
+  # How often a node that runs asks for its name again, and the pause between; milliseconds.
+  @tries 20
+  @pause 50
+
+  @doc "The server, if one has been started and still runs."
+  @spec server() :: {:ok, Native.server()} | :none
+  def server do
+    case :persistent_term.get(@server, :none) do
+      :none -> :none
+      server -> if running?(server), do: {:ok, server}, else: :none
+    end
+  end
+
+  @doc "Whether this server runs."
+  @spec running?(Native.server()) :: boolean()
+  def running?(server) do
+    Native.status(server).role != :stopped
+  rescue
+    # A library that was loaded anew does not know the servers of its predecessor; a module may be there without one.
+    _ in [ArgumentError, ErlangError] -> false
+  end
+
+  @doc "The options of the child, which hold from now on for every server that starts."
+  @spec put_options(keyword()) :: :ok
+  def put_options(options), do: :persistent_term.put(@options, options)
+
+  @spec options() :: keyword()
+  def options, do: :persistent_term.get(@options, [])
+
+  @doc """
+  Starts the server of a VM that becomes a node, for as long as `keeper` lives, and tells the supervised process.
+
+  If the server of an earlier life is still ending, it is waited for.
+  """
+  @spec start(pid()) :: {:ok, Native.server()} | {:error, String.t()}
+  def start(keeper) do
+    stop()
+
+    with :ok <- load(),
+         {:ok, config} <- config(),
+         {:ok, server} <- start(config, keeper) do
+      with pid when is_pid(pid) <- :erlang.whereis(EmbeddedEpmd.Server), do: send(pid, {:embedded_epmd, :started})
+      {:ok, server}
+    end
+  end
+
+  @doc """
+  The server that this VM has or, if it needs one now, gets: `:none` if it does not.
+
+  A node gets one again whose server ended. A VM to which OTP has no way through us serves as a neighbour would.
+  """
+  @spec ensure() :: {:ok, Native.server()} | :none | {:error, String.t()}
+  def ensure do
+    with :none <- server() do
+      cond do
+        Environment.stopping?() or Environment.client?() -> :none
+        Environment.routed?() -> if Environment.distributed?(), do: start_again(), else: :none
+        not Environment.distributed?() and Environment.route() -> :none
+        true -> start_beside()
+      end
+    end
+  end
+
+  defp start_again do
+    # A server that nobody can reach any more ends when nobody has it.
+    :persistent_term.erase(@server)
+
+    with keeper when is_pid(keeper) <- :erlang.whereis(:net_sup),
+         :ok <- load(),
+         {:ok, config} <- config(),
+         {:ok, server} <- start(config, keeper) do
+      register_again(server)
+      {:ok, server}
+    else
+      :undefined -> :none
+      {:error, sentence} -> {:error, sentence}
+    end
+  end
+
+  defp start_beside do
+    with :ok <- load(),
+         {:ok, config} <- config(),
+         do: start(reach(config, Environment.distributed?()), :erlang.whereis(:kernel_sup))
+  end
+
+  @doc "Ends the server, if there is one, and waits for its end."
+  @spec stop() :: :ok
+  def stop do
+    with {:ok, server} <- server(), do: Native.stop(server)
+    :ok
+  end
+
+  @doc """
+  Applies the settings that hold now to a running server. Refuses those that cannot be changed any more.
+  """
+  @spec configure(Native.server()) :: :ok | {:error, String.t()}
+  def configure(server) do
+    with {:ok, config} <- config(),
+         :ok <- same_port(config, Native.status(server).port) do
+      config = reach(config, Environment.routed?() or Exposure.needed?(server))
+      with {:ok, :ok} <- named(Native.configure(server, config)), do: :ok
+    end
+  end
+
+  defp reach(config, true), do: config
+  defp reach(config, false), do: Exposure.narrow(config)
+
+  # The port decides which hosts' nodes are known here, so a server keeps it for life.
+  defp same_port(%{port: port}, port), do: :ok
+
+  defp same_port(%{port: wanted}, port) do
+    {:error,
+     "embedded_epmd: #{Config.source(:port, options())} says #{wanted}, but this VM's server runs on port #{port}: " <>
+       "it starts with the node, before runtime.exs and the child's options are read. " <>
+       "Set ERL_EPMD_PORT, or -embedded_epmd port #{wanted} in vm.args, or the port in config.exs"}
+  end
+
+  @doc """
+  Registers the local node, for as long as its `net_kernel` lives. A server that starts while it does registers it, too.
+  """
+  @spec register(String.t(), :inet.port_number()) :: {:ok, pos_integer()} | {:error, atom() | String.t()}
+  def register(name, port) do
+    registrant = with :undefined <- :erlang.whereis(:net_kernel), do: self()
+
+    case with({:ok, server} <- server(), do: register_at(server, {name, port, nil, registrant})) do
+      {:ok, creation} ->
+        :persistent_term.put(@node, {name, port, creation, registrant})
+        {:ok, creation}
+
+      {:error, :already_registered} ->
+        {:error, :already_registered}
+
+      failed ->
+        # With a fixed port it runs all the same.
+        :persistent_term.put(@node, {name, port, nil, registrant})
+        if failed == :none, do: {:error, :stopped}, else: failed
+    end
+  end
+
+  # The node runs with the creation that it booted with. Its last server may be about to let go of the name.
+  defp register_again(server, tries \\ @tries) do
+    with {_, _, _, registrant} = node <- :persistent_term.get(@node, :none),
+         true <- :erlang.whereis(:net_kernel) == registrant,
+         {:error, :duplicate_name} when tries > 0 <- register_at(server, node) do
+      :timer.sleep(@pause)
+      register_again(server, tries - 1)
+    end
+  end
+
+  defp register_at(server, {name, port, creation, registrant}),
+    do: named(Native.register(server, name, port, Client.versions(), creation, registrant))
+
+  defp load do
+    case Native.load() do
+      :ok ->
+        :ok
+
+      {:error, {file, reason}} ->
+        {:error,
+         :unicode.characters_to_binary([
+           "embedded_epmd: the native library ",
+           file,
+           " cannot be loaded: ",
+           reason,
+           "; rebuild the release for this machine (mix deps.compile embedded_epmd --force, then mix release)"
+         ])}
+    end
+  end
+
+  defp config do
+    {:ok, Config.load(options())}
+  rescue
+    error in ArgumentError -> {:error, error.message}
+  end
+
+  defp start(config, keeper) do
+    with {:ok, server} <- named(Native.start(config, keeper)) do
+      :persistent_term.put(@server, server)
+      {:ok, server}
+    end
+  end
+
+  defp named({:error, {_, sentence}}), do: {:error, "embedded_epmd: " <> sentence}
+  defp named(result), do: result
+end

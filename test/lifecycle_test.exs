@@ -1,0 +1,223 @@
+defmodule EmbeddedEpmd.LifecycleTest do
+  # How long the server lives, in every kind of VM.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.{Mailbox, Watch}
+
+  @supervisor EmbeddedEpmd.Vm.Supervisor
+  @everywhere [env: [{"ERL_EPMD_ADDRESS", ""}]]
+
+  setup do
+    %{port: free_port(), name: unique("ours")}
+  end
+
+  describe "a VM that is no node" do
+    test "has no server, and needs none, until it becomes one", %{port: port, name: name} do
+      vm = start_unnamed(port)
+      supervise(vm)
+      server = server(vm)
+
+      for _ <- 1..3 do
+        assert %{role: :stopped, port: nil, names: nil} = call(vm, EmbeddedEpmd, :status)
+        assert call(vm, EmbeddedEpmd, :names) == {:error, :stopped}
+        assert listening(port) == []
+        assert {:ok, _} = become_node(vm, name)
+        assert [%{name: ^name}] = stock_names(port)
+        assert call(vm, EmbeddedEpmd, :status).role == :serving
+        assert :ok == call(vm, :net_kernel, :stop)
+        eventually(fn -> server_threads(pid(vm)) == 0 end)
+      end
+
+      assert server(vm) == server
+    end
+
+    test "shows other hosts nothing, also where nothing routes to us", %{port: port, name: name} do
+      vm = start_plain(port, @everywhere)
+      supervise(vm)
+      assert listening(port) -- ["127.0.0.1", "::1"] == []
+
+      # It is found when it becomes a node, and hides again.
+      assert {:ok, _} = become_node(vm, name)
+      assert [%{name: ^name}] = stock_names(port)
+      assert call(vm, :net_adm, :names) |> elem(0) == :ok
+      assert :ok == call(vm, :net_kernel, :stop)
+      eventually(fn -> stock_names(port) in [[], :none] and listening(port) -- ["127.0.0.1", "::1"] == [] end)
+    end
+
+    test "takes the port from no node, and finds those that have it", %{port: port, name: name} do
+      plain = start_plain(port)
+      supervise(plain)
+      node = start_ours(name, port)
+      assert [%{name: ^name}] = stock_names(port)
+      other = unique("other")
+      assert {:ok, _} = become_node(plain, other)
+      assert Enum.sort(Enum.map(stock_names(port), & &1.name)) == Enum.sort([name, other])
+      assert call(plain, :net_adm, :ping, [call(node, :erlang, :node)]) == :pong
+
+      assert :ok == call(plain, :net_kernel, :stop)
+      assert :ok == call(plain, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
+      eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
+      assert call(node, EmbeddedEpmd, :status).role == :serving
+    end
+
+    test "has no server any more when nobody asks for one", %{port: port} do
+      vm = start_plain(port)
+      supervise(vm)
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
+      assert listening(port) == []
+      assert server_threads(pid(vm)) == 0
+    end
+
+    test "runs beside something that is no EPMD, and cannot become a node", %{port: port, name: name} do
+      hold(port)
+
+      for vm <- [start_unnamed(port), start_plain(port)] do
+        hush(vm)
+        supervise(vm)
+        assert is_pid(server(vm))
+        assert {:error, _} = become_node(vm, name)
+        assert call(vm, :erlang, :node) == :nonode@nohost
+        assert is_pid(server(vm))
+      end
+    end
+
+    test "is told why it cannot become a node", %{port: port, name: name} do
+      hold(port)
+      vm = start_unnamed(port)
+      hush(vm)
+      assert {:error, reason} = become_node(vm, name)
+      assert inspect(reason) =~ "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"
+    end
+  end
+
+  describe "a node" do
+    test "is found without its application", %{port: port, name: name} do
+      vm = start_ours(name, port)
+      supervise(vm)
+      joined = start_ours(unique("joined"), port)
+      before = stock_names(port)
+
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
+      assert %{role: :serving, changes: changes} = call(vm, EmbeddedEpmd, :status)
+      assert stock_names(port) == before
+      assert call(joined, :net_adm, :ping, [:"#{name}@127.0.0.1"]) == :pong
+
+      # Another start looks after the same server.
+      assert {:ok, _} = call(vm, :supervisor, :restart_child, [@supervisor, EmbeddedEpmd])
+      assert {:ok, _} = call(vm, :erlang, :apply, [EmbeddedEpmd, :stats, []])
+      assert %{role: :serving, changes: ^changes} = call(vm, EmbeddedEpmd, :status)
+      assert server_threads(pid(vm)) == 1
+
+      # And so when the whole application goes.
+      call(vm, :erlang, :exit, [call(vm, :erlang, :whereis, [@supervisor]), :kill])
+      eventually(fn -> server(vm) == :undefined end)
+      assert stock_names(port) == before
+    end
+
+    test "is found by a stock node's way, without the flag", %{port: port, name: name} do
+      vm = start_plain(port)
+      supervise(vm)
+      assert {:ok, _} = become_node(vm, name)
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
+      assert [%{name: ^name}] = stock_names(port)
+    end
+
+    test "gets a server again that ended", %{port: port, name: name} do
+      vm = start_ours(name, port)
+      supervise(vm)
+      server = server(vm)
+      creation = call(vm, :erlang, :system_info, [:creation])
+
+      for _ <- 1..3 do
+        {:ok, native} = call(vm, EmbeddedEpmd.Lifecycle, :server)
+        :ok = call(vm, EmbeddedEpmd.Native, :stop, [native])
+        eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
+        {:ok, %{nodes: [%{creation: ^creation}]}} = snapshot(vm)
+        assert server_threads(pid(vm)) == 1
+      end
+
+      assert server(vm) == server
+    end
+  end
+
+  test "a node is told at boot which address its host's name has and its server lacks", %{port: port} do
+    for {addresses, told} <- [{"127.0.0.1", true}, {"127.0.0.1,127.0.1.1", false}, {"", false}] do
+      vm = start_ours(unique("ours"), port, host: "127.0.1.1", env: [{"ERL_EPMD_ADDRESS", addresses}])
+      call(vm, Watch, :start)
+      :ok = call(vm, Watch, :log)
+      call(vm, :logger, :remove_handler, [:default])
+      supervise(vm)
+      logged = fn -> call(vm, Watch, :seen).logged end
+      eventually(fn -> List.keymember?(logged.(), :notice, 0) end)
+      warnings = fn -> for {:warning, "this node's host name" <> _, report} <- logged.(), do: report.address end
+      if told, do: eventually(fn -> warnings.() == ["127.0.1.1"] end), else: assert(warnings.() == [])
+      pid = pid(vm)
+      :peer.stop(vm)
+      eventually(fn -> not File.exists?("/proc/#{pid}") end)
+    end
+  end
+
+  test "subscribers are told when the server goes and when one comes", %{port: port, name: name} do
+    vm = start_unnamed(port)
+    supervise(vm)
+    {subscriber, %{role: :stopped, nodes: []}} = call(vm, Mailbox, :subscribe)
+    call(vm, :erlang, :register, [:subscriber, subscriber])
+    events = fn -> for {:embedded_epmd, event} <- call(vm, Mailbox, :messages, [:subscriber]), do: event end
+    assert {:ok, _} = become_node(vm, name)
+    eventually(fn -> match?([{:role, :serving}, {:registered, %{name: ^name}}], events.()) end)
+    assert :ok == call(vm, :net_kernel, :stop)
+    eventually(fn -> List.last(events.()) == {:role, :stopped} end)
+    assert {:ok, _} = become_node(vm, name)
+
+    eventually(fn ->
+      match?([{:role, :serving}, {:registered, %{name: ^name}}], Enum.take(events.(), -2)) and length(events.()) > 4
+    end)
+  end
+
+  describe "a second supervised process" do
+    test "starts, and follows the first", %{port: port, name: name} do
+      vm = start_ours(name, port)
+      supervise(vm)
+      first = server(vm)
+      assert {:ok, second} = supervise_second(vm, @supervisor)
+      assert server(vm) == first
+
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
+      eventually(fn -> server(vm) == second end)
+      assert [%{name: ^name}] = stock_names(port)
+      assert {:ok, %{role: :serving}} = snapshot(vm)
+
+      # The first one comes back, and waits now.
+      assert {:ok, _} = call(vm, :supervisor, :restart_child, [@supervisor, EmbeddedEpmd])
+      assert server(vm) == second
+    end
+
+    test "keeps the server of a VM that is no node", %{port: port} do
+      vm = start_plain(port)
+      supervise(vm)
+      assert {:ok, _} = supervise_second(vm, @supervisor)
+      before = listening(port)
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, EmbeddedEpmd])
+      assert listening(port) == before
+      assert :ok == call(vm, :supervisor, :terminate_child, [@supervisor, :second])
+      assert listening(port) == []
+    end
+
+    test "is told where its options contradict those of the first", %{port: port, name: name} do
+      vm = start_ours(name, port)
+      supervise(vm, log_level: :error)
+      assert {:error, sentence} = supervise_second(vm, @supervisor, log_level: :info)
+      assert inspect(sentence) =~ "the option log_level of a second EmbeddedEpmd in this VM says :info"
+      assert inspect(sentence) =~ "runs with :error"
+      assert {:ok, _} = supervise_second(vm, @supervisor, log_level: :error)
+    end
+  end
+
+  # What a subscriber that starts now is told.
+  defp snapshot(vm) do
+    {_, snapshot} = call(vm, Mailbox, :subscribe)
+    {:ok, snapshot}
+  end
+end

@@ -1,0 +1,89 @@
+defmodule EmbeddedEpmd.ReloadTest do
+  # Code is loaded again while the server runs: by hand, by reloaders, for coverage.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.{Client, Config, Discovery, Lifecycle, Native, Server, Subscribers}
+
+  setup do
+    %{port: free_port(), name: unique("ours")}
+  end
+
+  setup %{port: port, name: name} do
+    vm = start_ours(name, port)
+    supervise(vm)
+    hush(vm)
+    %{vm: vm, supervised: server(vm)}
+  end
+
+  test "the native module is not loaded twice", %{vm: vm} = context do
+    assert call(vm, :code, :load_file, [Native]) == {:error, :sticky_directory}
+    {_, binary, file} = call(vm, :code, :get_object_code, [Native])
+    assert call(vm, :code, :load_binary, [Native, file, binary]) == {:error, :sticky_directory}
+    assert_unharmed(context)
+  end
+
+  test "the other modules are, as often as one likes", %{vm: vm} = context do
+    for _ <- 1..3, module <- [EmbeddedEpmd, Client, Config, Discovery, Lifecycle, Server, Subscribers] do
+      assert {:module, ^module} = call(vm, :code, :load_file, [module])
+      call(vm, :code, :purge, [module])
+    end
+
+    assert_unharmed(context)
+  end
+
+  test "r of IEx and a compiler in the VM change nothing", %{vm: vm} = context do
+    source = Path.expand("../lib/embedded_epmd/native.ex", __DIR__)
+    {:ok, _} = call(vm, :application, :ensure_all_started, [:compiler])
+    {:ok, _} = call(vm, :application, :ensure_all_started, [:elixir])
+    call(vm, Code, :put_compiler_option, [:ignore_module_conflict, true])
+    for _ <- 1..2, do: assert([{Native, _} | _] = call(vm, Code, :compile_file, [source]))
+    assert_unharmed(context)
+  end
+
+  test "where the native module is thrown away, the node gets another server", %{vm: vm, name: name} = context do
+    call(vm, EmbeddedEpmd.Mailbox, :subscribe)
+    call(vm, :code, :delete, [Native])
+    call(vm, :code, :purge, [Native])
+    # The process that looks after the server finds out with the next event.
+    assert :noport = call(vm, Discovery, :port_please, [~c"nobody", {127, 0, 0, 1}])
+    :peer.stop(start_stock(unique("stock"), context.port))
+    eventually(fn -> server(vm) not in [context.supervised, :undefined] end)
+    eventually(fn -> match?(%{role: :serving, names: 1}, call(vm, EmbeddedEpmd, :status)) end)
+    assert [%{name: ^name}] = stock_names(context.port)
+    assert_unharmed(%{context | supervised: server(vm)})
+    eventually(fn -> server_threads(pid(vm)) == 1 end)
+  end
+
+  test "coverage is not taken of it, and of all others", %{vm: vm} = context do
+    ebin = :code.lib_dir(:embedded_epmd) |> Path.join("ebin")
+    tools = :code.lib_dir(:tools) |> Path.join("ebin")
+    true = call(vm, :code, :add_patha, [to_charlist(tools)])
+    {:ok, _} = call(vm, :cover, :start)
+
+    beams =
+      for module <- [Native, Discovery, Lifecycle, Server, Config], do: to_charlist(Path.join(ebin, "#{module}.beam"))
+
+    assert [_ | _] = call(vm, :cover, :compile_beam, [beams])
+    assert_unharmed(context)
+    call(vm, :cover, :stop)
+    assert_unharmed(context)
+  end
+
+  # The same supervised process looks after a server that works: in memory, over TCP, and told of events.
+  defp assert_unharmed(%{vm: vm, port: port, name: name, supervised: supervised}) do
+    eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
+    assert {:port, _, 6} = call(vm, Discovery, :port_please, [to_charlist(name), {127, 0, 0, 1}])
+    stock = unique("stock")
+    {subscriber, %{role: :serving}} = call(vm, EmbeddedEpmd.Mailbox, :subscribe)
+    :peer.stop(start_stock(stock, port))
+
+    eventually(fn ->
+      events = call(vm, EmbeddedEpmd.Mailbox, :messages, [subscriber])
+      match?([{_, {:registered, %{name: ^stock}}}, {_, {:unregistered, _}}], events)
+    end)
+
+    assert server(vm) == supervised
+  end
+end
