@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use epmd_core::registry::Registry;
-use epmd_core::{parse_addresses, serve, Journal, Limits, Listeners, Member, Policy, Settings};
+use epmd_core::{parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Policy, Settings};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
-        let settings = Settings { addresses, port, policy, limits, hand_over: true, journal: Journal::default() };
+        let settings =
+            Settings { addresses, port, policy, limits, hand_over: HandOver::default(), journal: Journal::default() };
         return runtime.block_on(run_member(settings));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;

@@ -195,13 +195,12 @@ impl Member {
         let name = self.local.node().map_or(NOBODY, |node| node.name.as_str()).to_owned();
         let handle = self.handle.clone();
         let (rendezvous, node) = (self.rendezvous(), self.local.name());
-        let enabled = handle.hand_over.subscribe();
         let limits = || handle.rules.read().limits.clone();
         let standing_by = hand_over::stand_by(Candidate {
             rendezvous: &rendezvous,
             addresses: &handle.wanted,
             node,
-            enabled,
+            settings: handle.hand_over.subscribe(),
             limits: &limits,
             whole: &handle.stands_by,
         });

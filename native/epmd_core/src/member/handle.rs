@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::settings::Settings;
 use crate::address;
-use crate::hand_over::Standby;
+use crate::hand_over::{HandOver, Standby};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -36,7 +36,7 @@ pub struct Status {
     /// The port.
     pub port: u16,
     /// Who has a copy of everything and goes on when this owner ends.
-    pub standby: Option<Standby>,
+    pub standbys: Vec<Standby>,
     /// Whether this member is that for the owner it joined.
     pub stands_by: bool,
 }
@@ -63,8 +63,8 @@ pub struct Handle {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) stop: Arc<Notify>,
     /// Whether there may be a hand-over.
-    pub(super) hand_over: Arc<watch::Sender<bool>>,
-    pub(super) standby: Arc<watch::Sender<Option<Standby>>>,
+    pub(super) hand_over: Arc<watch::Sender<HandOver>>,
+    pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
     pub(super) stands_by: Arc<watch::Sender<bool>>,
     pub(super) connections: Connections,
     pub(super) started: Instant,
@@ -114,7 +114,7 @@ impl Handle {
             owner_answers: true,
             addresses: Vec::new(),
             port: settings.port,
-            standby: None,
+            standbys: Vec::new(),
             stands_by: false,
         };
         let rules = Rules { policy: settings.policy.clone(), limits: settings.limits.clone() };
@@ -125,8 +125,8 @@ impl Handle {
             rules: Arc::new(RwLock::new(rules)),
             commands,
             stop: Arc::new(Notify::new()),
-            hand_over: Arc::new(watch::Sender::new(settings.hand_over)),
-            standby: Arc::default(),
+            hand_over: Arc::new(watch::Sender::new(settings.hand_over.clone())),
+            standbys: Arc::default(),
             stands_by: Arc::default(),
             connections: Connections::default(),
             started: Instant::now(),
@@ -165,7 +165,7 @@ impl Handle {
     /// The member's state.
     pub fn status(&self) -> Status {
         let status = self.status.lock().clone();
-        Status { standby: self.standby.borrow().clone(), stands_by: *self.stands_by.borrow(), ..status }
+        Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), ..status }
     }
 
     /// Looks a name up in memory, as if dialled at `address`.
@@ -226,8 +226,12 @@ impl Handle {
     }
 
     /// Changes what can be changed while the member runs; connections that wait keep their deadline.
-    pub fn configure(&self, policy: Policy, limits: Limits, hand_over: bool) {
+    pub fn configure(&self, policy: Policy, limits: Limits, hand_over: HandOver) {
         *self.rules.write() = Rules { policy, limits };
-        self.hand_over.send_if_modified(|current| std::mem::replace(current, hand_over) != hand_over);
+        self.hand_over.send_if_modified(|current| {
+            let changed = *current != hand_over;
+            *current = hand_over;
+            changed
+        });
     }
 }

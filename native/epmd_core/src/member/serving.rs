@@ -89,8 +89,8 @@ pub(super) async fn serve(
         node: local.name(),
         registry: registry.clone(),
         replication,
-        enabled: handle.hand_over.subscribe(),
-        standby: Arc::clone(&handle.standby),
+        settings: handle.hand_over.subscribe(),
+        standbys: Arc::clone(&handle.standbys),
     };
     let mut offer = Offer::new(terms, claim, server.listeners());
     loop {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::address::OpenError;
+use crate::hand_over::HandOver;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::server::Policy;
@@ -20,8 +21,8 @@ pub struct Settings {
     pub policy: Policy,
     /// How much of the process the server may use.
     pub limits: Limits,
-    /// Whether another member of this user may stand by for this one, and this one for another.
-    pub hand_over: bool,
+    /// Which other members may stand by for this one, and whether this one does for another.
+    pub hand_over: HandOver,
     /// Where changes are recorded.
     pub journal: Journal,
 }

@@ -1,0 +1,60 @@
+//! Who may stand by for an owner, and how many.
+
+/// Whether and between whom there is a hand-over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandOver {
+    /// How many members may stand by for this one; with 0 nobody may, nor does this member for another.
+    pub standbys: u32,
+    /// Who may, beside the processes of this user.
+    pub trusted: Trusted,
+}
+
+impl Default for HandOver {
+    fn default() -> Self {
+        Self { standbys: 2, trusted: Trusted::default() }
+    }
+}
+
+impl HandOver {
+    /// No hand-over.
+    pub fn off() -> Self {
+        Self { standbys: 0, trusted: Trusted::default() }
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.standbys > 0
+    }
+}
+
+/// Users and groups, by their numbers, whose processes are trusted as those of the own user are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trusted {
+    /// The users.
+    pub users: Vec<u32>,
+    /// The groups.
+    pub groups: Vec<u32>,
+}
+
+impl Trusted {
+    /// Whether a process of this user and group, and of those groups besides, is on the list.
+    pub(crate) fn lists(&self, user: u32, group: u32, others: impl FnOnce() -> Vec<u32>) -> bool {
+        self.users.contains(&user)
+            || self.groups.contains(&group)
+            || (!self.groups.is_empty() && others().iter().any(|other| self.groups.contains(other)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_users_and_groups_of_any_kind() {
+        let trusted = Trusted { users: vec![7], groups: vec![9] };
+        assert!(trusted.lists(7, 1, Vec::new));
+        assert!(trusted.lists(1, 9, Vec::new));
+        assert!(trusted.lists(1, 1, || vec![3, 9]));
+        assert!(!trusted.lists(9, 7, || vec![7]));
+        assert!(!Trusted::default().lists(0, 0, || vec![0]));
+    }
+}
