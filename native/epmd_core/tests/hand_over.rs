@@ -55,7 +55,7 @@ fn ten_thousand_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     // An end that had not been passed yet is found in the connection.
     eventually("the same table", || table(server) == before);
     assert!(nodes.iter().all(|node| !client::is_closed(node)));
-    let mut successor = Process::start(port);
+    let successor = Process::start(port);
     successor.stands_by();
     standby.stop();
     assert_eq!(table(server), before);

@@ -111,7 +111,7 @@ fn start(server: SocketAddr, flags: &[&str]) -> Process {
 }
 
 fn standby(server: SocketAddr) -> Process {
-    let mut standby = start(server, &[]);
+    let standby = start(server, &[]);
     standby.stands_by();
     standby
 }
