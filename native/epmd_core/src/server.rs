@@ -7,7 +7,7 @@ mod listing;
 mod shared;
 
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use mio::net::TcpListener;
@@ -77,6 +77,7 @@ impl Server {
             reserve: Reserve::new(),
             replication,
             port: listeners.port,
+            listing_refused: Once::new(),
         };
         let mut server = Self { shared: Arc::new(shared), listeners: Vec::new(), accepting: JoinSet::new() };
         server.listen(listeners.sockets)?;

@@ -1,6 +1,6 @@
 //! What all connections of a server share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use parking_lot::RwLock;
 
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     /// To whoever stands by for this server.
     pub(crate) replication: Replication,
     pub(crate) port: u16,
+    /// That the listing was refused to a remote peer is told once.
+    pub(crate) listing_refused: Once,
 }
 
 impl Shared {
