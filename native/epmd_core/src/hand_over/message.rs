@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::address::LOCALS;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
 use crate::registry::follower::{Counters, Departure};
@@ -199,12 +200,22 @@ impl Hello {
             let (theirs, ours) = (self.version, other.version);
             return Err(format!("it speaks version {theirs} of the hand-over, and this VM version {ours}"));
         }
-        let sorted = |hello: &Self| hello.addresses.iter().copied().collect::<BTreeSet<_>>();
-        if sorted(self) != sorted(other) {
+        if self.exposed() != other.exposed() {
             let (theirs, ours) = (&self.addresses, &other.addresses);
             return Err(format!("its addresses are {theirs:?}, and those of this VM {ours:?}"));
         }
         Ok(())
+    }
+
+    /// The addresses in which two must agree. Those where nodes of this host register expose nothing, and each has them
+    /// or not as its own nodes need them.
+    fn exposed(&self) -> BTreeSet<IpAddr> {
+        self.addresses.iter().copied().filter(|address| !LOCALS.contains(address)).collect()
+    }
+
+    /// Whether the member may go on with a listener on this address.
+    pub(super) fn may_listen_on(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || LOCALS.contains(&address)
     }
 
     fn encode(&self, out: &mut Vec<u8>) {

@@ -13,6 +13,7 @@ use tokio::time::{sleep, sleep_until, timeout, Instant};
 use super::channel::{self, Claim, Failure, Receiver, Rendezvous, Sender};
 use super::message::{Hello, Message, VERSION};
 use super::replication::{Progress, Reason, Replication, SILENCE};
+use super::standby::CLAIM_PATIENCE;
 use crate::backoff::Backoff;
 use crate::node::NodeName;
 use crate::registry::{Descriptor, Registry};
@@ -48,7 +49,7 @@ pub(crate) struct Offer {
 }
 
 /// What an offer is made with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
@@ -93,6 +94,42 @@ impl Offer {
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         *self.shared.listeners.lock() = listeners;
         self.shared.renewed.notify_one();
+    }
+
+    /// Has these listeners passed as well, also to who stands by already.
+    pub(crate) fn extend(&self, listeners: Vec<Arc<dyn Descriptor>>) {
+        self.shared.terms.replication.extend(&listeners);
+        self.shared.listeners.lock().extend(listeners);
+    }
+
+    /// Where the standby finds this.
+    pub(crate) fn rendezvous(&self) -> &Rendezvous {
+        &self.shared.terms.rendezvous
+    }
+
+    /// Offers other listeners, at another rendezvous if their first address is another. A standby begins anew: it finds
+    /// the last rendezvous claimed, until it has given up the copies that it has of the last listeners.
+    pub(crate) async fn relocate(
+        &mut self,
+        rendezvous: Rendezvous,
+        addresses: Vec<IpAddr>,
+        listeners: Vec<Arc<dyn Descriptor>>,
+    ) {
+        self.accepting.shutdown().await;
+        let last = &self.shared.terms;
+        let claim = if *last.enabled.borrow() { last.rendezvous.claim().ok() } else { None };
+        let mut members = std::mem::take(&mut *self.shared.members.lock());
+        members.shutdown().await;
+        last.replication.end();
+        last.standby.send_replace(None);
+        let stays = last.rendezvous == rendezvous;
+        let terms = Terms { rendezvous, addresses, ..last.clone() };
+        let (claim, former) = if stays { (claim, None) } else { (None, claim) };
+        *self = Self::new(terms, claim, listeners);
+        self.accepting.spawn(async move {
+            sleep(CLAIM_PATIENCE * 2).await;
+            drop(former);
+        });
     }
 
     /// Waits until a standby hangs. It still has copies of the listeners, and may hold the port with them.

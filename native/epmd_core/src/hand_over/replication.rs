@@ -118,6 +118,14 @@ impl Replication {
         });
     }
 
+    /// Passes these listeners as well.
+    pub(super) fn extend(&self, listeners: &[Arc<dyn Descriptor>]) {
+        if let State::Replicating(session) = &mut *self.0.lock() {
+            session.listeners.extend(listeners.iter().cloned());
+        }
+        self.pass();
+    }
+
     /// Whether a standby has a whole copy; it is told to take over then.
     pub(super) fn leave(&self) -> bool {
         match &mut *self.0.lock() {

@@ -22,7 +22,7 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// How long an owner may take to say who it is.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long the name of an owner that ended may still be its own: the system closes one descriptor after the other.
-const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
 /// The pauses between attempts to stand by: while another owner comes, and while it cannot work out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
@@ -51,6 +51,8 @@ enum Trouble {
     /// The owner goes on, and does without this standby.
     Dismissed,
     OutOfDescriptors,
+    /// It cannot work out with this owner, unless one of both changes: its addresses may.
+    Unlike(String),
     /// It cannot work out with this owner.
     Unfit(String),
 }
@@ -86,12 +88,16 @@ pub(crate) async fn stand_by(
                 tracing::error!("no descriptors are left to stand by for the owner of the port");
                 LONG_PAUSE
             }
-            Trouble::Unfit(reason) => {
+            Trouble::Unlike(reason) | Trouble::Unfit(reason) => {
                 if *reason != told {
                     tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
                     told.clone_from(reason);
                 }
-                LONG_PAUSE
+                if matches!(trouble, Trouble::Unlike(_)) {
+                    LONGEST_PAUSE
+                } else {
+                    LONG_PAUSE
+                }
             }
         };
         sleep(pause).await;
@@ -111,7 +117,7 @@ async fn attend(
     })?;
     owner.send(&Message::Hello(hello.clone()).encode(), None).map_err(|_| Trouble::Absent)?;
     match timeout(INTRODUCTION, receiver.receive()).await {
-        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(Trouble::Unfit)?,
+        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(Trouble::Unlike)?,
         Ok(Err(Failure::Closed)) | Err(_) => return Err(Trouble::Absent),
         Ok(_) => return Err(malformed()),
     }
@@ -184,8 +190,7 @@ async fn claim(rendezvous: &Rendezvous) -> Option<Claim> {
 fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, Trouble> {
     let is_listener = is_tcp(&descriptor) && socket_acceptconn(&descriptor).unwrap_or(false);
     let listener = TcpListener::from(descriptor);
-    let is_wanted =
-        listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.addresses.contains(&bound.ip()));
+    let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.may_listen_on(bound.ip()));
     if is_listener && is_wanted && listener.set_nonblocking(true).is_ok() {
         Ok(listener)
     } else {

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a suite is a crate without users")]
 
 pub mod client;
+pub mod member;
 pub mod network;
 pub mod request;
 pub mod server;
