@@ -36,7 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
-        let settings = Settings { addresses, port, policy, limits, hand_over, journal: Journal::default() };
+        let journal = Journal::default();
+        let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, journal };
         return runtime.block_on(run_member(settings));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;

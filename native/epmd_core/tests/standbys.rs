@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::client::{self, eventually, exchange, register};
-use support::member::Process;
+use support::process::Process;
 use support::request::{port_please2, Alive2};
 
 const NODES: u16 = 50;

@@ -30,6 +30,7 @@ impl Config {
             addresses: addresses
                 .map_err(|got| Error::Setting(format!("address: expected an IPv4 or IPv6 address, got {got:?}")))?,
             port: self.port,
+            inet6: false,
             policy: Policy {
                 relaxed: self.relaxed,
                 remote_names: self.remote_names,

@@ -17,7 +17,7 @@ impl From<StartError> for Error {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Open(_) => Self::CannotListen(error.to_string()),
-            StartError::Held { .. } => Self::Held(error.to_string()),
+            StartError::Held { .. } | StartError::NoRegistrations { .. } => Self::Held(error.to_string()),
         }
     }
 }
@@ -35,6 +35,8 @@ impl Encoder for Error {
             Self::CannotListen(text) => (atoms::cannot_listen(), text).encode(env),
             Self::Held(text) => (atoms::held(), text).encode(env),
             Self::Thread(text) => (atoms::no_thread(), text).encode(env),
+            Self::Register(RegisterError::Held(text)) => (atoms::held(), text).encode(env),
+            Self::Register(RegisterError::AlreadyRegistered) => atoms::already_registered().encode(env),
             Self::Register(RegisterError::DuplicateName) => atoms::duplicate_name().encode(env),
             Self::Register(RegisterError::Timeout) => atoms::timeout().encode(env),
             Self::Register(RegisterError::Stopped) => atoms::stopped().encode(env),

@@ -7,8 +7,8 @@ mod server;
 
 mod atoms {
     rustler::atoms! {
-        cannot_listen, debug, duplicate_name, elsewhere, embedded_epmd, error, events, held, info, invalid_setting, no_thread,
-        noport, notice, owner, panicked, port, refused, registered, role, stopped, timeout, unregistered, unsettled, warning,
+        already_registered, cannot_listen, debug, duplicate_name, elsewhere, embedded_epmd, error, events, held, info,
+        invalid_setting, no_thread, noport, notice, owner, panicked, port, refused, registered, role, stopped, timeout, unregistered, unsettled, warning,
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::message::{Body, Malformed};
+use crate::address::LOCALS;
 use crate::node::NodeName;
 use crate::registry::follower::Position;
 
@@ -39,12 +40,22 @@ impl Hello {
 
     /// Whether the member that says this and the one that says `other` can stand by for each other, or why not.
     pub(crate) fn fits(&self, other: &Self) -> Result<(), String> {
-        let sorted = |hello: &Self| hello.addresses.iter().copied().collect::<BTreeSet<_>>();
-        if sorted(self) != sorted(other) {
+        if self.exposed() != other.exposed() {
             let (theirs, ours) = (&self.addresses, &other.addresses);
             return Err(format!("its addresses are {theirs:?}, and those of this VM {ours:?}"));
         }
         Ok(())
+    }
+
+    /// The addresses in which two must agree. Those where nodes of this host register expose nothing, and each has them
+    /// or not as its own nodes need them.
+    fn exposed(&self) -> BTreeSet<IpAddr> {
+        self.addresses.iter().copied().filter(|address| !LOCALS.contains(address)).collect()
+    }
+
+    /// Whether the member may go on with a listener on this address.
+    pub(super) fn may_listen_on(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || LOCALS.contains(&address)
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

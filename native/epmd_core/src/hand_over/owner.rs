@@ -16,6 +16,7 @@ use super::message::Message;
 use super::rendezvous::{self, Claim, Name, Rendezvous};
 use super::replication::{Progress, Reason, Replication, Session, SILENCE};
 use super::settings::HandOver;
+use super::standby::CLAIM_PATIENCE;
 use crate::backoff::Backoff;
 use crate::node::NodeName;
 use crate::registry::follower::Follower;
@@ -53,7 +54,7 @@ pub(crate) struct Offer {
 }
 
 /// What an offer is made with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
@@ -110,6 +111,45 @@ impl Offer {
     /// Has these listeners passed from now on, in the place of those that everybody who stands by has.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         self.context.listeners.send_replace(listeners);
+    }
+
+    /// Has these listeners passed as well, also to who stands by already.
+    pub(crate) fn extend(&self, new: Vec<Arc<dyn Descriptor>>) {
+        self.context.terms.replication.extend(&new);
+        // Nothing to begin anew for.
+        self.context.listeners.send_if_modified(|listeners| {
+            listeners.extend(new);
+            false
+        });
+    }
+
+    /// Where those who follow find this.
+    pub(crate) fn rendezvous(&self) -> &Rendezvous {
+        &self.context.terms.rendezvous
+    }
+
+    /// Offers other listeners, at another rendezvous if their first address is another. Who stands by begins anew: it
+    /// finds the last rendezvous claimed, until it has given up the copies that it has of the last listeners.
+    pub(crate) async fn relocate(
+        &mut self,
+        rendezvous: Rendezvous,
+        addresses: Vec<IpAddr>,
+        listeners: Vec<Arc<dyn Descriptor>>,
+    ) {
+        self.accepting.shutdown().await;
+        let last = &self.context.terms;
+        let claim = if last.settings.borrow().is_enabled() { last.rendezvous.claim().ok() } else { None };
+        let mut members = std::mem::take(&mut *self.context.members.lock());
+        members.shutdown().await;
+        last.replication.end_all();
+        let stays = last.rendezvous == rendezvous;
+        let terms = Terms { rendezvous, addresses, ..last.clone() };
+        let (claim, former) = if stays { (claim, None) } else { (None, claim) };
+        *self = Self::new(terms, claim, listeners);
+        self.accepting.spawn(async move {
+            sleep(CLAIM_PATIENCE * 2).await;
+            drop(former);
+        });
     }
 
     /// Waits until a standby hangs. It still has copies of the listeners, and may hold the port with them.

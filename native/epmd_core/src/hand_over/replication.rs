@@ -127,6 +127,14 @@ impl Replication {
         id
     }
 
+    /// Passes these listeners as well.
+    pub(super) fn extend(&self, new: &[Arc<dyn Descriptor>]) {
+        for listeners in self.0.lock().sessions.values_mut().filter_map(|session| session.listeners.as_mut()) {
+            listeners.extend(new.iter().cloned());
+        }
+        self.pass();
+    }
+
     pub(super) fn try_pass(&self, id: u64) -> Result<Progress, Reason> {
         match self.0.lock().sessions.get_mut(&id) {
             Some(session) => session.pass(),
@@ -161,6 +169,13 @@ impl Replication {
             session.dismiss();
         }
         !state.handed_over
+    }
+
+    /// Ends all sessions, to begin anew.
+    pub(super) fn end_all(&self) {
+        for (_, mut session) in std::mem::take(&mut self.0.lock().sessions) {
+            session.dismiss();
+        }
     }
 
     pub(super) fn over(&self) {

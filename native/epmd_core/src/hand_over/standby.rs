@@ -32,7 +32,7 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a member that has no node waits for one, by whose name it would be known as a standby.
 const NODE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the name of an owner that ended may still be its own: the system closes one descriptor after the other.
-const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a copy is kept whose owner has gone, while the next one has not told how to go on with it.
 const COPY_PATIENCE: Duration = Duration::from_secs(2);
 /// The pauses between attempts to stand by: while another owner comes, and while it cannot work out.
@@ -82,6 +82,8 @@ enum Trouble {
     /// The owner goes on, and does without this standby.
     Dismissed,
     OutOfDescriptors,
+    /// It cannot work out with this owner, unless one of both changes: its addresses may.
+    Unlike(String),
     /// The copies would take more than this member may have.
     NoRoom {
         descriptors: usize,
@@ -110,7 +112,7 @@ impl Trouble {
             Self::NoRoom { descriptors } => {
                 format!("the owner has more nodes than this server may have descriptors here, which are {descriptors}")
             }
-            Self::Unfit(reason) => reason.clone(),
+            Self::Unlike(reason) | Self::Unfit(reason) => reason.clone(),
         };
         if reason != *told {
             tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
@@ -157,6 +159,7 @@ pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> Handoff {
         trouble.tell(&mut told);
         sleep(match trouble {
             Trouble::Absent | Trouble::Dismissed => backoff.next(),
+            Trouble::Unlike(_) => LONGEST_PAUSE,
             Trouble::OutOfDescriptors | Trouble::NoRoom { .. } | Trouble::Unfit(_) => LONG_PAUSE,
         })
         .await;
@@ -258,7 +261,7 @@ async fn follow_owner(
 /// Waits until the owner has said who it is, and whether that fits.
 async fn introduced(receiver: &mut Receiver, hello: &Hello) -> Result<(), Trouble> {
     match timeout(INTRODUCTION, receiver.receive()).await {
-        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(Trouble::Unfit),
+        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(Trouble::Unlike),
         Ok(Err(Failure::Closed)) | Err(_) => Err(Trouble::Absent),
         Ok(_) => Err(malformed()),
     }
@@ -293,8 +296,7 @@ async fn claim(
 fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, Trouble> {
     let is_listener = is_tcp(&descriptor) && socket_acceptconn(&descriptor).unwrap_or(false);
     let listener = TcpListener::from(descriptor);
-    let is_wanted =
-        listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.addresses.contains(&bound.ip()));
+    let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.may_listen_on(bound.ip()));
     if is_listener && is_wanted && listener.set_nonblocking(true).is_ok() {
         Ok(listener)
     } else {
