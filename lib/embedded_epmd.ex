@@ -85,9 +85,12 @@ defmodule EmbeddedEpmd do
     * `:max_waiting_per_source` - of these, connections from one remote address. Defaults to 32.
     * `:descriptor_share` - how much of the VM's limit of open files registered nodes and waiting connections may take
       together, in percent, 1 to 95: the rest is the application's. Defaults to 40.
-    * `:hand_over` - lets one other VM of this user stand by for this one, and this one for another: it has copies of
-      the listeners and of the registered nodes' connections, and goes on with them when the owner of the port ends,
-      however it ends. All VMs that are to do so need the same `:addresses`. Defaults to `true`.
+    * `:hand_over` - lets other VMs stand by for this one, and this one for another: they have copies of the listeners
+      and of the registered nodes' connections, and one of them goes on with these when the owner of the port ends,
+      however it ends. All that are to do so need the same `:addresses`. `true` means VMs of this user;
+      `[users: ["prod"], groups: ["epmd"]]`, with names or numbers, those of others as well, which need to name this
+      one's. Defaults to `true`.
+    * `:standbys` - how many VMs may stand by, 1 to 8. Defaults to 2.
     * `:log_level` - from what level on the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or `:debug`.
       Defaults to `:notice`.
   """
@@ -101,7 +104,8 @@ defmodule EmbeddedEpmd do
           | {:max_waiting, 1..65_535}
           | {:max_waiting_per_source, 1..65_535}
           | {:descriptor_share, 1..95}
-          | {:hand_over, boolean()}
+          | {:hand_over, boolean() | [{:users | :groups, [String.t() | non_neg_integer()]}]}
+          | {:standbys, 1..8}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
   @typedoc """
@@ -115,8 +119,9 @@ defmodule EmbeddedEpmd do
     * `:addresses` - the addresses it listens on when it serves
     * `:owner` - the address of the owner it joined, or `nil`
     * `:owner_answers` - false while that owner holds the port and answers nobody
-    * `:standby` - in the VM that serves, who stands by for it: the name of its node, or `nil` if it has none, and its
-      process id, or `nil` where the system does not say; `nil` when nobody does
+    * `:standbys` - in the VM that serves, who stands by for it: the name of its node, or `nil` if it has none, and its
+      process id, or `nil` where the system does not say
+    * `:standby` - the first of them, or `nil` when nobody does
     * `:stands_by` - whether this VM stands by for the owner that it joined
     * `:names` - how many names are registered, or `nil` when the owner does not say
   """
@@ -128,6 +133,7 @@ defmodule EmbeddedEpmd do
           addresses: [String.t()],
           owner: String.t() | nil,
           owner_answers: boolean(),
+          standbys: [%{name: String.t() | nil, pid: pos_integer() | nil}],
           standby: %{name: String.t() | nil, pid: pos_integer() | nil} | nil,
           stands_by: boolean(),
           names: non_neg_integer() | nil
@@ -252,6 +258,7 @@ defmodule EmbeddedEpmd do
 
         Map.merge(status, %{
           since: DateTime.from_unix!(status.since, :millisecond),
+          standby: List.first(status.standbys),
           names: count(server, status)
         })
 
@@ -264,6 +271,7 @@ defmodule EmbeddedEpmd do
           addresses: [],
           owner: nil,
           owner_answers: true,
+          standbys: [],
           standby: nil,
           stands_by: false,
           names: nil

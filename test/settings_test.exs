@@ -17,6 +17,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     max_waiting_per_source: 2,
     descriptor_share: 33,
     hand_over: false,
+    standbys: 3,
     log_level: :error
   ]
   @addresses ["127.0.0.1", "127.0.0.2"]
@@ -29,7 +30,9 @@ defmodule EmbeddedEpmd.SettingsTest do
   end
 
   test "these are all settings", %{settings: settings} do
-    assert Enum.sort(Keyword.keys(settings)) == Enum.sort(Map.keys(Config.load()) -- [:inet6])
+    assert Enum.sort(Keyword.keys(settings)) ==
+             Enum.sort(Map.keys(Config.load()) -- [:inet6, :trusted_users, :trusted_groups])
+
     for {key, value} <- settings, do: assert(Config.load()[key] != value)
   end
 
@@ -62,9 +65,32 @@ defmodule EmbeddedEpmd.SettingsTest do
   for {source, name} <- [runtime: "runtime.exs", option: "the child"] do
     describe "in a node, of #{name}" do
       test "all hold that can", %{port: port, name: name} do
-        vm = start_ours(name, port)
-        assert {:ok, _} = give(vm, unquote(source), @others)
-        assert_holds(vm, @others)
+        vm = start_ours(name, port, env: [{"ERL_EPMD_ADDRESS", ""}])
+        settings = [addresses: @addresses] ++ @others
+        assert {:ok, _} = give(vm, unquote(source), settings)
+        assert_holds(vm, settings)
+        assert Enum.sort(listening(port)) == @addresses
+        assert [%{name: ^name}] = stock_names(port)
+      end
+
+      test "addresses hold for what it would serve, where it has joined", %{port: port, name: name} do
+        owner = start_ours(unique("owner"), port, env: [{"ERL_EPMD_ADDRESS", ""}])
+        vm = start_ours(name, port, env: [{"ERL_EPMD_ADDRESS", ""}])
+        assert {:ok, _} = give(vm, unquote(source), addresses: ["127.0.0.1"])
+        kill(owner)
+        eventually(fn -> call(vm, EmbeddedEpmd, :status).role == :serving end)
+        eventually(fn -> listening(port) == ["127.0.0.1"] end)
+        assert [%{name: ^name}] = stock_names(port)
+      end
+
+      test "an address that this host does not have is refused", %{port: port, name: name} do
+        vm = start_ours(name, port, env: [{"ERL_EPMD_ADDRESS", ""}])
+        before = listening(port)
+        hush(vm)
+        assert {:error, reason} = give(vm, unquote(source), addresses: ["192.0.2.1"])
+        assert inspect(reason) =~ "cannot listen on 192.0.2.1:#{port}"
+        assert listening(port) == before
+        assert [%{name: ^name}] = stock_names(port)
       end
 
       test "another port is refused, and it is said where it belongs", %{port: port, name: name} do

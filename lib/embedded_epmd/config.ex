@@ -19,6 +19,7 @@ defmodule EmbeddedEpmd.Config do
     max_waiting_per_source: 32,
     descriptor_share: 40,
     hand_over: true,
+    standbys: 2,
     log_level: :notice
   }
 
@@ -44,8 +45,19 @@ defmodule EmbeddedEpmd.Config do
         @defaults
       )
 
-    :maps.put(:inet6, Environment.inet6?(), settings)
+    {hand_over, users, groups} = trusted(settings.hand_over)
+
+    :maps.merge(settings, %{
+      hand_over: hand_over,
+      trusted_users: users,
+      trusted_groups: groups,
+      inet6: Environment.inet6?()
+    })
   end
+
+  # Whether there is a hand-over, and with whose processes beside those of this user.
+  defp trusted(value) when is_boolean(value), do: {value, [], []}
+  defp trusted(lists), do: {true, :proplists.get_value(:users, lists, []), :proplists.get_value(:groups, lists, [])}
 
   @doc "Where a setting comes from, as its user would call it."
   @spec source(atom(), keyword()) :: String.t()
@@ -140,8 +152,19 @@ defmodule EmbeddedEpmd.Config do
   defp parse!(key, value, _) when key in [:relaxed, :remote_names, :hand_over] and is_boolean(value),
     do: value
 
-  defp parse!(key, value, source) when key in [:relaxed, :remote_names, :hand_over],
+  defp parse!(key, value, source) when key in [:relaxed, :remote_names],
     do: fail!(source, "true or false", value)
+
+  defp parse!(:hand_over, value, source) do
+    if is_list(value) and
+         :lists.all(fn entry -> match?({key, [_ | _]} when key in [:users, :groups], entry) end, value),
+       do: :lists.map(fn {key, names} -> {key, :lists.map(&named!(&1, value, source), names)} end, value),
+       else: hand_over!(value, source)
+  end
+
+  defp parse!(:standbys, value, source) do
+    if is_integer(value) and value in 1..8, do: value, else: fail!(source, "a number from 1 to 8", value)
+  end
 
   defp parse!(:allow, nil, _), do: nil
 
@@ -170,6 +193,15 @@ defmodule EmbeddedEpmd.Config do
       do: value,
       else: fail!(source, "a number from 1 to 65535", value)
   end
+
+  defp named!(name, _, _) when is_binary(name), do: name
+  defp named!(number, _, _) when is_integer(number) and number >= 0, do: :erlang.integer_to_binary(number)
+  defp named!(_, value, source), do: hand_over!(value, source)
+
+  @spec hand_over!(term(), String.t()) :: no_return()
+  defp hand_over!(value, source),
+    do:
+      fail!(source, "true, false, or lists of names or numbers such as [users: [\"prod\"], groups: [\"epmd\"]]", value)
 
   defp integer(binary) do
     case :string.to_integer(binary) do

@@ -7,16 +7,16 @@ use std::thread;
 use std::time::Duration;
 
 use epmd_core::registry::Registry;
-use epmd_core::{parse_addresses, serve, Journal, Limits, Listeners, Member, Policy, Settings};
+use epmd_core::{parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Policy, Role, Settings, Status};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
-                  [-member]";
+                  [-member] [-standbys N]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
     let (mut policy, mut limits) = (Policy::default(), Limits { descriptor_share: 95, ..Limits::default() });
-    let mut is_member = false;
+    let (mut is_member, mut hand_over) = (false, HandOver::default());
     let mut arguments = env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().ok_or(USAGE);
@@ -30,12 +30,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-max_pending" => limits.waiting = value()?.parse()?,
             "-allow" => policy.allow = Some(value()?.split(',').map(str::parse).collect::<Result<_, _>>()?),
             "-member" => is_member = true,
+            "-standbys" => hand_over.standbys = value()?.parse()?,
             _ => return Err(USAGE.into()),
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
-        let settings = Settings { addresses, port, policy, limits, hand_over: true, journal: Journal::default() };
+        let journal = Journal::default();
+        let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, journal };
         return runtime.block_on(run_member(settings));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;
@@ -44,15 +46,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(runtime.block_on(serve(listeners, Registry::default(), policy, limits))?)
 }
 
-/// Serves the port or joins its owner, until standard input ends; says when it stands by.
+/// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by.
 async fn run_member(settings: Settings) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
-    let standing_by = handle.clone();
+    let watched = handle.clone();
     thread::spawn(move || {
-        while !standing_by.status().stands_by {
-            thread::sleep(Duration::from_millis(5));
+        let mut said = "";
+        loop {
+            let Status { role, stands_by, .. } = watched.status();
+            let state =
+                if role == Role::Serving { "serving" } else { ["joined", "standing by"][usize::from(stands_by)] };
+            if std::mem::replace(&mut said, state) != state {
+                println!("{state}");
+            }
+            thread::sleep(Duration::from_millis(2));
         }
-        println!("standing by");
     });
     thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());

@@ -1,13 +1,17 @@
 //! Where to listen: from a list of addresses to bound listeners.
 
+mod wanted;
+
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mio::net::TcpListener;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::os;
+
+pub(crate) use wanted::{covers, Wanted, LOCALS};
 
 /// As many connections as the kernel lets wait; it lowers the number to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -22,8 +26,10 @@ pub fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, String> {
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) sockets: Vec<TcpListener>,
-    /// Addresses that nobody named and somebody still has.
-    missing: Vec<IpAddr>,
+    /// Addresses that are wanted, are not required, and are somebody's.
+    pub(crate) missing: Vec<IpAddr>,
+    /// Addresses that were named, of a family that this host does not have.
+    pub(crate) absent: Vec<IpAddr>,
     /// The port in use; the one that was asked for unless that was 0.
     pub port: u16,
 }
@@ -54,6 +60,11 @@ impl OpenError {
     }
 }
 
+/// Whether an error says that this host has no such address.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
 /// Where a listener on this address can be reached from this host.
 pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
@@ -66,47 +77,78 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 impl Listeners {
     /// Binds the addresses; no addresses means any, of both families where the host has both.
-    pub fn open(addresses: &[IpAddr], mut port: u16) -> Result<Self, OpenError> {
-        let (mut sockets, mut missing) = (Vec::<TcpListener>::new(), Vec::new());
-        for (address, named) in with_loopbacks(addresses) {
-            match listen(SocketAddr::new(address, port)) {
+    pub fn open(addresses: &[IpAddr], port: u16) -> Result<Self, OpenError> {
+        Self::open_all(&Wanted::of(addresses, false), port)
+    }
+
+    pub(crate) fn open_all(wanted: &Wanted, port: u16) -> Result<Self, OpenError> {
+        Self::open_each(wanted, port, listen)
+    }
+
+    /// Opens other addresses while `old` ones are still listened on. With `keep`, those in both are kept.
+    pub(crate) fn open_beside(wanted: &Wanted, old: &[&TcpListener], keep: bool, port: u16) -> Result<Self, OpenError> {
+        Self::open_each(wanted, port, |address| {
+            let of_old = |socket: &TcpListener| socket.local_addr().map_or(address.ip(), |bound| bound.ip());
+            let kept = old.iter().find(|socket| keep && of_old(socket) == address.ip());
+            if let Some(kept) = kept {
+                return Ok(TcpListener::from_std(SockRef::from(*kept).try_clone()?.into()));
+            }
+            let overlapped: Vec<_> =
+                old.iter().filter(|socket| wanted::overlap(of_old(socket), address.ip())).collect();
+            if overlapped.is_empty() {
+                return listen(address);
+            }
+            share(&overlapped, true)?;
+            let opened = bound(address, true).and_then(listening);
+            share(&overlapped, false)?;
+            opened.inspect(|socket| drop(SockRef::from(socket).set_reuse_port(false)))
+        })
+    }
+
+    fn open_each(
+        wanted: &Wanted,
+        mut port: u16,
+        mut open: impl FnMut(SocketAddr) -> io::Result<TcpListener>,
+    ) -> Result<Self, OpenError> {
+        let (mut sockets, mut missing, mut absent) = (Vec::<TcpListener>::new(), Vec::new(), Vec::new());
+        let mut first_absent = None;
+        for target in wanted.targets() {
+            let address = SocketAddr::new(target.ip, port);
+            let failure = match open(address) {
                 Ok(socket) => {
                     // With port 0 the first socket decides for all of them.
                     port = socket.local_addr().map_or(port, |bound| bound.port());
                     sockets.push(socket);
+                    continue;
                 }
-                // What nobody named may be missing: a host without IPv6, an IPv6 port of somebody else's.
-                Err(error) if !named && !sockets.is_empty() => {
-                    if error.kind() == ErrorKind::AddrInUse {
-                        missing.push(address);
-                    }
+                Err(error) => OpenError { address, error },
+            };
+            if is_absent(&failure.error) && (!target.required || wanted::stands_for_its_family(target.ip)) {
+                if target.required {
+                    absent.push(target.ip);
                 }
-                Err(error) => return Err(OpenError { address: SocketAddr::new(address, port), error }),
+                first_absent.get_or_insert(failure);
+            } else if target.required || sockets.is_empty() {
+                return Err(failure);
+            } else if failure.is_taken() {
+                missing.push(target.ip);
             }
         }
-        Ok(Self { sockets, missing, port })
+        match first_absent {
+            Some(failure) if sockets.is_empty() => Err(failure),
+            _ => Ok(Self { sockets, missing, absent, port }),
+        }
     }
 
-    /// Listeners that were another process's.
-    pub(crate) fn inherited(sockets: Vec<std::net::TcpListener>, wanted: &[IpAddr], port: u16) -> Self {
+    /// Listeners that were another process's, and those of the wanted addresses that it lacked.
+    pub(crate) fn inherited(sockets: Vec<std::net::TcpListener>, wanted: &Wanted, port: u16) -> Self {
         let sockets: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect();
-        let mut listeners = Self { sockets, missing: Vec::new(), port };
+        let mut listeners = Self { sockets, missing: Vec::new(), absent: Vec::new(), port };
         let bound = listeners.addresses();
-        listeners.missing = wanted.iter().copied().filter(|address| !bound.contains(address)).collect();
+        listeners.missing = wanted.addresses().filter(|address| !bound.contains(address)).collect();
+        let found = listen_where_free(&mut listeners.missing, port);
+        listeners.sockets.extend(found);
         listeners
-    }
-
-    /// Tries again to get what somebody still had; whether nothing is missing any more.
-    pub(crate) fn complete(&mut self) -> bool {
-        let (sockets, port) = (&mut self.sockets, self.port);
-        self.missing.retain(|address| match listen(SocketAddr::new(*address, port)) {
-            Ok(socket) => {
-                sockets.push(socket);
-                false
-            }
-            Err(_) => true,
-        });
-        self.missing.is_empty()
     }
 
     /// The addresses that are listened on.
@@ -115,104 +157,73 @@ impl Listeners {
     }
 }
 
-/// The addresses that a list stands for.
-pub(crate) fn wanted(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    with_loopbacks(addresses).into_iter().map(|(address, _)| address).collect()
-}
-
-/// Whether whoever dials `address` reaches a listener on one of these addresses of this host.
-pub(crate) fn covers(listening: &[IpAddr], address: IpAddr) -> bool {
-    listening.iter().any(|bound| {
-        *bound == address || (bound.is_unspecified() && bound.is_ipv4() == address.is_ipv4() && is_own(address))
-    })
-}
-
-/// Whether an address is this host's: what goes there also comes from there. Nothing is sent to find out.
-fn is_own(address: IpAddr) -> bool {
-    const DISCARD: u16 = 9;
-    let any = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-    let comes_from = || {
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((address, DISCARD))?;
-        socket.local_addr()
-    };
-    address.is_loopback() || comes_from().is_ok_and(|own| own.ip() == address)
-}
-
-/// The addresses to bind, and whether each must succeed.
+/// Whether this host has all addresses that it must have, whoever listens there.
 ///
-/// Any and loopback addresses are taken as they stand. Beside any other address OTP's daemon also listens on
-/// 127.0.0.1 and ::1, since that is where nodes register; so do we, unless the list has an address of that kind.
-fn with_loopbacks(addresses: &[IpAddr]) -> Vec<(IpAddr, bool)> {
-    if addresses.is_empty() {
-        return vec![(Ipv4Addr::UNSPECIFIED.into(), false), (Ipv6Addr::UNSPECIFIED.into(), false)];
-    }
-    let serves_locals = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified();
-    // An address that "any" of its family covers would collide with it.
-    let covered = |ip: &IpAddr| {
-        !ip.is_unspecified() && addresses.iter().any(|a| a.is_unspecified() && a.is_ipv4() == ip.is_ipv4())
+/// # Errors
+///
+/// The first that it does not have.
+pub(crate) fn check(wanted: &Wanted, port: u16) -> Result<(), OpenError> {
+    let exists = |ip| match bound(SocketAddr::new(ip, 0), false) {
+        Err(error) if is_absent(&error) => Err(OpenError { address: SocketAddr::new(ip, port), error }),
+        _ => Ok(()),
     };
-    let mut all: Vec<(IpAddr, bool)> = Vec::new();
-    if !addresses.iter().all(serves_locals) {
-        for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-            if !addresses.iter().any(|ip| ip.is_ipv4() == loopback.is_ipv4() && serves_locals(ip)) {
-                all.push((loopback, false));
-            }
+    let mut named = wanted.targets().filter(|target| target.required).map(|target| target.ip);
+    named.try_for_each(|ip| if wanted::stands_for_its_family(ip) { Ok(()) } else { exists(ip) })
+}
+
+/// Listeners on those addresses that nobody has any more. What does not exist is given up.
+pub(crate) fn listen_where_free(missing: &mut Vec<IpAddr>, port: u16) -> Vec<TcpListener> {
+    let mut found = Vec::new();
+    missing.retain(|address| match listen(SocketAddr::new(*address, port)) {
+        Ok(socket) => {
+            found.push(socket);
+            false
         }
-    }
-    for address in addresses.iter().filter(|ip| !covered(ip)) {
-        if !all.iter().any(|(have, _)| have == address) {
-            all.push((*address, true));
-        }
-    }
-    all
+        Err(error) => !is_absent(&error),
+    });
+    found
 }
 
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listening(bound(address, false)?)
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listening(socket: Socket) -> io::Result<TcpListener> {
     os::defer_accept(&socket);
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))
 }
 
+/// Lets sockets of this user bind what these have, or no longer.
+fn share(sockets: &[&&TcpListener], shared: bool) -> io::Result<()> {
+    sockets.iter().try_for_each(|socket| SockRef::from(**socket).set_reuse_port(shared))
+}
+
+/// Has Linux forget that a port was shared. It remembers that of the last socket that was bound, so one is bound that
+/// does not share, where nobody listens.
+pub(crate) fn end_sharing(port: u16) {
+    const NOBODYS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
+    let elsewhere = [IpAddr::from(NOBODYS), LOCALS[1]];
+    let _ = elsewhere.into_iter().find_map(|address| bound(SocketAddr::new(address, port), false).ok());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn bound(list: &str) -> Vec<String> {
-        let addresses = parse_addresses(list).expect("addresses");
-        with_loopbacks(&addresses).iter().map(|(ip, _)| ip.to_string()).collect()
-    }
-
-    #[test]
-    fn loopbacks_are_added_only_where_nothing_serves_locals() {
-        assert_eq!(bound(""), ["0.0.0.0", "::"]);
-        assert_eq!(bound("127.0.0.2"), ["127.0.0.2"]);
-        assert_eq!(bound("0.0.0.0, 127.0.0.1"), ["0.0.0.0"]);
-        assert_eq!(bound("10.0.0.5"), ["127.0.0.1", "::1", "10.0.0.5"]);
-        assert_eq!(bound("10.0.0.5 127.0.0.2"), ["::1", "10.0.0.5", "127.0.0.2"]);
-        assert_eq!(bound("::1,::1"), ["::1"]);
-    }
-
-    #[test]
-    fn any_covers_this_hosts_addresses_of_its_family() {
-        let covers = |list: &str, address: &str| {
-            covers(&wanted(&parse_addresses(list).expect("addresses")), address.parse().expect("an address"))
-        };
-        assert!(covers("", "127.0.1.1"));
-        assert!(covers("0.0.0.0", "127.0.0.1"));
-        assert!(!covers("0.0.0.0", "::1"));
-        assert!(!covers("", "192.0.2.1"));
-        assert!(covers("127.0.0.2", "127.0.0.2"));
-        assert!(!covers("127.0.0.2", "127.0.0.3"));
-        assert!(!covers("127.0.0.2", "127.0.0.1"));
-    }
 
     #[test]
     fn the_port_is_one_for_all_and_told() {

@@ -13,40 +13,39 @@ mod handle;
 mod local;
 mod serving;
 mod settings;
+mod trouble;
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::MutexGuard;
-use tokio::time::{sleep, Instant};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout_at, Instant};
 
-use crate::address::Listeners;
+use crate::address::{self, Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
 use crate::hand_over::{self, Candidate, Rendezvous};
 use crate::journal::Change;
+use crate::node::NodeName;
 use crate::role::Role;
 use change_over::{Event, State};
 use client::{Joined, Link};
+use handle::Move;
 use local::LocalNode;
 use serving::{Startup, Takeover};
+use trouble::Trouble;
 
 pub use handle::{Answer, Handle, RegisterError, Snapshot, Status};
-pub use settings::{Settings, StartError};
+pub use settings::{ListenError, Settings, StartError};
 
 /// How often a member that has joined makes sure that the owner answers.
 const ASK_EVERY: Duration = Duration::from_secs(5);
-/// How long a start may look for the port or its owner, while another owner comes and goes.
-const START_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest pause between attempts to bind or join.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A link that ends sooner is no reason to bind at once again: its owner may end every link.
 const LASTING: Duration = Duration::from_secs(1);
-/// How often a new owner tries to get what the last one may still be letting go of.
-const TRIES_FOR_THE_REST: u32 = 5;
-/// A name that no node has, asked for when there is no node of our own.
-const NOBODY: &str = "embedded_epmd";
 
 /// A process among those that can serve the port.
 #[derive(Debug)]
@@ -54,6 +53,7 @@ pub struct Member {
     settings: Settings,
     handle: Handle,
     local: LocalNode,
+    moves: mpsc::UnboundedReceiver<Move>,
     state: State,
     /// What is to be served, and is not yet.
     startup: Option<Startup>,
@@ -63,39 +63,34 @@ pub struct Member {
     link: Option<Link>,
     backoff: Backoff,
     was_joined: bool,
-    /// Why the last attempt to bind or join failed.
-    trouble: Option<StartError>,
-    /// The last complaint about the port, so that it is made once.
-    complaint: Option<String>,
+    trouble: Trouble,
+    /// Why the last attempt to bind or join failed, if that does not pass by itself.
+    failure: Option<StartError>,
 }
 
 impl Member {
     /// Binds the port or finds its owner.
     pub async fn start(settings: Settings) -> Result<(Self, Handle), StartError> {
-        let (handle, commands) = Handle::new(&settings);
+        let (handle, commands, moves) = Handle::new(&settings);
         let local = LocalNode::new(commands, settings.journal.clone());
         let mut member = Self {
             settings,
             handle: handle.clone(),
             local,
+            moves,
             state: State::Searching,
             startup: None,
             owner: None,
             link: None,
             backoff: Backoff::up_to(LONGEST_PAUSE),
             was_joined: false,
-            trouble: None,
-            complaint: None,
+            trouble: Trouble::default(),
+            failure: None,
         };
-        let deadline = Instant::now() + START_PATIENCE;
         while !matches!(member.state, State::Serving | State::Joined) {
             let event = member.act().await;
-            // Between the end of one owner and the start of the next, there is nobody to answer.
-            if event == Event::Failed && Instant::now() < deadline && member.trouble.as_ref().is_some_and(passes) {
-                member.trouble = None;
-            }
-            if let Some(trouble) = member.trouble.take() {
-                return Err(trouble);
+            if let Some(failure) = member.failure.take() {
+                return Err(failure);
             }
             member.enter(event);
         }
@@ -107,14 +102,14 @@ impl Member {
         let stop = Arc::clone(&self.handle.stop);
         loop {
             if let Some(startup) = self.startup.take() {
-                let rendezvous = self.rendezvous();
-                return serving::serve(startup, &self.handle, &mut self.local, rendezvous, self.was_joined).await;
+                let Self { settings, handle, local, moves, was_joined, .. } = &mut self;
+                return serving::serve(startup, handle, local, moves, settings.port, *was_joined).await;
             }
             tokio::select! {
                 () = stop.notified() => return Ok(()),
                 event = self.act() => {
-                    if let Some(trouble) = self.trouble.take() {
-                        self.complain(&trouble);
+                    if let Some(failure) = self.failure.take() {
+                        self.trouble.tell(&failure);
                     }
                     self.enter(event);
                 }
@@ -134,41 +129,55 @@ impl Member {
     }
 
     async fn bind(&mut self) -> Event {
-        match Listeners::open(&self.settings.addresses, self.settings.port) {
-            Ok(mut listeners) => {
-                // An owner that is just ending lets go of one address after the other.
-                let mut backoff = Backoff::up_to(LONGEST_PAUSE);
-                for _ in 0..TRIES_FOR_THE_REST {
-                    if listeners.complete() {
-                        break;
-                    }
-                    sleep(backoff.next()).await;
-                }
+        let wanted = self.handle.wanted();
+        self.open(&wanted).unwrap_or_else(|error| self.failed(StartError::Open(error)))
+    }
+
+    /// Opens these addresses, or finds who has them.
+    fn open(&mut self, wanted: &Wanted) -> Result<Event, OpenError> {
+        match Listeners::open_all(wanted, self.settings.port) {
+            Ok(listeners) => {
                 self.startup = Some(Startup::Bound(listeners));
-                Event::Bound
+                Ok(Event::Bound)
             }
             Err(error) if error.is_taken() => {
                 self.owner = Some(error.holder());
-                Event::Taken
+                Ok(Event::Taken)
             }
-            Err(error) => {
-                self.trouble = Some(StartError::Open(error));
-                Event::Failed
-            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Takes another list of addresses for the one it has; what came of it, unless they cannot be listened on.
+    fn relocate(&mut self, Move { wanted, reply }: Move) -> Option<Event> {
+        let opened = if wanted == *self.handle.wanted() {
+            Ok(None)
+        } else {
+            address::check(&wanted, self.settings.port).and_then(|()| self.open(&wanted)).map(Some)
+        };
+        if let Ok(Some(_)) = opened {
+            *self.handle.wanted.write() = Arc::new(wanted);
+        }
+        let (outcome, event) = match opened {
+            Ok(event) => (Ok(()), event),
+            Err(error) => (Err(error), None),
+        };
+        let _ = reply.send(outcome);
+        event
     }
 
     async fn join(&mut self) -> Event {
         let Some(owner) = self.owner else { return Event::Failed };
-        let joined = match self.local.node() {
-            Some(node) => client::register(owner, node).await,
-            // Without a node there is nothing to register, but whoever answers must be an EPMD.
-            None => client::is_registered(owner, NOBODY).await.map(|_| Joined::Alone),
-        };
-        match joined {
+        let joining = client::join(owner, self.local.node(), self.link.take());
+        let joined = timeout_at(self.trouble.deadline(), joining).await;
+        match joined.unwrap_or_else(|_| Err(StartError::Held { address: owner, error: ErrorKind::TimedOut.into() })) {
             Ok(Joined::Granted(link, creation)) => {
                 self.link = Some(link);
                 self.local.registered(creation);
+                Event::Granted
+            }
+            Ok(Joined::Kept(link)) => {
+                self.link = Some(link);
                 Event::Granted
             }
             Ok(Joined::Alone) => Event::Granted,
@@ -181,27 +190,33 @@ impl Member {
                     Event::Failed
                 }
             }
-            Err(error) => {
-                self.trouble = Some(StartError::Held { address: owner, error });
-                Event::Failed
-            }
+            Err(error) => self.failed(error),
         }
+    }
+
+    /// Keeps an error that does not pass by itself, and tells it to who waits for the registration.
+    fn failed(&mut self, error: StartError) -> Event {
+        if self.trouble.lasts(&error) {
+            self.local.held(&error.to_string());
+            self.failure = Some(error);
+        }
+        Event::Failed
     }
 
     /// Stays with an owner until there is a reason to look for the port again.
     async fn stay(&mut self) -> Event {
         let Some(owner) = self.owner else { return Event::Failed };
         let joined_at = Instant::now();
-        let name = self.local.node().map_or(NOBODY, |node| node.name.as_str()).to_owned();
-        let handle = self.handle.clone();
-        let (rendezvous, node) = (self.rendezvous(), self.local.name());
-        let enabled = handle.hand_over.subscribe();
+        let (handle, node) = (self.handle.clone(), self.local.name());
+        let wanted = handle.wanted();
+        let rendezvous = rendezvous(&wanted, self.settings.port);
+        let addresses: Vec<_> = wanted.addresses().collect();
         let limits = || handle.rules.read().limits.clone();
         let standing_by = hand_over::stand_by(Candidate {
             rendezvous: &rendezvous,
-            addresses: &handle.wanted,
-            node,
-            enabled,
+            addresses: &addresses,
+            node: node.clone(),
+            settings: handle.hand_over.subscribe(),
             limits: &limits,
             whole: &handle.stands_by,
         });
@@ -209,7 +224,7 @@ impl Member {
         let event = loop {
             let check = async {
                 sleep(ASK_EVERY).await;
-                client::is_registered(owner, &name).await
+                client::is_registered(owner, node.as_ref().map(NodeName::as_str)).await
             };
             tokio::select! {
                 // With the owner's copies goes the link, unless this member has one, too.
@@ -222,6 +237,12 @@ impl Member {
                 }
                 () = ended(self.link.as_ref()) => break Event::Ended,
                 () = self.local.changed() => break Event::Changed,
+                Some(other) = self.moves.recv() => match self.relocate(other) {
+                    // The owner may be the same: the link shows whether it is.
+                    Some(Event::Taken) => break Event::Moved,
+                    Some(event) => break event,
+                    None => {}
+                },
                 answer = check => match answer {
                     Ok(found) => {
                         self.owner_answers(owner, true);
@@ -237,7 +258,9 @@ impl Member {
                 },
             }
         };
-        self.link = None;
+        if event != Event::Moved {
+            self.link = None;
+        }
         handle.stands_by.send_replace(false);
         match event {
             Event::Ended if joined_at.elapsed() < LASTING => Event::Failed,
@@ -250,16 +273,12 @@ impl Member {
     }
 
     async fn back_off(&mut self) -> Event {
+        let pause = self.trouble.pause(self.backoff.next());
         tokio::select! {
-            () = sleep(self.backoff.next()) => Event::BackedOff,
+            () = sleep(pause) => Event::BackedOff,
             () = self.local.changed() => Event::Changed,
+            Some(other) = self.moves.recv() => self.relocate(other).unwrap_or(Event::BackedOff),
         }
-    }
-
-    /// Where owner and standby of this port meet. The first address decides who serves, so it names the rendezvous.
-    fn rendezvous(&self) -> Rendezvous {
-        let first = self.handle.wanted.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        Rendezvous::of(SocketAddr::new(first, self.settings.port))
     }
 
     /// Goes on to what comes after this event, and tells the new role.
@@ -277,7 +296,7 @@ impl Member {
                 let how =
                     if contents.is_some() { "serving the port in its last owner's place" } else { "serving the port" };
                 tracing::info!(port, ?addresses, "{how}");
-                self.complaint = None;
+                self.trouble = Trouble::default();
                 let status = self.change(|status| {
                     status.role = Role::Serving;
                     status.owner = None;
@@ -293,15 +312,19 @@ impl Member {
             }
             State::Joined => {
                 self.was_joined = true;
-                self.complaint = None;
-                let Some(owner) = self.owner.filter(|_| role != Role::Joined) else { return };
+                self.trouble = Trouble::default();
+                let Some(owner) = self.owner else { return };
+                if role == Role::Joined {
+                    self.handle.status.lock().owner = Some(owner);
+                    return;
+                }
                 tracing::info!(%owner, "joined the owner of the port");
                 drop(self.change(|status| {
                     status.role = Role::Joined;
                     status.owner = Some(owner);
                 }));
             }
-            // Where the node changed it is the same owner that is asked again.
+            // Where the node or the addresses changed, it is most likely the same owner that is asked again.
             State::Joining => {}
             State::Searching | State::BackingOff if role == Role::Joined => {
                 if let Some(owner) = self.owner.take() {
@@ -337,17 +360,11 @@ impl Member {
             }
         }
     }
+}
 
-    fn complain(&mut self, error: &StartError) {
-        if passes(error) {
-            return;
-        }
-        let complaint = error.to_string();
-        if self.complaint.as_ref() != Some(&complaint) {
-            tracing::error!("{complaint}; trying again");
-            self.complaint = Some(complaint);
-        }
-    }
+/// Where owner and standby of this port meet. The first address decides who serves, so it names the rendezvous.
+fn rendezvous(wanted: &Wanted, port: u16) -> Rendezvous {
+    Rendezvous::of(SocketAddr::new(wanted.first(), port))
 }
 
 /// Waits for the end of the link, if there is one.
@@ -356,11 +373,4 @@ async fn ended(link: Option<&Link>) {
         Some(link) => link.ended().await,
         None => std::future::pending().await,
     }
-}
-
-/// Whether an error says that an owner is just going or coming.
-fn passes(error: &StartError) -> bool {
-    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof};
-    let StartError::Held { error, .. } = error else { return false };
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | UnexpectedEof)
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
@@ -40,4 +40,32 @@ pub(crate) fn defer_accept(_listener: &Socket) {}
 /// How many descriptors the process may have open.
 pub(crate) fn descriptor_limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Whether Unix sockets can have names outside the file system, which end with their process.
+pub(crate) const HAS_ABSTRACT_NAMES: bool = cfg!(target_os = "linux");
+
+/// The supplementary groups of the process at the other end of a Unix socket.
+#[cfg(target_os = "linux")]
+pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
+    // As many as a process may have.
+    let mut groups = vec![0; 65_536];
+    let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to the address, and there is room for as many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    groups.truncate(if result == 0 { length as usize / size_of::<u32>() } else { 0 });
+    groups
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn peer_groups(_socket: BorrowedFd<'_>) -> Vec<u32> {
+    Vec::new()
 }

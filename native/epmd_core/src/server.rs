@@ -7,8 +7,9 @@ mod listing;
 mod shared;
 
 use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use mio::net::TcpListener;
@@ -17,7 +18,7 @@ use rustix::net::{shutdown, Shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
-use crate::address::{self, Listeners};
+use crate::address::{self, Listeners, OpenError, Wanted};
 use crate::hand_over::Replication;
 use crate::limits::Limits;
 use crate::os;
@@ -38,7 +39,8 @@ const ACCEPTS_AT_ONCE: usize = 64;
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
 /// A peer that has waited for less than this may just be about to ask: while a reserve is left, it is not closed.
 const JUST_CAME: Duration = Duration::from_millis(20);
-/// How long a server that has handed over goes on answering those that it had accepted.
+/// How long a server that has handed over goes on answering those that it had accepted, and one that moves those that
+/// were connecting.
 const DRAIN: Duration = Duration::from_millis(100);
 
 /// Serves these listeners until it is dropped, which closes them and all connections.
@@ -60,6 +62,8 @@ type Listener = Arc<AsyncFd<TcpListener>>;
 pub(crate) struct Server {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
+    /// Addresses that somebody else has, and that are taken when they become free.
+    missing: Vec<IpAddr>,
     accepting: JoinSet<io::Error>,
 }
 
@@ -81,10 +85,20 @@ impl Server {
             full: AtomicBool::new(false),
             replication,
             port: listeners.port,
+            listing_refused: Once::new(),
         };
-        let mut server = Self { shared: Arc::new(shared), listeners: Vec::new(), accepting: JoinSet::new() };
-        server.listen(listeners.sockets)?;
+        let mut server =
+            Self { shared: Arc::new(shared), listeners: Vec::new(), missing: Vec::new(), accepting: JoinSet::new() };
+        server.begin(listeners)?;
         Ok(server)
+    }
+
+    fn begin(&mut self, listeners: Listeners) -> io::Result<()> {
+        for address in &listeners.absent {
+            tracing::warn!(%address, "not listening on an address of a family that this host does not have");
+        }
+        self.missing = listeners.missing;
+        self.listen(listeners.sockets)
     }
 
     fn listen(&mut self, sockets: Vec<TcpListener>) -> io::Result<()> {
@@ -116,6 +130,52 @@ impl Server {
     /// The listeners, for whoever stands by.
     pub(crate) fn listeners(&self) -> Vec<Arc<dyn Descriptor>> {
         self.listeners.iter().map(|listener| Arc::clone(listener) as Arc<_>).collect()
+    }
+
+    /// The addresses that are listened on.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.listeners.iter().filter_map(address_of).collect()
+    }
+
+    /// Whether somebody else has an address that this server wants.
+    pub(crate) fn lacks_addresses(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    /// Listens on the addresses that nobody else has any more; the new listeners.
+    pub(crate) fn open_what_is_free(&mut self) -> io::Result<Vec<Arc<dyn Descriptor>>> {
+        let (found, before) = (address::listen_where_free(&mut self.missing, self.shared.port), self.listeners.len());
+        self.listen(found)?;
+        let new = self.listeners[before..].iter();
+        new.clone().filter_map(address_of).for_each(|address| tracing::info!(%address, "serving an address more"));
+        Ok(new.map(|listener| Arc::clone(listener) as Arc<_>).collect())
+    }
+
+    /// Listens on other addresses, and then no longer on those it had. With `keep`, what is in both stays open.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on; then everything is as before.
+    pub(crate) async fn listen_on(&mut self, wanted: &Wanted, keep: bool) -> Result<(), OpenError> {
+        let port = self.shared.port;
+        let had: Vec<_> = self.listeners.iter().map(|listener| listener.get_ref()).collect();
+        let opened = Listeners::open_beside(wanted, &had, keep, port)?;
+        let kept = if keep { opened.addresses() } else { Vec::new() };
+        let old = std::mem::take(&mut self.listeners);
+        let (missing, accepting) = (std::mem::take(&mut self.missing), std::mem::take(&mut self.accepting));
+        if let Err(error) = self.begin(opened) {
+            (self.listeners, self.missing, self.accepting) = (old, missing, accepting);
+            return Err(OpenError { address: SocketAddr::new(wanted.first(), port), error });
+        }
+        // Who has just connected to an old listener is in the middle of it: its request comes in a moment.
+        tokio::time::sleep(DRAIN).await;
+        drop(accepting);
+        for listener in old.iter().filter(|old| address_of(old).is_some_and(|address| !kept.contains(&address))) {
+            self.accept_waiting(listener);
+            let _ = shutdown(listener, Shutdown::Read);
+        }
+        address::end_sharing(port);
+        Ok(())
     }
 
     /// Accepts nothing from here on; whoever connects waits in the kernel's queue.
@@ -169,6 +229,10 @@ impl Server {
             connection::serve(&self.shared, stream.into(), peer, &mut inbox);
         }
     }
+}
+
+fn address_of(listener: &Listener) -> Option<IpAddr> {
+    listener.get_ref().local_addr().ok().map(|bound| bound.ip())
 }
 
 impl Drop for Server {

@@ -1,6 +1,4 @@
 //! The hand-over between members, and what others who find the channel can do with it.
-//!
-//! A member that is killed is one whose runtime is dropped: its descriptors are closed, and nothing is said.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
@@ -12,14 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
-use epmd_core::{Handle, Journal, Limits, Member, Policy, Role, Settings};
+use epmd_core::{Role, Settings};
 use support::client::{self, eventually, exchange, register, PATIENCE};
-use support::member::Process;
+use support::member::Running;
+use support::process::Process;
 use support::request::{dump, names, port_please2, stop, Alive2};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -55,7 +53,7 @@ fn ten_thousand_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     // An end that had not been passed yet is found in the connection.
     eventually("the same table", || table(server) == before);
     assert!(nodes.iter().all(|node| !client::is_closed(node)));
-    let mut successor = Process::start(port);
+    let successor = Process::start(port);
     successor.stands_by();
     standby.stop();
     assert_eq!(table(server), before);
@@ -85,7 +83,7 @@ fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
         let said = as_second_user(&script);
         assert!(said == "heard 0" || said == "reset", "{said}");
     }
-    assert_eq!(owner.handle.status().standby, None);
+    assert_eq!(owner.handle.status().standbys, []);
     // It does not keep a member of the right user from standing by.
     let standby = Running::start(settings(port));
     standby.stands_by_for(&owner);
@@ -137,7 +135,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
         let mut heard = Vec::new();
         let _ = channel.read_to_end(&mut heard);
         assert!(client::listing(server).is_ok());
-        eventually("nobody stands by", || owner.handle.status().standby.is_none());
+        eventually("nobody stands by", || owner.handle.status().standbys.is_empty());
     }
     // One that says the right thing and then nothing more, nor reads: others wait for it no longer than for a registration.
     let mut silent = connect(port);
@@ -173,83 +171,18 @@ fn what_an_owner_says_is_checked_by_the_member() {
     let mut heard = Vec::new();
     owner.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = owner.read_to_end(&mut heard);
-    assert!(heard.starts_with(b"\x00\x0d\x01epmd\x00\x01"), "{heard:?}");
+    assert!(heard[2..].starts_with(b"\x01epmd\x00\x02"), "{heard:?}");
     assert!(!member.handle.status().stands_by);
     assert_eq!(member.handle.status().role, Role::Joined);
 }
 
-/// A member on a thread of its own.
-struct Running {
-    handle: Handle,
-    kill: mpsc::SyncSender<()>,
-    thread: Option<JoinHandle<Result<(), String>>>,
-}
-
-impl Running {
-    fn start(settings: Settings) -> Self {
-        let (started, start) = mpsc::sync_channel(1);
-        let (kill, killed) = mpsc::sync_channel::<()>(1);
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let (member, handle) = Member::start(settings).await.unwrap();
-                started.send(handle).unwrap();
-                let dead = tokio::task::spawn_blocking(move || killed.recv());
-                tokio::select! {
-                    ended = member.run() => ended.map_err(|error| error.to_string()),
-                    _ = dead => Err("killed".into()),
-                }
-            })
-        });
-        Self { handle: start.recv_timeout(PATIENCE).expect("it starts"), kill, thread: Some(thread) }
-    }
-
-    fn joins(&self) {
-        eventually("the member has joined", || self.handle.status().role == Role::Joined);
-    }
-
-    fn stands_by_for(&self, owner: &Self) {
-        eventually("the member stands by", || {
-            self.handle.status().stands_by && owner.handle.status().standby.is_some()
-        });
-    }
-
-    fn serves(&self) {
-        eventually("the member serves", || self.handle.status().role == Role::Serving);
-    }
-
-    fn kill(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = self.kill.send(());
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 fn settings(port: u16) -> Settings {
-    Settings {
-        addresses: vec![LOOPBACK.into()],
-        port,
-        policy: Policy { relaxed: true, ..Policy::default() },
-        limits: Limits::default(),
-        hand_over: true,
-        journal: Journal::default(),
-    }
+    support::member::settings(&[LOOPBACK.into()], port)
 }
 
-/// What `Rendezvous` calls it.
+/// What `Place` calls it.
 fn name(port: u16) -> String {
-    format!("embedded_epmd/{}/127.0.0.1:{port}", rustix::process::geteuid().as_raw())
+    format!("embedded_epmd/127.0.0.1:{port}")
 }
 
 fn connect(port: u16) -> UnixStream {

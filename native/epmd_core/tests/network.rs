@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::time::Instant;
 
 use support::client::{self, connect_from, converse, eventually, register_on, End, PATIENCE};
+use support::member::{self, Running};
 use support::network::{Network, Way, OTHER_PEER, OTHER_PEER_V6, PEER, PEER_V6, SERVER, SERVER_ALIAS, SERVER_V6};
 use support::request::{alive2, dump, kill, names, port_please2, stop, Alive2};
 use support::server::{Kind, Server, Settings};
@@ -117,6 +118,21 @@ fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up() {
             assert_eq!(reply, found, "{way:?} with -allow {list}");
         }
     }
+}
+
+#[test]
+fn that_another_host_was_refused_the_listing_is_said_once() {
+    let network = Network::new();
+    let owner = network.on_server_host(|| Running::start(member::settings(&[], 4369)));
+    let list = |way: Way| {
+        let listed = || converse(connect_from(way.from, (way.to, 4369).into()).unwrap(), &names()).unwrap();
+        network.on_peer_host(listed)
+    };
+    for way in remote_ways() {
+        assert!(list(way).is_empty(), "{way:?}");
+    }
+    let said = owner.log.lines("remote_names");
+    assert!(matches!(&said[..], [line] if line.starts_with("WARN") && line.contains("10.77.0.2")), "{said:?}");
 }
 
 #[test]

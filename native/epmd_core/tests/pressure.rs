@@ -7,7 +7,7 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use support::client::{self, eventually, exchange, register};
-use support::member::Process;
+use support::process::Process;
 use support::request::{port_please2, Alive2};
 
 const FEW: u32 = 256;
@@ -111,7 +111,7 @@ fn start(server: SocketAddr, flags: &[&str]) -> Process {
 }
 
 fn standby(server: SocketAddr) -> Process {
-    let mut standby = start(server, &[]);
+    let standby = start(server, &[]);
     standby.stands_by();
     standby
 }

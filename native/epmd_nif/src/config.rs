@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epmd_core::{Journal, Limits, Policy, Settings};
+use epmd_core::{HandOver, Journal, Limits, Policy, Settings, Trusted};
 
 use crate::error::Error;
 use crate::events::Verbosity;
@@ -19,6 +19,12 @@ pub(crate) struct Config {
     max_waiting_per_source: usize,
     descriptor_share: u8,
     hand_over: bool,
+    standbys: u32,
+    /// Whose processes may stand by beside those of this user: names or numbers.
+    trusted_users: Vec<String>,
+    trusted_groups: Vec<String>,
+    /// Whether the VM's distribution is over IPv6.
+    inet6: bool,
     pub(crate) log_level: Verbosity,
 }
 
@@ -31,6 +37,7 @@ impl Config {
             addresses: addresses
                 .map_err(|got| Error::Setting(format!("address: expected an IPv4 or IPv6 address, got {got:?}")))?,
             port: self.port,
+            inet6: self.inet6,
             policy: Policy {
                 relaxed: self.relaxed,
                 remote_names: self.remote_names,
@@ -42,7 +49,11 @@ impl Config {
                 waiting_per_source: self.max_waiting_per_source,
                 descriptor_share: self.descriptor_share,
             },
-            hand_over: self.hand_over,
+            hand_over: HandOver {
+                standbys: if self.hand_over { self.standbys } else { 0 },
+                trusted: Trusted::named(&self.trusted_users, &self.trusted_groups)
+                    .map_err(|error| Error::Setting(format!("hand_over: {error}")))?,
+            },
             journal: Journal::default(),
         })
     }

@@ -1,6 +1,6 @@
 //! The one error type of the boundary: an atom to match on, or an atom with a sentence to print.
 
-use epmd_core::{RegisterError, StartError};
+use epmd_core::{ListenError, RegisterError, StartError};
 use rustler::{Encoder, Env, Term};
 
 use crate::atoms;
@@ -9,7 +9,6 @@ pub(crate) enum Error {
     Setting(String),
     CannotListen(String),
     Held(String),
-    AlreadyRegistered,
     Register(RegisterError),
     Thread(String),
 }
@@ -18,8 +17,14 @@ impl From<StartError> for Error {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Open(_) => Self::CannotListen(error.to_string()),
-            StartError::Held { .. } => Self::Held(error.to_string()),
+            StartError::Held { .. } | StartError::NoRegistrations { .. } => Self::Held(error.to_string()),
         }
+    }
+}
+
+impl From<ListenError> for Error {
+    fn from(error: ListenError) -> Self {
+        Self::CannotListen(error.to_string())
     }
 }
 
@@ -36,7 +41,8 @@ impl Encoder for Error {
             Self::CannotListen(text) => (atoms::cannot_listen(), text).encode(env),
             Self::Held(text) => (atoms::held(), text).encode(env),
             Self::Thread(text) => (atoms::no_thread(), text).encode(env),
-            Self::AlreadyRegistered => atoms::already_registered().encode(env),
+            Self::Register(RegisterError::Held(text)) => (atoms::held(), text).encode(env),
+            Self::Register(RegisterError::AlreadyRegistered) => atoms::already_registered().encode(env),
             Self::Register(RegisterError::DuplicateName) => atoms::duplicate_name().encode(env),
             Self::Register(RegisterError::Timeout) => atoms::timeout().encode(env),
             Self::Register(RegisterError::Stopped) => atoms::stopped().encode(env),

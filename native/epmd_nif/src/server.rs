@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::events::{Events, Taken};
 
-/// How long a registration may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
+/// How long a registration or a change of addresses may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
@@ -25,7 +25,7 @@ pub(crate) struct Server {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// The server ends with this process, which marks how long the VM is a node, or a boot lasts.
     keeper: LocalPid,
-    /// The local node's registration ends with this process, its `net_kernel`; while there is one, there is a node.
+    /// The local node's registration ends with this process, its `net_kernel`.
     registrant: Mutex<Option<LocalPid>>,
 }
 
@@ -138,22 +138,19 @@ fn register(
     let name = NodeName::new(name.as_bytes())
         .map_err(|reason| Error::Setting(format!("the node's name {name:?} cannot be registered: {reason}")))?;
     let node = Node { highest_version, lowest_version, ..Node::erlang(name, port) };
-    {
-        let mut current = server.registrant.lock();
-        if current.is_some() {
-            return Err(Error::AlreadyRegistered);
-        }
-        *current = Some(registrant);
-    }
-    let registered = match env.monitor(&server, &registrant) {
-        Some(_) => server.handle.register(node, creation, PATIENCE),
-        None => Err(RegisterError::Stopped),
-    };
+    let registered = server.handle.register(node, creation, PATIENCE);
     // A node that runs goes on trying to be found; one that boots gives up.
     let goes_on = creation.is_some() && matches!(registered, Err(RegisterError::Timeout));
-    if registered.is_err() && !goes_on {
-        server.handle.unregister();
-        *server.registrant.lock() = None;
+    match registered {
+        Err(RegisterError::Timeout) if !goes_on => server.handle.unregister(),
+        Err(_) if !goes_on => {}
+        _ => {
+            *server.registrant.lock() = Some(registrant);
+            if env.monitor(&server, &registrant).is_none() {
+                server.handle.unregister();
+                return Err(RegisterError::Stopped.into());
+            }
+        }
     }
     Ok(registered?)
 }
@@ -243,7 +240,8 @@ fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u3
 /// Applies the settings that a running server can change.
 #[rustler::nif(schedule = "DirtyIo")]
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
-    let Settings { policy, limits, hand_over, .. } = config.settings()?;
+    let Settings { addresses, policy, limits, hand_over, .. } = config.settings()?;
+    server.handle.listen_on(addresses, PATIENCE)?;
     server.handle.configure(policy, limits, hand_over);
     server.events.limit(config.log_level);
     Ok(rustler::types::atom::ok())
@@ -276,7 +274,7 @@ struct StatusMap {
     owner_answers: bool,
     addresses: Vec<String>,
     port: u16,
-    standby: Option<StandbyMap>,
+    standbys: Vec<StandbyMap>,
     stands_by: bool,
 }
 
@@ -301,9 +299,11 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
         owner_answers: status.owner_answers,
         addresses: status.addresses.iter().map(ToString::to_string).collect(),
         port: status.port,
-        standby: status
-            .standby
-            .map(|standby| StandbyMap { name: standby.node.map(|name| name.as_str().into()), pid: standby.pid }),
+        standbys: status
+            .standbys
+            .into_iter()
+            .map(|standby| StandbyMap { name: standby.node.map(|name| name.as_str().into()), pid: standby.pid })
+            .collect(),
         stands_by: status.stands_by,
     }
 }

@@ -1,13 +1,9 @@
-//! The Unix socket between an owner and its standby: its name, who may be at its ends, and what passes through it.
+//! The Unix socket between an owner and one who follows it, and what passes through it.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -15,9 +11,8 @@ use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
 use super::message::{self, Message, MAX_MESSAGE};
 
@@ -25,142 +20,14 @@ use super::message::{self, Message, MAX_MESSAGE};
 const DESCRIPTORS_AT_ONCE: usize = 4;
 /// Descriptors that may wait for their messages.
 const DESCRIPTORS: usize = 64;
-/// Members that may wait to be accepted.
-const BACKLOG: i32 = 64;
 /// Bytes of messages that one read may bring.
 const BYTES_AT_ONCE: usize = 16 * 1024;
 
-/// Where the owner of a port is found by the members of its user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rendezvous {
-    name: String,
-    /// The port.
-    pub(crate) port: u16,
-    /// Where the lock and the socket are; none where names need no folder.
-    folder: Option<PathBuf>,
-}
-
-impl Rendezvous {
-    /// The rendezvous for the owner of this address and port, and for this process's user: on Linux an abstract name, which
-    /// belongs to the network namespace as the port does, elsewhere a folder of the user's own.
-    pub(crate) fn of(owner: SocketAddr) -> Self {
-        let user = user();
-        if cfg!(target_os = "linux") {
-            Self { name: format!("\0embedded_epmd/{user}/{owner}"), port: owner.port(), folder: None }
-        } else {
-            Self::in_folder(Path::new("/tmp").join(format!("embedded_epmd-{user}")), owner)
-        }
-    }
-
-    fn in_folder(folder: PathBuf, owner: SocketAddr) -> Self {
-        Self { name: owner.to_string(), port: owner.port(), folder: Some(folder) }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.as_ref().map_or_else(|| self.name.clone().into(), |folder| folder.join(&self.name))
-    }
-
-    /// Claims the name: at most one process has it, for as long as that lives and keeps the claim.
-    ///
-    /// # Errors
-    ///
-    /// `AddrInUse` while somebody else has it.
-    pub(crate) fn claim(&self) -> io::Result<Claim> {
-        let mut claimant = self.claimant()?;
-        claimant.claim()
-    }
-
-    /// Gets hold of all that a claim needs but the name.
-    pub(crate) fn claimant(&self) -> io::Result<Claimant> {
-        let lock = self.folder.as_deref().map(|folder| self.lock_file(folder)).transpose()?;
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        Ok(Claimant { path: self.socket(), socket: Some(socket), lock })
-    }
-
-    /// A name in a folder outlives its process, so that it is a lock that tells whether somebody has it.
-    fn lock_file(&self, folder: &Path) -> io::Result<File> {
-        match DirBuilder::new().mode(0o700).create(folder) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let found = fs::symlink_metadata(folder)?;
-        if !found.is_dir() || found.uid() != user() || found.mode() & 0o077 != 0 {
-            let text = format!("{} is not a folder that only this user can enter", folder.display());
-            return Err(io::Error::new(ErrorKind::PermissionDenied, text));
-        }
-        File::create(folder.join(format!("{}.lock", self.name)))
-    }
-
-    /// Connects to whoever has claimed the name.
-    ///
-    /// # Errors
-    ///
-    /// `PermissionDenied` if that is another user's process.
-    pub(crate) async fn connect(&self) -> io::Result<(Sender, Receiver)> {
-        open(UnixStream::connect(self.socket()).await?)
-    }
-}
-
-/// Who can claim the name at once, however little the process has left by then.
-#[derive(Debug)]
-pub(crate) struct Claimant {
-    path: PathBuf,
-    /// Until it has the name.
-    socket: Option<Socket>,
-    lock: Option<File>,
-}
-
-impl Claimant {
-    /// Claims the name.
-    ///
-    /// # Errors
-    ///
-    /// `AddrInUse` while somebody else has it; it can be tried again then.
-    pub(crate) fn claim(&mut self) -> io::Result<Claim> {
-        if let Some(lock) = &self.lock {
-            lock.try_lock().map_err(|error| match error {
-                TryLockError::WouldBlock => ErrorKind::AddrInUse.into(),
-                TryLockError::Error(error) => error,
-            })?;
-            match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        let socket = self.socket.as_ref().ok_or(ErrorKind::NotConnected)?;
-        socket.bind(&SockAddr::unix(&self.path)?)?;
-        socket.listen(BACKLOG)?;
-        let socket = self.socket.take().ok_or(ErrorKind::NotConnected)?;
-        let listener = UnixListener::from_std(OwnedFd::from(socket).into())?;
-        Ok(Claim { listener, _lock: self.lock.take() })
-    }
-}
-
-/// The name, held.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    listener: UnixListener,
-    _lock: Option<File>,
-}
-
-impl Claim {
-    /// Waits for the next member that connects.
-    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
-    }
-}
-
-/// Opens an end of the channel, if this process's user has the other end as well.
-pub(crate) fn open(stream: UnixStream) -> io::Result<(Sender, Receiver)> {
-    let peer = stream.peer_cred()?.uid();
-    if peer != user() {
-        let text = format!("the process at the other end belongs to the user {peer}");
-        return Err(io::Error::new(ErrorKind::PermissionDenied, text));
-    }
+/// Both ends of this side of the channel.
+pub(crate) fn open(stream: UnixStream) -> (Sender, Receiver) {
     let stream = Arc::new(stream);
     let receiver = Receiver { stream: Arc::clone(&stream), bytes: Vec::new(), descriptors: VecDeque::new() };
-    Ok((Sender { stream, unsent: Vec::new() }, receiver))
+    (Sender { stream, unsent: Vec::new() }, receiver)
 }
 
 /// An error of a Unix socket, with what can be done where that is known.
@@ -171,11 +38,6 @@ pub(crate) fn explain(error: &io::Error) -> String {
             .into();
     }
     error.to_string()
-}
-
-/// The user of this process, as the other end is told it.
-fn user() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 /// The writing end.
@@ -306,43 +168,15 @@ fn close_on_exec(descriptor: OwnedFd) -> OwnedFd {
 mod tests {
     use super::*;
 
-    fn rendezvous() -> Rendezvous {
-        let owner = "127.0.0.1:4369".parse().expect("an address");
-        let folder = format!("embedded_epmd-test-{}", std::process::id());
-        Rendezvous::in_folder(std::env::temp_dir().join(folder), owner)
-    }
-
-    #[tokio::test]
-    async fn a_place_in_a_folder_is_claimed_once_and_free_after_its_holder() {
-        let rendezvous = rendezvous();
-        let folder = rendezvous.folder.clone().expect("a folder");
-        let claim = rendezvous.claim().expect("a free name");
-        assert_eq!(rendezvous.claim().expect_err("a claimed name").kind(), ErrorKind::AddrInUse);
-        let (connected, accepted) = tokio::join!(rendezvous.connect(), claim.accept());
-        let (mut sender, _) = connected.expect("somebody to connect to");
-        let (_, mut receiver) = open(accepted.expect("a member")).expect("the same user");
-        sender.send(&Message::Alive.encode(), None).expect("room for it");
-        assert!(matches!(receiver.receive().await, Ok((Message::Alive, None))));
-
-        drop(claim);
-        drop(rendezvous.claim().expect("a name that its holder gave up, though its socket is there"));
-        assert!(rendezvous.connect().await.is_err());
-
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("our folder");
-        assert_eq!(rendezvous.claim().expect_err("a folder open to others").kind(), ErrorKind::PermissionDenied);
-        fs::remove_dir_all(folder).expect("our folder");
-    }
-
     #[tokio::test]
     async fn what_belongs_to_no_message_ends_the_channel() {
         let (one, other) = UnixStream::pair().expect("a pair");
-        let (mut sender, mut receiver) = (open(one).expect("our own").0, open(other).expect("our own").1);
+        let (mut sender, mut receiver) = (open(one).0, open(other).1);
         sender.send(&Message::Listener.encode(), None).expect("room for it");
         assert!(matches!(receiver.receive().await, Err(Failure::Malformed)), "a listener without a descriptor");
 
         let (one, other) = UnixStream::pair().expect("a pair");
-        let (mut sender, mut receiver) = (open(one).expect("our own").0, open(other).expect("our own").1);
+        let (mut sender, mut receiver) = (open(one).0, open(other).1);
         sender.send(&[0xff, 0xff, 0], None).expect("room for it");
         assert!(matches!(receiver.receive().await, Err(Failure::Malformed)), "a message that is too long");
     }

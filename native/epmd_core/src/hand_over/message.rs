@@ -1,25 +1,20 @@
 //! What an owner and its standby say to each other: pure functions on bytes.
 //!
-//! A message is two bytes of length, a tag and a body, all numbers big-endian. Some come with a descriptor.
-//! [`Hello`] begins with its version in every version of the format.
+//! A message is two bytes of length, a tag and a body, all numbers big-endian. Some come with a descriptor. What came
+//! with version 2 of the format is said so.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::hello::Hello;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
 use crate::registry::follower::{Counters, Departure};
 use crate::registry::Entry;
 
-/// The version of the format. Two that differ do not hand over to each other.
-pub(crate) const VERSION: u16 = 1;
 /// The longest message without its length: a registration with the longest request.
 pub(crate) const MAX_MESSAGE: usize = ENTERED_HEAD + MAX_REQUEST;
 /// The tag, number, creation and connection of a registration.
 const ENTERED_HEAD: usize = 1 + 8 + 4 + 1;
-/// A peer that begins otherwise is no member.
-const MAGIC: &[u8; 4] = b"epmd";
-
 /// Something said over the channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -43,16 +38,19 @@ pub(crate) enum Message {
     TakeOver,
     /// The standby, in return: it does.
     Taken,
-}
-
-/// Who speaks. Only members with the same addresses stand by for each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Hello {
-    pub(crate) version: u16,
-    /// Where the member listens when it serves; empty in another version than ours.
-    pub(crate) addresses: Vec<IpAddr>,
-    /// The member's node, if it has one.
-    pub(crate) node: Option<NodeName>,
+    /// The owner, before its counters: the epoch of its table. (2)
+    Epoch(u64),
+    /// The owner, then: the registrations up to this number are those of the copy that the member has. (2)
+    Resumed(u64),
+    /// The owner: the copy's registration with this number is still there. (2)
+    Kept {
+        /// Its number.
+        id: u64,
+        /// Whether its connection lasts.
+        connected: bool,
+    },
+    /// The owner: connect again, what this copy refers to has changed. (2)
+    Reconnect,
 }
 
 /// A registration. Its descriptor comes with it if its connection lasts.
@@ -78,6 +76,10 @@ const LEFT: u8 = 7;
 const WHOLE: u8 = 8;
 const TAKE_OVER: u8 = 9;
 const TAKEN: u8 = 10;
+const EPOCH: u8 = 11;
+const RESUMED: u8 = 12;
+const KEPT: u8 = 13;
+const RECONNECT: u8 = 14;
 
 impl Message {
     /// Whether a descriptor comes with it.
@@ -115,6 +117,13 @@ impl Message {
             Self::Whole => framed(WHOLE, |_| {}),
             Self::TakeOver => framed(TAKE_OVER, |_| {}),
             Self::Taken => framed(TAKEN, |_| {}),
+            Self::Epoch(epoch) => framed(EPOCH, |out| out.extend(epoch.to_be_bytes())),
+            Self::Resumed(registrations) => framed(RESUMED, |out| out.extend(registrations.to_be_bytes())),
+            Self::Kept { id, connected } => framed(KEPT, |out| {
+                out.extend(id.to_be_bytes());
+                out.push(u8::from(*connected));
+            }),
+            Self::Reconnect => framed(RECONNECT, |_| {}),
         }
     }
 
@@ -151,6 +160,10 @@ impl Message {
             WHOLE => Self::Whole,
             TAKE_OVER => Self::TakeOver,
             TAKEN => Self::Taken,
+            EPOCH => Self::Epoch(u64::from_be_bytes(body.take()?)),
+            RESUMED => Self::Resumed(u64::from_be_bytes(body.take()?)),
+            KEPT => Self::Kept { id: u64::from_be_bytes(body.take()?), connected: body.flag()? },
+            RECONNECT => Self::Reconnect,
             _ => return Err(Malformed),
         };
         if body.0.is_empty() {
@@ -192,72 +205,17 @@ fn framed(tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     })
 }
 
-impl Hello {
-    /// Whether the member that says this and the one that says `other` can stand by for each other, or why not.
-    pub(crate) fn fits(&self, other: &Self) -> Result<(), String> {
-        if self.version != other.version {
-            let (theirs, ours) = (self.version, other.version);
-            return Err(format!("it speaks version {theirs} of the hand-over, and this VM version {ours}"));
-        }
-        let sorted = |hello: &Self| hello.addresses.iter().copied().collect::<BTreeSet<_>>();
-        if sorted(self) != sorted(other) {
-            let (theirs, ours) = (&self.addresses, &other.addresses);
-            return Err(format!("its addresses are {theirs:?}, and those of this VM {ours:?}"));
-        }
-        Ok(())
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend(MAGIC);
-        out.extend(self.version.to_be_bytes());
-        // More do not fit into a byte, nor onto a host.
-        let addresses = &self.addresses[..self.addresses.len().min(usize::from(u8::MAX))];
-        out.push(addresses.len() as u8);
-        for address in addresses {
-            match address {
-                IpAddr::V4(ip) => {
-                    out.push(4);
-                    out.extend(ip.octets());
-                }
-                IpAddr::V6(ip) => {
-                    out.push(6);
-                    out.extend(ip.octets());
-                }
-            }
-        }
-        out.extend(self.node.as_ref().map_or("", NodeName::as_str).as_bytes());
-    }
-
-    fn decode(body: &mut Body<'_>) -> Result<Self, Malformed> {
-        if body.take()? != *MAGIC {
-            return Err(Malformed);
-        }
-        let version = u16::from_be_bytes(body.take()?);
-        if version != VERSION {
-            body.rest();
-            return Ok(Self { version, addresses: Vec::new(), node: None });
-        }
-        let [count] = body.take()?;
-        let addresses = (0..count).map(|_| body.address()).collect::<Result<_, _>>()?;
-        let node = match body.rest() {
-            [] => None,
-            name => Some(NodeName::new(name).map_err(|_| Malformed)?),
-        };
-        Ok(Self { version, addresses, node })
-    }
-}
-
 /// What is left of a message.
-struct Body<'a>(&'a [u8]);
+pub(super) struct Body<'a>(&'a [u8]);
 
 impl<'a> Body<'a> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn flag(&mut self) -> Result<bool, Malformed> {
+    pub(super) fn flag(&mut self) -> Result<bool, Malformed> {
         match self.take()? {
             [0] => Ok(false),
             [1] => Ok(true),
@@ -265,7 +223,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn address(&mut self) -> Result<IpAddr, Malformed> {
+    pub(super) fn address(&mut self) -> Result<IpAddr, Malformed> {
         match self.take()? {
             [4] => Ok(IpAddr::from(self.take::<4>()?)),
             [6] => Ok(IpAddr::from(self.take::<16>()?)),
@@ -273,7 +231,13 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn rest(&mut self) -> &'a [u8] {
+    pub(super) fn bytes(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    pub(super) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 }
@@ -283,11 +247,25 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::hello::VERSION;
     use super::*;
+    use crate::registry::follower::Position;
 
     fn name() -> impl Strategy<Value = NodeName> {
         vec(proptest::char::range('!', '\u{7e}'), 1..=255)
             .prop_map(|name| NodeName::new(String::from_iter(name).as_bytes()).expect("a valid name"))
+    }
+
+    fn hello() -> impl Strategy<Value = Message> {
+        let position = any::<(u64, u64)>().prop_map(|(epoch, registrations)| Position { epoch, registrations });
+        let resume = proptest::option::of(position);
+        (1..=VERSION, vec(any::<IpAddr>(), 0..20), proptest::option::of(name()), any::<bool>(), resume).prop_map(
+            |(version, addresses, node, stands_by, resume)| {
+                let since_2 = version > 1;
+                let (stands_by, resume) = (!since_2 || stands_by, resume.filter(|_| since_2));
+                Message::Hello(Hello { version, addresses, node, stands_by, resume })
+            },
+        )
     }
 
     fn node() -> impl Strategy<Value = Node> {
@@ -299,8 +277,6 @@ mod tests {
     }
 
     fn message() -> impl Strategy<Value = Message> {
-        let hello = (vec(any::<IpAddr>(), 0..20), proptest::option::of(name()))
-            .prop_map(|(addresses, node)| Message::Hello(Hello { version: VERSION, addresses, node }));
         let counters = any::<(u64, u64, u32)>()
             .prop_map(|(registrations, leaves, floor)| Message::Counters(Counters { registrations, leaves, floor }));
         let departed =
@@ -311,17 +287,21 @@ mod tests {
         let entered = (any::<(u64, u32, bool)>(), node())
             .prop_map(|((id, creation, connected), node)| Message::Entered(Entered { id, creation, connected, node }));
         prop_oneof![
-            hello,
+            hello(),
             counters,
             departed,
             entered,
             any::<u64>().prop_map(Message::Left),
+            any::<u64>().prop_map(Message::Epoch),
+            any::<u64>().prop_map(Message::Resumed),
+            any::<(u64, bool)>().prop_map(|(id, connected)| Message::Kept { id, connected }),
             prop::sample::select(vec![
                 Message::Alive,
                 Message::Listener,
                 Message::Whole,
                 Message::TakeOver,
-                Message::Taken
+                Message::Taken,
+                Message::Reconnect
             ]),
         ]
     }
@@ -337,7 +317,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_any_bytes_never_panics(tag in 0u8..14, bytes in vec(any::<u8>(), 0..200)) {
+        fn decoding_any_bytes_never_panics(tag in 0u8..18, bytes in vec(any::<u8>(), 0..200)) {
             let _ = Message::decode(&[&[tag][..], &bytes].concat());
             let _ = frame(&bytes);
         }
@@ -364,16 +344,5 @@ mod tests {
         assert_eq!(frame(&[0, 0]), Err(Malformed));
         assert_eq!(frame(&[0xff, 0xff]), Err(Malformed));
         assert_eq!(frame(&[0]), Ok(None));
-    }
-
-    #[test]
-    fn another_version_is_recognised_whatever_follows() {
-        let mut bytes = vec![HELLO];
-        bytes.extend(MAGIC);
-        bytes.extend((VERSION + 1).to_be_bytes());
-        bytes.extend(b"whatever that version says");
-        let hello = Hello { version: VERSION + 1, addresses: Vec::new(), node: None };
-        assert_eq!(Message::decode(&bytes), Ok(Message::Hello(hello)));
-        assert_eq!(Message::decode(b"\x01GET / HTTP/1.1"), Err(Malformed));
     }
 }

@@ -1,4 +1,4 @@
-//! The owner's side: it takes standbys, one at a time, and passes them what they need to go on for it.
+//! The owner's side: it takes standbys, and passes them what they need to go on for it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,11 +10,16 @@ use tokio::sync::{watch, Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, Instant};
 
-use super::channel::{self, Claim, Failure, Receiver, Rendezvous, Sender};
-use super::message::{Hello, Message, VERSION};
-use super::replication::{Progress, Reason, Replication, SILENCE};
+use super::channel::{self, Failure, Receiver};
+use super::hello::{Hello, FIRST_VERSION, VERSION};
+use super::message::Message;
+use super::rendezvous::{self, Claim, Name, Rendezvous};
+use super::replication::{Progress, Reason, Replication, Session, SILENCE};
+use super::settings::HandOver;
+use super::standby::CLAIM_PATIENCE;
 use crate::backoff::Backoff;
 use crate::node::NodeName;
+use crate::registry::follower::Follower;
 use crate::registry::{Descriptor, Registry};
 use crate::reserve::Reserve;
 
@@ -22,7 +27,7 @@ use crate::reserve::Reserve;
 const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a standby may take to say that it serves. It takes less than a millisecond.
 const CONFIRMATION: Duration = Duration::from_secs(1);
-/// Members that may wait for their turn to stand by.
+/// Members that may follow or wait for their turn to stand by.
 const CANDIDATES: usize = 64;
 /// The pauses between attempts to get the name, which somebody else may have.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -43,70 +48,121 @@ pub struct Standby {
 /// What an owner offers to those that would stand by for it, for as long as this is kept.
 #[derive(Debug)]
 pub(crate) struct Offer {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     /// Has the claim.
     accepting: JoinSet<()>,
 }
 
 /// What an offer is made with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) node: Option<NodeName>,
     pub(crate) registry: Registry,
     pub(crate) replication: Replication,
-    /// Whether anybody may stand by.
-    pub(crate) enabled: watch::Receiver<bool>,
+    /// How many may stand by.
+    pub(crate) settings: watch::Receiver<HandOver>,
     /// Where it is told who does.
-    pub(crate) standby: Arc<watch::Sender<Option<Standby>>>,
+    pub(crate) standbys: Arc<watch::Sender<Vec<Standby>>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Context {
     terms: Terms,
-    listeners: Mutex<Vec<Arc<dyn Descriptor>>>,
-    turns: Semaphore,
+    listeners: watch::Sender<Vec<Arc<dyn Descriptor>>>,
+    turns: Mutex<Turns>,
     members: Mutex<JoinSet<()>>,
     hung: Notify,
-    renewed: Notify,
     taken: Notify,
+}
+
+/// Those that may stand by at one time.
+#[derive(Clone, Debug)]
+struct Turns {
+    semaphore: Arc<Semaphore>,
+    number: u32,
+}
+
+impl Turns {
+    fn of(settings: &HandOver) -> Self {
+        let number = settings.standbys.max(1);
+        Self { semaphore: Arc::new(Semaphore::new(number as usize)), number }
+    }
 }
 
 impl Offer {
     /// Claims the rendezvous, unless the last owner left its claim, and passes these listeners to whoever stands by.
     pub(crate) fn new(terms: Terms, claim: Option<Claim>, listeners: Vec<Arc<dyn Descriptor>>) -> Self {
-        let shared = Arc::new(Shared {
+        let turns = Turns::of(&terms.settings.borrow());
+        let context = Arc::new(Context {
             terms,
-            listeners: Mutex::new(listeners),
-            turns: Semaphore::new(1),
+            listeners: watch::Sender::new(listeners),
+            turns: Mutex::new(turns),
             members: Mutex::default(),
             hung: Notify::new(),
-            renewed: Notify::new(),
             taken: Notify::new(),
         });
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(Arc::clone(&shared), claim));
-        Self { shared, accepting }
+        accepting.spawn(accept(Arc::clone(&context), claim));
+        Self { context, accepting }
     }
 
-    /// Has these listeners passed from now on, in the place of those that a standby that hangs has.
+    /// Has these listeners passed from now on, in the place of those that everybody who stands by has.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
-        *self.shared.listeners.lock() = listeners;
-        self.shared.renewed.notify_one();
+        self.context.listeners.send_replace(listeners);
+    }
+
+    /// Has these listeners passed as well, also to who stands by already.
+    pub(crate) fn extend(&self, new: Vec<Arc<dyn Descriptor>>) {
+        self.context.terms.replication.extend(&new);
+        // Nothing to begin anew for.
+        self.context.listeners.send_if_modified(|listeners| {
+            listeners.extend(new);
+            false
+        });
+    }
+
+    /// Where those who follow find this.
+    pub(crate) fn rendezvous(&self) -> &Rendezvous {
+        &self.context.terms.rendezvous
+    }
+
+    /// Offers other listeners, at another rendezvous if their first address is another. Who stands by begins anew: it
+    /// finds the last rendezvous claimed, until it has given up the copies that it has of the last listeners.
+    pub(crate) async fn relocate(
+        &mut self,
+        rendezvous: Rendezvous,
+        addresses: Vec<IpAddr>,
+        listeners: Vec<Arc<dyn Descriptor>>,
+    ) {
+        self.accepting.shutdown().await;
+        let last = &self.context.terms;
+        let claim = if last.settings.borrow().is_enabled() { last.rendezvous.claim().ok() } else { None };
+        let mut members = std::mem::take(&mut *self.context.members.lock());
+        members.shutdown().await;
+        last.replication.end_all();
+        let stays = last.rendezvous == rendezvous;
+        let terms = Terms { rendezvous, addresses, ..last.clone() };
+        let (claim, former) = if stays { (claim, None) } else { (None, claim) };
+        *self = Self::new(terms, claim, listeners);
+        self.accepting.spawn(async move {
+            sleep(CLAIM_PATIENCE * 2).await;
+            drop(former);
+        });
     }
 
     /// Waits until a standby hangs. It still has copies of the listeners, and may hold the port with them.
     pub(crate) async fn hung(&self) {
-        self.shared.hung.notified().await;
+        self.context.hung.notified().await;
     }
 
-    /// Hands over to the standby, if there is one with a whole copy; nothing may be accepted any more. Whether another
+    /// Hands over to a standby, if there is one with a whole copy; nothing may be accepted any more. Whether another
     /// process serves now: otherwise none can, since this one still has the name.
     pub(crate) async fn hand_over(&mut self) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let terms = &shared.terms;
-        if !terms.replication.is_whole() {
+        let context = Arc::clone(&self.context);
+        let terms = &context.terms;
+        if !terms.replication.has_whole_standby() {
             return false;
         }
         // The standby must find the name free.
@@ -116,11 +172,11 @@ impl Offer {
         }
         terms.replication.pass();
         let gone = async {
-            let mut standby = terms.standby.subscribe();
-            let _ = standby.wait_for(Option::is_none).await;
+            let mut standbys = terms.standbys.subscribe();
+            let _ = standbys.wait_for(Vec::is_empty).await;
         };
         let confirmed = tokio::select! {
-            () = shared.taken.notified() => true,
+            () = context.taken.notified() => true,
             () = gone => false,
             () = sleep(CONFIRMATION) => false,
         };
@@ -144,24 +200,33 @@ impl Offer {
 impl Drop for Offer {
     fn drop(&mut self) {
         // They share what has them.
-        self.shared.members.lock().abort_all();
+        self.context.members.lock().abort_all();
+        self.context.terms.standbys.send_replace(Vec::new());
     }
 }
 
-async fn accept(shared: Arc<Shared>, claim: Option<Claim>) {
+async fn accept(context: Arc<Context>, claim: Option<Claim>) {
     let claim = match claim {
         Some(claim) => claim,
-        None => claimed(&shared.terms).await,
+        None => claimed(&context.terms).await,
     };
     let spare = Reserve::of(1);
+    let mut settings = context.terms.settings.clone();
     loop {
-        match claim.accept().await {
-            Ok(stream) => {
+        let accepted = tokio::select! {
+            accepted = claim.accept() => accepted,
+            Ok(()) = settings.changed() => {
+                *context.turns.lock() = Turns::of(&settings.borrow_and_update());
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, name)) => {
                 spare.restore();
-                let mut members = shared.members.lock();
+                let mut members = context.members.lock();
                 while members.try_join_next().is_some() {}
                 if members.len() < CANDIDATES {
-                    members.spawn(serve(Arc::clone(&shared), stream));
+                    members.spawn(serve(Arc::clone(&context), stream, name));
                 }
             }
             // A member that went at once, or no descriptor for it: one is kept for that, or else there would be no
@@ -177,8 +242,8 @@ async fn accept(shared: Arc<Shared>, claim: Option<Claim>) {
 
 /// Waits until the name is this process's.
 async fn claimed(terms: &Terms) -> Claim {
-    let mut enabled = terms.enabled.clone();
-    let _ = enabled.wait_for(|enabled| *enabled).await;
+    let mut settings = terms.settings.clone();
+    let _ = settings.wait_for(HandOver::is_enabled).await;
     let (mut backoff, began, mut told) = (Backoff::up_to(LONGEST_PAUSE), Instant::now(), false);
     loop {
         match terms.rendezvous.claim() {
@@ -193,82 +258,114 @@ async fn claimed(terms: &Terms) -> Claim {
     }
 }
 
-/// One member that would stand by: it says who it is, waits for its turn, and stands by.
-async fn serve(shared: Arc<Shared>, stream: UnixStream) {
-    let terms = &shared.terms;
+/// One member that would follow: it says who it is, waits for its turn if it would stand by, and follows.
+async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
+    let terms = &context.terms;
+    let mut settings = terms.settings.clone();
+    let HandOver { standbys, trusted } = settings.borrow_and_update().clone();
     let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    let (mut sender, mut receiver) = match channel::open(stream) {
+    let (mut sender, mut receiver) = match rendezvous::open(stream, name, &trusted) {
         Ok(ends) => ends,
         Err(error) => {
             tracing::warn!(%error, "nobody but this user's processes may stand by");
             return;
         }
     };
-    let mut enabled = terms.enabled.clone();
-    if !*enabled.borrow() {
+    if standbys == 0 {
         return;
     }
-    let hello = Hello { version: VERSION, addresses: terms.addresses.clone(), node: terms.node.clone() };
+    let mut listeners = context.listeners.subscribe();
+    let turns = context.turns.lock().clone();
+    let version = if name == Name::Shared { VERSION } else { FIRST_VERSION };
+    let hello =
+        Hello { version, addresses: terms.addresses.clone(), node: terms.node.clone(), stands_by: true, resume: None };
     if sender.send(&Message::Hello(hello.clone()).encode(), None).is_err() {
         return;
     }
-    let node = match timeout(INTRODUCTION, receiver.receive()).await {
+    let said = match timeout(INTRODUCTION, receiver.receive()).await {
         // The other side finds what does not fit, and tells it.
-        Ok(Ok((Message::Hello(said), None))) if said.fits(&hello).is_ok() => said.node,
+        Ok(Ok((Message::Hello(said), None))) if said.fits(&hello).is_ok() || !said.stands_by => said,
         _ => return,
     };
-    let turn = shared.turns.acquire();
+    let version = said.common_version(&hello);
+    // A member of the first version knows no other standby beside it.
+    let turn = turns.semaphore.acquire_many(if version == FIRST_VERSION { turns.number } else { 1 });
     tokio::pin!(turn);
     let _turn = loop {
+        if !said.stands_by {
+            break None;
+        }
         tokio::select! {
-            turn = &mut turn => break turn,
+            turn = &mut turn => break turn.ok(),
+            Ok(()) = settings.changed() => return,
             heard = receiver.receive() => match heard {
                 Ok((Message::Alive, None)) => {}
                 _ => return,
             },
         }
     };
-    let standby = Standby { node, pid };
+    let passed = said.stands_by.then(|| listeners.borrow_and_update().iter().cloned().collect());
+    let follower = terms.registry.follow(said.resume.filter(|_| version != FIRST_VERSION));
+    let stream = sender.stream();
+    let id = terms.replication.begin(Session::new(sender, version, passed, Arc::clone(&follower)));
+    let standby = said.stands_by.then_some(Standby { node: said.node, pid });
     let reason = tokio::select! {
-        reason = accompany(&shared, sender, receiver, &standby) => reason,
-        _ = enabled.wait_for(|enabled| !*enabled) => Reason::SwitchedOff,
+        reason = accompany(&context, id, &stream, &follower, receiver, standby.as_ref()) => reason,
+        _ = settings.changed() => Reason::Changed,
+        _ = listeners.changed() => Reason::Changed,
     };
-    let was_told = terms.standby.send_replace(None).is_some();
-    if !terms.replication.end() {
+    let goes_on = terms.replication.end(id, &reason);
+    let Some(standby) = standby else { return };
+    let was_told = terms.standbys.send_if_modified(|standbys| {
+        let before = standbys.len();
+        standbys.retain(|other| *other != standby);
+        standbys.len() < before
+    });
+    if !goes_on {
         return;
     }
     if was_told {
-        tracing::info!(%standby, reason = %reason.describe(), "nobody stands by for this owner any more");
+        let reason = reason.describe();
+        if terms.standbys.borrow().is_empty() {
+            tracing::info!(%standby, %reason, "nobody stands by for this owner any more");
+        } else {
+            tracing::info!(%standby, %reason, "a standby has gone, and another is left");
+        }
     }
     if matches!(reason, Reason::Silent | Reason::Slow) {
-        shared.hung.notify_one();
+        context.hung.notify_one();
         // The next one gets the listeners that take the place of those which this one has.
-        shared.renewed.notified().await;
+        let _ = listeners.changed().await;
     }
 }
 
-/// Passes all that comes to a standby, until one of both ends.
-async fn accompany(shared: &Shared, sender: Sender, mut receiver: Receiver, standby: &Standby) -> Reason {
-    let terms = &shared.terms;
-    let (stream, follower) = (sender.stream(), terms.registry.follow());
-    let listeners = shared.listeners.lock().iter().cloned().collect();
-    terms.replication.begin(sender, listeners, Arc::clone(&follower));
-    let mut heard = Instant::now();
+/// Passes all that comes to one who follows, until one of both ends.
+async fn accompany(
+    context: &Context,
+    id: u64,
+    stream: &UnixStream,
+    follower: &Follower,
+    mut receiver: Receiver,
+    standby: Option<&Standby>,
+) -> Reason {
+    let terms = &context.terms;
+    let (mut heard, mut told) = (Instant::now(), false);
     loop {
-        let progress = match terms.replication.try_pass() {
+        let progress = match terms.replication.try_pass(id) {
             Ok(progress) => progress,
             Err(reason) => return reason,
         };
-        if terms.standby.borrow().is_none() && terms.replication.is_whole() {
+        if let Some(standby) = standby.filter(|_| !told && terms.replication.is_whole(id)) {
+            told = true;
             tracing::info!(%standby, "a standby has a copy of everything");
-            terms.standby.send_replace(Some(standby.clone()));
+            terms.standbys.send_modify(|standbys| standbys.push(standby.clone()));
         }
         tokio::select! {
             // What was said while this process did not run counts.
             biased;
             said = receiver.receive() => match said {
                 Ok((Message::Alive, None)) => heard = Instant::now(),
-                Ok((Message::Taken, None)) => shared.taken.notify_one(),
+                Ok((Message::Taken, None)) => context.taken.notify_one(),
                 Ok(_) | Err(Failure::Malformed | Failure::OutOfDescriptors) => return Reason::Malformed,
                 Err(Failure::Closed) => return Reason::Gone,
             },

@@ -1,6 +1,6 @@
-//! What an owner passes to its standby, message by message.
+//! What an owner passes to those who follow it, message by message.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::channel::Sender;
+use super::hello::FIRST_VERSION;
 use super::message::{self, Message};
 use crate::registry::follower::{Behind, Follower, Step};
 use crate::registry::Descriptor;
@@ -18,38 +19,41 @@ const MESSAGES_AT_ONCE: usize = 256;
 /// How long a standby may say nothing: it says something every 5 seconds.
 pub(super) const SILENCE: Duration = Duration::from_secs(12);
 
-/// Passes steps to the standby, if there is one.
+/// Passes steps to everybody who follows, if anybody does.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replication(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
-enum State {
-    #[default]
-    Alone,
-    Replicating(Session),
+struct State {
+    began: u64,
+    sessions: BTreeMap<u64, Session>,
     /// What this owner had is another's.
-    HandedOver,
+    handed_over: bool,
 }
 
+/// One who follows.
 #[derive(Debug)]
-struct Session {
+pub(super) struct Session {
     sender: Sender,
-    listeners: VecDeque<Arc<dyn Descriptor>>,
+    version: u16,
+    /// None for who does not stand by: such a one gets no descriptors.
+    listeners: Option<VecDeque<Arc<dyn Descriptor>>>,
     follower: Arc<Follower>,
-    /// What the standby's socket did not take.
+    /// What the other end's socket did not take.
     waiting: Option<OutgoingMessage>,
     whole: bool,
-    leaving: Leaving,
+    last: Last,
 }
 
 /// A message, and the descriptor that goes with it.
 type OutgoingMessage = (Vec<u8>, Option<Arc<dyn Descriptor>>);
 
+/// Whether there is a last message to say when all else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
+enum Last {
     No,
-    Wanted,
-    Told,
+    TakeOver,
+    Said,
 }
 
 /// How far the passing came.
@@ -57,20 +61,21 @@ enum Leaving {
 pub(super) enum Progress {
     /// Everything is sent.
     Done,
-    /// The standby has to read first.
+    /// The other end has to read first.
     Blocked,
     /// Others shall have a turn in between.
     More,
 }
 
-/// Why nobody stands by any more.
+/// Why somebody does not follow any more.
 #[derive(Debug)]
 pub(super) enum Reason {
     Gone,
     Silent,
     Slow,
     Malformed,
-    SwitchedOff,
+    /// What this owner offers has changed.
+    Changed,
     Failed(io::Error),
 }
 
@@ -81,74 +86,108 @@ impl Reason {
             Self::Silent => format!("it has said nothing for {} seconds", SILENCE.as_secs()),
             Self::Slow => "it is too slow".into(),
             Self::Malformed => "what it says is no message".into(),
-            Self::SwitchedOff => "the hand-over is switched off".into(),
+            Self::Changed => "the settings have changed".into(),
             Self::Failed(error) => error.to_string(),
         }
     }
 }
 
+impl Session {
+    /// One with whom nothing has been passed yet.
+    pub(super) fn new(
+        sender: Sender,
+        version: u16,
+        listeners: Option<VecDeque<Arc<dyn Descriptor>>>,
+        follower: Arc<Follower>,
+    ) -> Self {
+        Self { sender, version, listeners, follower, waiting: None, whole: false, last: Last::No }
+    }
+}
+
 impl Replication {
-    /// Passes what the standby lacks, as far as it can be without waiting.
+    /// Passes what those who follow lack, as far as it can be without waiting.
     pub(crate) fn pass(&self) {
-        // The session's task finds the same error and ends.
-        let _ = self.try_pass();
+        for session in self.0.lock().sessions.values_mut() {
+            // The session's task finds the same error and ends.
+            let _ = session.pass();
+        }
     }
 
     /// Whether another serves now what this owner had.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(*self.0.lock(), State::HandedOver)
+        self.0.lock().handed_over
     }
 
-    pub(super) fn try_pass(&self) -> Result<Progress, Reason> {
-        match &mut *self.0.lock() {
-            State::Replicating(session) => session.pass(),
-            State::Alone | State::HandedOver => Ok(Progress::Done),
-        }
-    }
-
-    /// Passes to this standby from now on: the listeners, all of the table, and each of its steps.
-    pub(super) fn begin(&self, sender: Sender, listeners: VecDeque<Arc<dyn Descriptor>>, follower: Arc<Follower>) {
-        *self.0.lock() = State::Replicating(Session {
-            sender,
-            listeners,
-            follower,
-            waiting: None,
-            whole: false,
-            leaving: Leaving::No,
-        });
-    }
-
-    /// Whether a standby has a whole copy; it is told to take over then.
-    pub(super) fn leave(&self) -> bool {
-        match &mut *self.0.lock() {
-            State::Replicating(session) if session.whole => {
-                session.leaving = Leaving::Wanted;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn is_whole(&self) -> bool {
-        matches!(&*self.0.lock(), State::Replicating(session) if session.whole)
-    }
-
-    /// Whether it did not end with a hand-over.
-    pub(super) fn end(&self) -> bool {
+    /// Passes to this one, too, from now on: the listeners, all of the table, and each of its steps.
+    pub(super) fn begin(&self, session: Session) -> u64 {
         let mut state = self.0.lock();
-        let was_replicating = matches!(*state, State::Replicating(_));
-        if was_replicating {
-            *state = State::Alone;
+        state.began += 1;
+        let id = state.began;
+        state.sessions.insert(id, session);
+        id
+    }
+
+    /// Passes these listeners as well.
+    pub(super) fn extend(&self, new: &[Arc<dyn Descriptor>]) {
+        for listeners in self.0.lock().sessions.values_mut().filter_map(|session| session.listeners.as_mut()) {
+            listeners.extend(new.iter().cloned());
         }
-        was_replicating
+        self.pass();
+    }
+
+    pub(super) fn try_pass(&self, id: u64) -> Result<Progress, Reason> {
+        match self.0.lock().sessions.get_mut(&id) {
+            Some(session) => session.pass(),
+            None => Ok(Progress::Done),
+        }
+    }
+
+    /// Whether anybody can go on for this owner.
+    pub(super) fn has_whole_standby(&self) -> bool {
+        self.0.lock().sessions.values().any(Session::can_take_over)
+    }
+
+    pub(super) fn is_whole(&self, id: u64) -> bool {
+        self.0.lock().sessions.get(&id).is_some_and(|session| session.whole)
+    }
+
+    /// Tells all that can to take over: who claims the names first does. Whether there is any.
+    pub(super) fn leave(&self) -> bool {
+        let mut state = self.0.lock();
+        let mut any = false;
+        for session in state.sessions.values_mut().filter(|session| session.can_take_over()) {
+            session.last = Last::TakeOver;
+            any = true;
+        }
+        any
+    }
+
+    /// Ends a session; the other end hears whether it shall connect again. Whether this owner still serves.
+    pub(super) fn end(&self, id: u64, reason: &Reason) -> bool {
+        let mut state = self.0.lock();
+        if let (Some(mut session), Reason::Changed) = (state.sessions.remove(&id), reason) {
+            session.dismiss();
+        }
+        !state.handed_over
+    }
+
+    /// Ends all sessions, to begin anew.
+    pub(super) fn end_all(&self) {
+        for (_, mut session) in std::mem::take(&mut self.0.lock().sessions) {
+            session.dismiss();
+        }
     }
 
     pub(super) fn over(&self) {
-        *self.0.lock() = State::HandedOver;
+        self.0.lock().handed_over = true;
     }
 }
 
 impl Session {
+    fn can_take_over(&self) -> bool {
+        self.whole && self.listeners.is_some()
+    }
+
     fn pass(&mut self) -> Result<Progress, Reason> {
         for _ in 0..MESSAGES_AT_ONCE {
             let Some((bytes, descriptor)) = self.next()? else { return Ok(Progress::Done) };
@@ -169,23 +208,29 @@ impl Session {
         if let Some(waiting) = self.waiting.take() {
             return Ok(Some(waiting));
         }
-        if self.leaving == Leaving::Told {
+        if self.last == Last::Said {
             return Ok(None);
         }
-        if let Some(listener) = self.listeners.pop_front() {
+        if let Some(listener) = self.listeners.as_mut().and_then(VecDeque::pop_front) {
             return Ok(Some((Message::Listener.encode(), Some(listener))));
         }
         let message = match self.follower.take() {
             Err(Behind) => return Err(Reason::Slow),
-            Ok(None) if self.leaving == Leaving::Wanted => {
-                self.leaving = Leaving::Told;
+            Ok(None) if self.last == Last::TakeOver => {
+                self.last = Last::Said;
                 Message::TakeOver
             }
             Ok(None) => return Ok(None),
+            Ok(Some(Step::Epoch(_) | Step::Resumed(_))) if self.version == FIRST_VERSION => return self.next(),
+            Ok(Some(Step::Epoch(epoch))) => Message::Epoch(epoch),
+            Ok(Some(Step::Resumed(registrations))) => Message::Resumed(registrations),
             Ok(Some(Step::Entered(entry))) => {
                 // One that has ended meanwhile is told without its connection; its end follows.
-                let connection = entry.connection();
+                let connection = entry.connection().filter(|_| self.listeners.is_some());
                 return Ok(Some((message::entry(&entry, connection.is_some()), connection)));
+            }
+            Ok(Some(Step::Kept(entry))) => {
+                Message::Kept { id: entry.id(), connected: entry.connection().is_some() && self.listeners.is_some() }
             }
             Ok(Some(Step::Counters(counters))) => Message::Counters(counters),
             Ok(Some(Step::Departed(departure))) => Message::Departed(departure),
@@ -196,5 +241,12 @@ impl Session {
             }
         };
         Ok(Some((message.encode(), None)))
+    }
+
+    /// Tells the other end, if it hears it at once, that its copy is worth nothing and that it may have another.
+    fn dismiss(&mut self) {
+        if self.version != FIRST_VERSION && self.waiting.is_none() {
+            let _ = self.sender.send(&Message::Reconnect.encode(), None);
+        }
     }
 }

@@ -12,8 +12,11 @@ use rustix::net::{AddressFamily, SocketType};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
-use super::channel::{self, Claim, Claimant, Failure, Rendezvous, Sender};
-use super::message::{Hello, Message, VERSION};
+use super::channel::{self, Failure, Receiver, Sender};
+use super::hello::{Hello, FIRST_VERSION, VERSION};
+use super::message::Message;
+use super::rendezvous::{Claim, Claimant, Name, Rendezvous};
+use super::settings::{HandOver, Trusted};
 use crate::backoff::Backoff;
 use crate::limits::Limits;
 use crate::node::NodeName;
@@ -29,7 +32,9 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a member that has no node waits for one, by whose name it would be known as a standby.
 const NODE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the name of an owner that ended may still be its own: the system closes one descriptor after the other.
-const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a copy is kept whose owner has gone, while the next one has not told how to go on with it.
+const COPY_PATIENCE: Duration = Duration::from_secs(2);
 /// The pauses between attempts to stand by: while another owner comes, and while it cannot work out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
@@ -40,8 +45,8 @@ pub(crate) struct Candidate<'a> {
     /// Where it would listen.
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) node: Option<NodeName>,
-    /// Whether it may stand by.
-    pub(crate) enabled: watch::Receiver<bool>,
+    /// Whether it may stand by, and for whom.
+    pub(crate) settings: watch::Receiver<HandOver>,
     /// What it may use of its process, at any moment.
     pub(crate) limits: &'a (dyn Fn() -> Limits + Send + Sync),
     /// Where it is told whether its copy is whole.
@@ -77,6 +82,8 @@ enum Trouble {
     /// The owner goes on, and does without this standby.
     Dismissed,
     OutOfDescriptors,
+    /// It cannot work out with this owner, unless one of both changes: its addresses may.
+    Unlike(String),
     /// The copies would take more than this member may have.
     NoRoom {
         descriptors: usize,
@@ -105,7 +112,7 @@ impl Trouble {
             Self::NoRoom { descriptors } => {
                 format!("the owner has more nodes than this server may have descriptors here, which are {descriptors}")
             }
-            Self::Unfit(reason) => reason.clone(),
+            Self::Unlike(reason) | Self::Unfit(reason) => reason.clone(),
         };
         if reason != *told {
             tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
@@ -119,46 +126,63 @@ pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> Handoff {
     if candidate.node.is_none() {
         sleep(NODE_PATIENCE).await;
     }
-    let hello = Hello { version: VERSION, addresses: candidate.addresses.to_vec(), node: candidate.node.take() };
+    let mut hello = Hello {
+        version: VERSION,
+        addresses: candidate.addresses.to_vec(),
+        node: candidate.node.take(),
+        stands_by: true,
+        resume: None,
+    };
     let mut backoff = Backoff::up_to(LONGEST_PAUSE);
-    let mut told = String::new();
-    let mut enabled = candidate.enabled.clone();
+    let (mut told, mut copy) = (String::new(), None);
+    let mut settings = candidate.settings.clone();
     loop {
-        let _ = enabled.wait_for(|enabled| *enabled).await;
+        let trusted = match settings.wait_for(HandOver::is_enabled).await {
+            Ok(settings) => settings.trusted.clone(),
+            Err(_) => std::future::pending().await,
+        };
         let mut met = false;
         let trouble = tokio::select! {
-            outcome = follow_owner(&candidate, &hello, &mut met) => match outcome {
+            outcome = follow_owner(&candidate, &trusted, &mut hello, &mut copy, &mut met) => match outcome {
                 Ok(handoff) => return handoff,
                 Err(trouble) => trouble,
             },
-            _ = enabled.wait_for(|enabled| !*enabled) => Trouble::Dismissed,
+            Ok(()) = settings.changed() => Trouble::Dismissed,
         };
-        candidate.whole.send_replace(false);
+        // A copy that was whole is one of the next owner's table as well, as far as both had the same.
+        if !(candidate.whole.send_replace(false) && matches!(trouble, Trouble::Dismissed)) {
+            copy = None;
+        }
         if met {
             backoff = Backoff::up_to(LONGEST_PAUSE);
         }
         trouble.tell(&mut told);
         sleep(match trouble {
             Trouble::Absent | Trouble::Dismissed => backoff.next(),
+            Trouble::Unlike(_) => LONGEST_PAUSE,
             Trouble::OutOfDescriptors | Trouble::NoRoom { .. } | Trouble::Unfit(_) => LONG_PAUSE,
         })
         .await;
     }
 }
 
-/// Stands by for one owner.
-async fn follow_owner(candidate: &Candidate<'_>, hello: &Hello, met: &mut bool) -> Result<Handoff, Trouble> {
+/// Stands by for one owner. A copy that is there from the last one is gone on with where that can be.
+async fn follow_owner(
+    candidate: &Candidate<'_>,
+    trusted: &Trusted,
+    hello: &mut Hello,
+    copy: &mut Option<Replica>,
+    met: &mut bool,
+) -> Result<Handoff, Trouble> {
     let Candidate { rendezvous, whole, .. } = candidate;
-    let (mut owner, mut receiver) = rendezvous.connect().await.map_err(|error| match error.kind() {
+    let (mut owner, mut receiver, name) = rendezvous.connect(trusted).await.map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::NotFound | ErrorKind::WouldBlock => Trouble::Absent,
         _ => Trouble::of(&error),
     })?;
+    hello.version = if name == Name::Shared { VERSION } else { FIRST_VERSION };
+    hello.resume = copy.as_ref().map(Replica::position);
     owner.send(&Message::Hello(hello.clone()).encode(), None).map_err(|_| Trouble::Absent)?;
-    match timeout(INTRODUCTION, receiver.receive()).await {
-        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(Trouble::Unfit)?,
-        Ok(Err(Failure::Closed)) | Err(_) => return Err(Trouble::Absent),
-        Ok(_) => return Err(malformed()),
-    }
+    introduced(&mut receiver, hello).await?;
     *met = true;
 
     // Whatever it takes to go on for the owner is there before the copy is: nothing can be lacking when it ends.
@@ -167,9 +191,13 @@ async fn follow_owner(candidate: &Candidate<'_>, hello: &Hello, met: &mut bool) 
         return Err(Trouble::OutOfDescriptors);
     }
     let claimant = rendezvous.claimant().map_err(|error| Trouble::of(&error))?;
-    let (mut listeners, mut replica) = (Vec::new(), Replica::default());
+    let mut listeners = Vec::new();
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Who has to wait for its turn must not keep the connections of an owner that has gone.
+    let patience = sleep(COPY_PATIENCE);
+    tokio::pin!(patience);
+    let mut begun = false;
     loop {
         let (message, descriptor) = tokio::select! {
             biased;
@@ -185,11 +213,20 @@ async fn follow_owner(candidate: &Candidate<'_>, hello: &Hello, met: &mut bool) 
                 let _ = owner.send(&Message::Alive.encode(), None);
                 continue;
             }
+            () = &mut patience, if !begun && copy.is_some() => {
+                *copy = None;
+                continue;
+            }
         };
+        begun = true;
+        let replica = copy.get_or_insert_with(Replica::default);
         match (message, descriptor) {
             (Message::Listener, Some(descriptor)) => {
-                listeners.push(listener(descriptor, hello, rendezvous.port)?);
+                listeners.push(listener(descriptor, hello, rendezvous.port())?);
             }
+            (Message::Epoch(epoch), None) => replica.began(epoch),
+            (Message::Resumed(registrations), None) => replica.resumed(registrations),
+            (Message::Kept { id, connected }, None) => replica.kept(id, connected)?,
             (Message::Counters(counters), None) => replica.counted(counters)?,
             (Message::Departed(departure), None) => replica.departed(departure)?,
             (Message::Entered(entered), descriptor) => {
@@ -202,32 +239,56 @@ async fn follow_owner(candidate: &Candidate<'_>, hello: &Hello, met: &mut bool) 
             }
             (Message::Left(id), None) => replica.left(id)?,
             (Message::Whole, None) if !listeners.is_empty() => {
+                replica.completed();
                 tracing::info!(names = replica.len(), "standing by for the owner of the port");
                 whole.send_replace(true);
             }
             (Message::TakeOver, None) if *whole.borrow() => break,
+            (Message::Reconnect, None) => return Err(Trouble::Dismissed),
             _ => return Err(malformed()),
         }
     }
 
-    let claim = claim(claimant).await?;
+    let claim = claim(candidate, trusted, claimant, name).await?;
     // An owner that takes its listeners back shuts them.
     if !listeners.iter().all(|listener| socket_acceptconn(listener).unwrap_or(false)) {
         return Err(Trouble::Dismissed);
     }
+    let replica = copy.take().unwrap_or_default();
     Ok(Handoff { claim, listeners, replica, reserve, last_owner: LastOwner(owner) })
 }
 
-/// The name, which is free as soon as the owner has ended.
-async fn claim(mut claimant: Claimant) -> Result<Claim, Trouble> {
+/// Waits until the owner has said who it is, and whether that fits.
+async fn introduced(receiver: &mut Receiver, hello: &Hello) -> Result<(), Trouble> {
+    match timeout(INTRODUCTION, receiver.receive()).await {
+        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(Trouble::Unlike),
+        Ok(Err(Failure::Closed)) | Err(_) => Err(Trouble::Absent),
+        Ok(_) => Err(malformed()),
+    }
+}
+
+/// The names, which are free as soon as the owner has ended, unless another standby has them then: that serves.
+async fn claim(
+    candidate: &Candidate<'_>,
+    trusted: &Trusted,
+    mut claimant: Claimant,
+    name: Name,
+) -> Result<Claim, Trouble> {
     let (mut backoff, deadline) = (Backoff::up_to(CLAIM_PATIENCE / 10), Instant::now() + CLAIM_PATIENCE);
     loop {
-        match claimant.claim() {
+        match claimant.claim(name) {
             Ok(claim) => return Ok(claim),
             Err(error) if error.kind() != ErrorKind::AddrInUse => return Err(Trouble::of(&error)),
-            Err(_) if Instant::now() < deadline => sleep(backoff.next()).await,
-            Err(_) => return Err(Trouble::Dismissed),
+            Err(_) if Instant::now() >= deadline => return Err(Trouble::Dismissed),
+            Err(_) => {}
         }
+        // An owner that is just ending answers nobody any more.
+        if let Ok((_owner, mut receiver, _)) = candidate.rendezvous.connect(trusted).await {
+            if let Ok(Ok((Message::Hello(_), None))) = timeout(CLAIM_PATIENCE / 10, receiver.receive()).await {
+                return Err(Trouble::Dismissed);
+            }
+        }
+        sleep(backoff.next()).await;
     }
 }
 
@@ -235,8 +296,7 @@ async fn claim(mut claimant: Claimant) -> Result<Claim, Trouble> {
 fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, Trouble> {
     let is_listener = is_tcp(&descriptor) && socket_acceptconn(&descriptor).unwrap_or(false);
     let listener = TcpListener::from(descriptor);
-    let is_wanted =
-        listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.addresses.contains(&bound.ip()));
+    let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.may_listen_on(bound.ip()));
     if is_listener && is_wanted && listener.set_nonblocking(true).is_ok() {
         Ok(listener)
     } else {

@@ -8,11 +8,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::settings::StartError;
+use super::trouble::ended_unanswered;
 use crate::node::Node;
 use crate::protocol::{self, Alive2Reply, Malformed};
 
 /// How long an answer may take. An EPMD that needs longer is as good as none.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
+/// A name that no node has, asked for when there is no node of our own.
+const NOBODY: &str = "embedded_epmd";
 
 /// The connection that keeps a registration alive.
 #[derive(Debug)]
@@ -41,14 +45,36 @@ impl Link {
 pub(crate) enum Joined {
     /// The node is registered while the link lasts, with this creation.
     Granted(Link, u32),
+    /// The node is registered by the link that it came with.
+    Kept(Link),
     /// The node's name is another's.
     Refused,
     /// There was no node to register.
     Alone,
 }
 
-/// Registers a node.
-pub(crate) async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
+/// Joins an owner: registers the node, if there is one, unless it still is by the link that it came with.
+pub(crate) async fn join(owner: SocketAddr, node: Option<&Node>, link: Option<Link>) -> Result<Joined, StartError> {
+    let held = |error| StartError::Held { address: owner, error };
+    let Some(node) = node else {
+        // There is nothing to register, but whoever answers must be an EPMD.
+        return is_registered(owner, None).await.map(|_| Joined::Alone).map_err(held);
+    };
+    if let Some(link) = link {
+        if is_registered(owner, Some(node.name.as_str())).await.map_err(held)? {
+            return Ok(Joined::Kept(link));
+        }
+    }
+    match register(owner, node).await {
+        // A forwarder does that: for whoever is behind it, this host is another one.
+        Err(error) if ended_unanswered(&error) && is_registered(owner, None).await.is_ok() => {
+            Err(StartError::NoRegistrations { address: owner })
+        }
+        joined => joined.map_err(held),
+    }
+}
+
+async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
     let (stream, reply) = ask(owner, &protocol::alive2_request(node), protocol::decode_alive2_reply).await?;
     Ok(match reply {
         Alive2Reply::Granted(creation) => Joined::Granted(Link(stream), creation),
@@ -56,8 +82,9 @@ pub(crate) async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joine
     })
 }
 
-/// Looks a name up; what matters is that the answer is an EPMD's.
-pub(crate) async fn is_registered(owner: SocketAddr, name: &str) -> io::Result<bool> {
+/// Looks a name up, or that of nobody: what matters is that the answer is an EPMD's.
+pub(crate) async fn is_registered(owner: SocketAddr, name: Option<&str>) -> io::Result<bool> {
+    let name = name.unwrap_or(NOBODY);
     let (_, found) = ask(owner, &protocol::port_please2_request(name), protocol::decode_port2_reply).await?;
     Ok(found)
 }

@@ -8,9 +8,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch, Notify};
 use tokio::time::Instant;
 
-use super::settings::Settings;
-use crate::address;
-use crate::hand_over::Standby;
+use super::settings::{ListenError, Settings};
+use crate::address::{self, OpenError, Wanted};
+use crate::hand_over::{HandOver, Standby};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -36,16 +36,21 @@ pub struct Status {
     /// The port.
     pub port: u16,
     /// Who has a copy of everything and goes on when this owner ends.
-    pub standby: Option<Standby>,
+    pub standbys: Vec<Standby>,
     /// Whether this member is that for the owner it joined.
     pub stands_by: bool,
 }
 
 /// Why the host's node is not registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegisterError {
+    /// The host's node is registered already, or about to be.
+    AlreadyRegistered,
     /// Another node of that name is registered.
     DuplicateName,
+    /// Whoever holds the port does not register it: a sentence that says who, and how to find out more. The member
+    /// does not try again.
+    Held(String),
     /// Nobody answered in time; the member goes on trying.
     Timeout,
     /// The member has stopped.
@@ -57,14 +62,16 @@ pub enum RegisterError {
 pub struct Handle {
     pub(super) registry: Registry,
     /// Where this member listens when it serves.
-    pub(super) wanted: Arc<[IpAddr]>,
+    pub(super) wanted: Arc<RwLock<Arc<Wanted>>>,
+    inet6: bool,
     pub(super) status: Arc<Mutex<Status>>,
     pub(super) rules: Arc<RwLock<Rules>>,
     pub(super) commands: mpsc::UnboundedSender<Command>,
+    moves: mpsc::UnboundedSender<Move>,
     pub(super) stop: Arc<Notify>,
     /// Whether there may be a hand-over.
-    pub(super) hand_over: Arc<watch::Sender<bool>>,
-    pub(super) standby: Arc<watch::Sender<Option<Standby>>>,
+    pub(super) hand_over: Arc<watch::Sender<HandOver>>,
+    pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
     pub(super) stands_by: Arc<watch::Sender<bool>>,
     pub(super) connections: Connections,
     pub(super) started: Instant,
@@ -87,6 +94,13 @@ pub(super) enum Command {
     Unregister,
 }
 
+/// Other addresses to listen on, and who waits to hear what came of it.
+#[derive(Debug)]
+pub(super) struct Move {
+    pub(super) wanted: Wanted,
+    pub(super) reply: std_mpsc::SyncSender<Result<(), OpenError>>,
+}
+
 /// Where a look-up from inside the VM finds its answer.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -104,8 +118,9 @@ pub enum Answer {
 
 impl Handle {
     /// A handle to a member that starts with these settings, and what it will be told through it.
-    pub(super) fn new(settings: &Settings) -> (Self, mpsc::UnboundedReceiver<Command>) {
+    pub(super) fn new(settings: &Settings) -> (Self, mpsc::UnboundedReceiver<Command>, mpsc::UnboundedReceiver<Move>) {
         let (commands, receiver) = mpsc::unbounded_channel();
+        let (moves, moves_receiver) = mpsc::unbounded_channel();
         let status = Status {
             role: Role::Searching,
             since: SystemTime::now(),
@@ -114,24 +129,26 @@ impl Handle {
             owner_answers: true,
             addresses: Vec::new(),
             port: settings.port,
-            standby: None,
+            standbys: Vec::new(),
             stands_by: false,
         };
         let rules = Rules { policy: settings.policy.clone(), limits: settings.limits.clone() };
         let handle = Self {
             registry: Registry::with_journal(settings.journal.clone()),
-            wanted: address::wanted(&settings.addresses).into(),
+            wanted: Arc::new(RwLock::new(Arc::new(Wanted::of(&settings.addresses, settings.inet6)))),
+            inet6: settings.inet6,
             status: Arc::new(Mutex::new(status)),
             rules: Arc::new(RwLock::new(rules)),
             commands,
+            moves,
             stop: Arc::new(Notify::new()),
-            hand_over: Arc::new(watch::Sender::new(settings.hand_over)),
-            standby: Arc::default(),
+            hand_over: Arc::new(watch::Sender::new(settings.hand_over.clone())),
+            standbys: Arc::default(),
             stands_by: Arc::default(),
             connections: Connections::default(),
             started: Instant::now(),
         };
-        (handle, receiver)
+        (handle, receiver, moves_receiver)
     }
 
     /// Registers the host's node wherever the table is, and waits for the answer: at most `patience`.
@@ -145,6 +162,29 @@ impl Handle {
             std_mpsc::RecvTimeoutError::Timeout => Err(RegisterError::Timeout),
             std_mpsc::RecvTimeoutError::Disconnected => Err(RegisterError::Stopped),
         })
+    }
+
+    /// Has the member listen on other addresses when it serves, at once if it does; no addresses means everywhere.
+    /// Registrations and links stay. Waits until it is done: at most `patience`.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on: then everything is as before. A member that has joined stays with its
+    /// owner while that has the port at the new addresses, and serves them otherwise.
+    pub fn listen_on(&self, addresses: Vec<IpAddr>, patience: Duration) -> Result<(), ListenError> {
+        let (reply, answer) = std_mpsc::sync_channel(1);
+        let wanted = Wanted::of(&addresses, self.inet6);
+        self.moves.send(Move { wanted, reply }).map_err(|_| ListenError::Stopped)?;
+        match answer.recv_timeout(patience) {
+            Ok(outcome) => outcome.map_err(ListenError::Open),
+            Err(std_mpsc::RecvTimeoutError::Timeout) => Err(ListenError::Timeout(patience)),
+            Err(std_mpsc::RecvTimeoutError::Disconnected) => Err(ListenError::Stopped),
+        }
+    }
+
+    /// The addresses that this member serves or would serve.
+    pub(super) fn wanted(&self) -> Arc<Wanted> {
+        Arc::clone(&self.wanted.read())
     }
 
     /// Ends the registration of the host's node. Does not wait.
@@ -165,7 +205,7 @@ impl Handle {
     /// The member's state.
     pub fn status(&self) -> Status {
         let status = self.status.lock().clone();
-        Status { standby: self.standby.borrow().clone(), stands_by: *self.stands_by.borrow(), ..status }
+        Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), ..status }
     }
 
     /// Looks a name up in memory, as if dialled at `address`.
@@ -186,8 +226,8 @@ impl Handle {
     pub fn place_of(&self, address: IpAddr) -> Option<Role> {
         let status = self.status.lock();
         let covered = match status.role {
-            Role::Serving => address::covers(&status.addresses, address),
-            Role::Searching | Role::Joined => address::covers(&self.wanted, address),
+            Role::Serving => address::covers(status.addresses.iter().copied(), address),
+            Role::Searching | Role::Joined => self.wanted().covers(address),
         };
         covered.then_some(status.role)
     }
@@ -226,8 +266,12 @@ impl Handle {
     }
 
     /// Changes what can be changed while the member runs; connections that wait keep their deadline.
-    pub fn configure(&self, policy: Policy, limits: Limits, hand_over: bool) {
+    pub fn configure(&self, policy: Policy, limits: Limits, hand_over: HandOver) {
         *self.rules.write() = Rules { policy, limits };
-        self.hand_over.send_if_modified(|current| std::mem::replace(current, hand_over) != hand_over);
+        self.hand_over.send_if_modified(|current| {
+            let changed = *current != hand_over;
+            *current = hand_over;
+            changed
+        });
     }
 }

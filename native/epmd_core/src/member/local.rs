@@ -43,14 +43,23 @@ impl LocalNode {
 
     /// Waits until the VM wants another node registered, or none any more.
     pub(super) async fn changed(&mut self) {
-        // The member's own handle keeps the channel open.
-        let Some(command) = self.commands.recv().await else { return std::future::pending().await };
-        self.current = match command {
-            Command::Register { node, creation, reply } => {
-                Some(Local { node, creation, reply: Some(reply), refused: false })
+        loop {
+            // The member's own handle keeps the channel open.
+            let Some(command) = self.commands.recv().await else { return std::future::pending().await };
+            match command {
+                Command::Register { reply, .. } if self.current.is_some() => {
+                    let _ = reply.send(Err(RegisterError::AlreadyRegistered));
+                }
+                Command::Register { node, creation, reply } => {
+                    self.current = Some(Local { node, creation, reply: Some(reply), refused: false });
+                    return;
+                }
+                Command::Unregister => {
+                    self.current = None;
+                    return;
+                }
             }
-            Command::Unregister => None,
-        };
+        }
     }
 
     /// Puts the node, if there is one, into the table of this very member.
@@ -73,6 +82,14 @@ impl LocalNode {
         local.refused = false;
         if let Some(reply) = local.reply.take() {
             let _ = reply.send(Ok(creation));
+        }
+    }
+
+    /// Whoever holds the port does not register the node: who waits for the answer gets it, and it is not tried again.
+    pub(super) fn held(&mut self, reason: &str) {
+        if let Some(reply) = self.current.as_mut().and_then(|local| local.reply.take()) {
+            let _ = reply.send(Err(RegisterError::Held(reason.into())));
+            self.current = None;
         }
     }
 

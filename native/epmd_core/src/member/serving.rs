@@ -5,10 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handle::Handle;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::handle::{Handle, Move};
 use super::local::LocalNode;
-use crate::address::Listeners;
-use crate::hand_over::{Handoff, Offer, Rendezvous, Replication, Terms};
+use crate::address::{Listeners, OpenError, Wanted};
+use crate::backoff::Backoff;
+use crate::hand_over::{Handoff, Offer, Replication, Terms};
 use crate::registry::replica::Restored;
 use crate::registry::{Contents, Entry, NameTaken, Registration, Registry};
 use crate::reserve::Reserve;
@@ -16,6 +20,9 @@ use crate::server::Server;
 
 /// How long the table of a new owner may take to fill with the nodes that were registered with the last one.
 const SETTLING: Duration = Duration::from_millis(500);
+
+/// The longest pause between attempts to get an address that somebody else still has.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a member is about to serve.
 #[derive(Debug)]
@@ -39,7 +46,7 @@ impl Takeover {
     /// Listeners and replica of the last owner. The registration that came from `own`, the host's link, needs no connection any more.
     pub(super) fn new(mut handoff: Handoff, handle: &Handle, port: u16, own: Option<SocketAddr>) -> Self {
         let listeners = std::mem::take(&mut handoff.listeners);
-        let listeners = Listeners::inherited(listeners, &handle.wanted, port);
+        let listeners = Listeners::inherited(listeners, &handle.wanted(), port);
         let (contents, restored) = std::mem::take(&mut handoff.replica).restore(&handle.registry, own);
         Self { listeners, contents: Some(contents), restored, handoff }
     }
@@ -52,7 +59,8 @@ pub(super) async fn serve(
     startup: Startup,
     handle: &Handle,
     local: &mut LocalNode,
-    rendezvous: Rendezvous,
+    moves: &mut mpsc::UnboundedReceiver<Move>,
+    port: u16,
     refills: bool,
 ) -> io::Result<()> {
     let (registry, replication) = (&handle.registry, Replication::default());
@@ -70,9 +78,8 @@ pub(super) async fn serve(
             own = LocalRegistration::register(local, registry);
         }
         Startup::Takeover(takeover) => {
-            let Takeover { mut listeners, restored, handoff, .. } = *takeover;
+            let Takeover { listeners, restored, handoff, .. } = *takeover;
             let Handoff { claim: claimed, reserve, mut last_owner, .. } = handoff;
-            listeners.complete();
             server = start(listeners, reserve)?;
             last_owner.confirm();
             server.keep(restored.connected);
@@ -83,16 +90,18 @@ pub(super) async fn serve(
             claim = Some(claimed);
         }
     }
+    let wanted = handle.wanted();
     let terms = Terms {
-        rendezvous,
-        addresses: handle.wanted.to_vec(),
+        rendezvous: super::rendezvous(&wanted, port),
+        addresses: wanted.addresses().collect(),
         node: local.name(),
         registry: registry.clone(),
         replication,
-        enabled: handle.hand_over.subscribe(),
-        standby: Arc::clone(&handle.standby),
+        settings: handle.hand_over.subscribe(),
+        standbys: Arc::clone(&handle.standbys),
     };
     let mut offer = Offer::new(terms, claim, server.listeners());
+    let mut backoff = Backoff::up_to(LONGEST_PAUSE);
     loop {
         tokio::select! {
             error = server.failed() => return Err(error),
@@ -101,6 +110,18 @@ pub(super) async fn serve(
                 own = LocalRegistration::register(local, registry);
             }
             () = own.freed(registry) => own = LocalRegistration::register(local, registry),
+            Some(Move { wanted, reply }) = moves.recv() => {
+                let moved = if wanted == *handle.wanted() {
+                    Ok(())
+                } else {
+                    relocate(wanted, handle, &mut server, &mut offer, port).await
+                };
+                let _ = reply.send(moved);
+            }
+            () = sleep(backoff.next()), if server.lacks_addresses() => {
+                offer.extend(server.open_what_is_free()?);
+                handle.status.lock().addresses = server.addresses();
+            }
             () = offer.hung() => {
                 tracing::warn!("opening the port again, since a standby that hangs has copies of its listeners");
                 server.renew()?;
@@ -118,6 +139,28 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// Listens on other addresses. Registrations and their connections stay; whoever stands by does so again.
+async fn relocate(
+    wanted: Wanted,
+    handle: &Handle,
+    server: &mut Server,
+    offer: &mut Offer,
+    port: u16,
+) -> Result<(), OpenError> {
+    let rendezvous = super::rendezvous(&wanted, port);
+    // A standby that was stopped for long may find the name free that its owner has given up. What it has copies of
+    // must be shut by then.
+    let keep = rendezvous == *offer.rendezvous();
+    server.listen_on(&wanted, keep).await?;
+    let addresses = server.addresses();
+    tracing::info!(?addresses, "listening on other addresses");
+    handle.status.lock().addresses = addresses;
+    let named = wanted.addresses().collect();
+    *handle.wanted.write() = Arc::new(wanted);
+    offer.relocate(rendezvous, named, server.listeners()).await;
+    Ok(())
 }
 
 /// The local node in the table of its own VM.

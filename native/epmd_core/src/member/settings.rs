@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::address::OpenError;
+use crate::hand_over::HandOver;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::server::Policy;
@@ -16,12 +18,14 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// The port. With 0 the system chooses one, and nobody else can find it.
     pub port: u16,
+    /// Whether this VM's nodes register at `::1` (`-proto_dist inet6_tcp`), which is added to the addresses then.
+    pub inet6: bool,
     /// Who may ask what.
     pub policy: Policy,
     /// How much of the process the server may use.
     pub limits: Limits,
-    /// Whether another member of this user may stand by for this one, and this one for another.
-    pub hand_over: bool,
+    /// Which other members may stand by for this one, and whether this one does for another.
+    pub hand_over: HandOver,
     /// Where changes are recorded.
     pub journal: Journal,
 }
@@ -38,6 +42,22 @@ pub enum StartError {
         /// What it answered.
         error: io::Error,
     },
+    /// The port is held by something that answers look-ups and ends each registration without an answer.
+    NoRegistrations {
+        /// Where it was asked.
+        address: SocketAddr,
+    },
+}
+
+/// Why a member does not listen on other addresses. It goes on with those that it had.
+#[derive(Debug)]
+pub enum ListenError {
+    /// An address cannot be listened on.
+    Open(OpenError),
+    /// Nothing came of it in so long; it may still.
+    Timeout(Duration),
+    /// The member has stopped.
+    Stopped,
 }
 
 impl fmt::Display for StartError {
@@ -45,8 +65,36 @@ impl fmt::Display for StartError {
         match self {
             Self::Open(error) => error.fmt(f),
             Self::Held { address, error } => {
-                write!(f, "{address} is in use by something that does not answer as an EPMD: {error}")
+                write!(f, "{address} is in use by something that does not answer as an EPMD: {error}; ")?;
+                write_who(f, address.port())
+            }
+            Self::NoRegistrations { address } => {
+                write!(f, "{address} answers look-ups, but takes no registrations from this host: ")?;
+                f.write_str("it may be a port that is forwarded to a container or to another host; ")?;
+                write_who(f, address.port())
             }
         }
+    }
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(error) => error.fmt(f),
+            Self::Timeout(patience) => {
+                write!(f, "the addresses were not applied within {patience:?}; they may still be")
+            }
+            Self::Stopped => f.write_str("the server has stopped"),
+        }
+    }
+}
+
+/// How to see who holds a port.
+fn write_who(f: &mut fmt::Formatter<'_>, port: u16) -> fmt::Result {
+    f.write_str("to see who it is: ")?;
+    if cfg!(target_os = "linux") {
+        write!(f, "ss -ltnp 'sport = :{port}' (as root)")
+    } else {
+        write!(f, "lsof -nP -iTCP:{port} -sTCP:LISTEN (as root)")
     }
 }

@@ -14,16 +14,30 @@ const BEHIND: usize = 65_536;
 /// What the copy of a table is told.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
+    /// The epoch of the table.
+    Epoch(u64),
+    /// The registrations up to this number are those of the copy that is there.
+    Resumed(u64),
     /// How far the table has counted.
     Counters(Counters),
     /// A name that had left when the copy began.
     Departed(Departure),
     /// A registration.
     Entered(Arc<Entry>),
+    /// One that the copy has.
+    Kept(Arc<Entry>),
     /// The end of the registration with this number.
     Left(u64),
     /// From here on the copy is whole.
     Whole,
+}
+
+/// How far a table or its copy has come. Registrations have the same number in a table and in its copies, as long as
+/// the table is of the same epoch: another begins when a copy takes the table's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) epoch: u64,
+    pub(crate) registrations: u64,
 }
 
 /// The numbers from which a table goes on.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use super::departed::{Departed, Left};
 use super::entry::{Entry, Holder, NodeConnection};
-use super::follower::{Counters, Departure};
+use super::follower::{Counters, Departure, Position};
 use super::table::{Contents, Registration, Registry};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
@@ -18,6 +18,9 @@ pub(crate) struct Replica {
     names: HashSet<Box<[u8]>>,
     departed: Departed,
     registrations: u64,
+    epoch: u64,
+    /// What an earlier copy had, of which the table has not told yet that it is still there.
+    unconfirmed: BTreeMap<u64, Copied>,
 }
 
 /// A registration in the copy. Without a connection it ends with the table that was copied.
@@ -41,6 +44,42 @@ pub(crate) struct Restored {
 }
 
 impl Replica {
+    /// How far the copy has come.
+    pub(crate) fn position(&self) -> Position {
+        Position { epoch: self.epoch, registrations: self.registrations }
+    }
+
+    /// The copy of this table begins.
+    pub(crate) fn began(&mut self, epoch: u64) {
+        *self = Self { epoch, unconfirmed: std::mem::take(&mut self.by_age), ..Self::default() };
+    }
+
+    /// Of the registrations that an earlier copy had, those up to this number are the table's.
+    pub(crate) fn resumed(&mut self, registrations: u64) {
+        self.unconfirmed.split_off(&registrations.saturating_add(1));
+    }
+
+    /// A registration of the earlier copy is still there.
+    pub(crate) fn kept(&mut self, id: u64, connected: bool) -> Result<(), Impossible> {
+        let mut kept = self.unconfirmed.remove(&id).ok_or(Impossible("a registration that this copy does not have"))?;
+        kept.connection = kept.connection.filter(|_| connected);
+        self.insert(id, kept)
+    }
+
+    /// Everything has been told.
+    pub(crate) fn completed(&mut self) {
+        self.unconfirmed.clear();
+    }
+
+    fn insert(&mut self, id: u64, copied: Copied) -> Result<(), Impossible> {
+        let name = copied.reply.name().into();
+        if self.by_age.last_key_value().is_some_and(|(last, _)| *last >= id) || !self.names.insert(name) {
+            return Err(Impossible("a registration that is there already"));
+        }
+        self.by_age.insert(id, copied);
+        Ok(())
+    }
+
     pub(crate) fn counted(&mut self, counters: Counters) -> Result<(), Impossible> {
         if self.registrations > counters.registrations || self.departed.leaves > counters.leaves {
             return Err(Impossible("counters that go back"));
@@ -67,16 +106,12 @@ impl Replica {
         node: &Node,
         connection: Option<NodeConnection>,
     ) -> Result<(), Impossible> {
-        let name: Box<[u8]> = node.name.as_str().as_bytes().into();
-        if self.by_age.last_key_value().is_some_and(|(last, _)| *last >= id) || !self.names.insert(name.clone()) {
-            return Err(Impossible("a registration that is there already"));
-        }
+        self.insert(id, Copied { creation, reply: Port2Reply::new(node), connection })?;
         // What a name leaves behind depends on the order of registrations, here as in the table.
         if id > self.registrations {
-            self.departed.next_creation(&name);
+            self.departed.next_creation(node.name.as_str().as_bytes());
             self.registrations = id;
         }
-        self.by_age.insert(id, Copied { creation, reply: Port2Reply::new(node), connection });
         Ok(())
     }
 
@@ -95,8 +130,9 @@ impl Replica {
     /// Turns the copy into what the `registry` will [`adopt`](Registry::adopt). The registration that came over the
     /// connection from `own`, the host's, becomes one that needs no connection.
     pub(crate) fn restore(self, registry: &Registry, own: Option<SocketAddr>) -> (Contents, Restored) {
-        let Self { by_age, departed, registrations, .. } = self;
-        let mut contents = Contents::new(departed, registrations);
+        let last = self.position();
+        let Self { by_age, departed, .. } = self;
+        let mut contents = Contents::after(last, departed);
         let mut restored = Restored { own: None, connected: Vec::with_capacity(by_age.len()) };
         for (id, Copied { creation, reply, connection }) in by_age {
             let peer = connection.as_ref().and_then(|connection| connection.get_ref().peer_addr().ok());

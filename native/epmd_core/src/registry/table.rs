@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::departed::{Departed, DepartedName, Left};
 use super::entry::{ByName, Entry, Holder};
-use super::follower::{Counters, Departure, Follower, Step};
+use super::follower::{Counters, Departure, Follower, Position, Step};
 use crate::journal::{Change, Journal};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
@@ -32,8 +32,10 @@ struct Table {
 pub(crate) struct Contents(State);
 
 impl Contents {
-    pub(super) fn new(departed: Departed, registrations: u64) -> Self {
-        Self(State { departed, registrations, ..State::default() })
+    /// The contents of the table after the one that came so far.
+    pub(super) fn after(last: Position, departed: Departed) -> Self {
+        let epoch = Epoch { parent: Some(last), ..Epoch::default() };
+        Self(State { departed, registrations: last.registrations, epoch, ..State::default() })
     }
 
     pub(super) fn enter(&mut self, entry: &Arc<Entry>) {
@@ -53,10 +55,36 @@ struct State {
     by_age: BTreeMap<u64, Arc<Entry>>,
     departed: Departed,
     registrations: u64,
+    epoch: Epoch,
     /// Until when nodes may be missing that were registered with the owner before us.
     fills_until: Option<Instant>,
     /// Who keeps a copy of the table.
-    follower: Weak<Follower>,
+    followers: Vec<Weak<Follower>>,
+}
+
+/// What tells a table from those that others began.
+#[derive(Debug)]
+struct Epoch {
+    id: u64,
+    /// That of the table whose place this one took, and how far its copy had come.
+    parent: Option<Position>,
+}
+
+impl Default for Epoch {
+    fn default() -> Self {
+        Self { id: random(), parent: None }
+    }
+}
+
+impl Epoch {
+    /// How many registrations a copy which came to this position shares with the table.
+    fn shared_with(&self, copy: Position, registrations: u64) -> Option<u64> {
+        match self.parent {
+            _ if copy.epoch == self.id => Some(copy.registrations.min(registrations)),
+            Some(parent) if copy.epoch == parent.epoch => Some(copy.registrations.min(parent.registrations)),
+            _ => None,
+        }
+    }
 }
 
 /// A registration. The entry leaves the table with it, and with nothing else of this holder's.
@@ -183,21 +211,30 @@ impl Registry {
         }
     }
 
-    /// Has all of the table, and from here on each of its steps, kept for a copy: for one at a time, the latest.
-    pub(crate) fn follow(&self) -> Arc<Follower> {
+    /// Has all of the table, and from here on each of its steps, kept for a copy. What the copy has already, if it has
+    /// come to this position of this table or of the one before, is not told again.
+    pub(crate) fn follow(&self, copy: Option<Position>) -> Arc<Follower> {
         let mut state = self.0.state.lock();
         let departed = &state.departed;
         let counters = Counters { registrations: state.registrations, leaves: departed.leaves, floor: departed.floor };
+        let shared = copy.and_then(|copy| state.epoch.shared_with(copy, state.registrations));
         let departures = departed.order.values().filter_map(|name| {
             let Left { number, creation, port, descriptor } = *departed.names.get(name)?;
             Some(Departure { number, name: name.clone(), creation, port, descriptor })
         });
-        let steps = std::iter::once(Step::Counters(counters))
+        let entries = state.by_age.values().cloned().map(|entry| match shared {
+            Some(shared) if entry.id() <= shared => Step::Kept(entry),
+            _ => Step::Entered(entry),
+        });
+        let steps = std::iter::once(Step::Epoch(state.epoch.id))
+            .chain(shared.map(Step::Resumed))
+            .chain([Step::Counters(counters)])
             .chain(departures.map(Step::Departed))
-            .chain(state.by_age.values().cloned().map(Step::Entered))
+            .chain(entries)
             .chain([Step::Whole]);
         let follower = Arc::new(Follower::new(steps.collect()));
-        state.follower = Arc::downgrade(&follower);
+        state.followers.retain(|follower| follower.strong_count() > 0);
+        state.followers.push(Arc::downgrade(&follower));
         follower
     }
 
@@ -218,9 +255,7 @@ impl Registry {
         }
         state.names.remove(entry.name());
         state.departed.remember(entry.name(), entry.creation(), entry.port(), entry.descriptor());
-        if let Some(follower) = state.follower.upgrade() {
-            follower.left(entry.id());
-        }
+        state.followers.iter().filter_map(Weak::upgrade).for_each(|follower| follower.left(entry.id()));
         self.0.journal.record(|| Change::Unregistered {
             name: String::from_utf8_lossy(entry.name()).into_owned(),
             port: entry.port(),
@@ -239,9 +274,7 @@ impl State {
     fn enter(&mut self, entry: &Arc<Entry>) {
         self.names.insert(ByName(Arc::clone(entry)));
         self.by_age.insert(entry.id(), Arc::clone(entry));
-        if let Some(follower) = self.follower.upgrade() {
-            follower.entered(entry);
-        }
+        self.followers.iter().filter_map(Weak::upgrade).for_each(|follower| follower.entered(entry));
     }
 }
 
@@ -276,6 +309,12 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.registry.remove(&self.entry);
     }
+}
+
+/// The seed of the standard library's hash maps is random enough to tell tables apart.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
 }
 
 #[cfg(test)]

@@ -200,6 +200,11 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
     let policy = &shared.settings.read().policy;
     if !policy.permits(&request, origin) {
         metrics.not_permitted.count();
+        if matches!(request, Request::Names) && !policy.remote_names {
+            shared.listing_refused.call_once(|| {
+                tracing::warn!(%peer, "another host may not list the nodes of this one, unless remote_names is set");
+            });
+        }
         tracing::debug!(%peer, request = ?request, "not permitted");
         return Answer::Nothing;
     }

@@ -1,7 +1,7 @@
 //! What all connections of a server share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use parking_lot::RwLock;
 
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     /// To whoever stands by for this server.
     pub(crate) replication: Replication,
     pub(crate) port: u16,
+    /// That the listing was refused to a remote peer is told once.
+    pub(crate) listing_refused: Once,
 }
 
 impl Shared {

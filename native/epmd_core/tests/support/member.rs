@@ -1,65 +1,160 @@
-//! A member as a process of its own.
+//! Members, each on a thread of its own. One that is killed is one whose runtime is dropped: its descriptors are closed,
+//! and nothing is said.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::fmt::{self, Write};
+use std::net::IpAddr;
+use std::sync::{mpsc, Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use super::server::standalone;
+use epmd_core::{HandOver, Handle, Journal, Limits, Member, Policy, RegisterError, Role, Settings};
+use tracing::field::{Field, Visit};
+use tracing::{span, Event, Level, Metadata, Subscriber};
 
-pub struct Process(Child);
+use super::client::{eventually, PATIENCE};
 
-impl Process {
-    pub fn start(port: u16) -> Self {
-        Self::start_limited(port, None, &[])
+pub struct Running {
+    pub handle: Handle,
+    pub log: Log,
+    kill: mpsc::SyncSender<()>,
+    thread: Option<JoinHandle<Result<(), String>>>,
+}
+
+impl Running {
+    pub fn start(settings: Settings) -> Self {
+        Self::try_start(settings).expect("it starts")
     }
 
-    /// One that may have so many descriptors.
-    pub fn start_limited(port: u16, descriptors: Option<u32>, flags: &[&str]) -> Self {
-        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit} && "));
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("{limit}exec \"$0\" \"$@\"")]).arg(standalone());
-        command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
-        command.args(flags);
-        Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell"))
+    /// Starts it in the network namespace of this thread.
+    pub fn try_start(settings: Settings) -> Result<Self, String> {
+        let (started, start) = mpsc::sync_channel(1);
+        let (kill, killed) = mpsc::sync_channel::<()>(1);
+        let log = Log::default();
+        let subscriber = log.clone();
+        let live = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let member = match Member::start(settings).await {
+                    Ok((member, handle)) => {
+                        started.send(Ok(handle)).unwrap();
+                        member
+                    }
+                    Err(error) => {
+                        started.send(Err(error.to_string())).unwrap();
+                        return Err(error.to_string());
+                    }
+                };
+                let dead = tokio::task::spawn_blocking(move || killed.recv());
+                tokio::select! {
+                    ended = member.run() => ended.map_err(|error| error.to_string()),
+                    _ = dead => Err("killed".into()),
+                }
+            })
+        };
+        let thread = thread::spawn(move || tracing::subscriber::with_default(subscriber, live));
+        let handle = start.recv_timeout(PATIENCE).expect("it starts or says why not")?;
+        Ok(Self { handle, log, kill, thread: Some(thread) })
     }
 
-    pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("a running process").count()
+    pub fn register(&self, name: &str, port: u16) -> Result<u32, RegisterError> {
+        let node = epmd_core::Node::erlang(epmd_core::NodeName::new(name.as_bytes()).unwrap(), port);
+        self.handle.register(node, None, PATIENCE)
     }
 
-    /// Has it not open any more descriptors than it has.
-    pub fn use_up_descriptors(&self) {
-        use rustix::process::{prlimit, Pid, Resource, Rlimit};
-        let pid = Pid::from_raw(self.0.id() as i32).expect("a process id");
-        let most = fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("a running process");
-        let highest = most.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).max();
-        let limit = Some(highest.expect("some descriptor") + 1);
-        prlimit(Some(pid), Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("a lower limit");
+    pub fn joins(&self) {
+        eventually("the member has joined", || self.handle.status().role == Role::Joined);
     }
 
-    /// Waits until it says that it stands by.
-    pub fn stands_by(&mut self) {
-        let mut line = String::new();
-        let stdout = self.0.stdout.take().expect("it is waited for once");
-        BufReader::new(stdout).read_line(&mut line).expect("text");
-        assert_eq!(line, "standing by\n");
+    pub fn stands_by_for(&self, owner: &Self) {
+        eventually("the member stands by", || {
+            self.handle.status().stands_by && !owner.handle.status().standbys.is_empty()
+        });
     }
 
-    pub fn kill(&mut self) {
-        self.0.kill().expect("a running process");
-        self.0.wait().expect("its end");
+    pub fn serves(&self) {
+        eventually("the member serves", || self.handle.status().role == Role::Serving);
+    }
+
+    pub fn kill(mut self) {
+        self.end();
     }
 
     /// Ends it in order.
-    pub fn stop(&mut self) {
-        drop(self.0.stdin.take());
-        assert!(self.0.wait().expect("its end").success());
+    pub fn stop(mut self) {
+        self.handle.stop();
+        eventually("the member has stopped", || self.handle.is_stopped());
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.kill.send(());
+            let _ = thread.join();
+        }
     }
 }
 
-impl Drop for Process {
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.end();
     }
+}
+
+pub fn settings(addresses: &[IpAddr], port: u16) -> Settings {
+    Settings {
+        addresses: addresses.to_vec(),
+        port,
+        inet6: false,
+        policy: Policy { relaxed: true, ..Policy::default() },
+        limits: Limits::default(),
+        hand_over: HandOver::default(),
+        journal: Journal::default(),
+    }
+}
+
+/// What a member logs, without debug and trace.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// The lines that contain a text.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line.0);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let _ = write!(self.0, " {}={value:?}", field.name());
+    }
+}
+
+/// How long something took.
+pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let began = std::time::Instant::now();
+    (work(), began.elapsed())
 }

@@ -1,0 +1,196 @@
+//! Which addresses a list stands for, and which of them decides who serves.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+/// Where OTP's clients register: at the first, or with `inet6_tcp` at the second. Nobody else is exposed by them.
+pub(crate) const LOCALS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+/// Elsewhere another process can bind 127.0.0.1 beside our 0.0.0.0, and gets all that comes from this host.
+const ANY_INCLUDES_LOOPBACK: bool = cfg!(target_os = "linux");
+
+/// The addresses that a list stands for, in the order in which they are bound. The first that there is decides who
+/// serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted(Vec<Target>);
+
+/// An address to bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) ip: IpAddr,
+    /// Somebody else may have it, and it need not exist, unless it is required.
+    pub(super) required: bool,
+}
+
+impl Wanted {
+    /// The addresses for a list; none means any, of both families where the host has both.
+    ///
+    /// A list with an address of a network gets both loopbacks, first: they decide, since that is where nodes register.
+    /// A list of loopbacks decides by what it names, and gets the loopback at which this VM's nodes register, last.
+    pub(crate) fn of(addresses: &[IpAddr], inet6: bool) -> Self {
+        Self::on_a_system(addresses, inet6, ANY_INCLUDES_LOOPBACK)
+    }
+
+    fn on_a_system(addresses: &[IpAddr], inet6: bool, any_includes_loopback: bool) -> Self {
+        let mut wanted = Self(Vec::new());
+        if addresses.is_empty() {
+            for any in ANY {
+                wanted.add(any, false, any_includes_loopback);
+            }
+            return wanted;
+        }
+        let any_of = |ip: &IpAddr| if ip.is_ipv4() { ANY[0] } else { ANY[1] };
+        // What "any" covers would collide with it.
+        let covered = |ip: &IpAddr| !ip.is_unspecified() && addresses.contains(&any_of(ip));
+        let is_local = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified();
+        let only_local = addresses.iter().all(is_local);
+        if !only_local {
+            for local in LOCALS {
+                let ip = if covered(&local) { any_of(&local) } else { local };
+                wanted.add(ip, addresses.contains(&ip), any_includes_loopback);
+            }
+        }
+        for ip in addresses.iter().filter(|ip| !covered(ip)) {
+            wanted.add(*ip, true, any_includes_loopback);
+        }
+        let registers_there = |local: &IpAddr| local.is_ipv4() || inet6;
+        for local in LOCALS.iter().filter(|local| registers_there(local) && !covered(local)) {
+            wanted.add(*local, false, any_includes_loopback);
+        }
+        wanted
+    }
+
+    fn add(&mut self, ip: IpAddr, required: bool, any_includes_loopback: bool) {
+        if self.addresses().all(|have| have != ip) {
+            self.0.push(Target { ip, required });
+        }
+        if ip == ANY[0] && !any_includes_loopback {
+            self.add(LOCALS[0], true, true);
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.0.iter().map(|target| target.ip)
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The address that decides who serves, wherever it exists.
+    pub(crate) fn first(&self) -> IpAddr {
+        self.0.first().map_or(ANY[0], |target| target.ip)
+    }
+
+    /// Whether whoever dials `address` reaches a listener on one of these.
+    pub(crate) fn covers(&self, address: IpAddr) -> bool {
+        covers(self.addresses(), address)
+    }
+}
+
+/// Whether whoever dials `address` reaches a listener on one of these addresses of this host.
+pub(crate) fn covers(listening: impl IntoIterator<Item = IpAddr>, address: IpAddr) -> bool {
+    listening.into_iter().any(|bound| {
+        bound == address || (bound.is_unspecified() && bound.is_ipv4() == address.is_ipv4() && is_own(address))
+    })
+}
+
+/// Whether two listeners on these addresses get in each other's way.
+pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    one.is_ipv4() == other.is_ipv4() && (one == other || one.is_unspecified() || other.is_unspecified())
+}
+
+/// Whether every host has this address that has its family.
+pub(super) fn stands_for_its_family(address: IpAddr) -> bool {
+    LOCALS.contains(&address) || address.is_unspecified()
+}
+
+/// Whether an address is this host's: what goes there also comes from there. Nothing is sent to find out.
+fn is_own(address: IpAddr) -> bool {
+    const DISCARD: u16 = 9;
+    let any = if address.is_ipv4() { ANY[0] } else { ANY[1] };
+    let comes_from = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    };
+    address.is_loopback() || comes_from().is_ok_and(|own| own.ip() == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::parse_addresses;
+
+    fn of(list: &str) -> Wanted {
+        Wanted::of(&parse_addresses(list).expect("addresses"), false)
+    }
+
+    /// In the order of binding; those that need not succeed in brackets.
+    fn shown(wanted: &Wanted) -> String {
+        let shown = |target: Target| if target.required { target.ip.to_string() } else { format!("({})", target.ip) };
+        wanted.targets().map(shown).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_loopback_where_nodes_register_is_added_and_decides_only_beside_a_network() {
+        for (list, expected) in [
+            ("", "(0.0.0.0) (::)"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "0.0.0.0"),
+            ("0.0.0.0, 127.0.0.1", "0.0.0.0"),
+            ("127.0.0.2", "127.0.0.2 (127.0.0.1)"),
+            ("127.0.1.1", "127.0.1.1 (127.0.0.1)"),
+            ("127.0.0.2 127.0.0.1", "127.0.0.2 127.0.0.1"),
+            ("::", ":: (127.0.0.1)"),
+            ("::1,::1", "::1 (127.0.0.1)"),
+            ("::1 ::", ":: (127.0.0.1)"),
+            ("10.0.0.5", "(127.0.0.1) (::1) 10.0.0.5"),
+            ("10.0.0.5 127.0.0.1", "127.0.0.1 (::1) 10.0.0.5"),
+            ("10.0.0.5 127.0.0.2", "(127.0.0.1) (::1) 10.0.0.5 127.0.0.2"),
+            ("10.0.0.5 ::", "(127.0.0.1) :: 10.0.0.5"),
+            ("fd00::1 0.0.0.0", "0.0.0.0 (::1) fd00::1"),
+        ] {
+            assert_eq!(shown(&of(list)), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_of_inet6_tcp_register_at_the_loopback_of_ipv6() {
+        for (list, expected) in [
+            ("", "(0.0.0.0) (::)"),
+            ("127.0.0.1", "127.0.0.1 (::1)"),
+            ("127.0.0.2", "127.0.0.2 (127.0.0.1) (::1)"),
+            ("::1", "::1 (127.0.0.1)"),
+            ("0.0.0.0", "0.0.0.0 (::1)"),
+            ("::", ":: (127.0.0.1)"),
+        ] {
+            let wanted = Wanted::of(&parse_addresses(list).expect("addresses"), true);
+            assert_eq!(shown(&wanted), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn where_others_can_bind_the_loopback_beside_any_both_are_taken() {
+        for (list, expected) in [
+            ("", "(0.0.0.0) 127.0.0.1 (::)"),
+            ("0.0.0.0", "0.0.0.0 127.0.0.1"),
+            ("127.0.0.1 0.0.0.0 10.0.0.5", "0.0.0.0 127.0.0.1 (::1)"),
+            ("127.0.0.1", "127.0.0.1"),
+        ] {
+            let wanted = Wanted::on_a_system(&parse_addresses(list).expect("addresses"), false, false);
+            assert_eq!(shown(&wanted), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn any_covers_this_hosts_addresses_of_its_family() {
+        let covers = |list: &str, address: &str| of(list).covers(address.parse().expect("an address"));
+        assert!(covers("", "127.0.1.1"));
+        assert!(covers("0.0.0.0", "127.0.0.1"));
+        assert!(!covers("0.0.0.0", "::1"));
+        assert!(!covers("", "192.0.2.1"));
+        assert!(covers("127.0.0.2", "127.0.0.2"));
+        assert!(!covers("127.0.0.2", "127.0.0.3"));
+        assert!(covers("127.0.0.2", "127.0.0.1"));
+    }
+}

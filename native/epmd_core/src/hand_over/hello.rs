@@ -1,0 +1,152 @@
+//! Who speaks, and in which version of the format: the first message of both sides.
+//!
+//! It begins with the highest version that the speaker knows, and both go on in the highest that both know. The names
+//! of the rendezvous tell members of version 1 apart, who do not negotiate.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::message::{Body, Malformed};
+use crate::address::LOCALS;
+use crate::node::NodeName;
+use crate::registry::follower::Position;
+
+/// The highest version of the format.
+pub(crate) const VERSION: u16 = 2;
+/// The version that does not negotiate, and knows one standby and no other follower.
+pub(crate) const FIRST_VERSION: u16 = 1;
+/// A peer that begins otherwise is no member.
+const MAGIC: &[u8; 4] = b"epmd";
+
+/// Who speaks. Only members with the same addresses stand by for each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) version: u16,
+    /// Where the member listens when it serves.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The member's node, if it has one.
+    pub(crate) node: Option<NodeName>,
+    /// Whether it would go on for the owner; otherwise it wants to know what is in the table. (2)
+    pub(crate) stands_by: bool,
+    /// How far the copy goes that the member has of this table or of the one before. (2)
+    pub(crate) resume: Option<Position>,
+}
+
+impl Hello {
+    /// The version in which both go on.
+    pub(crate) fn common_version(&self, other: &Self) -> u16 {
+        self.version.min(other.version)
+    }
+
+    /// Whether the member that says this and the one that says `other` can stand by for each other, or why not.
+    pub(crate) fn fits(&self, other: &Self) -> Result<(), String> {
+        if self.exposed() != other.exposed() {
+            let (theirs, ours) = (&self.addresses, &other.addresses);
+            return Err(format!("its addresses are {theirs:?}, and those of this VM {ours:?}"));
+        }
+        Ok(())
+    }
+
+    /// The addresses in which two must agree. Those where nodes of this host register expose nothing, and each has them
+    /// or not as its own nodes need them.
+    fn exposed(&self) -> BTreeSet<IpAddr> {
+        self.addresses.iter().copied().filter(|address| !LOCALS.contains(address)).collect()
+    }
+
+    /// Whether the member may go on with a listener on this address.
+    pub(super) fn may_listen_on(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || LOCALS.contains(&address)
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(MAGIC);
+        out.extend(self.version.to_be_bytes());
+        // More do not fit into a byte, nor onto a host.
+        let addresses = &self.addresses[..self.addresses.len().min(usize::from(u8::MAX))];
+        out.push(addresses.len() as u8);
+        for address in addresses {
+            match address {
+                IpAddr::V4(ip) => {
+                    out.push(4);
+                    out.extend(ip.octets());
+                }
+                IpAddr::V6(ip) => {
+                    out.push(6);
+                    out.extend(ip.octets());
+                }
+            }
+        }
+        let node = self.node.as_ref().map_or("", NodeName::as_str).as_bytes();
+        if self.version == FIRST_VERSION {
+            out.extend(node);
+            return;
+        }
+        out.extend((node.len() as u16).to_be_bytes());
+        out.extend(node);
+        out.push(u8::from(self.stands_by));
+        out.push(u8::from(self.resume.is_some()));
+        if let Some(Position { epoch, registrations }) = self.resume {
+            out.extend(epoch.to_be_bytes());
+            out.extend(registrations.to_be_bytes());
+        }
+    }
+
+    pub(super) fn decode(body: &mut Body<'_>) -> Result<Self, Malformed> {
+        if body.take()? != *MAGIC {
+            return Err(Malformed);
+        }
+        let version = u16::from_be_bytes(body.take()?);
+        if version < FIRST_VERSION {
+            return Err(Malformed);
+        }
+        let [count] = body.take()?;
+        let addresses = (0..count).map(|_| body.address()).collect::<Result<_, _>>()?;
+        let node = |name: &[u8]| match name {
+            [] => Ok(None),
+            name => NodeName::new(name).map(Some).map_err(|_| Malformed),
+        };
+        if version == FIRST_VERSION {
+            return Ok(Self { version, addresses, node: node(body.rest())?, stands_by: true, resume: None });
+        }
+        let length = usize::from(u16::from_be_bytes(body.take()?));
+        let node = node(body.bytes(length)?)?;
+        let stands_by = body.flag()?;
+        let resume = if body.flag()? {
+            let (epoch, registrations) = (u64::from_be_bytes(body.take()?), u64::from_be_bytes(body.take()?));
+            Some(Position { epoch, registrations })
+        } else {
+            None
+        };
+        // What a later version says on top.
+        body.rest();
+        Ok(Self { version, addresses, node, stands_by, resume })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::Message;
+    use super::*;
+
+    fn hello(version: u16) -> Hello {
+        let node = Some(NodeName::new(b"node").expect("a valid name"));
+        let resume = Some(Position { epoch: 7, registrations: 11 });
+        Hello { version, addresses: vec![[127, 0, 0, 1].into()], node, stands_by: true, resume }
+    }
+
+    #[test]
+    fn the_first_version_is_said_as_it_always_was() {
+        let said = Message::Hello(hello(FIRST_VERSION)).encode();
+        assert_eq!(said, b"\x00\x11\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01node");
+    }
+
+    #[test]
+    fn a_later_version_is_understood_as_far_as_ours_goes() {
+        let mut bytes = Message::Hello(hello(VERSION)).encode();
+        bytes[8] += 1;
+        bytes.extend(b"whatever that version says");
+        assert_eq!(Message::decode(&bytes[2..]), Ok(Message::Hello(hello(VERSION + 1))));
+        assert_eq!(hello(VERSION + 1).common_version(&hello(VERSION)), VERSION);
+        assert_eq!(Message::decode(b"\x01GET / HTTP/1.1"), Err(Malformed));
+    }
+}

@@ -1,0 +1,174 @@
+//! Where an owner is found by those who follow it: a Unix socket, whose name the owner alone holds.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::net::sockopt::socket_peercred;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::channel::{self, Receiver, Sender};
+use super::settings::Trusted;
+use crate::os;
+
+/// Members that may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// The names of a rendezvous: abstract ones, which belong to the network namespace as the port does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// The one that every user knows.
+    Shared,
+    /// The one that each user had before version 2 of the format. It is kept for members that know no other.
+    OwnUser,
+}
+
+/// The user of this process, as the other end is told it.
+fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Where the owner of a port is found by the members of its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rendezvous {
+    owner: SocketAddr,
+}
+
+impl Rendezvous {
+    /// The rendezvous for the owner of this address and port.
+    pub(crate) fn of(owner: SocketAddr) -> Self {
+        Self { owner }
+    }
+
+    /// The port.
+    pub(crate) fn port(&self) -> u16 {
+        self.owner.port()
+    }
+
+    fn path(&self, name: Name) -> PathBuf {
+        let owner = self.owner;
+        match name {
+            Name::Shared => format!("\0embedded_epmd/{owner}").into(),
+            Name::OwnUser => format!("\0embedded_epmd/{}/{owner}", own_user()).into(),
+        }
+    }
+
+    /// Claims the names: at most one process has them, for as long as that lives and keeps the claim.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` while somebody else has the shared name.
+    pub(crate) fn claim(&self) -> io::Result<Claim> {
+        self.claimant()?.claim(Name::Shared)
+    }
+
+    /// Gets hold of all that a claim needs but the names.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where sockets have no abstract names: elsewhere than on Linux.
+    pub(crate) fn claimant(&self) -> io::Result<Claimant> {
+        if !os::HAS_ABSTRACT_NAMES {
+            return Err(io::Error::new(ErrorKind::Unsupported, "the hand-over needs Linux"));
+        }
+        let socket = |name| -> io::Result<Unclaimed> {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            Ok(Unclaimed { path: self.path(name), socket: Some(socket) })
+        };
+        Ok(Claimant { shared: socket(Name::Shared)?, own_user: socket(Name::OwnUser)? })
+    }
+
+    /// Connects to whoever has claimed the names.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` if that is a process which is not trusted.
+    pub(crate) async fn connect(&self, trusted: &Trusted) -> io::Result<(Sender, Receiver, Name)> {
+        let (stream, name) = match UnixStream::connect(self.path(Name::Shared)).await {
+            Ok(stream) => (stream, Name::Shared),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                (UnixStream::connect(self.path(Name::OwnUser)).await?, Name::OwnUser)
+            }
+            Err(error) => return Err(error),
+        };
+        let (sender, receiver) = open(stream, name, trusted)?;
+        Ok((sender, receiver, name))
+    }
+}
+
+/// Opens the channel, if the process at the other end is trusted.
+pub(crate) fn open(stream: UnixStream, name: Name, trusted: &Trusted) -> io::Result<(Sender, Receiver)> {
+    let peer = socket_peercred(&stream)?;
+    let user = peer.uid.as_raw();
+    let is_listed = || trusted.lists(user, peer.gid.as_raw(), || os::peer_groups(stream.as_fd()));
+    if user == own_user() || (name == Name::Shared && is_listed()) {
+        return Ok(channel::open(stream));
+    }
+    let text = format!("the process at the other end belongs to the user {user}");
+    Err(io::Error::new(ErrorKind::PermissionDenied, text))
+}
+
+/// Who can claim the names at once, however little the process has left by then.
+#[derive(Debug)]
+pub(crate) struct Claimant {
+    shared: Unclaimed,
+    own_user: Unclaimed,
+}
+
+impl Claimant {
+    /// Claims the names. The one by which the last owner was found decides; the other may be lacking.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` while somebody else has it; it can be tried again then.
+    pub(crate) fn claim(&mut self, decisive: Name) -> io::Result<Claim> {
+        let Self { shared, own_user } = self;
+        Ok(match decisive {
+            Name::Shared => Claim { shared: Some(shared.claim()?), own_user: own_user.claim().ok() },
+            Name::OwnUser => Claim { own_user: Some(own_user.claim()?), shared: shared.claim().ok() },
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Unclaimed {
+    path: PathBuf,
+    /// Until it has the name.
+    socket: Option<Socket>,
+}
+
+impl Unclaimed {
+    fn claim(&mut self) -> io::Result<UnixListener> {
+        let socket = self.socket.as_ref().ok_or(ErrorKind::NotConnected)?;
+        socket.bind(&SockAddr::unix(&self.path)?)?;
+        socket.listen(BACKLOG)?;
+        let socket = self.socket.take().ok_or(ErrorKind::NotConnected)?;
+        UnixListener::from_std(OwnedFd::from(socket).into())
+    }
+}
+
+/// The names, held.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    shared: Option<UnixListener>,
+    own_user: Option<UnixListener>,
+}
+
+impl Claim {
+    /// Waits for the next member that connects; tells by which name it came.
+    pub(crate) async fn accept(&self) -> io::Result<(UnixStream, Name)> {
+        let accept = |listener| async move {
+            match listener {
+                Some(listener) => UnixListener::accept(listener).await.map(|(stream, _)| stream),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            stream = accept(self.shared.as_ref()) => stream.map(|stream| (stream, Name::Shared)),
+            stream = accept(self.own_user.as_ref()) => stream.map(|stream| (stream, Name::OwnUser)),
+        }
+    }
+}

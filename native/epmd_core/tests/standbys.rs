@@ -1,0 +1,158 @@
+//! More than one standby, and members of an earlier version of the format.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::client::{self, eventually, exchange, register};
+use support::process::Process;
+use support::request::{port_please2, Alive2};
+
+const NODES: u16 = 50;
+
+#[test]
+fn owner_and_standby_that_end_together_are_followed_by_the_second_standby() {
+    let server = free_address();
+    let owner = serving(server);
+    let nodes = fill(server);
+    let [first, second] = standbys(server);
+    let together = Command::new("kill").args(["-9", &owner.id().to_string(), &first.id().to_string()]).status();
+    assert!(together.unwrap().success());
+    second.serves();
+    all_found(server, &nodes);
+}
+
+#[test]
+fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
+    let server = free_address();
+    let mut owner = serving(server);
+    let nodes = fill(server);
+    let standbys = standbys(server);
+    let of_nodes: BTreeSet<String> = {
+        let numbers = |process: &Process| process.sockets().into_values().collect::<BTreeSet<_>>();
+        numbers(&standbys[0]).intersection(&numbers(&standbys[1])).cloned().collect()
+    };
+    assert!(of_nodes.len() >= usize::from(NODES), "copies of {} sockets", of_nodes.len());
+    let copies = |process: &Process| {
+        let mut sockets = process.sockets();
+        sockets.retain(|_, number| of_nodes.contains(number));
+        sockets
+    };
+    let before: Vec<_> = standbys.iter().map(copies).collect();
+    // What happens to the table until then is in both copies.
+    client::close(register(server, "gone", 1).unwrap());
+    owner.kill();
+    eventually("one serves", || standbys.iter().any(|standby| standby.is("serving")));
+    let at = usize::from(standbys[0].is("serving"));
+    let [one, other] = standbys;
+    let (mut next, loser) = if at == 1 { (one, other) } else { (other, one) };
+    all_found(server, &nodes);
+    loser.stands_by();
+    let (had, has) = (&before[at], copies(&loser));
+    let kept = had.iter().filter(|(descriptor, number)| has.get(descriptor) == Some(number)).count();
+    assert!(kept >= usize::from(NODES), "only {kept} copies are the same");
+
+    // It is a standby like any other: what comes from now on is in its copy.
+    let late = register(server, "late", 77).unwrap();
+    next.kill();
+    loser.serves();
+    all_found(server, &nodes);
+    assert_eq!(exchange(server, &port_please2("late")).unwrap(), Alive2::new("late", 77).found());
+    assert!(!client::is_closed(&late));
+    assert_eq!(exchange(server, &port_please2("gone")).unwrap(), b"w\x01");
+}
+
+#[test]
+fn a_setting_says_how_many_stand_by() {
+    let server = free_address();
+    let _owner = Process::start_limited(server.port(), None, &["-standbys", "1"]);
+    eventually("it serves", || client::listing(server).is_ok());
+    let [one, other] = [(); 2].map(|()| Process::start(server.port()));
+    eventually("one stands by", || one.is("standing by") || other.is("standing by"));
+    let waits = if one.is("standing by") { other } else { one };
+    eventually("the other has joined", || waits.is("joined"));
+    assert!(!waits.is("standing by"));
+}
+
+#[test]
+fn members_of_the_first_version_stand_by_for_ours_and_ours_for_them() {
+    let first_version = first_version();
+    for old_owns in [true, false] {
+        let server = free_address();
+        let start = |old: bool| {
+            if old {
+                Process::start_program(&first_version, server.port())
+            } else {
+                Process::start(server.port())
+            }
+        };
+        let mut owner = start(old_owns);
+        eventually("it serves", || client::listing(server).is_ok());
+        let nodes = fill(server);
+        let mut standby = start(!old_owns);
+        standby.stands_by();
+        owner.kill();
+        eventually("the next one serves", || client::listing(server).is_ok());
+        all_found(server, &nodes);
+        // And back again, in order.
+        let next = start(old_owns);
+        next.stands_by();
+        standby.stop();
+        all_found(server, &nodes);
+    }
+}
+
+/// The program of commit 1b19278, built when it is not there yet.
+fn first_version() -> PathBuf {
+    const COMMIT: &str = "1b19278";
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let folder = repository.join("target/first_version");
+    let program = folder.join("target/debug/examples/standalone");
+    if !program.exists() {
+        let source = folder.join("source");
+        fs::create_dir_all(&source).unwrap();
+        let script = format!(
+            "git archive {COMMIT} | tar -x -C \"$0\" && cd \"$0\" && \
+             cargo build --locked -p epmd_core --example standalone --target-dir \"$1\""
+        );
+        let build = ["-c", &script].map(String::from);
+        let mut command = Command::new("sh");
+        command.args(build).arg(&source).arg(folder.join("target")).current_dir(&repository);
+        assert!(command.status().unwrap().success(), "{COMMIT} must be in the history of this repository, and compile");
+    }
+    program
+}
+
+fn serving(server: SocketAddr) -> Process {
+    let owner = Process::start(server.port());
+    eventually("it serves", || client::listing(server).is_ok());
+    owner
+}
+
+fn standbys(server: SocketAddr) -> [Process; 2] {
+    let standbys = [(); 2].map(|()| Process::start(server.port()));
+    standbys.iter().for_each(Process::stands_by);
+    standbys
+}
+
+fn fill(server: SocketAddr) -> Vec<TcpStream> {
+    (0..NODES).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect()
+}
+
+fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
+    for n in 0..NODES {
+        let name = format!("node{n}");
+        assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found(), "{name}");
+    }
+    assert!(!nodes.iter().any(client::is_closed), "a connection ended");
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
+}

@@ -1,0 +1,158 @@
+//! Whoever holds the port and is no EPMD for this host is named, within two seconds.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use epmd_core::{RegisterError, Role};
+use support::client::{eventually, PATIENCE};
+use support::member::{settings, timed, Running};
+use support::network::{Network, PEER};
+use support::server::{Kind, Settings};
+
+const IN_TIME: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_forwarder_is_named_at_the_registration() {
+    let network = Network::new();
+    let container = Settings::new(Kind::Reference).everywhere_in(&network.peer_host).start();
+    let port = container.port();
+    network.on_server_host(|| {
+        let published = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        serve(published, move |mut stream| {
+            let inside = TcpStream::connect((PEER, port))?;
+            let (mut request, mut reply) = (stream.try_clone()?, inside.try_clone()?);
+            let mut to_container = inside.try_clone()?;
+            thread::spawn(move || io::copy(&mut request, &mut to_container));
+            let _ = io::copy(&mut reply, &mut stream);
+            stream.shutdown(std::net::Shutdown::Both)
+        });
+        let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
+        assert_eq!(member.handle.status().role, Role::Joined, "it answers look-ups");
+        let said = refused_in_time(&member);
+        let expected = format!("127.0.0.1:{port} answers look-ups, but takes no registrations from this host: ");
+        assert!(said.starts_with(&expected), "{said}");
+        assert!(said.ends_with(&format!("ss -ltnp 'sport = :{port}' (as root)")), "{said}");
+        eventually("it is logged, too", || member.log.lines(&expected).len() == 1);
+    });
+}
+
+#[test]
+fn whoever_does_not_answer_a_registration_is_named() {
+    for (answer, expected) in [
+        (Answer::Nothing, "does not answer as an EPMD: timed out"),
+        (Answer::Garbage, "does not answer as an EPMD: it does not speak EPMD"),
+        (Answer::End, "answers look-ups, but takes no registrations"),
+    ] {
+        let port = stranger(answer);
+        let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
+        let said = refused_in_time(&member);
+        assert!(said.contains(expected), "{said}");
+        assert!(said.contains(&format!("sport = :{port}")), "{said}");
+        // There is no node any more that it would try to register; another may come.
+        eventually("it has joined", || member.handle.status().role == Role::Joined);
+        assert!(matches!(member.register("other", 2), Err(RegisterError::Held(_))));
+    }
+}
+
+#[test]
+fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+    // It has the port and does not listen.
+    let bound = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&bound, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let bound_port = SocketAddr::try_from(rustix::net::getsockname(&bound).unwrap()).unwrap().port();
+    let (silent_port, closing_port) = (silent.local_addr().unwrap().port(), closing.local_addr().unwrap().port());
+    serve(closing, |_| Ok(()));
+    for port in [silent_port, closing_port, bound_port] {
+        let started = || Running::try_start(settings(&["127.0.0.1".parse().unwrap()], port)).err().unwrap();
+        let (said, taken) = timed(started);
+        assert!(taken < IN_TIME, "{taken:?}");
+        let expected = format!("127.0.0.1:{port} is in use by something that does not answer as an EPMD: ");
+        assert!(said.starts_with(&expected) && said.contains(&format!("sport = :{port}")), "{said}");
+    }
+}
+
+#[test]
+fn an_owner_that_needs_a_second_or_has_just_gone_is_no_stranger() {
+    let port = stranger(Answer::GrantedLate);
+    let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
+    assert_eq!(member.register("node", 1), Ok(7));
+    // It ends the first registrations without an answer, as an owner does that is about to end.
+    let port = stranger(Answer::GrantedAtTheThird);
+    let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
+    assert_eq!(member.register("node", 1), Ok(7));
+    assert_eq!(member.log.lines("ERROR"), Vec::<String>::new());
+}
+
+fn refused_in_time(member: &Running) -> String {
+    let (outcome, taken) = timed(|| member.register("node", 1));
+    assert!(taken < IN_TIME, "{taken:?}");
+    let Err(RegisterError::Held(said)) = outcome else { panic!("{outcome:?}") };
+    said
+}
+
+#[derive(Clone, Copy)]
+enum Answer {
+    Nothing,
+    Garbage,
+    End,
+    GrantedLate,
+    GrantedAtTheThird,
+}
+
+/// Something that answers look-ups as an EPMD, and registrations in this way; its port.
+fn stranger(answer: Answer) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut asked = 0;
+    serve(listener, move |mut stream| {
+        let mut request = [0; 64];
+        let read = stream.read(&mut request)?;
+        if read < 3 || request[2] != b'x' {
+            return stream.write_all(b"w\x01");
+        }
+        asked += 1;
+        let mut grant = || {
+            stream.write_all(b"v\x00\x00\x00\x00\x07")?;
+            keep(stream.try_clone()?);
+            Ok(())
+        };
+        match answer {
+            Answer::Nothing => {
+                keep(stream);
+                Ok(())
+            }
+            Answer::Garbage => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            Answer::End => Ok(()),
+            Answer::GrantedLate => {
+                thread::sleep(Duration::from_secs(1));
+                grant()
+            }
+            Answer::GrantedAtTheThird if asked < 3 => Ok(()),
+            Answer::GrantedAtTheThird => grant(),
+        }
+    });
+    port
+}
+
+/// Serves one peer after the other, on a thread that ends with the test process.
+fn serve(listener: TcpListener, mut peer: impl FnMut(TcpStream) -> io::Result<()> + Send + 'static) {
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.set_read_timeout(Some(PATIENCE));
+            let _ = peer(stream);
+        }
+    });
+}
+
+/// Keeps a connection open for as long as the test process lives.
+fn keep(stream: TcpStream) {
+    std::mem::forget(stream);
+}

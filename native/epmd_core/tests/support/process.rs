@@ -1,0 +1,108 @@
+//! A member as a process of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::client::eventually;
+use super::server::standalone;
+
+pub struct Process {
+    child: Child,
+    /// The last line.
+    said: Arc<Mutex<String>>,
+}
+
+impl Process {
+    pub fn start(port: u16) -> Self {
+        Self::start_limited(port, None, &[])
+    }
+
+    /// One of another program, which has the same flags.
+    pub fn start_program(program: &Path, port: u16) -> Self {
+        Self::spawn(Command::new(program), port, &[])
+    }
+
+    /// One that may have so many descriptors.
+    pub fn start_limited(port: u16, descriptors: Option<u32>, flags: &[&str]) -> Self {
+        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit} && "));
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{limit}exec \"$0\" \"$@\"")]).arg(standalone());
+        Self::spawn(command, port, flags)
+    }
+
+    fn spawn(mut command: Command, port: u16, flags: &[&str]) -> Self {
+        command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
+        let mut child = command.args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let said = Arc::new(Mutex::new(String::new()));
+        let last = Arc::clone(&said);
+        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| *last.lock().expect("no panic") = line));
+        Self { child, said }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process").count()
+    }
+
+    /// Has it not open any more descriptors than it has.
+    pub fn use_up_descriptors(&self) {
+        use rustix::process::{prlimit, Pid, Resource, Rlimit};
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a process id");
+        let most = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process");
+        let highest = most.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).max();
+        let limit = Some(highest.expect("some descriptor") + 1);
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("a lower limit");
+    }
+
+    /// Its sockets: the number of each in the system, by its descriptor.
+    pub fn sockets(&self) -> BTreeMap<u32, String> {
+        let folder = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process");
+        let socket = |entry: fs::DirEntry| {
+            let link = fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
+            Some((entry.file_name().to_str()?.parse().ok()?, link)).filter(|(_, link)| link.starts_with("socket:"))
+        };
+        folder.filter_map(|entry| socket(entry.ok()?)).collect()
+    }
+
+    /// Waits until it says that it stands by.
+    pub fn stands_by(&self) {
+        eventually("it stands by", || self.is("standing by"));
+    }
+
+    /// Waits until it says that it serves.
+    pub fn serves(&self) {
+        eventually("it serves", || self.is("serving"));
+    }
+
+    /// Whether that is the last it said.
+    pub fn is(&self, state: &str) -> bool {
+        *self.said.lock().expect("no panic") == state
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a running process");
+        self.child.wait().expect("its end");
+    }
+
+    /// Ends it in order.
+    pub fn stop(&mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().expect("its end").success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
