@@ -46,7 +46,7 @@ pub(crate) enum Message {
     Taken,
 }
 
-/// Who speaks. Only members with the same addresses stand by for each other.
+/// Who speaks. Only members that expose the same addresses stand by for each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) version: u16,
