@@ -6,6 +6,7 @@
 //! ([`standby`]). They speak ([`message`], [`hello`]) over a Unix socket ([`channel`]), whose name is held by the owner
 //! alone ([`rendezvous`]): who can claim it is the owner.
 
+mod body;
 mod channel;
 mod hello;
 mod message;

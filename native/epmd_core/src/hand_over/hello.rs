@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::message::{Body, Malformed};
+use super::body::{Body, Malformed};
 use crate::address::LOCALS;
 use crate::node::NodeName;
 use crate::registry::follower::Position;
@@ -18,7 +18,7 @@ pub(crate) const FIRST_VERSION: u16 = 1;
 /// A peer that begins otherwise is no member.
 const MAGIC: &[u8; 4] = b"epmd";
 
-/// Who speaks. Only members with the same addresses stand by for each other.
+/// Who speaks. Only members that expose the same addresses stand by for each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) version: u16,

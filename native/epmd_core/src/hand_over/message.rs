@@ -3,8 +3,7 @@
 //! A message is two bytes of length, a tag and a body, all numbers big-endian. Some come with a descriptor. What came
 //! with version 2 of the format is said so.
 
-use std::net::IpAddr;
-
+use super::body::{Body, Malformed};
 use super::hello::Hello;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
@@ -61,10 +60,6 @@ pub(crate) struct Entered {
     pub(crate) connected: bool,
     pub(crate) node: Node,
 }
-
-/// The bytes are no message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed;
 
 const HELLO: u8 = 1;
 const ALIVE: u8 = 2;
@@ -130,7 +125,7 @@ impl Message {
     /// Decodes what stands behind a length.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let (tag, body) = bytes.split_first().ok_or(Malformed)?;
-        let mut body = Body(body);
+        let mut body = Body::new(body);
         let message = match *tag {
             HELLO => Self::Hello(Hello::decode(&mut body)?),
             ALIVE => Self::Alive,
@@ -166,7 +161,7 @@ impl Message {
             RECONNECT => Self::Reconnect,
             _ => return Err(Malformed),
         };
-        if body.0.is_empty() {
+        if body.is_empty() {
             Ok(message)
         } else {
             Err(Malformed)
@@ -205,45 +200,10 @@ fn framed(tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     })
 }
 
-/// What is left of a message.
-pub(super) struct Body<'a>(&'a [u8]);
-
-impl<'a> Body<'a> {
-    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    pub(super) fn flag(&mut self) -> Result<bool, Malformed> {
-        match self.take()? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            _ => Err(Malformed),
-        }
-    }
-
-    pub(super) fn address(&mut self) -> Result<IpAddr, Malformed> {
-        match self.take()? {
-            [4] => Ok(IpAddr::from(self.take::<4>()?)),
-            [6] => Ok(IpAddr::from(self.take::<16>()?)),
-            _ => Err(Malformed),
-        }
-    }
-
-    pub(super) fn bytes(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    pub(super) fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::collection::vec;
     use proptest::prelude::*;
 

@@ -7,7 +7,7 @@ use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use epmd_core::{HandOver, Handle, Journal, Limits, Member, Policy, RegisterError, Role, Settings};
+use epmd_core::{HandOver, Handle, Journal, Limits, Member, Node, NodeName, Policy, RegisterError, Role, Settings};
 use tracing::field::{Field, Visit};
 use tracing::{span, Event, Level, Metadata, Subscriber};
 
@@ -32,15 +32,15 @@ impl Running {
         let log = Log::default();
         let subscriber = log.clone();
         let live = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let member = match Member::start(settings).await {
                     Ok((member, handle)) => {
-                        started.send(Ok(handle)).unwrap();
+                        started.send(Ok(handle)).expect("the test waits");
                         member
                     }
                     Err(error) => {
-                        started.send(Err(error.to_string())).unwrap();
+                        started.send(Err(error.to_string())).expect("the test waits");
                         return Err(error.to_string());
                     }
                 };
@@ -57,7 +57,7 @@ impl Running {
     }
 
     pub fn register(&self, name: &str, port: u16) -> Result<u32, RegisterError> {
-        let node = epmd_core::Node::erlang(epmd_core::NodeName::new(name.as_bytes()).unwrap(), port);
+        let node = Node::erlang(NodeName::new(name.as_bytes()).expect("a name"), port);
         self.handle.register(node, None, PATIENCE)
     }
 
