@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
-use epmd_core::{Answer, Handle, Journal, Member, Node, NodeName, RegisterError, Role, Settings};
+use epmd_core::{Answer, Handle, Journal, Member, Node, NodeName, RegisterError, Role, Settings, Table};
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
@@ -156,10 +156,12 @@ fn register(
 }
 
 /// Looks a name up as if dialled at `ip`: `{:port, port, highest, lowest}`, `:noport`, `:unsettled` while the port
-/// changes hands, `:owner` when whoever serves the port must be asked, or `:elsewhere`.
+/// changes hands, `:owner` when whoever serves the port must be asked, `:elsewhere`, or `:stopped` when the server has
+/// ended.
 #[rustler::nif]
 fn lookup<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>, name: &str) -> Result<Term<'a>, rustler::Error> {
     Ok(match server.handle.find(decode_ip(ip)?, name) {
+        Answer::Stopped => atoms::stopped().encode(env),
         Answer::Elsewhere => atoms::elsewhere().encode(env),
         Answer::AskOwner => atoms::owner().encode(env),
         Answer::Unsettled => atoms::unsettled().encode(env),
@@ -188,7 +190,7 @@ fn decode_ip(term: Term<'_>) -> Result<IpAddr, rustler::Error> {
     Ok(IpAddr::from(words))
 }
 
-/// The registered nodes, the newest first, or `:elsewhere` when the table is not kept here.
+/// The registered nodes, the newest first, or `:elsewhere` when neither the table nor a copy of it is here.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
     match server.handle.entries() {
@@ -276,6 +278,14 @@ struct StatusMap {
     port: u16,
     standbys: Vec<StandbyMap>,
     stands_by: bool,
+    table: TableAtom,
+}
+
+#[derive(rustler::NifUnitEnum)]
+enum TableAtom {
+    Here,
+    Copy,
+    Owner,
 }
 
 #[derive(rustler::NifMap)]
@@ -305,6 +315,11 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
             .map(|standby| StandbyMap { name: standby.node.map(|name| name.as_str().into()), pid: standby.pid })
             .collect(),
         stands_by: status.stands_by,
+        table: match status.table {
+            Table::Here => TableAtom::Here,
+            Table::Copy => TableAtom::Copy,
+            Table::Owner => TableAtom::Owner,
+        },
     }
 }
 

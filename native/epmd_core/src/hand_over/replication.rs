@@ -105,9 +105,10 @@ impl Session {
 }
 
 impl Replication {
-    /// Passes what those who follow lack, as far as it can be without waiting.
+    /// Passes what those lack who stand by, as far as it can be without waiting. Whoever only follows has it a moment
+    /// later: no node waits for that.
     pub(crate) fn pass(&self) {
-        for session in self.0.lock().sessions.values_mut() {
+        for session in self.0.lock().sessions.values_mut().filter(|session| session.listeners.is_some()) {
             // The session's task finds the same error and ends.
             let _ = session.pass();
         }
@@ -221,8 +222,12 @@ impl Session {
                 Message::TakeOver
             }
             Ok(None) => return Ok(None),
-            Ok(Some(Step::Epoch(_) | Step::Resumed(_))) if self.version == FIRST_VERSION => return self.next(),
-            Ok(Some(Step::Epoch(epoch))) => Message::Epoch(epoch),
+            Ok(Some(Step::Epoch { .. } | Step::Resumed(_) | Step::Settled | Step::Refused(_)))
+                if self.version == FIRST_VERSION =>
+            {
+                return self.next();
+            }
+            Ok(Some(Step::Epoch { epoch, refusals })) => Message::Epoch { epoch, refusals },
             Ok(Some(Step::Resumed(registrations))) => Message::Resumed(registrations),
             Ok(Some(Step::Entered(entry))) => {
                 // One that has ended meanwhile is told without its connection; its end follows.
@@ -235,6 +240,8 @@ impl Session {
             Ok(Some(Step::Counters(counters))) => Message::Counters(counters),
             Ok(Some(Step::Departed(departure))) => Message::Departed(departure),
             Ok(Some(Step::Left(id))) => Message::Left(id),
+            Ok(Some(Step::Settled)) => Message::Settled,
+            Ok(Some(Step::Refused(refusal))) => Message::Refused(refusal),
             Ok(Some(Step::Whole)) => {
                 self.whole = true;
                 Message::Whole
