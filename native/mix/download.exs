@@ -2,12 +2,15 @@ defmodule EmbeddedEpmd.Build.Download do
   @moduledoc false
   # Reads a file from an address, with what OTP has for it.
 
+  @client :embedded_epmd
   @tries 3
   @connecting 10_000
   @reading 60_000
 
-  @doc "The contents, or a sentence."
-  def read("file://" <> _ = url) do
+  @doc "The contents, or a sentence. The environment may name proxies and authorities."
+  def read(url, environment \\ System.get_env())
+
+  def read("file://" <> _ = url, _) do
     path = url |> URI.parse() |> Map.get(:path) |> to_string() |> URI.decode()
 
     case File.read(path) do
@@ -16,22 +19,16 @@ defmodule EmbeddedEpmd.Build.Download do
     end
   end
 
-  def read(url) do
-    if url =~ ~r{^https?://[^/]},
-      do: with_client(url, fn client -> request(url, client, @tries) end),
-      else: {:error, "#{url} is no address: it must begin with https://, http:// or file://"}
-  end
-
-  defp with_client(url, read) do
+  def read(url, environment) do
     with :ok <- start(:inets), :ok <- if(https?(url), do: start(:ssl), else: :ok) do
       # A client of its own, since the settings are the client's.
-      {:ok, client} = :inets.start(:httpc, [profile: :embedded_epmd], :stand_alone)
+      {:ok, client} = :inets.start(:httpc, profile: @client)
 
       try do
-        :ok = :httpc.set_options([ipfamily: :inet6fb4] ++ proxies(), client)
-        read.(client)
+        :ok = :httpc.set_options([ipfamily: :inet6fb4] ++ proxies(environment), @client)
+        request(url, environment, @tries)
       after
-        :inets.stop(:stand_alone, client)
+        :inets.stop(:httpc, client)
       end
     end
   end
@@ -48,8 +45,8 @@ defmodule EmbeddedEpmd.Build.Download do
     Mix.Error -> {:error, "this Erlang has no #{application}"}
   end
 
-  defp request(url, client, tries) do
-    case :httpc.request(:get, {String.to_charlist(url), []}, options(url), [body_format: :binary], client) do
+  defp request(url, environment, tries) do
+    case :httpc.request(:get, {String.to_charlist(url), []}, options(url, environment), [body_format: :binary], @client) do
       {:ok, {{_, 200, _}, _, contents}} ->
         {:ok, contents}
 
@@ -60,7 +57,7 @@ defmodule EmbeddedEpmd.Build.Download do
         {:error, "#{url} cannot be read: #{describe(reason)}"}
 
       _ ->
-        request(url, client, tries - 1)
+        request(url, environment, tries - 1)
     end
   end
 
@@ -69,32 +66,34 @@ defmodule EmbeddedEpmd.Build.Download do
   defp describe({:tls_alert, {_, text}}), do: List.to_string(text)
   defp describe(reason), do: inspect(reason)
 
-  defp options(url) do
+  defp options(url, environment) do
     [timeout: @reading, connect_timeout: @connecting] ++
-      proxy_user(url) ++ if(https?(url), do: [ssl: verified()], else: [])
+      proxy_user(url, environment) ++ if(https?(url), do: [ssl: verified(environment)], else: [])
   end
 
-  defp verified do
+  defp verified(environment) do
     authorities =
-      case variable("HEX_CACERTS_PATH") do
+      case variable("HEX_CACERTS_PATH", environment) do
         nil -> [cacerts: :public_key.cacerts_get()]
         file -> [cacertfile: file]
       end
 
     host = [match_fun: :public_key.pkix_verify_hostname_match_fun(:https)]
-    [verify: :verify_peer, depth: 4, customize_hostname_check: host] ++ authorities
+    [verify: :verify_peer, depth: 4, log_level: :error, customize_hostname_check: host] ++ authorities
   end
 
-  defp proxies do
-    except = for host <- String.split(variable("NO_PROXY") || "", [",", " "], trim: true), do: String.to_charlist(host)
+  defp proxies(environment) do
+    except =
+      for host <- String.split(variable("NO_PROXY", environment) || "", [",", " "], trim: true),
+          do: String.to_charlist(host)
 
     for {option, name} <- [proxy: "HTTP_PROXY", https_proxy: "HTTPS_PROXY"],
-        proxy = proxy(name),
+        proxy = proxy(name, environment),
         do: {option, {{String.to_charlist(proxy.host), proxy.port}, except}}
   end
 
-  defp proxy_user(url) do
-    case proxy(if(https?(url), do: "HTTPS_PROXY", else: "HTTP_PROXY")) do
+  defp proxy_user(url, environment) do
+    case proxy(if(https?(url), do: "HTTPS_PROXY", else: "HTTP_PROXY"), environment) do
       %URI{userinfo: user} when is_binary(user) ->
         [name | password] =
           for part <- String.split(user, ":", parts: 2), do: part |> URI.decode() |> String.to_charlist()
@@ -106,13 +105,14 @@ defmodule EmbeddedEpmd.Build.Download do
     end
   end
 
-  defp proxy(name) do
-    value = variable(name)
+  defp proxy(name, environment) do
+    value = variable(name, environment)
     if value, do: URI.parse(if(value =~ "://", do: value, else: "http://" <> value))
   end
 
-  defp variable(name),
-    do: Enum.find([System.get_env(name), System.get_env(String.downcase(name))], &(&1 not in [nil, ""]))
+  defp variable(name, environment) do
+    Enum.find([environment[name], environment[String.downcase(name)]], &(&1 not in [nil, ""]))
+  end
 
   defp https?(url), do: String.starts_with?(url, "https:")
 end

@@ -10,20 +10,33 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
   @doc "Name of the library in the archive, which is this with `.tar.gz`."
   def name(version, triple), do: "libepmd_nif-v#{version}-nif-#{@nif}-#{triple}.so"
 
+  @doc "The file of sums that a release brings."
+  def checksums, do: @checksums
+
+  @doc "The folder that keeps what was downloaded."
+  def cache(environment \\ System.get_env()) do
+    case environment["RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH"] || "" do
+      "" -> :filename.basedir(:user_cache, "embedded_epmd", if(environment["MIX_XDG"], do: %{os: :linux}, else: %{}))
+      path -> Path.expand(path)
+    end
+  end
+
   @doc """
   The library, and the notices that go with it.
 
   `{:build, sentence}` where none can be had, and nothing is wrong with that; `{:error, sentence}` for one that is not
   what was promised.
   """
-  def read(base_url, version, triple) do
+  def read(base_url, version, triple, cache \\ cache(), checksums \\ @checksums) do
     archive = name(version, triple) <> ".tar.gz"
+    kept = Path.join(cache, archive)
 
-    with {:ok, sum} <- sum(archive),
-         {:ok, contents} <- cached(archive, sum) || download(base_url, archive),
+    with :ok <- address(base_url),
+         {:ok, sum} <- sum(archive, checksums),
+         {:ok, contents} <- cached(kept, sum) || download(base_url, archive),
          :ok <- same(contents, sum, archive),
          {:ok, files} <- unpack(contents, version, triple) do
-      keep(archive, contents)
+      keep(contents, kept)
       {:ok, files}
     end
   end
@@ -41,8 +54,14 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
     end
   end
 
-  defp sum(archive) do
-    with {:ok, text} <- File.read(@checksums), {%{} = sums, _} <- evaluate(text) do
+  defp address(url) do
+    if is_binary(url) and url =~ ~r{^(https?://[^/]|file:///)},
+      do: :ok,
+      else: {:error, "the base URL must begin with https://, http:// or file:///, and is #{inspect(url)}"}
+  end
+
+  defp sum(archive, checksums) do
+    with {:ok, text} <- File.read(checksums), {%{} = sums, _} <- evaluate(text) do
       case sums[archive] do
         "sha256:" <> sum when byte_size(sum) == 64 -> {:ok, String.downcase(sum)}
         nil -> {:build, "there is no #{archive}"}
@@ -60,32 +79,22 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
     _ -> :error
   end
 
-  # Where a cache is named, it is asked and filled; what is wrong in it is fetched again.
-  defp cached(archive, sum) do
-    with {:ok, contents} <- File.read(Path.join(cache(), archive)), true <- sum(contents, :sha256) == sum do
+  # What is wrong in the cache is fetched again.
+  defp cached(kept, sum) do
+    with {:ok, contents} <- File.read(kept), ^sum <- sha256(contents) do
       {:ok, contents}
     else
       _ -> nil
     end
   end
 
-  defp cache do
-    case System.get_env("RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH", "") do
-      "" -> :filename.basedir(:user_cache, "embedded_epmd", if(System.get_env("MIX_XDG"), do: %{os: :linux}, else: %{}))
-      path -> Path.expand(path)
-    end
-  end
-
   # A cache that cannot be written is no reason to fail. Others may read it at any time.
-  defp keep(archive, contents) do
-    path = Path.join(cache(), archive)
-    part = "#{path}.#{System.pid()}"
+  defp keep(contents, kept) do
+    part = "#{kept}.#{System.pid()}"
 
-    if File.read(path) != {:ok, contents} do
-      with :ok <- File.mkdir_p(cache()), :ok <- File.write(part, contents), do: File.rename(part, path)
+    if File.read(kept) != {:ok, contents} do
+      with :ok <- File.mkdir_p(Path.dirname(kept)), :ok <- File.write(part, contents), do: File.rename(part, kept)
     end
-
-    :ok
   end
 
   defp download(base_url, archive) do
@@ -95,13 +104,13 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
   end
 
   defp same(contents, sum, archive) do
-    case sum(contents, :sha256) do
+    case sha256(contents) do
       ^sum -> :ok
       other -> broken(archive, "its SHA-256 is #{other}, and #{@checksums} has #{sum}")
     end
   end
 
-  defp sum(contents, kind), do: kind |> :crypto.hash(contents) |> Base.encode16(case: :lower)
+  defp sha256(contents), do: :sha256 |> :crypto.hash(contents) |> Base.encode16(case: :lower)
 
   # In memory, so that no name in it can reach a file.
   defp extract(contents, name) do
