@@ -1,7 +1,7 @@
 //! The Unix socket between an owner and its standby: its name, who may be at its ends, and what passes through it.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -10,6 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{flock, FlockOperation};
+use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -81,9 +83,9 @@ impl Rendezvous {
             return Err(io::Error::new(ErrorKind::PermissionDenied, text));
         }
         let lock = File::create(folder.join(format!("{}.lock", self.name)))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => ErrorKind::AddrInUse.into(),
-            TryLockError::Error(error) => error,
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            Errno::WOULDBLOCK => io::Error::from(ErrorKind::AddrInUse),
+            error => error.into(),
         })?;
         match fs::remove_file(self.socket()) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
