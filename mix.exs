@@ -53,9 +53,14 @@ defmodule EmbeddedEpmd.MixProject do
     [
       main: "readme",
       source_ref: "v#{@version}",
-      extras: ["README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE" | Path.wildcard("guides/*.md")],
+      extras: [
+        "README.md",
+        "CHANGELOG.md",
+        # guides/security.md has the shorter name.
+        {:"SECURITY.md", [filename: "security_policy", title: "Security policy"]},
+        "LICENSE" | Path.wildcard("guides/*.md")
+      ],
       groups_for_extras: [Guides: ~r{^guides/}],
-      groups_for_modules: [],
       before_closing_body_tag: &diagrams/1
     ]
   end
