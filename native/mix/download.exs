@@ -20,7 +20,7 @@ defmodule EmbeddedEpmd.Build.Download do
   end
 
   def read(url, environment) do
-    with :ok <- start(:inets), :ok <- if(https?(url), do: start(:ssl), else: :ok) do
+    with :ok <- start(:inets), :ok <- start(:ssl) do
       # A client of its own, since the settings are the client's.
       {:ok, client} = :inets.start(:httpc, profile: @client)
 
@@ -33,8 +33,8 @@ defmodule EmbeddedEpmd.Build.Download do
     end
   end
 
-  # Mix hides the applications of OTP that a project does not name, and Debian packs them apart.
-  defp start(application) do
+  @doc "Starts an application of OTP: Mix hides those that a project does not name, and Debian packs them apart."
+  def start(application) do
     if function_exported?(Mix, :ensure_application!, 1), do: apply(Mix, :ensure_application!, [application])
 
     case Application.ensure_all_started(application) do

@@ -32,6 +32,7 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
     kept = Path.join(cache, archive)
 
     with :ok <- address(base_url),
+         :ok <- crypto(),
          {:ok, sum} <- sum(archive, checksums),
          {:ok, contents} <- cached(kept, sum) || download(base_url, archive),
          :ok <- same(contents, sum, archive),
@@ -58,6 +59,10 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
     if is_binary(url) and url =~ ~r{^(https?://[^/]|file:///)},
       do: :ok,
       else: {:error, "the base URL must begin with https://, http:// or file:///, and is #{inspect(url)}"}
+  end
+
+  defp crypto do
+    with {:error, sentence} <- Download.start(:crypto), do: {:build, sentence}
   end
 
   defp sum(archive, checksums) do
