@@ -31,8 +31,8 @@ defmodule EmbeddedEpmd.MixProject do
 
   # No modules of our own run as an application: the release's own tree supervises EmbeddedEpmd.
   def application do
-    # The tests make certificates.
-    [extra_applications: [:logger] ++ if(Mix.env() == :test, do: [:public_key], else: [])]
+    # The tests make certificates, and serve files.
+    [extra_applications: [:logger] ++ if(Mix.env() == :test, do: [:public_key, :inets], else: [])]
   end
 
   defp package do

@@ -306,7 +306,10 @@ defmodule EmbeddedEpmd.PrebuiltTest do
 
   defp corrupt(archive) do
     half = div(byte_size(archive), 2)
-    <<before::binary-size(half), byte, rest::binary>> = archive
+
+    {before, <<byte, rest::binary>>} =
+      {binary_part(archive, 0, half), binary_part(archive, half, byte_size(archive) - half)}
+
     before <> <<Bitwise.bxor(byte, 0xFF)>> <> rest
   end
 
