@@ -218,6 +218,9 @@ defmodule Inside do
     release = {:release, {~c"bench", ~c"1"}, {:erts, :erlang.system_info(:version)}, applications}
     File.write!(Path.join(folder, "bench.rel"), :io_lib.format("~p.~n", [release]))
     file = folder |> Path.join("bench") |> String.to_charlist()
+    # Newer versions of Mix leave the paths of OTP's other applications out.
+    [sasl] = Path.wildcard("#{:code.root_dir()}/lib/sasl-*/ebin")
+    true = Code.append_path(sasl)
     {:ok, _, _} = :systools.make_script(file, [:local, :silent, path: Enum.map(applications, &ebin/1)])
     file
   end
@@ -286,9 +289,15 @@ defmodule Inside do
 
   defp await(condition, patience \\ 30_000) do
     cond do
-      condition.() -> :ok
-      patience <= 0 -> raise "a condition did not come to hold"
-      true -> Process.sleep(1) && await(condition, patience - 1)
+      condition.() ->
+        :ok
+
+      patience <= 0 ->
+        raise "a condition did not come to hold"
+
+      true ->
+        Process.sleep(1)
+        await(condition, patience - 1)
     end
   end
 

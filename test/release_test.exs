@@ -32,7 +32,7 @@ defmodule EmbeddedEpmd.ReleaseTest do
       assert {"2\n", 0} = Release.run(release, "rpc", ["IO.puts(1 + 1)"])
       assert {"serving\n", 0} = Release.run(release, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
       assert Release.run(release, "pid") == {pid <> "\n", 0}
-      assert Release.remote(release, [~S|IO.puts("this is #{node()}")|]) =~ "this is #{name}@127.0.0.1"
+      assert Release.remote(release, ~S|IO.puts("this is #{node()}")|, "this is #{name}@127.0.0.1") == :ok
       assert {"3\n", 0} = Release.run(release, "eval", ["IO.puts(1 + 2)"])
 
       creation = "IO.puts(:erlang.system_info(:creation))"

@@ -7,12 +7,18 @@ defmodule EmbeddedEpmd.Vm do
   @ours ~w(-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery)
   @stock ~w(-start_epmd false)
 
-  @doc "A port that nobody listens on."
+  @doc "A port that nobody listens on, of those that the system does not give to connections."
   def free_port do
-    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1}, reuseaddr: true)
-    {:ok, port} = :inet.port(socket)
-    :gen_tcp.close(socket)
-    port
+    port = Enum.random(10_000..31_999)
+
+    case :gen_tcp.listen(port, ip: {127, 0, 0, 1}, reuseaddr: true) do
+      {:ok, socket} ->
+        :gen_tcp.close(socket)
+        port
+
+      {:error, _} ->
+        free_port()
+    end
   end
 
   @doc "A name that no other test uses."
@@ -216,9 +222,15 @@ defmodule EmbeddedEpmd.Vm do
   @doc "Waits until a condition holds, at most 15 seconds; returns what it returned."
   def eventually(condition, patience \\ 15_000) do
     cond do
-      result = condition.() -> result
-      patience <= 0 -> ExUnit.Assertions.flunk("the condition did not come to hold")
-      true -> Process.sleep(20) && eventually(condition, patience - 20)
+      result = condition.() ->
+        result
+
+      patience <= 0 ->
+        ExUnit.Assertions.flunk("the condition did not come to hold")
+
+      true ->
+        Process.sleep(20)
+        eventually(condition, patience - 20)
     end
   end
 end
