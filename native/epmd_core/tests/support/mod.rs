@@ -5,4 +5,5 @@
 pub mod client;
 pub mod network;
 pub mod request;
+pub mod rounds;
 pub mod server;
