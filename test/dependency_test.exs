@@ -46,11 +46,13 @@ defmodule EmbeddedEpmd.DependencyTest do
   end
 
   test "without cargo, one sentence says what to do" do
-    tools = for tool <- ~w(erl sh sed dirname basename readlink), do: Path.dirname(System.find_executable(tool))
-    path = Enum.join(Enum.uniq(tools), ":")
+    # A path of its own: Debian keeps cargo beside erl.
+    path = Path.join(System.tmp_dir!(), "embedded_epmd_path_#{System.pid()}")
+    on_exit(fn -> File.rm_rf!(path) end)
+    File.mkdir_p!(path)
 
-    if System.cmd("sh", ["-c", "command -v cargo"], env: [{"PATH", path}]) |> elem(1) == 0 do
-      flunk("cargo stands beside erl in #{path}, so this cannot be tried")
+    for tool <- ~w(erl sh sed dirname basename readlink) do
+      File.ln_s!(System.find_executable(tool), Path.join(path, tool))
     end
 
     build = Path.join(System.tmp_dir!(), "embedded_epmd_no_cargo_#{System.pid()}")

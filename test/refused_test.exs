@@ -43,6 +43,7 @@ defmodule EmbeddedEpmd.RefusedTest do
 
     :gen_tcp.close(link)
     for _ <- 1..4, do: refuse(listener)
+    eventually(fn -> Enum.any?(logged.(), &refusal?/1) end)
     assert [{:error, _, report}] = Enum.filter(logged.(), &refusal?/1)
     assert report.name == call(vm, :erlang, :node) |> to_string() |> String.split("@") |> hd()
     assert call(vm, :erlang, :system_info, [:creation]) == 77

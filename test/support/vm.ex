@@ -11,7 +11,7 @@ defmodule EmbeddedEpmd.Vm do
   def free_port do
     port = Enum.random(10_000..31_999)
 
-    case :gen_tcp.listen(port, ip: {127, 0, 0, 1}, reuseaddr: true) do
+    case :gen_tcp.listen(port, ip: {127, 0, 0, 1}) do
       {:ok, socket} ->
         :gen_tcp.close(socket)
         port
