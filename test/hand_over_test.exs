@@ -131,7 +131,7 @@ defmodule EmbeddedEpmd.HandOverTest do
       :gen_tcp.close(socket)
     end
 
-    eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end, 30_000)
+    eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
     assert ask(owner.name, port) == {:port, distribution_port(owner), 6}
     third = start_member(port)
     await_standby(owner, third)

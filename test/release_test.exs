@@ -5,8 +5,6 @@ defmodule EmbeddedEpmd.ReleaseTest do
 
   alias EmbeddedEpmd.Release
 
-  @moduletag timeout: 180_000
-
   setup_all do
     folder = Release.assemble()
     on_exit(fn -> File.rm_rf!(folder) end)
