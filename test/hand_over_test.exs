@@ -36,8 +36,9 @@ defmodule EmbeddedEpmd.HandOverTest do
         assert dump(port) == without(before, owner.name)
         longest = Prober.longest_since(prober, mark)
         failed = Prober.failed_since(prober, mark)
-        assert length(failed) <= if(how == :kill, do: 1, else: 0), "#{how}: #{inspect(failed)}"
-        refute Enum.any?(failed, &match?({_name, :noport}, &1)), "an entry was missing: #{inspect(failed)}"
+        # A kill costs what the owner had accepted and not answered: one look-up at most, unless the machine is busy.
+        assert length(failed) <= %{stop: 0, kill: rounds(500, 1)}[how], "#{how}: #{inspect(failed)}"
+        assert Enum.all?(failed, &match?({_name, {:error, :noport}}, &1)), "#{how}: #{inspect(failed)}"
         next = start_member(port)
         await_standby(standby, next)
         {[standby, next], [{how, longest, length(failed)} | times]}

@@ -7,8 +7,8 @@ defmodule EmbeddedEpmd.Rounds do
   are promised.
   """
 
-  # For a machine that does several times more than it can; what goes wrong takes longer yet.
-  @patience 10
+  # For a machine that has many times more to do than it can.
+  @patience 50
 
   @doc "The one number, or in full the other."
   def rounds(few, full), do: if(full?(), do: full, else: few)

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-/// For a machine that does several times more than it can; what goes wrong takes longer yet.
-const PATIENCE: u32 = 10;
+/// For a machine that has many times more to do than it can.
+const PATIENCE: u32 = 50;
 
 /// The one number, or in full the other.
 pub fn rounds<T>(few: T, full: T) -> T {
