@@ -1,11 +1,9 @@
 defmodule EmbeddedEpmd.ReleaseTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import EmbeddedEpmd.{Rounds, Vm}
 
   alias EmbeddedEpmd.Release
-
-  @moduletag timeout: 180_000
 
   setup_all do
     folder = Release.assemble()
@@ -67,13 +65,13 @@ defmodule EmbeddedEpmd.ReleaseTest do
     assert File.read!(Release.log(release)) =~ "#{release.node}@127.0.0.1 greets"
   end
 
-  test "init:restart twenty times: alive, registered, one thread, no descriptor lost", %{release: release} do
+  test "init:restart again and again: alive, registered, one thread, no descriptor lost", %{release: release} do
     name = release.node
     pid = Release.start(release)
     log = Release.log(release)
     descriptors = descriptors(pid)
 
-    for boot <- 1..20 do
+    for boot <- 1..rounds(5, 20) do
       greeted = greetings(log)
       assert {_, 0} = Release.run(release, "rpc", [":init.restart()"])
       eventually(fn -> greetings(log) > greeted end)
@@ -87,7 +85,7 @@ defmodule EmbeddedEpmd.ReleaseTest do
   end
 
   test "a fast restart never finds its name in use", %{release: release} do
-    for _ <- 1..20 do
+    for _ <- 1..rounds(5, 20) do
       pid = Release.start(release)
       assert {_, 0} = Release.run(release, "stop")
       eventually(fn -> not Release.alive?(pid) end)

@@ -46,7 +46,7 @@ defmodule EmbeddedEpmd.Release do
     receive do
       {^terminal, {:exit_status, _}} -> :ok
     after
-      15_000 -> raise "the terminal did not end with its client"
+      60_000 -> raise "the terminal did not end with its client"
     end
   end
 
@@ -58,7 +58,7 @@ defmodule EmbeddedEpmd.Release do
         {^terminal, {:data, more}} -> await_shown(terminal, text, shown <> more)
         {^terminal, {:exit_status, status}} -> raise "remote ended with status #{status}:\n" <> shown
       after
-        15_000 -> raise "remote did not show #{inspect(text)}, but:\n" <> shown
+        60_000 -> raise "remote did not show #{inspect(text)}, but:\n" <> shown
       end
     end
   end
