@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use mio::net::TcpListener;
 use parking_lot::RwLock;
+use rustix::io::Errno;
 use rustix::net::{shutdown, Shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
@@ -293,17 +294,29 @@ enum Fault {
 
 impl Fault {
     fn of(error: &io::Error) -> Self {
-        const ENOMEM: i32 = 12;
-        const ENFILE: i32 = 23;
-        const EMFILE: i32 = 24;
-        const EBADF: i32 = 9;
-        const EINVAL: i32 = 22;
-        const ENOTSOCK: i32 = 88;
-        match error.raw_os_error() {
+        match Errno::from_io_error(error) {
             _ if error.kind() == ErrorKind::WouldBlock => Self::NoneWaits,
-            Some(ENOMEM | ENFILE | EMFILE) => Self::OutOfDescriptors,
-            Some(EBADF | EINVAL | ENOTSOCK) => Self::Ours,
+            Some(Errno::NOMEM | Errno::NOBUFS | Errno::NFILE | Errno::MFILE) => Self::OutOfDescriptors,
+            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Self::Ours,
             _ => Self::Peer,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lacks_descriptors_or_memory_waits_and_what_is_no_listener_ends() {
+        let fault = |error: Errno| Fault::of(&error.into());
+        for lack in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+            assert!(matches!(fault(lack), Fault::OutOfDescriptors), "{lack}");
+        }
+        for end in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK] {
+            assert!(matches!(fault(end), Fault::Ours), "{end}");
+        }
+        assert!(matches!(fault(Errno::CONNABORTED), Fault::Peer));
+        assert!(matches!(fault(Errno::AGAIN), Fault::NoneWaits));
     }
 }
