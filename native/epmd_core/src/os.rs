@@ -1,9 +1,11 @@
-//! What the operating system offers and no safe interface reaches. The crate's unsafe code is here.
+//! What operating systems do differently, and what no safe interface reaches. The crate's unsafe code is here.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
+use rustix::net::{shutdown, Shutdown};
 use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
@@ -42,8 +44,35 @@ pub(crate) fn descriptor_limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Whether Unix sockets can have names outside the file system, which end with their process.
-pub(crate) const HAS_ABSTRACT_NAMES: bool = cfg!(target_os = "linux");
+/// Whether a listener can be ended for every process that has it.
+///
+/// Linux can. macOS says ENOTCONN and does nothing, and on the BSDs the listener goes on as well.
+pub(crate) fn can_end_listeners() -> bool {
+    cfg!(target_os = "linux")
+}
+
+/// Ends a listener, whoever has copies of it.
+///
+/// # Errors
+///
+/// ENOTCONN where the system cannot do it: the listener lasts as long as its last copy.
+pub(crate) fn end_listener(listener: impl AsFd) -> io::Result<()> {
+    if !can_end_listeners() {
+        return Err(Errno::NOTCONN.into());
+    }
+    Ok(shutdown(listener, Shutdown::Read)?)
+}
+
+/// Whether a socket listens. Where listeners cannot be ended, nobody needs to know.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_listening(socket: impl AsFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_listening(_socket: impl AsFd) -> bool {
+    false
+}
 
 /// The supplementary groups of the process at the other end of a Unix socket.
 #[cfg(target_os = "linux")]

@@ -173,7 +173,7 @@ impl Server {
         drop(accepting);
         for listener in old.iter().filter(|old| address_of(old).is_some_and(|address| !kept.contains(&address))) {
             self.accept_waiting(listener);
-            let _ = shutdown(listener, Shutdown::Read);
+            let _ = os::end_listener(listener);
         }
         address::end_sharing(port);
         Ok(())
@@ -196,7 +196,7 @@ impl Server {
         for old in std::mem::take(&mut self.listeners) {
             let address = old.get_ref().local_addr()?;
             self.accept_waiting(&old);
-            shutdown(&old, Shutdown::Read)?;
+            os::end_listener(&old)?;
             sockets.push(address::listen(address)?);
         }
         self.listen(sockets)
@@ -206,7 +206,7 @@ impl Server {
     pub(crate) fn renounce(&mut self) {
         self.accepting.abort_all();
         for listener in &self.listeners {
-            let _ = shutdown(listener, Shutdown::Read);
+            let _ = os::end_listener(listener);
         }
         for connection in self.shared.registry.entries().iter().filter_map(|entry| entry.connection()) {
             let _ = shutdown(&*connection, Shutdown::Both);
