@@ -1,7 +1,11 @@
 //! What operating systems do differently, and what no safe interface reaches. The crate's unsafe code is here.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "simulation")]
+mod simulation;
+
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -10,6 +14,9 @@ use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+
+#[cfg(feature = "simulation")]
+pub use simulation::act_as_bsd;
 
 /// Has the runtime watch a socket for something to read.
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
@@ -48,7 +55,7 @@ pub(crate) fn descriptor_limit() -> usize {
 ///
 /// Linux can. macOS says ENOTCONN and does nothing, and on the BSDs the listener goes on as well.
 pub(crate) fn can_end_listeners() -> bool {
-    cfg!(target_os = "linux")
+    acts_as_linux()
 }
 
 /// Ends a listener, whoever has copies of it.
@@ -97,4 +104,30 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn peer_groups(_socket: BorrowedFd<'_>) -> Vec<u32> {
     Vec::new()
+}
+
+/// Whether nobody can listen on an address beside "any" of its family.
+///
+/// On Linux nobody can. Elsewhere only an equal address is in the way, and the more specific one gets what comes there.
+pub(crate) fn any_excludes_others() -> bool {
+    acts_as_linux()
+}
+
+/// Binds a socket that is going to listen.
+pub(crate) fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if simulation::is_on() {
+        return simulation::bind(socket, address);
+    }
+    socket.bind(&address.into())
+}
+
+#[cfg(not(feature = "simulation"))]
+const fn acts_as_linux() -> bool {
+    cfg!(target_os = "linux")
+}
+
+#[cfg(feature = "simulation")]
+fn acts_as_linux() -> bool {
+    cfg!(target_os = "linux") && !simulation::is_on()
 }
