@@ -1,5 +1,6 @@
 //! Where members listen, and how they move to other addresses: each test in network namespaces of its own, as root.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! The hand-over between members, and what others who find the channel can do with it.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Peers that mean harm, or are merely broken, against our server: registered nodes are found all along.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

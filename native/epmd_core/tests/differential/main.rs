@@ -1,6 +1,8 @@
 //! The same bytes to OTP's C daemon and to ours: replies, closes and the table afterwards must be the same, but for
 //! the differences listed by name in `differences.rs`.
 
+#![cfg(target_os = "linux")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
