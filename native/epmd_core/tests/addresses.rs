@@ -124,6 +124,27 @@ fn registrations_that_arrive_while_an_owner_moves_are_kept() {
 }
 
 #[test]
+fn who_was_connecting_when_the_owner_moved_is_answered() {
+    let network = Network::new();
+    network.on_server_host(|| {
+        let owner = start("");
+        let loopback = bound("127.0.0.1");
+        // The time to ask is short on a machine that has no time for this test.
+        let answered = (0..20).any(|_| {
+            let stream = client::connect(local()).unwrap();
+            let reply = thread::scope(|scope| {
+                scope.spawn(|| move_to(&owner, "127.0.0.1"));
+                eventually("the new listener is there", || listening().is_superset(&loopback));
+                client::converse(stream, &names()).unwrap()
+            });
+            move_to(&owner, "");
+            !reply.is_empty()
+        });
+        assert!(answered, "its request was lost 20 times");
+    });
+}
+
+#[test]
 fn nobody_else_gets_the_port_by_a_move() {
     let network = Network::new();
     network.on_server_host(|| {
