@@ -43,6 +43,7 @@ defmodule EmbeddedEpmd do
   """
 
   alias EmbeddedEpmd.{Client, Doctor, Lifecycle, Native, Server}
+  alias EmbeddedEpmd.Doctor.Connection
 
   @timeout 5_000
   @typedoc """
@@ -137,10 +138,13 @@ defmodule EmbeddedEpmd do
   What the doctor found: that something is as it should be, or what is not, why that matters, and what to do.
   """
   @type finding :: %{
-          status: :ok | :warning | :problem,
-          what: String.t(),
-          why: String.t() | nil,
-          do: String.t() | nil
+          required(:status) => :ok | :warning | :problem,
+          required(:what) => String.t(),
+          required(:why) => String.t() | nil,
+          required(:do) => String.t() | nil,
+          # Of the way to another node: the step, and the microseconds that it took.
+          optional(:step) => :name | :here | :address | :epmd | :port | :handshake | :identity,
+          optional(:took) => non_neg_integer()
         }
 
   @typedoc """
@@ -362,6 +366,43 @@ defmodule EmbeddedEpmd do
   """
   @spec examine() :: [finding()]
   defdelegate examine, to: Doctor
+
+  @doc """
+  Finds out why this node and another do not connect, and prints it: step by step what was found and how long that took,
+  and at the first step that fails what it means and what to do. Returns `:ok`, or `:error` when there is a problem.
+
+      bin/app rpc 'EmbeddedEpmd.doctor(:"other@host")'
+
+  The steps are those of a connection. Each waits a few seconds at most where nobody answers.
+
+    * `:name` - whether this node can ask for such a name: both are short or both long
+    * `:here` - what of this VM's own settings stands in the way
+    * `:address` - the address of the host, in the family of this node's distribution, and who says so
+    * `:epmd` - whether the EPMD there answers, and knows the name
+    * `:port` - whether the node's port takes connections
+    * `:handshake` - whether the node lets this VM in: protocol, TLS, `:net_kernel.allow/1`, cookie
+    * `:identity` - whether it takes another node for this one
+
+  This node itself is neither connected nor disconnected. The probe is a hidden node of its own,
+  `doctor-NAME-PID@HOST` after this node's name and process id. Where all is well the other node has it in
+  `Node.list(:hidden)` for some milliseconds, answers it one call, and logs nothing. Otherwise it logs what it would for
+  this node: `Connection attempt from node ... rejected. Invalid challenge reply.` where the cookies differ,
+  `Connection attempt from disallowed node`, or a TLS alert.
+
+  In a VM that is no node the cookie is that of its flag, or of `~/.erlang.cookie`.
+  """
+  @spec doctor(node() | String.t()) :: :ok | :error
+  def doctor(node) do
+    findings = examine(node)
+    IO.write(Connection.format(findings))
+    if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
+  end
+
+  @doc """
+  What `doctor/1` finds, as data.
+  """
+  @spec examine(node() | String.t()) :: [finding()]
+  defdelegate examine(node), to: Connection
 
   defp descriptors do
     used = with {:ok, files} <- File.ls("/proc/self/fd"), do: length(files)

@@ -14,6 +14,11 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
   and, where `rpc` does not get through, by
 
       bin/app eval "EmbeddedEpmd.doctor()"
+
+  With the name of a node it goes the way that a connection to it takes, as `EmbeddedEpmd.doctor/1` does, from a VM that is
+  no node, with the cookie of `~/.erlang.cookie`. Ends with status 1 when there is a problem.
+
+      mix embedded_epmd.doctor other@host
   """
 
   use Mix.Task
@@ -38,6 +43,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
     Mix.shell().info(String.trim_trailing(Doctor.format(findings)))
     if Enum.any?(findings, &(&1.status == :problem)), do: exit({:shutdown, 1})
   end
+
+  def run([node]), do: if(EmbeddedEpmd.doctor(node) == :error, do: exit({:shutdown, 1}))
+  def run(arguments), do: Mix.raise("expected one NODE at most, got: #{Enum.join(arguments, " ")}")
 
   defp contents(releases) do
     if Enum.any?(releases, & &1.contains?) do
