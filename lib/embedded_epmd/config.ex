@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Config do
   # A setting comes from, in this order: the environment (what the C daemon reads, and what `erl` makes of it), the
   # options of the child, the application environment, the default.
 
-  alias EmbeddedEpmd.Environment
+  alias EmbeddedEpmd.{Endpoints, Environment}
 
   @defaults %{
     port: 4369,
@@ -19,7 +19,9 @@ defmodule EmbeddedEpmd.Config do
     max_waiting_per_source: 32,
     descriptor_share: 40,
     hand_over: true,
-    log_level: :notice
+    log_level: :notice,
+    endpoints: [],
+    advertise: []
   }
 
   @log_levels [:none, :error, :warning, :notice, :info, :debug]
@@ -33,18 +35,17 @@ defmodule EmbeddedEpmd.Config do
     # A release has loaded it before it boots. Elsewhere its environment, from -config or a flag, comes with the loading.
     _ = :application.load(:embedded_epmd)
 
-    settings =
-      :maps.map(
-        fn key, default ->
-          case given(key, options) do
-            :none -> default
-            {:ok, source, value} -> parse!(key, strings(value), source)
-          end
-        end,
-        @defaults
-      )
-
+    settings = :maps.map(fn key, _ -> get(key, options) end, @defaults)
     :maps.put(:inet6, Environment.inet6?(), settings)
+  end
+
+  @doc "One setting, as `load/1` has it."
+  @spec get(atom(), keyword()) :: term()
+  def get(key, options) do
+    case given(key, options) do
+      :none -> :maps.get(key, @defaults)
+      {:ok, source, value} -> parse!(key, strings(value), source)
+    end
   end
 
   @doc "Where a setting comes from, as its user would call it."
@@ -154,6 +155,17 @@ defmodule EmbeddedEpmd.Config do
   defp parse!(:log_level, value, source) do
     if :lists.member(value, @log_levels), do: value, else: fail!(source, "one of " <> text(@log_levels), value)
   end
+
+  defp parse!(:endpoints, value, source) do
+    case Endpoints.parse(value) do
+      {:ok, endpoints} -> endpoints
+      {:error, expected, got} -> fail!(source, expected, got)
+    end
+  end
+
+  defp parse!(:advertise, [], _), do: []
+  defp parse!(:advertise, [port: port] = value, _) when is_integer(port) and port in 1..65_535, do: value
+  defp parse!(:advertise, value, source), do: fail!(source, "[port: PORT], with a port from 1 to 65535", value)
 
   defp parse!(:request_deadline, value, source) do
     if is_integer(value) and value in 100..600_000,
