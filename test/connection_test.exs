@@ -1,0 +1,529 @@
+defmodule EmbeddedEpmd.ConnectionTest do
+  # Two real VMs with one fault each, made on purpose. What is found is compared with what OTP does: a fault keeps the
+  # nodes apart, and where there is none they connect. EMBEDDED_EPMD_TABLE=1 prints what was found.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.{Network, Tls}
+  alias EmbeddedEpmd.Doctor.Connection
+
+  @moduletag timeout: 120_000
+  @quiet ~w(-kernel logger_level none)
+
+  setup_all do
+    table = :ets.new(:table, [:public])
+
+    if System.get_env("EMBEDDED_EPMD_TABLE") do
+      parent = self()
+      keeper = spawn(fn -> receive do: (:print -> print(table)) end)
+      :ets.give_away(table, keeper, parent)
+      on_exit(fn -> send(keeper, :print) && eventually(fn -> not Process.alive?(keeper) end) end)
+    end
+
+    %{table: table}
+  end
+
+  setup do
+    %{port: free_port(), here: unique("here"), other: unique("other")}
+  end
+
+  ## Nothing is wrong
+
+  describe "two healthy nodes:" do
+    test "every step is ok, and nothing is left of it", context do
+      {a, b} = pair(context)
+      node = node_of(b)
+      log = log_of(b)
+      before = descriptors(pid(a))
+
+      for _ <- 1..5 do
+        findings = call(a, EmbeddedEpmd, :examine, [node])
+        assert Enum.map(findings, & &1.step) == [:name, :here, :address, :epmd, :port, :handshake, :identity]
+        assert Enum.all?(findings, &(&1.status == :ok)), Connection.format(findings)
+        assert Enum.all?(findings, &(is_integer(&1.took) and &1.took >= 0))
+        note(context, "none", findings)
+      end
+
+      assert call(a, :erlang, :nodes, [:known]) == [node_of(a)]
+      eventually(fn -> call(b, :erlang, :nodes, [:connected]) == [] end)
+      # One name for the life of this VM: of five probes the other keeps one atom.
+      known = call(b, :erlang, :nodes, [:known]) -- [node]
+      assert [probe] = known
+      assert Atom.to_string(probe) =~ ~r/^doctor-#{context.here}-\d+@127\.0\.0\.1$/
+      assert File.read!(log) == ""
+      assert descriptors(pid(a)) <= before
+
+      assert_connected(a, b)
+      assert "#{context.here}@127.0.0.1 is connected to #{node} now." in whats(call(a, EmbeddedEpmd, :examine, [node]))
+    end
+
+    test "many ask at once", context do
+      {a, b} = pair(context)
+      node = node_of(b)
+      all = for _ <- 1..8, do: Task.async(fn -> call(a, EmbeddedEpmd, :examine, [node]) end)
+      for findings <- Task.await_many(all, 60_000), do: assert_healthy(findings)
+    end
+
+    test "over IPv6", context do
+      {a, b} = pair(context, host: "::1", flags: ~w(-proto_dist inet6_tcp))
+      assert_fine(context, "none, over IPv6", a, b)
+    end
+
+    test "over TLS, of two sources of its options", context do
+      file = Tls.options()
+      {a, b} = pair(context, flags: ~w(-proto_dist inet_tls -ssl_dist_optfile #{file}))
+      assert_fine(context, "none, over TLS", a, b)
+
+      certificate = Tls.certificate()
+
+      flags = ~w(-proto_dist inet_tls -ssl_dist_opt server_certfile #{certificate} client_certfile #{certificate}
+           server_verify verify_none client_verify verify_none)
+
+      {a, b} = pair(%{context | here: unique("here"), other: unique("other")}, flags: flags)
+      assert_fine(context, "none, over TLS by flags", a, b)
+    end
+
+    test "with short names", context do
+      # Nobody but this file is asked for the host, which the machine's name server need not know.
+      {:ok, host} = :inet.gethostname()
+      {a, b} = pair(context, host: "#{host}", longnames: false, flags: inetrc("{host,{127,0,0,1},[\"#{host}\"]}."))
+      assert_fine(context, "none, short names", a, b)
+    end
+
+    test "with an endpoint", context do
+      a = start_ours(context.here, context.port)
+      # Its EPMD is unknown here.
+      b = start_ours(context.other, free_port())
+      {:ok, [%{port: port}]} = call(b, EmbeddedEpmd, :names)
+      put(a, :endpoints, %{"#{context.other}@*" => port})
+      assert_fine(context, "none, by an endpoint", a, b)
+    end
+
+    test "the settings of this side are told", context do
+      flags = ~w(-hidden -dist_listen false -kernel dist_auto_connect never connect_all false net_ticktime 30)
+      {a, b} = pair(context)
+      lone = start_ours(unique("lone"), context.port, flags: flags)
+      findings = call(lone, EmbeddedEpmd, :examine, [node_of(b)])
+      assert [] == for(%{status: :problem} = problem <- findings, do: problem)
+      text = Enum.join(whats(for %{step: :here} = finding <- findings, do: finding), " ")
+
+      for told <- ["does not listen", "is hidden", "dist_auto_connect never", "connect_all false", "of 30 seconds"],
+          do: assert(text =~ told)
+
+      assert call(lone, :net_kernel, :connect_node, [node_of(a)])
+    end
+
+    test "a VM that is no node asks as one would, by the task", context do
+      b = start_ours(context.other, context.port)
+      home = folder()
+      File.write!(Path.join(home, ".erlang.cookie"), "test")
+      assert {text, 0} = task(context, home, ["#{node_of(b)}"])
+      assert text =~ "ok       #{node_of(b)} lets the probe in: the cookies are the same. ("
+      File.write!(Path.join(home, ".erlang.cookie"), "another")
+      assert {text, 1} = task(context, home, ["#{node_of(b)}"])
+      assert text =~ "PROBLEM  #{node_of(b)} does not accept the cookie of this VM, which is that of its flag or of"
+      File.rm!(Path.join(home, ".erlang.cookie"))
+      assert {text, 0} = task(context, home, ["#{node_of(b)}"])
+      assert text =~ "warning  #{node_of(b)} answers, but this VM has no cookie to show."
+      assert {text, 1} = task(context, home, ["a@b", "c@d"])
+      assert text =~ "expected one NODE at most, got: a@b c@d"
+    end
+  end
+
+  ## The name
+
+  test "no name, and its own", context do
+    a = start_ours(context.here, context.port)
+
+    for malformed <- ["other", "other@", "@host", "a@b@c", String.duplicate("x", 250) <> "@host.b"] do
+      assert [%{status: :problem, step: :name, what: what}] = call(a, EmbeddedEpmd, :examine, [malformed])
+      assert what == "#{inspect(malformed)} is no name of a node."
+    end
+
+    assert [%{status: :problem, what: what}] = call(a, EmbeddedEpmd, :examine, [node_of(a)])
+    assert what == "#{node_of(a)} is this node."
+  end
+
+  test "a long name asks for a short one, and a short one for a long one", context do
+    {:ok, host} = :inet.gethostname()
+    long = start_ours(context.here, context.port, flags: @quiet)
+
+    short =
+      start_ours(context.other, context.port,
+        host: "#{host}",
+        longnames: false,
+        flags: inetrc("{host,{127,0,0,1},[\"#{host}\"]}.") ++ @quiet
+      )
+
+    assert_fault(context, "short name, asked by a long one", long, node_of(short), :name, "has a long name, and")
+    assert_fault(context, "long name, asked by a short one", short, node_of(long), :name, "has a short name, and")
+  end
+
+  ## The address
+
+  test "a host without an address, and one of the other family", context do
+    a = start_ours(context.here, context.port, flags: inetrc("{host,{64768,0,0,0,0,0,0,7},[\"six.internal\"]}."))
+
+    assert_fault(context, "unknown host", a, :"x@db.internal", :address, "The host db.internal has no IPv4 address")
+
+    problem =
+      assert_fault(context, "host with IPv6 only", a, :"x@six.internal", :address, "The host six.internal has no IPv4")
+
+    assert problem.do =~ "It has the IPv6 address fd00::7: start all nodes with -proto_dist inet6_tcp"
+  end
+
+  test "a host that the hosts file says is this machine", context do
+    a = start_ours(context.here, context.port, flags: inetrc("{host,{127,0,1,1},[\"db.internal\"]}."))
+    assert_fault(context, "hosts file says 127.0.1.1", a, :"x@db.internal", :epmd, "of 127.0.1.1 refuses connections.")
+    findings = call(a, EmbeddedEpmd, :examine, [:"x@db.internal"])
+    assert %{status: :warning, what: what} = Enum.find(findings, &(&1.step == :address))
+    assert what == "The host db.internal is 127.0.1.1, which is this machine."
+  end
+
+  ## The EPMD
+
+  test "nobody has the EPMD's port", context do
+    a = start_ours(context.here, context.port)
+    assert_fault(context, "no EPMD", a, :"x@127.0.0.9", :epmd, "Port #{context.port} of 127.0.0.9 refuses connections.")
+  end
+
+  test "another program has the EPMD's port", context do
+    a = start_ours(context.here, context.port)
+    says({127, 0, 0, 9}, context.port, "HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    assert_fault(
+      context,
+      "no EPMD, but HTTP",
+      a,
+      :"x@127.0.0.9",
+      :epmd,
+      "of 127.0.0.9 takes connections, but is no EPMD"
+    )
+  end
+
+  test "the EPMD hangs", context do
+    a = start_ours(context.here, context.port)
+    b = start_ours(context.other, context.port, host: "127.0.0.9")
+    node = node_of(b)
+    suspended(b, fn -> assert_fault(context, "EPMD hangs", a, node, :epmd, "answers nothing within 3 seconds.") end)
+  end
+
+  test "the EPMD does not know the name, but one that is near", context do
+    {a, _b} = pair(context)
+    near = String.replace(context.other, "other", "ohter")
+    sentence = "the EPMD does not know #{near}. It knows #{context.other}, which is near."
+    assert_fault(context, "name misspelt", a, :"#{near}@127.0.0.1", :epmd, sentence)
+    assert_fault(context, "no such name", a, :"zzz@127.0.0.1", :epmd, "It knows #{context.here}, #{context.other}.")
+  end
+
+  test "a node of before OTP 23", context do
+    a = start_ours(context.here, context.port, flags: @quiet)
+    register(context, free_port(), 5)
+    sentence = "which speaks version 5, as OTP 22 and earlier do, of the distribution protocol."
+    assert_fault(context, "OTP 22", a, :"#{context.other}@127.0.0.1", :epmd, sentence)
+  end
+
+  ## The node's port
+
+  test "the node listens at another address", context do
+    a = start_ours(context.here, context.port)
+    b = start_ours(context.other, context.port, host: "127.0.0.2", env: [{"ERL_EPMD_ADDRESS", "127.0.0.1"}])
+    # It is registered with the EPMD of 127.0.0.1, and listens at 127.0.0.2.
+    assert node_of(b) == :"#{context.other}@127.0.0.2"
+
+    assert_fault(
+      context,
+      "node elsewhere",
+      a,
+      :"#{context.other}@127.0.0.1",
+      :port,
+      "of 127.0.0.1 refuses connections."
+    )
+  end
+
+  test "a firewall: no answer from the EPMD, from the node, none let out, and no way at all", context do
+    network = Network.start()
+    option = Network.option(network)
+    inner = free_port()
+    flags = ~w(-kernel inet_dist_listen_min #{inner} inet_dist_listen_max #{inner})
+    a = start_ours(context.here, context.port, [option])
+    b = start_ours(context.other, context.port, [option, host: "127.0.0.9", flags: flags])
+    assert_healthy(call(a, EmbeddedEpmd, :examine, [node_of(b)]))
+
+    Network.drop(network, inner)
+    sentence = "Port #{inner} of 127.0.0.9 does not answer within 3 seconds."
+    problem = assert_fault(context, "firewall before the node", a, node_of(b), :port, sentence)
+    assert problem.do =~ "Open the ports that nodes take, any unless inet_dist_listen_min"
+
+    Network.run(network, ~w(ip rule add pref 11 ipproto tcp sport #{context.port} blackhole))
+    sentence = "Port #{context.port} of 127.0.0.9 does not answer within 3 seconds."
+    assert_fault(context, "firewall before the EPMD", a, node_of(b), :epmd, sentence)
+
+    Network.run(network, ~w(ip address add 10.99.0.1/24 dev lo))
+    Network.run(network, ~w(ip route add prohibit 10.98.0.1))
+    sentence = "This machine lets nothing through to Port #{context.port} of 10.98.0.1"
+    assert_fault(context, "firewall of this machine", a, :"x@10.98.0.1", :epmd, sentence)
+    assert_fault(context, "no route", a, :"x@10.97.0.1", :epmd, "Port #{context.port} of 10.97.0.1 cannot be reached")
+  end
+
+  test "an EPMD that does not answer this host", context do
+    [one, other] = linked()
+    a = start_ours(context.here, context.port, [Network.option(one), host: "10.99.0.1"])
+    flags = ["-embedded_epmd", "allow", "[<<\"10.1.0.0/16\">>]"]
+    b = start_ours(context.other, context.port, [Network.option(other), host: "10.99.0.2", flags: flags])
+    assert_fault(context, "EPMD with an allow-list", a, node_of(b), :epmd, "does not answer this host")
+  end
+
+  ## The handshake
+
+  test "the node's VM hangs", context do
+    a = start_ours(context.here, context.port)
+    b = start_ours(context.other, context.port)
+    node = node_of(b)
+
+    suspended(b, fn ->
+      assert_fault(context, "VM hangs", a, node, :handshake, "takes the connection, and says nothing.")
+    end)
+  end
+
+  test "another program has the node's port", context do
+    a = start_ours(context.here, context.port)
+    node = :"#{context.other}@127.0.0.1"
+    register(context, says({127, 0, 0, 1}, 0, "HTTP/1.1 400 Bad Request\r\n\r\n"), 6)
+    assert_fault(context, "no node, but HTTP", a, node, :handshake, "Whoever answers for #{node} is no Erlang node")
+  end
+
+  test "nobody is behind the node's port", context do
+    a = start_ours(context.here, context.port)
+    register(context, says({127, 0, 0, 1}, 0, ""), 6)
+    node = :"#{context.other}@127.0.0.1"
+
+    assert_fault(
+      context,
+      "forwarder to nowhere",
+      a,
+      node,
+      :handshake,
+      "ends them at the first message: connection closed."
+    )
+  end
+
+  test "another node has the port", context do
+    {a, b} = pair(context, flags: @quiet)
+    {:ok, names} = call(a, EmbeddedEpmd, :names)
+    %{port: port} = Enum.find(names, &(&1.name == context.other))
+    put(a, :endpoints, %{"third@127.0.0.1" => port})
+    sentence = "At that port the node #{node_of(b)} answers, and not third@127.0.0.1."
+    assert_fault(context, "endpoint to another node", a, :"third@127.0.0.1", :handshake, sentence)
+  end
+
+  test "the other speaks TLS, this one does not, and the reverse", context do
+    tls = ~w(-proto_dist inet_tls -ssl_dist_optfile #{Tls.options()}) ++ @quiet
+    a = start_ours(context.here, context.port, flags: @quiet)
+    b = start_ours(context.other, context.port, flags: tls)
+    assert_fault(context, "TLS there", a, node_of(b), :handshake, "#{node_of(b)} speaks TLS, and this VM does not.")
+    assert_fault(context, "TLS here", b, node_of(a), :handshake, "This VM speaks TLS, and #{node_of(a)} does not.")
+  end
+
+  test "a certificate that the other does not accept", context do
+    [a, b] =
+      for name <- [context.here, context.other] do
+        # Each trusts its own authority only.
+        flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{Tls.options(:verify_peer)}) ++ @quiet
+        start_ours(name, context.port, flags: flags)
+      end
+
+    assert_fault(
+      context,
+      "TLS certificate",
+      a,
+      node_of(b),
+      :handshake,
+      "and this VM do not agree on TLS: alert unknown_ca."
+    )
+  end
+
+  test "not allowed, there and here", context do
+    {a, b} = pair(context, flags: @quiet)
+    :ok = call(b, :net_kernel, :allow, [[:"friend@127.0.0.5"]])
+    assert_fault(context, "not allowed there", a, node_of(b), :handshake, "does not allow doctor-#{context.here}-")
+    assert_fault(context, "not allowed here", b, node_of(a), :here, "This node does not allow #{node_of(a)}")
+  end
+
+  test "the cookie differs, here, there, or for that node alone", context do
+    {a, b} = pair(context, flags: @quiet)
+    node = node_of(b)
+    refused = "#{node} does not accept the cookie of this VM"
+    true = call(b, :erlang, :set_cookie, [:another])
+    assert_fault(context, "cookie differs", a, node, :handshake, refused <> ".")
+
+    true = call(b, :erlang, :set_cookie, [:test])
+    assert_healthy(call(a, EmbeddedEpmd, :examine, [node]))
+    true = call(a, :erlang, :set_cookie, [node, :another])
+    assert_fault(context, "set_cookie/2", a, node, :handshake, refused <> ", which Node.set_cookie/2 set for it alone.")
+
+    assert Enum.any?(
+             whats(call(a, EmbeddedEpmd, :examine, [node])),
+             &(&1 =~ "This node has a cookie for #{node} alone")
+           )
+
+    # And it may be what connects them.
+    true = call(a, :erlang, :set_cookie, [node, :third])
+    true = call(b, :erlang, :set_cookie, [:third])
+    assert_connected(a, b)
+  end
+
+  ## The name at the other node
+
+  test "another node of this name is connected there", context do
+    {a, b} = pair(context, flags: @quiet)
+    {:ok, names} = call(a, EmbeddedEpmd, :names)
+    %{port: port} = Enum.find(names, &(&1.name == context.other))
+    twin = start_ours(context.here, free_port(), flags: @quiet)
+    put(twin, :endpoints, %{node_of(b) => port} |> Map.new(fn {node, port} -> {"#{node}", port} end))
+    assert call(twin, :net_kernel, :connect_node, [node_of(b)])
+
+    findings = call(a, EmbeddedEpmd, :examine, [node_of(b)])
+    note(context, "name taken there", findings)
+    assert [%{step: :identity, what: what}] = for(%{status: :problem} = problem <- findings, do: problem)
+    assert what =~ "#{node_of(b)} is connected to another node called #{node_of(a)}, from 127.0.0.1, port "
+    # The twin has not been disturbed.
+    assert call(b, :erlang, :nodes) == [node_of(twin)]
+    assert call(twin, :erpc, :call, [node_of(b), :erlang, :node, []]) == node_of(b)
+  end
+
+  ## What is asked
+
+  # A fault is one problem, the last finding; OTP does not connect; and before it nothing but what is right, or a warning.
+  defp assert_fault(context, fault, vm, node, step, sentence) do
+    findings = call(vm, EmbeddedEpmd, :examine, [node])
+    note(context, fault, findings)
+    assert [problem] = for(%{status: :problem} = problem <- findings, do: problem), Connection.format(findings)
+    assert problem == List.last(findings)
+    assert problem.step == step, Connection.format(findings)
+    assert problem.what =~ sentence
+    assert is_binary(problem.why) and is_binary(problem.do)
+    refute call(vm, :net_kernel, :connect_node, [node])
+    problem
+  end
+
+  defp assert_fine(context, name, a, b) do
+    findings = call(a, EmbeddedEpmd, :examine, [node_of(b)])
+    note(context, name, findings)
+    assert_healthy(findings)
+    assert List.last(findings).step == :identity
+    assert_connected(a, b)
+  end
+
+  defp assert_healthy(findings), do: assert(Enum.all?(findings, &(&1.status == :ok)), Connection.format(findings))
+
+  defp assert_connected(a, b), do: assert(call(a, :net_kernel, :connect_node, [node_of(b)]))
+
+  defp whats(findings), do: Enum.map(findings, & &1.what)
+
+  ## The VMs
+
+  defp pair(context, options \\ []) do
+    [a, b] = for name <- [context.here, context.other], do: start_ours(name, context.port, options)
+    {a, b}
+  end
+
+  defp node_of(vm), do: call(vm, :erlang, :node)
+
+  defp put(vm, key, value), do: :ok = call(vm, :application, :set_env, [:embedded_epmd, key, value])
+
+  defp suspended(vm, check) do
+    pid = pid(vm)
+    {_, 0} = System.cmd("kill", ["-STOP", pid])
+
+    try do
+      check.()
+    after
+      {_, 0} = System.cmd("kill", ["-CONT", pid])
+    end
+  end
+
+  defp linked do
+    one = Network.start()
+    other = Network.start(one)
+    Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
+    [one, other]
+  end
+
+  # OTP's own resolver with these lines, so that no name server is asked.
+  defp inetrc(lines) do
+    file = Path.join(folder(), "inetrc")
+    File.write!(file, "{lookup,[file]}.\n{hosts_file,\"\"}.\n{resolv_conf,\"\"}.\n#{lines}\n")
+    ["-kernel", "inetrc", inspect(file)]
+  end
+
+  defp log_of(vm) do
+    file = Path.join(folder(), "log")
+    :ok = call(vm, :logger, :set_primary_config, [:level, :all])
+    :ok = call(vm, :logger, :add_handler, [:file, :logger_std_h, %{config: %{file: String.to_charlist(file)}}])
+    file
+  end
+
+  defp task(context, home, arguments) do
+    System.cmd("mix", ["embedded_epmd.doctor" | arguments],
+      env: [{"MIX_ENV", "test"}, {"HOME", home}, {"MIX_HOME", mix_home()}, {"ERL_EPMD_PORT", "#{context.port}"}],
+      stderr_to_stdout: true
+    )
+  end
+
+  defp mix_home, do: System.get_env("MIX_HOME") || Path.join(System.user_home!(), ".mix")
+
+  defp folder do
+    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_connection_#{System.pid()}_"))
+    File.mkdir_p!(folder)
+    on_exit(fn -> File.rm_rf!(folder) end)
+    folder
+  end
+
+  ## Others than nodes
+
+  # Registers the other's name as a node of that version would, until the test ends.
+  defp register(context, port, version) do
+    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, context.port, [:binary, active: false])
+    name = context.other
+    request = <<?x, port::16, 77, 0, version::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
+    :ok = :gen_tcp.send(socket, [<<byte_size(request)::16>>, request])
+    {:ok, <<_, 0, _::binary>>} = :gen_tcp.recv(socket, 0, 5_000)
+  end
+
+  # Listens, and answers the first bytes of each connection with a sentence and its end; returns the port.
+  defp says(ip, port, sentence) do
+    {:ok, listener} = :gen_tcp.listen(port, [:binary, ip: ip, active: false, reuseaddr: true])
+    spawn_link(fn -> answer(listener, sentence) end)
+    {:ok, port} = :inet.port(listener)
+    port
+  end
+
+  defp answer(listener, sentence) do
+    with {:ok, socket} <- :gen_tcp.accept(listener) do
+      _ = :gen_tcp.recv(socket, 0, 5_000)
+      _ = :gen_tcp.send(socket, sentence)
+      :gen_tcp.close(socket)
+      answer(listener, sentence)
+    end
+  end
+
+  ## The table
+
+  defp note(%{table: table}, fault, findings) do
+    last = Enum.find(findings, List.last(findings), &(&1.status == :problem))
+    took = findings |> Enum.uniq_by(& &1.step) |> Enum.map(& &1.took) |> Enum.sum()
+    if :ets.info(table) != :undefined, do: :ets.insert(table, {System.unique_integer([:monotonic]), fault, last, took})
+  end
+
+  defp print(table) do
+    IO.puts("\nOTP #{:erlang.system_info(:otp_release)}: fault, step, all steps in milliseconds, sentence")
+
+    for {_, fault, finding, took} <- Enum.sort(:ets.tab2list(table)) do
+      IO.puts(
+        "#{String.pad_trailing(fault, 34)} #{String.pad_trailing("#{finding.step}", 10)} #{div(took, 1000)}  #{finding.what}"
+      )
+    end
+  end
+end
