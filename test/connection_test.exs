@@ -45,11 +45,10 @@ defmodule EmbeddedEpmd.ConnectionTest do
         note(context, "none", findings)
       end
 
-      assert call(a, :erlang, :nodes, [:known]) == [node_of(a)]
+      assert call(a, :erlang, :nodes, [:connected]) == []
       eventually(fn -> call(b, :erlang, :nodes, [:connected]) == [] end)
       # One name for the life of this VM: of five probes the other keeps one atom.
-      known = call(b, :erlang, :nodes, [:known]) -- [node]
-      assert [probe] = known
+      assert [probe] = for(known <- call(b, :erlang, :nodes, [:known]), "#{known}" =~ "doctor", do: known)
       assert Atom.to_string(probe) =~ ~r/^doctor-#{context.here}-\d+@127\.0\.0\.1$/
       assert File.read!(log) == ""
       assert descriptors(pid(a)) <= before
@@ -220,7 +219,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
   test "a node of before OTP 23", context do
     a = start_ours(context.here, context.port, flags: @quiet)
     register(context, free_port(), 5)
-    sentence = "which speaks version 5, as OTP 22 and earlier do, of the distribution protocol."
+    sentence = "which speaks version 5 of the distribution protocol."
     assert_fault(context, "OTP 22", a, :"#{context.other}@127.0.0.1", :epmd, sentence)
   end
 
@@ -262,7 +261,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
     Network.run(network, ~w(ip address add 10.99.0.1/24 dev lo))
     Network.run(network, ~w(ip route add prohibit 10.98.0.1))
-    sentence = "This machine lets nothing through to Port #{context.port} of 10.98.0.1"
+    sentence = "Port #{context.port} of 10.98.0.1 is closed to this machine by itself: permission denied."
     assert_fault(context, "firewall of this machine", a, :"x@10.98.0.1", :epmd, sentence)
     assert_fault(context, "no route", a, :"x@10.97.0.1", :epmd, "Port #{context.port} of 10.97.0.1 cannot be reached")
   end
@@ -305,7 +304,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
       a,
       node,
       :handshake,
-      "ends them at the first message: connection closed."
+      "ends them at the first message: closed."
     )
   end
 

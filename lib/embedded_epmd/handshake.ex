@@ -6,8 +6,8 @@ defmodule EmbeddedEpmd.Handshake do
   import Bitwise
 
   # Over TCP a message has a length of two bytes before it, over TLS one of four.
-  @enforce_keys [:transport, :socket, :length_bits, :deadline]
-  defstruct @enforce_keys
+  @enforce_keys [:transport, :socket, :length_bits]
+  defstruct [:transport, :socket, :length_bits, deadline: 0]
 
   @type t :: %__MODULE__{
           transport: :gen_tcp | :ssl,
@@ -108,6 +108,10 @@ defmodule EmbeddedEpmd.Handshake do
     _ = transport.close(socket)
     :ok
   end
+
+  @doc "Gives what comes so many milliseconds, from now on."
+  @spec within(t(), pos_integer()) :: t()
+  def within(link, patience), do: %{link | deadline: System.monotonic_time(:millisecond) + patience}
 
   @doc "The milliseconds that are left."
   @spec left(t()) :: non_neg_integer()

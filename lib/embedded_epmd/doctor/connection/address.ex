@@ -30,10 +30,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
         do: discovery,
         else: :erl_epmd
 
-    case module.address_please(String.to_charlist(name), String.to_charlist(host), family) do
-      ip when is_tuple(ip) and tuple_size(ip) in [4, 8] -> {:ok, ip}
-      answer -> answer
-    end
+    module.address_please(String.to_charlist(name), String.to_charlist(host), family)
   end
 
   defp by_endpoint(way, ip, port) do

@@ -36,8 +36,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
 
   defp secure(%{tls: false, link: link}), do: {:ok, link}
 
-  defp secure(%{tls: true, link: link} = way) do
-    with {:error, reason} <- Tls.secure(link) do
+  defp secure(%{tls: true} = way) do
+    with {:error, reason} <- Tls.secure(way) do
       {:stop, if(plain?(way), do: they_are_plain(way), else: Tls.refused(way, reason))}
     end
   end
@@ -185,6 +185,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
 
   defp otp, do: :erlang.system_info(:otp_release)
 
+  defp format(:closed), do: "closed"
   defp format(reason) when is_atom(reason), do: to_string(:inet.format_error(reason))
   defp format(reason), do: inspect(reason)
 end

@@ -6,13 +6,13 @@ defmodule EmbeddedEpmd.Doctor.Connection.Identity do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
-  alias EmbeddedEpmd.HiddenCall
+  alias EmbeddedEpmd.{Handshake, HiddenCall}
 
   @patience 1_000
 
   @spec examine(Connection.way()) :: Connection.step()
   def examine(%{here: here, admitted: true} = way) when here != nil do
-    link = %{way.link | deadline: System.monotonic_time(:millisecond) + @patience}
+    link = Handshake.within(way.link, @patience)
 
     case HiddenCall.call(link, way.probe, way.creation, :net_kernel, :node_info, [here]) do
       {:ok, {:ok, info}} -> {[if(connected?(way), do: itself(way), else: taken(way, info))], way}

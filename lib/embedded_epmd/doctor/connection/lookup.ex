@@ -73,12 +73,12 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
   end
 
   defp judge(way, where, {:port, _port, version}) do
-    spoken = if version == 0, do: "no version that this VM knows", else: "version #{version}, as OTP 22 and earlier do"
+    spoken = if version == 0, do: "no known version", else: "version #{version}"
 
     finding =
       problem(
         "#{where}: the EPMD knows #{way.name}, which speaks #{spoken} of the distribution protocol.",
-        "This VM, OTP #{:erlang.system_info(:otp_release)}, needs version 6, which OTP 23 and later speak.",
+        "This VM, OTP #{:erlang.system_info(:otp_release)}, speaks version 6, as OTP 23 and later do.",
         "Bring that node to a newer OTP."
       )
 

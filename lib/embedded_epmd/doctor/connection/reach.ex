@@ -21,10 +21,9 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
   def open(ip, port, patience \\ @patience) do
     family = if tuple_size(ip) == 8, do: :inet6, else: :inet
     options = [family, :binary, active: false, packet: :raw, nodelay: true]
-    deadline = System.monotonic_time(:millisecond) + 2 * patience
 
     with {:ok, socket} <- :gen_tcp.connect(ip, port, options, patience),
-         do: {:ok, %Handshake{transport: :gen_tcp, socket: socket, length_bits: 16, deadline: deadline}}
+         do: {:ok, Handshake.within(%Handshake{transport: :gen_tcp, socket: socket, length_bits: 16}, patience)}
   end
 
   @doc "Whether TLS is spoken there."
@@ -50,8 +49,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
   end
 
   def explain(reason, where) when reason in [:eacces, :eperm, :einval] do
-    {"This machine lets nothing through to #{where}: #{:inet.format_error(reason)}.",
-     "A firewall or a route of this machine itself forbids it."}
+    {"#{where} is closed to this machine by itself: #{:inet.format_error(reason)}.",
+     "A firewall or a route of this machine forbids it."}
   end
 
   def explain(reason, where) do

@@ -5,18 +5,23 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.{Connection, Finding}
+  alias EmbeddedEpmd.Doctor.Connection.Reach
   alias EmbeddedEpmd.Handshake
 
-  @spec secure(Handshake.t()) :: {:ok, Handshake.t()} | {:error, term()}
-  def secure(%{socket: socket} = link) do
-    # It is there in a VM whose distribution needs it.
+  @doc "TLS over a connection, in the time that is left."
+  @spec secure(Connection.way()) :: {:ok, Handshake.t()} | {:error, term()}
+  def secure(%{link: %{socket: socket} = link} = way) do
+    # A VM whose distribution needs it has it.
     ssl = :ssl
-    options = [mode: :binary, active: false, packet: :raw] ++ options()
+    options = [mode: :binary, active: false, packet: :raw] ++ processes(way) ++ options()
 
-    # Half of the time is for what comes over it.
-    with {:ok, socket} <- ssl.connect(socket, options, div(Handshake.left(link), 2)),
-         do: {:ok, %{link | transport: :ssl, socket: socket, length_bits: 32}}
+    with {:ok, socket} <- ssl.connect(socket, options, Handshake.left(link)),
+         do: {:ok, Handshake.within(%{link | transport: :ssl, socket: socket, length_bits: 32}, Reach.patience())}
   end
+
+  # A node over TLS has processes for that, and need not run the application.
+  defp processes(%{here: nil}), do: with({:ok, _} <- Application.ensure_all_started(:ssl), do: [])
+  defp processes(_way), do: [erl_dist: true]
 
   @spec refused(Connection.way(), term()) :: Finding.t()
   def refused(way, reason) do
