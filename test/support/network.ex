@@ -33,7 +33,8 @@ defmodule EmbeddedEpmd.Network do
   def drop(network, port) do
     # The rule for what is this machine's own comes first, and is moved behind ours.
     run(network, ~w(ip rule add pref 20 lookup local))
-    run(network, ~w(ip rule add pref 10 ipproto tcp sport #{port} blackhole))
+    # 6 is TCP.
+    run(network, ~w(ip rule add pref 10 ipproto 6 sport #{port} blackhole))
     run(network, ~w(ip rule del pref 0))
   end
 
