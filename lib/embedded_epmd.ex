@@ -89,15 +89,7 @@ defmodule EmbeddedEpmd do
     * `:hand_over` - lets one other VM of this user stand by for this one, and this one for another: it has copies of
       the listeners and of the registered nodes' connections, and goes on with them when the owner of the port ends,
       however it ends. All VMs that are to do so need the same `:addresses`. Defaults to `true`.
-    * `:endpoints` - where nodes are reached of which no EPMD can tell: a map of names to `{host, port}`, or to a port of
-      the node's own host. `*` in a name stands for anything; the name or pattern that says the most counts. Instead of an
-      endpoint, or of the map, `{module, function}` names a function of your own: it gets the node's name as a string,
-      and returns `{host, port}`, a port, or `nil`. It runs in the way of a connection: after a second, or when it fails,
-      it is logged, and the node is looked up as any other. Hosts are strings or tuples, names and addresses.
-      Defaults to `%{}`.
-
-          endpoints: %{"app@db.internal" => {"10.0.0.2", 9100}, "*@edge.internal" => {MyApp.Mesh, :endpoint}}
-
+    * `:endpoints` - where nodes are reached of which no EPMD can tell: see `EmbeddedEpmd.Endpoints`. Defaults to `%{}`.
     * `:advertise` - `[port: 30100]` is what others are told of this node instead of the port that it listens on: that of a
       forwarder before it. Nodes of this host are told the same, and so are `bin/app rpc`, `remote`, `stop` and `pid`: it
       must lead to the node from here as well, so where both ports can be one (`inet_dist_listen_min`), let them be one.
@@ -116,14 +108,9 @@ defmodule EmbeddedEpmd do
           | {:max_waiting_per_source, 1..65_535}
           | {:descriptor_share, 1..95}
           | {:hand_over, boolean()}
-          | {:endpoints, %{String.t() => endpoint() | {module(), atom()}} | {module(), atom()}}
+          | {:endpoints, EmbeddedEpmd.Endpoints.setting()}
           | {:advertise, [port: :inet.port_number()]}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
-
-  @typedoc """
-  Where a node is reached: a host, by name or address, and a port; or a port of its own host.
-  """
-  @type endpoint :: {String.t() | :inet.ip_address(), :inet.port_number()} | :inet.port_number()
 
   @typedoc """
   The state of this VM's server.

@@ -1,9 +1,8 @@
 defmodule EmbeddedEpmd.ConnectionTest do
-  # Two real VMs with one fault each, made on purpose. What is found is compared with what OTP does: a fault keeps the
-  # nodes apart, and where there is none they connect. EMBEDDED_EPMD_TABLE=1 prints what was found.
+  # The way to another node where nothing is wrong, and up to its port.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import EmbeddedEpmd.{Faults, Vm}
 
   alias EmbeddedEpmd.{Network, Tls}
   alias EmbeddedEpmd.Doctor.Connection
@@ -11,22 +10,8 @@ defmodule EmbeddedEpmd.ConnectionTest do
   @moduletag timeout: 120_000
   @quiet ~w(-kernel logger_level none)
 
-  setup_all do
-    table = :ets.new(:table, [:public])
-
-    if System.get_env("EMBEDDED_EPMD_TABLE") do
-      parent = self()
-      keeper = spawn(fn -> receive do: (:print -> print(table)) end)
-      :ets.give_away(table, keeper, parent)
-      on_exit(fn -> send(keeper, :print) && eventually(fn -> not Process.alive?(keeper) end) end)
-    end
-
-    %{table: table}
-  end
-
-  setup do
-    %{port: free_port(), here: unique("here"), other: unique("other")}
-  end
+  setup_all :table
+  setup :names
 
   ## Nothing is wrong
 
@@ -276,187 +261,11 @@ defmodule EmbeddedEpmd.ConnectionTest do
     assert_fault(context, "EPMD with an allow-list", a, node_of(b), :epmd, "does not answer this host")
   end
 
-  ## The handshake
-
-  test "the node's VM hangs", context do
-    a = start_ours(context.here, context.port)
-    b = start_ours(context.other, context.port)
-    node = node_of(b)
-
-    suspended(b, fn ->
-      assert_fault(context, "VM hangs", a, node, :handshake, "takes the connection, and says nothing.")
-    end)
-  end
-
-  test "another program has the node's port", context do
-    a = start_ours(context.here, context.port)
-    node = :"#{context.other}@127.0.0.1"
-    register(context, says({127, 0, 0, 1}, 0, "HTTP/1.1 400 Bad Request\r\n\r\n"), 6)
-    assert_fault(context, "no node, but HTTP", a, node, :handshake, "Whoever answers for #{node} is no Erlang node")
-  end
-
-  test "nobody is behind the node's port", context do
-    a = start_ours(context.here, context.port)
-    register(context, says({127, 0, 0, 1}, 0, ""), 6)
-    node = :"#{context.other}@127.0.0.1"
-
-    assert_fault(
-      context,
-      "forwarder to nowhere",
-      a,
-      node,
-      :handshake,
-      "ends them at the first message: closed."
-    )
-  end
-
-  test "another node has the port", context do
-    {a, b} = pair(context, flags: @quiet)
-    {:ok, names} = call(a, EmbeddedEpmd, :names)
-    %{port: port} = Enum.find(names, &(&1.name == context.other))
-    put(a, :endpoints, %{"third@127.0.0.1" => port})
-    sentence = "At that port the node #{node_of(b)} answers, and not third@127.0.0.1."
-    assert_fault(context, "endpoint to another node", a, :"third@127.0.0.1", :handshake, sentence)
-  end
-
-  test "the other speaks TLS, this one does not, and the reverse", context do
-    tls = ~w(-proto_dist inet_tls -ssl_dist_optfile #{Tls.options()}) ++ @quiet
-    a = start_ours(context.here, context.port, flags: @quiet)
-    b = start_ours(context.other, context.port, flags: tls)
-    assert_fault(context, "TLS there", a, node_of(b), :handshake, "#{node_of(b)} speaks TLS, and this VM does not.")
-    assert_fault(context, "TLS here", b, node_of(a), :handshake, "This VM speaks TLS, and #{node_of(a)} does not.")
-  end
-
-  test "a certificate that the other does not accept", context do
-    [a, b] =
-      for name <- [context.here, context.other] do
-        # Each trusts its own authority only.
-        flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{Tls.options(:verify_peer)}) ++ @quiet
-        start_ours(name, context.port, flags: flags)
-      end
-
-    assert_fault(
-      context,
-      "TLS certificate",
-      a,
-      node_of(b),
-      :handshake,
-      "and this VM do not agree on TLS: alert unknown_ca."
-    )
-  end
-
-  test "not allowed, there and here", context do
-    {a, b} = pair(context, flags: @quiet)
-    :ok = call(b, :net_kernel, :allow, [[:"friend@127.0.0.5"]])
-    assert_fault(context, "not allowed there", a, node_of(b), :handshake, "does not allow doctor-#{context.here}-")
-    assert_fault(context, "not allowed here", b, node_of(a), :here, "This node does not allow #{node_of(a)}")
-  end
-
-  test "the cookie differs, here, there, or for that node alone", context do
-    {a, b} = pair(context, flags: @quiet)
-    node = node_of(b)
-    refused = "#{node} does not accept the cookie of this VM"
-    true = call(b, :erlang, :set_cookie, [:another])
-    assert_fault(context, "cookie differs", a, node, :handshake, refused <> ".")
-
-    true = call(b, :erlang, :set_cookie, [:test])
-    assert_healthy(call(a, EmbeddedEpmd, :examine, [node]))
-    true = call(a, :erlang, :set_cookie, [node, :another])
-    assert_fault(context, "set_cookie/2", a, node, :handshake, refused <> ", which Node.set_cookie/2 set for it alone.")
-
-    assert Enum.any?(
-             whats(call(a, EmbeddedEpmd, :examine, [node])),
-             &(&1 =~ "This node has a cookie for #{node} alone")
-           )
-
-    # And it may be what connects them.
-    true = call(a, :erlang, :set_cookie, [node, :third])
-    true = call(b, :erlang, :set_cookie, [:third])
-    assert_connected(a, b)
-  end
-
-  ## The name at the other node
-
-  test "another node of this name is connected there", context do
-    {a, b} = pair(context, flags: @quiet)
-    {:ok, names} = call(a, EmbeddedEpmd, :names)
-    %{port: port} = Enum.find(names, &(&1.name == context.other))
-    twin = start_ours(context.here, free_port(), flags: @quiet)
-    put(twin, :endpoints, %{node_of(b) => port} |> Map.new(fn {node, port} -> {"#{node}", port} end))
-    assert call(twin, :net_kernel, :connect_node, [node_of(b)])
-
-    findings = call(a, EmbeddedEpmd, :examine, [node_of(b)])
-    note(context, "name taken there", findings)
-    assert [%{step: :identity, what: what}] = for(%{status: :problem} = problem <- findings, do: problem)
-    assert what =~ "#{node_of(b)} is connected to another node called #{node_of(a)}, from 127.0.0.1, port "
-    # The twin has not been disturbed.
-    assert call(b, :erlang, :nodes) == [node_of(twin)]
-    assert call(twin, :erpc, :call, [node_of(b), :erlang, :node, []]) == node_of(b)
-  end
-
-  ## What is asked
-
-  # A fault is one problem, the last finding; OTP does not connect; and before it nothing but what is right, or a warning.
-  defp assert_fault(context, fault, vm, node, step, sentence) do
-    findings = call(vm, EmbeddedEpmd, :examine, [node])
-    note(context, fault, findings)
-    assert [problem] = for(%{status: :problem} = problem <- findings, do: problem), Connection.format(findings)
-    assert problem == List.last(findings)
-    assert problem.step == step, Connection.format(findings)
-    assert problem.what =~ sentence
-    assert is_binary(problem.why) and is_binary(problem.do)
-    refute call(vm, :net_kernel, :connect_node, [node])
-    problem
-  end
-
-  defp assert_fine(context, name, a, b) do
-    findings = call(a, EmbeddedEpmd, :examine, [node_of(b)])
-    note(context, name, findings)
-    assert_healthy(findings)
-    assert List.last(findings).step == :identity
-    assert_connected(a, b)
-  end
-
-  defp assert_healthy(findings), do: assert(Enum.all?(findings, &(&1.status == :ok)), Connection.format(findings))
-
-  defp assert_connected(a, b), do: assert(call(a, :net_kernel, :connect_node, [node_of(b)]))
-
-  defp whats(findings), do: Enum.map(findings, & &1.what)
-
-  ## The VMs
-
-  defp pair(context, options \\ []) do
-    [a, b] = for name <- [context.here, context.other], do: start_ours(name, context.port, options)
-    {a, b}
-  end
-
-  defp node_of(vm), do: call(vm, :erlang, :node)
-
-  defp put(vm, key, value), do: :ok = call(vm, :application, :set_env, [:embedded_epmd, key, value])
-
-  defp suspended(vm, check) do
-    pid = pid(vm)
-    {_, 0} = System.cmd("kill", ["-STOP", pid])
-
-    try do
-      check.()
-    after
-      {_, 0} = System.cmd("kill", ["-CONT", pid])
-    end
-  end
-
   defp linked do
     one = Network.start()
     other = Network.start(one)
     Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
     [one, other]
-  end
-
-  # OTP's own resolver with these lines, so that no name server is asked.
-  defp inetrc(lines) do
-    file = Path.join(folder(), "inetrc")
-    File.write!(file, "{lookup,[file]}.\n{hosts_file,\"\"}.\n{resolv_conf,\"\"}.\n#{lines}\n")
-    ["-kernel", "inetrc", inspect(file)]
   end
 
   defp log_of(vm) do
@@ -474,57 +283,4 @@ defmodule EmbeddedEpmd.ConnectionTest do
   end
 
   defp mix_home, do: System.get_env("MIX_HOME") || Path.join(System.user_home!(), ".mix")
-
-  defp folder do
-    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_connection_#{System.pid()}_"))
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    folder
-  end
-
-  ## Others than nodes
-
-  # Registers the other's name as a node of that version would, until the test ends.
-  defp register(context, port, version) do
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, context.port, [:binary, active: false])
-    name = context.other
-    request = <<?x, port::16, 77, 0, version::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, [<<byte_size(request)::16>>, request])
-    {:ok, <<_, 0, _::binary>>} = :gen_tcp.recv(socket, 0, 5_000)
-  end
-
-  # Listens, and answers the first bytes of each connection with a sentence and its end; returns the port.
-  defp says(ip, port, sentence) do
-    {:ok, listener} = :gen_tcp.listen(port, [:binary, ip: ip, active: false, reuseaddr: true])
-    spawn_link(fn -> answer(listener, sentence) end)
-    {:ok, port} = :inet.port(listener)
-    port
-  end
-
-  defp answer(listener, sentence) do
-    with {:ok, socket} <- :gen_tcp.accept(listener) do
-      _ = :gen_tcp.recv(socket, 0, 5_000)
-      _ = :gen_tcp.send(socket, sentence)
-      :gen_tcp.close(socket)
-      answer(listener, sentence)
-    end
-  end
-
-  ## The table
-
-  defp note(%{table: table}, fault, findings) do
-    last = Enum.find(findings, List.last(findings), &(&1.status == :problem))
-    took = findings |> Enum.uniq_by(& &1.step) |> Enum.map(& &1.took) |> Enum.sum()
-    if :ets.info(table) != :undefined, do: :ets.insert(table, {System.unique_integer([:monotonic]), fault, last, took})
-  end
-
-  defp print(table) do
-    IO.puts("\nOTP #{:erlang.system_info(:otp_release)}: fault, step, all steps in milliseconds, sentence")
-
-    for {_, fault, finding, took} <- Enum.sort(:ets.tab2list(table)) do
-      IO.puts(
-        "#{String.pad_trailing(fault, 34)} #{String.pad_trailing("#{finding.step}", 10)} #{div(took, 1000)}  #{finding.what}"
-      )
-    end
-  end
 end

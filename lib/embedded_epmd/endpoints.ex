@@ -1,20 +1,44 @@
 defmodule EmbeddedEpmd.Endpoints do
-  @moduledoc false
-  # Where nodes are reached of which no EPMD can tell: behind a mapped port, a tunnel, a mesh. A look-up runs inside
-  # `net_kernel`, with which the VM ends: plain functions, nothing raises, and nobody's function is waited for long.
+  @moduledoc """
+  Where nodes are reached of which no EPMD can tell: behind a mapped port, a tunnel, a mesh.
+
+      config :embedded_epmd,
+        endpoints: %{
+          "app@db.internal" => {"10.0.0.2", 9100},
+          "*@edge.internal" => {MyApp.Mesh, :endpoint}
+        }
+
+  A node is named as others call it; `*` stands for any characters. Of those that match, the one that says the most counts:
+  a name before every pattern, then the pattern with more characters of its own. An endpoint is
+
+    * `{host, port}` - the host by name or address, as a string or a tuple. It is resolved as that of a node is, in the
+      family of the distribution
+    * `port` - on the host of the node's name
+    * `{module, function}` - a function of your own. It gets the node's name as a string, and returns one of the other two,
+      or `nil` if it knows nothing, and then the next that matches counts. It runs while the node is connected, so it must
+      be quick: after a second, or when it fails, that is logged, and it counts as `nil`
+
+  Instead of the map there may be one `{module, function}` for all nodes. A node that nothing matches is looked up with the
+  EPMD of its host. The setting is read for each connection, so one that changes later holds, too.
+  """
+
+  # A look-up runs inside `net_kernel`, with which the VM ends: plain functions, nothing raises.
 
   alias EmbeddedEpmd.{Config, Lifecycle}
 
-  @type t :: [{pattern :: String.t(), endpoint()}]
   @type endpoint ::
           {host :: String.t() | :inet.ip_address(), :inet.port_number()}
           | :inet.port_number()
           | {module(), function :: atom()}
+  @type setting :: %{(pattern :: String.t()) => endpoint()} | {module(), function :: atom()}
+  @typedoc "The setting in the order in which it counts."
+  @type t :: [{pattern :: String.t(), endpoint()}]
 
   # For a function of the user's; in milliseconds.
   @patience 1_000
 
-  @doc "The setting, the pattern first that says the most; or what is expected, and what came."
+  @doc false
+  # The setting, the pattern first that says the most; or what is expected, and what came.
   @spec parse(term()) :: {:ok, t()} | {:error, expected :: String.t(), got :: term()}
   def parse({module, function} = endpoint) when is_atom(module) and is_atom(function), do: {:ok, [{"*", endpoint}]}
 
@@ -53,7 +77,8 @@ defmodule EmbeddedEpmd.Endpoints do
     {literal != byte_size(pattern), -literal, pattern}
   end
 
-  @doc "Where a node is, by the setting that holds now; `:none` if that says nothing."
+  @doc false
+  # Where a node is, by the setting that holds now; `:none` if that says nothing.
   @spec find(charlist(), charlist(), :inet | :inet6) ::
           {:ok, :inet.ip_address(), :inet.port_number()} | :none | {:error, :inet.posix()}
   def find(name, host, family) do

@@ -8,15 +8,15 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   alias EmbeddedEpmd.Doctor.Connection.Reach
   alias EmbeddedEpmd.Handshake
 
-  # A VM whose distribution needs it has it.
-  @compile {:no_warn_undefined, :ssl}
-
   @doc "TLS over a connection, in the time that is left."
   @spec secure(Connection.way()) :: {:ok, Handshake.t()} | {:error, term()}
   def secure(%{link: %{socket: socket} = link} = way) do
     options = [mode: :binary, active: false, packet: :raw] ++ processes(way) ++ options()
 
-    with {:ok, socket} <- :ssl.connect(socket, options, Handshake.left(link)),
+    # A VM whose distribution needs the application has it; the library does not.
+    connect = Function.capture(:ssl, :connect, 3)
+
+    with {:ok, socket} <- connect.(socket, options, Handshake.left(link)),
          do: {:ok, Handshake.within(%{link | transport: :ssl, socket: socket, length_bits: 32}, Reach.patience())}
   end
 
