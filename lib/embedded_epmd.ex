@@ -93,7 +93,8 @@ defmodule EmbeddedEpmd do
     * `:advertise` - `[port: 30100]` is what others are told of this node instead of the port that it listens on: that of a
       forwarder before it. Nodes of this host are told the same, and so are `bin/app rpc`, `remote`, `stop` and `pid`: it
       must lead to the node from here as well, so where both ports can be one (`inet_dist_listen_min`), let them be one.
-      Read when the node registers. Defaults to `[]`.
+      It holds from the node's registration on; where that is over, as for `:port`, another one is refused. Defaults to
+      `[]`.
     * `:log_level` - from what level on the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or `:debug`.
       Defaults to `:notice`.
   """
@@ -380,23 +381,8 @@ defmodule EmbeddedEpmd do
 
       bin/app rpc 'EmbeddedEpmd.doctor(:"other@host")'
 
-  The steps are those of a connection. Each waits a few seconds at most where nobody answers.
-
-    * `:name` - whether this node can ask for such a name: both are short or both long
-    * `:here` - what of this VM's own settings stands in the way
-    * `:address` - the address of the host, in the family of this node's distribution, and who says so
-    * `:epmd` - whether the EPMD there answers, and knows the name
-    * `:port` - whether the node's port takes connections
-    * `:handshake` - whether the node lets this VM in: protocol, TLS, `:net_kernel.allow/1`, cookie
-    * `:identity` - whether it takes another node for this one
-
-  This node itself is neither connected nor disconnected. The probe is a hidden node of its own,
-  `doctor-NAME-PID@HOST` after this node's name and process id. Where all is well the other node has it in
-  `Node.list(:hidden)` for some milliseconds, answers it one call, and logs nothing. Otherwise it logs what it would for
-  this node: `Connection attempt from node ... rejected. Invalid challenge reply.` where the cookies differ,
-  `Connection attempt from disallowed node`, or a TLS alert.
-
-  In a VM that is no node the cookie is that of its flag, or of `~/.erlang.cookie`.
+  `mix help embedded_epmd.doctor` has the steps, and what the other node sees of it: a hidden node, for some milliseconds.
+  This node itself is neither connected nor disconnected.
   """
   @spec doctor(node() | String.t()) :: :ok | :error
   def doctor(node) do

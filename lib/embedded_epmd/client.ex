@@ -57,10 +57,6 @@ defmodule EmbeddedEpmd.Client do
     end
   end
 
-  @doc "The highest distribution version that this library knows."
-  @spec our_version() :: pos_integer()
-  def our_version, do: @our_version
-
   @doc "Lists the nodes registered at `ip`, the newest first."
   @spec names(:inet.ip_address(), :inet.port_number(), timeout()) ::
           {:ok, [{String.t(), :inet.port_number()}]} | {:error, atom()}

@@ -20,7 +20,7 @@ defmodule EmbeddedEpmd.Config do
     descriptor_share: 40,
     hand_over: true,
     log_level: :notice,
-    endpoints: [],
+    endpoints: %{},
     advertise: []
   }
 
@@ -113,6 +113,10 @@ defmodule EmbeddedEpmd.Config do
       else: :lists.map(fn element -> strings(element) end, value)
   end
 
+  defp strings(value) when is_tuple(value),
+    do: :erlang.list_to_tuple(:lists.map(&strings/1, :erlang.tuple_to_list(value)))
+
+  defp strings(value) when is_map(value), do: :maps.from_list(:lists.map(&strings/1, :maps.to_list(value)))
   defp strings(value), do: value
 
   defp parse!(:port, value, source) do

@@ -192,7 +192,7 @@ defmodule EmbeddedEpmd.Discovery do
           | {:error, :inet.posix()}
   def address_please(name, host, family) do
     case Endpoints.find(name, host, family) do
-      {:ok, ip, port} -> {:ok, ip, port, Client.our_version()}
+      {:ok, ip, port} -> {:ok, ip, port, elem(Client.versions(), 0)}
       {:error, reason} -> {:error, reason}
       :none -> :erl_epmd.address_please(name, host, family)
     end

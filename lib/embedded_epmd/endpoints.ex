@@ -31,28 +31,27 @@ defmodule EmbeddedEpmd.Endpoints do
           | :inet.port_number()
           | {module(), function :: atom()}
   @type setting :: %{(pattern :: String.t()) => endpoint()} | {module(), function :: atom()}
-  @typedoc "The setting in the order in which it counts."
-  @type t :: [{pattern :: String.t(), endpoint()}]
 
   # For a function of the user's; in milliseconds.
   @patience 1_000
 
   @doc false
-  # The setting, the pattern first that says the most; or what is expected, and what came.
-  @spec parse(term()) :: {:ok, t()} | {:error, expected :: String.t(), got :: term()}
-  def parse({module, function} = endpoint) when is_atom(module) and is_atom(function), do: {:ok, [{"*", endpoint}]}
+  # The setting as a map; or what is expected, and what came.
+  @spec parse(term()) :: {:ok, %{String.t() => endpoint()}} | {:error, expected :: String.t(), got :: term()}
+  def parse({module, function} = endpoint) when is_atom(module) and is_atom(function), do: {:ok, %{"*" => endpoint}}
 
   def parse(endpoints) when is_map(endpoints) do
-    endpoints = :maps.to_list(endpoints)
-
-    case :lists.dropwhile(fn {pattern, endpoint} -> pattern?(pattern) and endpoint?(endpoint) end, endpoints) do
+    case :lists.dropwhile(
+           fn {pattern, endpoint} -> pattern?(pattern) and endpoint?(endpoint) end,
+           :maps.to_list(endpoints)
+         ) do
       [] ->
-        {:ok, :lists.sort(fn {one, _}, {other, _} -> rank(one) <= rank(other) end, endpoints)}
+        {:ok, endpoints}
 
-      [{pattern, endpoint} | _] ->
+      [wrong | _] ->
         {:error,
          "a map of nodes, such as \"app@db.internal\" or \"*@db.internal\", to {host, port}, a port, or {module, function}",
-         {pattern, endpoint}}
+         wrong}
     end
   end
 
@@ -71,24 +70,33 @@ defmodule EmbeddedEpmd.Endpoints do
   defp host?(host) when is_tuple(host), do: :inet.ntoa(host) != {:error, :einval}
   defp host?(host), do: is_binary(host) and host != ""
 
-  # A name comes before every pattern, and of two patterns the one with more characters of its own.
-  defp rank(pattern) do
-    literal = byte_size(:binary.replace(pattern, "*", "", [:global]))
-    {literal != byte_size(pattern), -literal, pattern}
-  end
-
   @doc false
   # Where a node is, by the setting that holds now; `:none` if that says nothing.
   @spec find(charlist(), charlist(), :inet | :inet6) ::
           {:ok, :inet.ip_address(), :inet.port_number()} | :none | {:error, :inet.posix()}
   def find(name, host, family) do
-    find(configured(), :unicode.characters_to_binary([name, ?@, host]), host, family)
+    find(ordered(configured()), :unicode.characters_to_binary([name, ?@, host]), host, family)
   end
 
   defp configured do
     Config.get(:endpoints, Lifecycle.options())
   rescue
-    error in ArgumentError -> complain(error.message)
+    error in ArgumentError ->
+      complain(error.message)
+      %{}
+  end
+
+  @doc false
+  # The one first that says the most.
+  @spec ordered(%{String.t() => endpoint()}) :: [{String.t(), endpoint()}]
+  def ordered(endpoints) do
+    :lists.sort(fn {one, _}, {other, _} -> rank(one) <= rank(other) end, :maps.to_list(endpoints))
+  end
+
+  # A name comes before every pattern, and of two patterns the one with more characters of its own.
+  defp rank(pattern) do
+    literal = byte_size(:binary.replace(pattern, "*", "", [:global]))
+    {literal != byte_size(pattern), -literal, pattern}
   end
 
   defp find([], _node, _host, _family), do: :none
@@ -166,6 +174,6 @@ defmodule EmbeddedEpmd.Endpoints do
   # The look-up goes on without.
   defp complain(sentence) do
     :logger.error(~c"~ts", [sentence])
-    []
+    :none
   end
 end

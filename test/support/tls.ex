@@ -4,13 +4,14 @@ defmodule EmbeddedEpmd.Tls do
   the test that made them.
   """
 
-  @doc "The value of -ssl_dist_optfile, with a certificate and an authority of its own."
-  def options(verify \\ :verify_none) do
+  @doc "The value of -ssl_dist_optfile, with a certificate and an authority of its own, and what either side verifies."
+  def options(verify \\ :verify_none, client_verify \\ nil) do
     {certificate, authorities} = make()
-    options = [certfile: to_charlist(certificate), cacertfile: to_charlist(authorities), verify: verify]
-    server = options ++ [fail_if_no_peer_cert: verify == :verify_peer]
+    options = [certfile: to_charlist(certificate), cacertfile: to_charlist(authorities)]
+    server = options ++ [verify: verify, fail_if_no_peer_cert: verify == :verify_peer]
+    client = options ++ [verify: client_verify || verify]
     path = Path.join(Path.dirname(certificate), "dist.conf")
-    File.write!(path, :io_lib.format("~tp.~n", [[server: server, client: options]]))
+    File.write!(path, :io_lib.format("~tp.~n", [[server: server, client: client]]))
     path
   end
 

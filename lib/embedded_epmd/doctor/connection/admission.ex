@@ -9,6 +9,9 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   alias EmbeddedEpmd.Doctor.Connection.{Cookie, Reach, Tls}
   alias EmbeddedEpmd.Handshake
 
+  # The whole of it must be an atom.
+  @longest_name 40
+
   @spec examine(Connection.way()) :: Connection.step()
   def examine(way) do
     # Each time another life of the same node.
@@ -31,7 +34,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
     [name, host] =
       if way.here, do: String.split(Atom.to_string(way.here), "@"), else: ["mix", to_string(:net_adm.localhost())]
 
-    "doctor-#{name}-#{System.pid()}@#{host}"
+    "doctor-#{String.slice(name, 0, @longest_name)}-#{System.pid()}@#{host}"
   end
 
   defp secure(%{tls: false, link: link}), do: {:ok, link}
@@ -62,6 +65,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
       {:ok, :not_allowed} -> {:stop, not_allowed(way)}
       {:ok, status} -> {:stop, unwilling(way, status)}
       {:error, :tls} -> {:stop, they_are_tls(way)}
+      # In TLS 1.3 what the other does not accept comes after the handshake.
+      {:error, {:tls_alert, _} = reason} -> {:stop, Tls.refused(way, reason)}
       {:error, reason} -> {:stop, if(tls_there?(way), do: they_are_tls(way), else: broken(way, reason))}
     end
   end
