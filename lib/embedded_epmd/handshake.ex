@@ -130,11 +130,11 @@ defmodule EmbeddedEpmd.Handshake do
 
   defp receive_message(%{length_bits: bits} = link) do
     with {:ok, header} <- receive_bytes(link, div(bits, 8)) do
-      case header do
+      case {header, :binary.decode_unsigned(header)} do
         # The type of a record and the version: an alert, or the handshake.
-        <<type, 3>> when type in [21, 22] -> {:error, :tls}
-        <<length::size(bits)>> when length in 1..@longest_message -> receive_bytes(link, length)
-        other -> {:error, {:unexpected, other}}
+        {<<type, 3>>, _} when type in [21, 22] -> {:error, :tls}
+        {_, length} when length in 1..@longest_message -> receive_bytes(link, length)
+        {other, _} -> {:error, {:unexpected, other}}
       end
     end
   end

@@ -36,11 +36,8 @@ defmodule EmbeddedEpmd.HiddenCall do
   # Whoever connects may be sent anything.
   defp decode(link, <<@pass_through, terms::binary>>) do
     {_control, used} = :erlang.binary_to_term(terms, [:safe, :used])
-
-    case terms do
-      <<_::binary-size(used)>> -> answer(link)
-      <<_::binary-size(used), message::binary>> -> result(link, :erlang.binary_to_term(message, [:safe]))
-    end
+    message = binary_part(terms, used, byte_size(terms) - used)
+    if message == "", do: answer(link), else: result(link, :erlang.binary_to_term(message, [:safe]))
   rescue
     ArgumentError -> {:error, :unreadable}
   end

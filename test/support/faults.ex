@@ -17,7 +17,11 @@ defmodule EmbeddedEpmd.Faults do
     if System.get_env("EMBEDDED_EPMD_TABLE") do
       keeper = spawn(fn -> receive do: (:print -> print(table)) end)
       :ets.give_away(table, keeper, nil)
-      on_exit(fn -> send(keeper, :print) && eventually(fn -> not Process.alive?(keeper) end) end)
+
+      on_exit(fn ->
+        send(keeper, :print)
+        eventually(fn -> not Process.alive?(keeper) end)
+      end)
     end
 
     %{table: table}

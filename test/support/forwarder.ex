@@ -40,9 +40,14 @@ defmodule EmbeddedEpmd.Forwarder do
 
   defp pass(near, far) do
     receive do
-      {:tcp, ^near, bytes} -> :gen_tcp.send(far, bytes) && pass(near, far)
-      {:tcp, ^far, bytes} -> :gen_tcp.send(near, bytes) && pass(near, far)
+      {:tcp, ^near, bytes} -> pass_on(far, bytes, near, far)
+      {:tcp, ^far, bytes} -> pass_on(near, bytes, near, far)
       {:tcp_closed, _} -> :ok
     end
+  end
+
+  defp pass_on(socket, bytes, near, far) do
+    _ = :gen_tcp.send(socket, bytes)
+    pass(near, far)
   end
 end
