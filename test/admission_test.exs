@@ -92,12 +92,12 @@ defmodule EmbeddedEpmd.AdmissionTest do
     assert_fault(context, "cookie differs", a, node, :handshake, refused <> ".")
 
     true = call(b, :erlang, :set_cookie, [:test])
-    assert_healthy(call(a, EmbeddedEpmd, :examine, [node]))
+    assert_healthy(examine(a, node))
     true = call(a, :erlang, :set_cookie, [node, :another])
     assert_fault(context, "set_cookie/2", a, node, :handshake, refused <> ", which Node.set_cookie/2 set for it alone.")
 
     assert Enum.any?(
-             whats(call(a, EmbeddedEpmd, :examine, [node])),
+             whats(examine(a, node)),
              &(&1 =~ "This node has a cookie for #{node} alone")
            )
 
@@ -117,7 +117,7 @@ defmodule EmbeddedEpmd.AdmissionTest do
     put(twin, :endpoints, %{node_of(b) => port} |> Map.new(fn {node, port} -> {"#{node}", port} end))
     assert call(twin, :net_kernel, :connect_node, [node_of(b)])
 
-    findings = call(a, EmbeddedEpmd, :examine, [node_of(b)])
+    findings = examine(a, node_of(b))
     note(context, "name taken there", findings)
     assert [%{step: :identity, what: what}] = for(%{status: :problem} = problem <- findings, do: problem)
     assert what =~ "#{node_of(b)} is connected to another node called #{node_of(a)}, from 127.0.0.1, port "

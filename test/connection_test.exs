@@ -21,11 +21,11 @@ defmodule EmbeddedEpmd.ConnectionTest do
       node = node_of(b)
       log = log_of(b)
       # What it starts once, it keeps.
-      assert_healthy(call(a, EmbeddedEpmd, :examine, [node]))
+      assert_healthy(examine(a, node))
       before = descriptors(pid(a))
 
       for _ <- 1..5 do
-        findings = call(a, EmbeddedEpmd, :examine, [node])
+        findings = examine(a, node)
         assert Enum.map(findings, & &1.step) == [:name, :here, :address, :epmd, :port, :handshake, :identity]
         assert Enum.all?(findings, &(&1.status == :ok)), Connection.format(findings)
         assert Enum.all?(findings, &(is_integer(&1.took) and &1.took >= 0))
@@ -41,13 +41,13 @@ defmodule EmbeddedEpmd.ConnectionTest do
       eventually(fn -> descriptors(pid(a)) <= before end)
 
       assert_connected(a, b)
-      assert "#{context.here}@127.0.0.1 is connected to #{node} now." in whats(call(a, EmbeddedEpmd, :examine, [node]))
+      assert "#{context.here}@127.0.0.1 is connected to #{node} now." in whats(examine(a, node))
     end
 
     test "many ask at once", context do
       {a, b} = pair(context)
       node = node_of(b)
-      all = for _ <- 1..8, do: Task.async(fn -> call(a, EmbeddedEpmd, :examine, [node]) end)
+      all = for _ <- 1..8, do: Task.async(fn -> examine(a, node) end)
       for findings <- Task.await_many(all, 60_000), do: assert_healthy(findings)
     end
 
@@ -90,7 +90,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
       flags = ~w(-hidden -dist_listen false -kernel dist_auto_connect never connect_all false net_ticktime 30)
       {a, b} = pair(context)
       lone = start_ours(unique("lone"), context.port, flags: flags)
-      findings = call(lone, EmbeddedEpmd, :examine, [node_of(b)])
+      findings = examine(lone, node_of(b))
       assert [] == for(%{status: :problem} = problem <- findings, do: problem)
       text = Enum.join(whats(for %{step: :here} = finding <- findings, do: finding), " ")
 
@@ -123,11 +123,11 @@ defmodule EmbeddedEpmd.ConnectionTest do
     a = start_ours(context.here, context.port)
 
     for malformed <- ["other", "other@", "@host", "a@b@c", String.duplicate("x", 250) <> "@host.b"] do
-      assert [%{status: :problem, step: :name, what: what}] = call(a, EmbeddedEpmd, :examine, [malformed])
+      assert [%{status: :problem, step: :name, what: what}] = examine(a, malformed)
       assert what == "#{inspect(malformed)} is no name of a node."
     end
 
-    assert [%{status: :problem, what: what}] = call(a, EmbeddedEpmd, :examine, [node_of(a)])
+    assert [%{status: :problem, what: what}] = examine(a, node_of(a))
     assert what == "#{node_of(a)} is this node."
   end
 
@@ -162,9 +162,45 @@ defmodule EmbeddedEpmd.ConnectionTest do
   test "a host that the hosts file says is this machine", context do
     a = start_ours(context.here, context.port, flags: inetrc("{host,{127,0,1,1},[\"db.internal\"]}."))
     assert_fault(context, "hosts file says 127.0.1.1", a, :"x@db.internal", :epmd, "of 127.0.1.1 refuses connections.")
-    findings = call(a, EmbeddedEpmd, :examine, [:"x@db.internal"])
+    findings = examine(a, :"x@db.internal")
     assert %{status: :warning, what: what} = Enum.find(findings, &(&1.step == :address))
     assert what == "The host db.internal is 127.0.1.1, which is this machine."
+  end
+
+  test "what the hosts file and the DNS say", context do
+    lines = name_server({127, 0, 0, 9}) <> "\n{host,{127,0,0,7},[\"db.internal\"]}."
+    a = start_ours(context.here, context.port, flags: inetrc(lines, [:file, :dns]))
+    address = fn host -> for %{step: :address} = finding <- examine(a, "x@#{host}"), do: finding end
+
+    assert [%{status: :warning, what: loopback}, %{status: :warning, what: differ}, %{status: :ok, what: by}] =
+             address.("db.internal")
+
+    assert loopback == "The host db.internal is 127.0.0.7, which is this machine."
+    assert differ == "The host db.internal is 127.0.0.7; by the DNS it is 127.0.0.9."
+    assert by == "The host db.internal is 127.0.0.7, by the hosts file."
+    assert "The host app.internal is 127.0.0.9, by the DNS." in whats(address.("app.internal"))
+
+    assert_fault(
+      context,
+      "old entry in the hosts file",
+      a,
+      :"x@db.internal",
+      :epmd,
+      "of 127.0.0.7 refuses connections."
+    )
+  end
+
+  test "names that are unlikely", context do
+    a = start_ours(context.here, context.port, host: "127.0.0.1")
+    [%{status: :warning, what: characters} | _] = examine(a, "my.app@127.0.0.1")
+    assert characters == "my.app@127.0.0.1 has characters that OTP gives no node."
+
+    flags = inetrc("{host,{127,0,0,1},[\"localhost\"]}.")
+    short = start_ours(context.other, context.port, host: "localhost", longnames: false, flags: flags)
+    [%{status: :warning, what: there} | _] = examine(short, "x@localhost")
+    assert there == "The host of x@localhost is localhost."
+    [%{status: :warning, what: here} | _] = examine(short, "x@db")
+    assert here == "The host of this node, #{node_of(short)}, is localhost."
   end
 
   ## The EPMD
@@ -235,7 +271,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
     flags = ~w(-kernel inet_dist_listen_min #{inner} inet_dist_listen_max #{inner})
     a = start_ours(context.here, context.port, [option])
     b = start_ours(context.other, context.port, [option, host: "127.0.0.9", flags: flags])
-    assert_healthy(call(a, EmbeddedEpmd, :examine, [node_of(b)]))
+    assert_healthy(examine(a, node_of(b)))
 
     Network.drop(network, inner)
     sentence = "Port #{inner} of 127.0.0.9 does not answer within 3 seconds."

@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd.Faults do
 
   # A fault is one problem, the last finding; OTP does not connect; and before it nothing but what is right, or a warning.
   def assert_fault(context, fault, vm, node, step, sentence) do
-    findings = call(vm, EmbeddedEpmd, :examine, [node])
+    findings = examine(vm, node)
     note(context, fault, findings)
     assert [problem] = for(%{status: :problem} = problem <- findings, do: problem), Connection.format(findings)
     assert problem == List.last(findings)
@@ -46,7 +46,7 @@ defmodule EmbeddedEpmd.Faults do
   end
 
   def assert_fine(context, name, a, b) do
-    findings = call(a, EmbeddedEpmd, :examine, [node_of(b)])
+    findings = examine(a, node_of(b))
     note(context, name, findings)
     assert_healthy(findings)
     assert List.last(findings).step == :identity
@@ -56,6 +56,8 @@ defmodule EmbeddedEpmd.Faults do
   def assert_healthy(findings), do: assert(Enum.all?(findings, &(&1.status == :ok)), Connection.format(findings))
 
   def assert_connected(a, b), do: assert(call(a, :net_kernel, :connect_node, [node_of(b)]))
+
+  def examine(vm, node), do: call(vm, EmbeddedEpmd, :examine, [node])
 
   def whats(findings), do: Enum.map(findings, & &1.what)
 
@@ -81,10 +83,11 @@ defmodule EmbeddedEpmd.Faults do
     end
   end
 
-  # OTP's own resolver with these lines, so that no name server is asked.
-  def inetrc(lines) do
+  # OTP's own resolver with these lines, so that no name server is asked but one of the test's own.
+  def inetrc(lines, sources \\ [:file]) do
     file = Path.join(folder(), "inetrc")
-    File.write!(file, "{lookup,[file]}.\n{hosts_file,\"\"}.\n{resolv_conf,\"\"}.\n#{lines}\n")
+    lookup = Enum.join(sources, ",")
+    File.write!(file, "{lookup,[#{lookup}]}.\n{hosts_file,\"\"}.\n{resolv_conf,\"\"}.\n#{lines}\n")
     ["-kernel", "inetrc", inspect(file)]
   end
 
@@ -120,6 +123,23 @@ defmodule EmbeddedEpmd.Faults do
       _ = :gen_tcp.send(socket, sentence)
       :gen_tcp.close(socket)
       answer(listener, sentence)
+    end
+  end
+
+  # A name server with one answer to every question; returns its line of inetrc.
+  def name_server({a, b, c, d}) do
+    {:ok, socket} = :gen_udp.open(0, [:binary, ip: {127, 0, 0, 1}, active: false])
+    {:ok, port} = :inet.port(socket)
+    spawn_link(fn -> resolve(socket, <<0xC0, 12, 1::16, 1::16, 1::32, 4::16, a, b, c, d>>) end)
+    "{nameserver,{127,0,0,1},#{port}}."
+  end
+
+  defp resolve(socket, answer) do
+    with {:ok, {ip, port, <<id::16, _::80, rest::binary>>}} <- :gen_udp.recv(socket, 0) do
+      [name, _] = :binary.split(rest, <<0>>)
+      question = binary_part(rest, 0, byte_size(name) + 5)
+      :gen_udp.send(socket, ip, port, [<<id::16, 0x8180::16, 1::16, 1::16, 0::32>>, question, answer])
+      resolve(socket, answer)
     end
   end
 
