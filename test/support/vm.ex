@@ -88,7 +88,10 @@ defmodule EmbeddedEpmd.Vm do
 
     started =
       :peer.start_link(
-        Map.merge(node, %{
+        node
+        # Such as nsenter, for a VM in a network of its own.
+        |> Map.merge(Map.new(Keyword.take(options, [:exec])))
+        |> Map.merge(%{
           connection: :standard_io,
           args: Enum.map(flags, &String.to_charlist/1),
           env: environment,
