@@ -331,24 +331,24 @@ defmodule EmbeddedEpmd do
   @spec stats() :: {:ok, stats()} | {:error, :stopped}
   def stats do
     with {:ok, server} <- running() do
-      figures = Native.figures(server)
+      metrics = Native.metrics(server)
 
       {:ok,
        %{
          requests: %{
-           port_please: Map.take(figures, [:found, :not_found]),
-           alive2: Map.take(figures, [:granted, :refused]),
-           names: figures.names_requests,
-           dump: figures.dump,
-           kill: figures.kill,
-           stop: figures.stop,
-           not_permitted: figures.not_permitted,
-           malformed: figures.malformed
+           port_please: Map.take(metrics, [:found, :not_found]),
+           alive2: Map.take(metrics, [:granted, :refused]),
+           names: metrics.names_requests,
+           dump: metrics.dump,
+           kill: metrics.kill,
+           stop: metrics.stop,
+           not_permitted: metrics.not_permitted,
+           malformed: metrics.malformed
          },
-         connections: Map.take(figures, [:accepted, :waiting, :registered, :gave_way]),
-         names: figures.names,
+         connections: Map.take(metrics, [:accepted, :waiting, :registered, :gave_way]),
+         names: metrics.names,
          role_changes: Native.status(server).changes,
-         uptime: figures.uptime,
+         uptime: metrics.uptime,
          descriptors: descriptors()
        }}
     end

@@ -1,0 +1,32 @@
+//! Words of this crate that are atoms to the VM.
+
+use epmd_core::Role;
+
+/// From what level on log entries are wanted.
+#[derive(Clone, Copy, rustler::NifUnitEnum)]
+pub(crate) enum Verbosity {
+    None,
+    Error,
+    Warning,
+    Notice,
+    Info,
+    Debug,
+}
+
+#[derive(rustler::NifUnitEnum)]
+pub(crate) enum RoleAtom {
+    Searching,
+    Serving,
+    Joined,
+    Stopped,
+}
+
+impl From<Role> for RoleAtom {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Searching => Self::Searching,
+            Role::Serving => Self::Serving,
+            Role::Joined => Self::Joined,
+        }
+    }
+}
