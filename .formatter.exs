@@ -3,6 +3,7 @@
   inputs: [
     "{mix,.formatter}.exs",
     "{lib,test,bench}/**/*.{ex,exs}",
+    "native/mix/*.exs",
     "examples/*/mix.exs",
     "examples/*/{config,lib,test}/**/*.{ex,exs}"
   ]

@@ -209,17 +209,21 @@ defmodule Inside do
 
   # The boot script of a minimal release, which loads all of its modules, as every release does.
   defp release(folder) do
-    applications =
-      for app <- [:kernel, :stdlib, :compiler, :elixir, :logger, :embedded_epmd] do
-        Application.load(app)
-        {app, Application.spec(app, :vsn)}
-      end
+    applications = for app <- Enum.uniq(with_dependencies(:embedded_epmd)), do: {app, Application.spec(app, :vsn)}
 
     release = {:release, {~c"bench", ~c"1"}, {:erts, :erlang.system_info(:version)}, applications}
     File.write!(Path.join(folder, "bench.rel"), :io_lib.format("~p.~n", [release]))
     file = folder |> Path.join("bench") |> String.to_charlist()
+    # Newer versions of Mix leave the paths of OTP's other applications out.
+    [sasl] = Path.wildcard("#{:code.root_dir()}/lib/sasl-*/ebin")
+    true = Code.append_path(sasl)
     {:ok, _, _} = :systools.make_script(file, [:local, :silent, path: Enum.map(applications, &ebin/1)])
     file
+  end
+
+  defp with_dependencies(app) do
+    Application.load(app)
+    [app | Enum.flat_map(Application.spec(app, :applications), &with_dependencies/1)]
   end
 
   defp ebin({app, _version}), do: app |> Application.app_dir("ebin") |> String.to_charlist()
@@ -286,9 +290,15 @@ defmodule Inside do
 
   defp await(condition, patience \\ 30_000) do
     cond do
-      condition.() -> :ok
-      patience <= 0 -> raise "a condition did not come to hold"
-      true -> Process.sleep(1) && await(condition, patience - 1)
+      condition.() ->
+        :ok
+
+      patience <= 0 ->
+        raise "a condition did not come to hold"
+
+      true ->
+        Process.sleep(1)
+        await(condition, patience - 1)
     end
   end
 

@@ -44,6 +44,7 @@ defmodule EmbeddedEpmd do
   """
 
   alias EmbeddedEpmd.{Client, Doctor, Lifecycle, Native, Server}
+  alias EmbeddedEpmd.Doctor.Connection
 
   @timeout 5_000
   @typedoc """
@@ -92,6 +93,12 @@ defmodule EmbeddedEpmd do
       `[users: ["prod"], groups: ["epmd"]]`, with names or numbers, those of others as well, which need to name this
       one's. Defaults to `true`.
     * `:standbys` - how many VMs may stand by, 1 to 8. Defaults to 2.
+    * `:endpoints` - where nodes are reached of which no EPMD can tell: see `EmbeddedEpmd.Endpoints`. Defaults to `%{}`.
+    * `:advertise` - `[port: 30100]` is what others are told of this node instead of the port that it listens on: that of a
+      forwarder before it. Nodes of this host are told the same, and so are `bin/app rpc`, `remote`, `stop` and `pid`: it
+      must lead to the node from here as well, so where both ports can be one (`inet_dist_listen_min`), let them be one.
+      It holds from the node's registration on; where that is over, as for `:port`, another one is refused. Defaults to
+      `[]`.
     * `:log_level` - from what level on the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or `:debug`.
       Defaults to `:notice`.
   """
@@ -107,6 +114,8 @@ defmodule EmbeddedEpmd do
           | {:descriptor_share, 1..95}
           | {:hand_over, boolean() | [{:users | :groups, [String.t() | non_neg_integer()]}]}
           | {:standbys, 1..8}
+          | {:endpoints, EmbeddedEpmd.Endpoints.setting()}
+          | {:advertise, [port: :inet.port_number()]}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
   @typedoc """
@@ -150,10 +159,13 @@ defmodule EmbeddedEpmd do
   What the doctor found: that something is as it should be, or what is not, why that matters, and what to do.
   """
   @type finding :: %{
-          status: :ok | :warning | :problem,
-          what: String.t(),
-          why: String.t() | nil,
-          do: String.t() | nil
+          required(:status) => :ok | :warning | :problem,
+          required(:what) => String.t(),
+          required(:why) => String.t() | nil,
+          required(:do) => String.t() | nil,
+          # Of the way to another node: the step, and the microseconds that it took.
+          optional(:step) => :name | :here | :address | :epmd | :port | :handshake | :identity,
+          optional(:took) => non_neg_integer()
         }
 
   @typedoc """
@@ -332,24 +344,24 @@ defmodule EmbeddedEpmd do
   @spec stats() :: {:ok, stats()} | {:error, :stopped}
   def stats do
     with {:ok, server} <- running() do
-      figures = Native.figures(server)
+      metrics = Native.metrics(server)
 
       {:ok,
        %{
          requests: %{
-           port_please: Map.take(figures, [:found, :not_found]),
-           alive2: Map.take(figures, [:granted, :refused]),
-           names: figures.names_requests,
-           dump: figures.dump,
-           kill: figures.kill,
-           stop: figures.stop,
-           not_permitted: figures.not_permitted,
-           malformed: figures.malformed
+           port_please: Map.take(metrics, [:found, :not_found]),
+           alive2: Map.take(metrics, [:granted, :refused]),
+           names: metrics.names_requests,
+           dump: metrics.dump,
+           kill: metrics.kill,
+           stop: metrics.stop,
+           not_permitted: metrics.not_permitted,
+           malformed: metrics.malformed
          },
-         connections: Map.take(figures, [:accepted, :waiting, :registered, :gave_way]),
-         names: figures.names,
+         connections: Map.take(metrics, [:accepted, :waiting, :registered, :gave_way]),
+         names: metrics.names,
          role_changes: Native.status(server).changes,
-         uptime: figures.uptime,
+         uptime: metrics.uptime,
          descriptors: descriptors()
        }}
     end
@@ -383,6 +395,28 @@ defmodule EmbeddedEpmd do
   """
   @spec examine() :: [finding()]
   defdelegate examine, to: Doctor
+
+  @doc """
+  Finds out why this node and another do not connect, and prints it: step by step what was found and how long that took,
+  and at the first step that fails what it means and what to do. Returns `:ok`, or `:error` when there is a problem.
+
+      bin/app rpc 'EmbeddedEpmd.doctor(:"other@host")'
+
+  `mix help embedded_epmd.doctor` has the steps, and what the other node sees of it: a hidden node, for some milliseconds.
+  This node itself is neither connected nor disconnected.
+  """
+  @spec doctor(node() | String.t()) :: :ok | :error
+  def doctor(node) do
+    findings = examine(node)
+    IO.write(Connection.format(findings))
+    if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
+  end
+
+  @doc """
+  What `doctor/1` finds, as data.
+  """
+  @spec examine(node() | String.t()) :: [finding()]
+  defdelegate examine(node), to: Connection
 
   defp descriptors do
     used = with {:ok, files} <- File.ls("/proc/self/fd"), do: length(files)

@@ -1,24 +1,36 @@
 defmodule EmbeddedEpmd.DependencyTest do
   use ExUnit.Case, async: true
 
+  alias EmbeddedEpmd.Build.Prebuilt
+
   @moduletag timeout: 600_000
 
   @repository Path.expand("..", __DIR__)
+  @installed "lib/embedded_epmd/priv/native/epmd_nif.so"
 
-  test "mix compile is all it takes, also under deps/ in somebody else's Cargo workspace" do
-    project = Path.join(System.tmp_dir!(), "embedded_epmd_user_#{System.pid()}")
+  setup do
+    project = Path.join(System.tmp_dir!(), "embedded_epmd_user_#{System.pid()}_#{System.unique_integer([:positive])}")
     on_exit(fn -> File.rm_rf!(project) end)
-    dependency = Path.join(project, "deps/embedded_epmd")
-    File.mkdir_p!(dependency)
+    File.mkdir_p!(project)
 
-    for path <- ~w(lib mix.exs Cargo.toml Cargo.lock native) do
-      File.cp_r!(Path.join(@repository, path), Path.join(dependency, path))
+    File.write!(Path.join(project, "mix.exs"), """
+    defmodule User.MixProject do
+      use Mix.Project
+      def project, do: [app: :user, version: "1.0.0", deps: [{:embedded_epmd, path: "deps/embedded_epmd"}]]
     end
+    """)
+
+    package(Path.join(project, "deps/embedded_epmd"))
+    %{project: project}
+  end
+
+  test "mix compile is all it takes, also in somebody else's Cargo workspace, and once for all environments", context do
+    %{project: project} = context
 
     # What was compiled for these tests is still good for the crates of others, which saves a minute.
-    compiled = Path.join(Mix.Project.build_path(), "cargo_target")
-    File.mkdir_p!(Path.join(project, "_build/dev"))
-    {_, 0} = System.cmd("cp", ["-a", compiled, Path.join(project, "_build/dev/cargo_target")])
+    compiled = Path.join(Path.dirname(Mix.Project.build_path()), "cargo_target")
+    File.mkdir_p!(Path.join(project, "_build"))
+    {_, 0} = System.cmd("cp", ["-a", compiled, Path.join(project, "_build/cargo_target")])
 
     File.write!(Path.join(project, "Cargo.toml"), """
     [workspace]
@@ -29,43 +41,149 @@ defmodule EmbeddedEpmd.DependencyTest do
     File.write!(Path.join(project, "theirs/Cargo.toml"), "[package]\nname = \"theirs\"\nversion = \"1.0.0\"\n")
     File.write!(Path.join(project, "theirs/src/lib.rs"), "")
 
-    File.write!(Path.join(project, "mix.exs"), """
-    defmodule User.MixProject do
-      use Mix.Project
-      def project, do: [app: :user, version: "1.0.0", deps: [{:embedded_epmd, path: "deps/embedded_epmd"}]]
-    end
-    """)
-
-    environment = [{"MIX_ENV", "dev"}, {"EMBEDDED_EPMD_NATIVE", nil}, {"CARGO_TARGET_DIR", nil}]
-    {output, status} = System.cmd("mix", ["compile"], cd: project, env: environment, stderr_to_stdout: true)
+    {output, status} = mix(project, ["compile"])
     assert status == 0, output
-    assert File.regular?(Path.join(project, "_build/dev/lib/embedded_epmd/priv/native/epmd_nif.so"))
+    assert output =~ "Compiling epmd_nif"
+    assert File.regular?(Path.join([project, "_build/dev", @installed]))
 
-    {output, 0} = System.cmd("mix", ["compile"], cd: project, env: environment, stderr_to_stdout: true)
+    {output, 0} = mix(project, ["compile"])
     refute output =~ "Compiling", "a second mix compile has nothing to do"
+
+    {output, 0} = mix(project, ["compile"], [{"MIX_ENV", "prod"}])
+    refute output =~ "Compiling epmd", "another environment has no Rust to compile"
+    assert File.regular?(Path.join([project, "_build/prod", @installed]))
   end
 
-  test "without cargo, one sentence says what to do" do
-    tools = for tool <- ~w(erl sh sed dirname basename readlink), do: Path.dirname(System.find_executable(tool))
-    path = Enum.join(Enum.uniq(tools), ":")
+  test "a library is taken from where the project's configuration says, without cargo", %{project: project} do
+    served = Path.join(project, "served")
+    triple = elem(EmbeddedEpmd.Build.Target.find(%{}), 1)
+    name = Prebuilt.name(Mix.Project.config()[:version], triple)
+    File.mkdir_p!(served)
+    File.cp!(Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so"), Path.join(served, name))
+    File.write!(Path.join(served, "NOTICE"), "thanks")
+    {_, 0} = System.cmd("tar", ["-czf", Path.join(served, name <> ".tar.gz"), "-C", served, name, "NOTICE"])
+    sum = :crypto.hash(:sha256, File.read!(Path.join(served, name <> ".tar.gz"))) |> Base.encode16(case: :lower)
+    sums = inspect(%{(name <> ".tar.gz") => "sha256:" <> sum})
+    File.write!(Path.join([project, "deps/embedded_epmd", Prebuilt.checksums()]), sums)
 
-    if System.cmd("sh", ["-c", "command -v cargo"], env: [{"PATH", path}]) |> elem(1) == 0 do
-      flunk("cargo stands beside erl in #{path}, so this cannot be tried")
+    File.mkdir_p!(Path.join(project, "config"))
+
+    File.write!(Path.join(project, "config/config.exs"), """
+    import Config
+    config :embedded_epmd, base_url: "file://#{served}"
+    """)
+
+    environment = [
+      {"PATH", without_cargo(project)},
+      {"RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH", Path.join(project, "cache")}
+    ]
+
+    {output, status} = mix(project, ["compile"], environment)
+    assert status == 0, output
+    installed = Path.join([project, "_build/dev", @installed])
+    assert File.read!(installed) == File.read!(Path.join(served, name))
+    assert File.read!(Path.join(Path.dirname(installed), "NOTICE")) == "thanks"
+
+    # It loads, so it is whole.
+    {output, 0} = mix(project, ["run", "-e", "EmbeddedEpmd.Native.load() |> inspect() |> IO.puts()"], environment)
+    assert output =~ ":ok"
+
+    # Where nothing is promised for this machine it is built; whoever wants that can say so.
+    for {variable, value} <- [{"EMBEDDED_EPMD_BUILD", "1"}, {"RUSTLER_PRECOMPILED_FORCE_BUILD_ALL", "true"}] do
+      {output, 1} = mix(project, ["deps.compile", "--force"], [{variable, value} | environment])
+      assert output =~ "cargo was not found"
     end
+  end
 
-    build = Path.join(System.tmp_dir!(), "embedded_epmd_no_cargo_#{System.pid()}")
-    on_exit(fn -> File.rm_rf!(build) end)
-    environment = [{"PATH", path}, {"MIX_BUILD_PATH", build}, {"EMBEDDED_EPMD_NATIVE", nil}]
-    mix = System.find_executable("mix")
+  test "without cargo, or with one of old, one sentence says what to do", %{project: project} do
+    {output, status} = mix(project, ["compile"], [{"PATH", without_cargo(project)}])
+    assert status != 0
 
-    {output, status} =
-      System.cmd(System.find_executable("elixir"), [mix, "compile"],
-        cd: @repository,
-        env: environment,
-        stderr_to_stdout: true
+    assert output =~
+             ~r/needs Rust to compile its NIF, and cargo was not found: install Rust [0-9.]+ or newer .*apt-get install rustc-web cargo-web/
+
+    {output, status} = mix(project, ["compile"], [{"PATH", fake_cargo(project, "1.63.0", "exit 1")}])
+    assert status != 0
+    assert output =~ ~r/needs Rust to compile its NIF, and cargo 1\.63\.0 is too old: install Rust/
+  end
+
+  test "a library that cargo made elsewhere is found, and none is no success", %{project: project} do
+    elsewhere = Path.join(project, "elsewhere.so")
+    File.write!(elsewhere, "the library")
+
+    artifact =
+      ~s({"reason":"compiler-artifact","target":{"kind":["cdylib"],"name":"epmd_nif"},) <>
+        ~s("filenames":["#{elsewhere}"],"executable":null})
+
+    path = fake_cargo(project, "1.99.0", "echo '#{artifact}'")
+    {output, status} = mix(project, ["compile"], [{"PATH", path}])
+    assert status == 0, output
+    assert File.read!(Path.join([project, "_build/dev", @installed])) == "the library"
+
+    path = fake_cargo(project, "1.99.0", ~s(echo '{"reason":"build-finished","success":true}'))
+    {output, status} = mix(project, ["deps.compile", "--force"], [{"PATH", path}])
+    assert status != 0
+    assert output =~ "cargo ended well, but made no library of epmd_nif"
+  end
+
+  test "a target without a linker is told which variable names it, and Nerves' compiler is taken", %{project: project} do
+    triple = "armv7-unknown-linux-gnueabihf"
+
+    path =
+      fake_cargo(
+        project,
+        "1.99.0",
+        ~s(echo "$@ linker=$CARGO_TARGET_ARMV7_UNKNOWN_LINUX_GNUEABIHF_LINKER" >&2; exit 101)
       )
 
+    {output, status} = mix(project, ["compile"], [{"PATH", path}, {"CARGO_BUILD_TARGET", triple}])
     assert status != 0
-    assert output =~ "embedded_epmd needs Rust to compile its NIF, and cargo was not found: install Rust"
+    assert output =~ "--target #{triple}"
+    assert output =~ ~r/status 101; .*; to link for #{triple}, name a C compiler for it in CARGO_TARGET_ARMV7_.*_LINKER/
+
+    nerves = [{"TARGET_ARCH", "arm"}, {"TARGET_OS", "linux"}, {"TARGET_ABI", "gnueabihf"}, {"TARGET_CPU", "cortex_a8"}]
+    {output, 1} = mix(project, ["compile"], [{"PATH", path}, {"CC", System.find_executable("sh")} | nerves])
+    assert output =~ "--target #{triple} linker=#{System.find_executable("sh")}"
+  end
+
+  # What `mix hex.build` packs, and nothing else.
+  defp package(folder) do
+    for pattern <- Mix.Project.config()[:package][:files],
+        path <- Path.wildcard(Path.join(@repository, pattern), match_dot: true) do
+      to = Path.join(folder, Path.relative_to(path, @repository))
+      File.mkdir_p!(Path.dirname(to))
+      File.cp_r!(path, to)
+    end
+  end
+
+  defp mix(project, arguments, environment \\ []) do
+    cleared =
+      for name <- ~w(EMBEDDED_EPMD_NATIVE EMBEDDED_EPMD_BASE_URL CARGO_TARGET_DIR CARGO_BUILD_TARGET), do: {name, nil}
+
+    environment = [{"MIX_ENV", "dev"} | cleared] ++ environment
+    mix = System.find_executable("mix")
+    elixir = System.find_executable("elixir")
+    System.cmd(elixir, [mix | arguments], cd: project, env: environment, stderr_to_stdout: true)
+  end
+
+  # A path of its own: Debian keeps cargo beside erl.
+  defp without_cargo(project) do
+    folder = Path.join(project, "tools")
+    File.mkdir_p!(folder)
+
+    for tool <- ~w(erl sh sed dirname basename readlink) do
+      _ = File.ln_s(System.find_executable(tool), Path.join(folder, tool))
+    end
+
+    folder
+  end
+
+  defp fake_cargo(project, version, action) do
+    folder = Path.join(project, "bin")
+    File.mkdir_p!(folder)
+    script = "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'cargo #{version}'; exit; fi\n#{action}\n"
+    File.write!(Path.join(folder, "cargo"), script)
+    File.chmod!(Path.join(folder, "cargo"), 0o755)
+    folder <> ":" <> System.get_env("PATH")
   end
 end

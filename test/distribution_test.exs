@@ -4,8 +4,6 @@ defmodule EmbeddedEpmd.DistributionTest do
 
   import EmbeddedEpmd.Vm
 
-  @moduletag timeout: 120_000
-
   setup do
     %{port: free_port(), first: unique("first"), second: unique("second")}
   end

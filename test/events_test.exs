@@ -84,7 +84,8 @@ defmodule EmbeddedEpmd.EventsTest do
       reader = call(vm, Mailbox, :start_reader)
       for number <- 1..800, do: :gen_tcp.close(register("node#{number}", port))
 
-      eventually(fn -> call(vm, :erlang, :process_info, [reader, :message_queue_len]) == {:message_queue_len, 1_000} end)
+      waiting = fn -> call(vm, :erlang, :process_info, [reader, :message_queue_len]) end
+      eventually(fn -> waiting.() == {:message_queue_len, 1_000} end)
 
       eventually(fn -> stock_names(port) == [] or length(stock_names(port)) == 1 end)
       send_read(vm, reader)

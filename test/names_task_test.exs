@@ -36,6 +36,43 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     assert call(vm, EmbeddedEpmd, :status).role == :serving
   end
 
+  test "--watch shows each change, and who owns the port and stands by; no colours where there is no terminal" do
+    port = free_port()
+    [first, second] = [unique("a"), unique("b")]
+    watch = watch(["--port", "#{port}"])
+    says(watch, "no EPMD answers at 127.0.0.1, port #{port}: connection refused\n")
+
+    vm = start_ours(first, port)
+    says(watch, ~r/^NAME +PORT  ADDRESS    ROLE\n#{first} .*  127\.0\.0\.1  owner\n$/m)
+    start_ours(second, port)
+    says(watch, ~r/^#{first} .* owner\n#{second} .*  127\.0\.0\.1  standby\n$/m)
+    kill(vm)
+    shown = says(watch, ~r/ROLE\n#{second} .*  127\.0\.0\.1  owner\n$/m)
+    refute shown =~ "\e["
+  end
+
+  # The task as a port of this process, with whose end its input and it end.
+  defp watch(arguments) do
+    mix = System.find_executable("mix")
+    options = [:binary, :stderr_to_stdout, cd: @root, args: ["embedded_epmd.names", "--watch" | arguments]]
+    port = Port.open({:spawn_executable, mix}, [{:env, [{~c"MIX_ENV", ~c"test"}]} | options])
+    {:os_pid, pid} = Port.info(port, :os_pid)
+    on_exit(fn -> System.cmd("kill", ["-9", "#{pid}"], stderr_to_stdout: true) end)
+    port
+  end
+
+  defp says(watch, sentence, said \\ "") do
+    if said =~ sentence do
+      said
+    else
+      receive do
+        {^watch, {:data, text}} -> says(watch, sentence, said <> text)
+      after
+        30_000 -> flunk("#{inspect(sentence)} was expected, and came: #{said}")
+      end
+    end
+  end
+
   defp names(arguments, environment \\ []) do
     System.cmd("mix", ["embedded_epmd.names" | arguments],
       cd: @root,

@@ -18,6 +18,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     descriptor_share: 33,
     hand_over: false,
     standbys: 3,
+    endpoints: %{"app@db.internal" => {"10.0.0.2", 9100}, "*@mesh.internal" => {EmbeddedEpmd.Mesh, :mine}},
     log_level: :error
   ]
   @addresses ["127.0.0.1", "127.0.0.2"]
@@ -26,7 +27,12 @@ defmodule EmbeddedEpmd.SettingsTest do
 
   setup do
     port = free_port()
-    %{port: port, name: unique("ours"), settings: [port: port, addresses: @addresses] ++ @others}
+
+    %{
+      port: port,
+      name: unique("ours"),
+      settings: [port: port, addresses: @addresses, advertise: [port: 30_100]] ++ @others
+    }
   end
 
   test "these are all settings", %{settings: settings} do
@@ -105,6 +111,18 @@ defmodule EmbeddedEpmd.SettingsTest do
         assert [%{name: ^name}] = stock_names(port)
         assert {:ok, _} = give(vm, unquote(source), port: port)
       end
+    end
+
+    test "in a node, another advertised port of #{name} is refused, and it is said where it belongs", %{
+      port: port,
+      name: name
+    } do
+      vm = start_ours(name, port)
+      hush(vm)
+      assert {:error, reason} = give(vm, unquote(source), advertise: [port: 30_100])
+      [%{name: ^name, port: registered}] = stock_names(port)
+      assert inspect(reason) =~ "says 30100, but this node is registered with port #{registered}"
+      assert inspect(reason) =~ "Set -embedded_epmd advertise '[{port,30100}]' in vm.args, or advertise in config.exs"
     end
 
     test "in a VM that becomes a node later, all of #{name} hold", %{name: name, settings: settings} do

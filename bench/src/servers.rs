@@ -135,7 +135,8 @@ impl Launcher {
 
 /// A VM that serves the port the way a release would: the server comes up while the VM boots, and a supervisor looks after it.
 fn vm(root: &Path, port: u16) -> Command {
-    let beams = root.join("_build/prod/lib/embedded_epmd/ebin");
+    let environment = env::var("MIX_ENV").unwrap_or_else(|_| "prod".into());
+    let beams = root.join("_build").join(environment).join("lib/embedded_epmd/ebin");
     let flags = format!(
         "-pa {} -start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -kernel inet_dist_use_interface {{127,0,0,1}}",
         beams.display()

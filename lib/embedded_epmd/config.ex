@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Config do
   # A setting comes from, in this order: the environment (what the C daemon reads, and what `erl` makes of it), the
   # options of the child, the application environment, the default.
 
-  alias EmbeddedEpmd.Environment
+  alias EmbeddedEpmd.{Endpoints, Environment}
 
   @defaults %{
     port: 4369,
@@ -20,7 +20,9 @@ defmodule EmbeddedEpmd.Config do
     descriptor_share: 40,
     hand_over: true,
     standbys: 2,
-    log_level: :notice
+    log_level: :notice,
+    endpoints: %{},
+    advertise: []
   }
 
   @log_levels [:none, :error, :warning, :notice, :info, :debug]
@@ -34,17 +36,7 @@ defmodule EmbeddedEpmd.Config do
     # A release has loaded it before it boots. Elsewhere its environment, from -config or a flag, comes with the loading.
     _ = :application.load(:embedded_epmd)
 
-    settings =
-      :maps.map(
-        fn key, default ->
-          case given(key, options) do
-            :none -> default
-            {:ok, source, value} -> parse!(key, strings(value), source)
-          end
-        end,
-        @defaults
-      )
-
+    settings = :maps.map(fn key, _ -> get(key, options) end, @defaults)
     {hand_over, users, groups} = trusted(settings.hand_over)
 
     :maps.merge(settings, %{
@@ -58,6 +50,15 @@ defmodule EmbeddedEpmd.Config do
   # Whether there is a hand-over, and with whose processes beside those of this user.
   defp trusted(value) when is_boolean(value), do: {value, [], []}
   defp trusted(lists), do: {true, :proplists.get_value(:users, lists, []), :proplists.get_value(:groups, lists, [])}
+
+  @doc "One setting, as `load/1` has it."
+  @spec get(atom(), keyword()) :: term()
+  def get(key, options) do
+    case given(key, options) do
+      :none -> :maps.get(key, @defaults)
+      {:ok, source, value} -> parse!(key, strings(value), source)
+    end
+  end
 
   @doc "Where a setting comes from, as its user would call it."
   @spec source(atom(), keyword()) :: String.t()
@@ -124,6 +125,10 @@ defmodule EmbeddedEpmd.Config do
       else: :lists.map(fn element -> strings(element) end, value)
   end
 
+  defp strings(value) when is_tuple(value),
+    do: :erlang.list_to_tuple(:lists.map(&strings/1, :erlang.tuple_to_list(value)))
+
+  defp strings(value) when is_map(value), do: :maps.from_list(:lists.map(&strings/1, :maps.to_list(value)))
   defp strings(value), do: value
 
   defp parse!(:port, value, source) do
@@ -177,6 +182,17 @@ defmodule EmbeddedEpmd.Config do
   defp parse!(:log_level, value, source) do
     if :lists.member(value, @log_levels), do: value, else: fail!(source, "one of " <> text(@log_levels), value)
   end
+
+  defp parse!(:endpoints, value, source) do
+    case Endpoints.parse(value) do
+      {:ok, endpoints} -> endpoints
+      {:error, expected, got} -> fail!(source, expected, got)
+    end
+  end
+
+  defp parse!(:advertise, [], _), do: []
+  defp parse!(:advertise, [port: port] = value, _) when is_integer(port) and port in 1..65_535, do: value
+  defp parse!(:advertise, value, source), do: fail!(source, "[port: PORT], with a port from 1 to 65535", value)
 
   defp parse!(:request_deadline, value, source) do
     if is_integer(value) and value in 100..600_000,

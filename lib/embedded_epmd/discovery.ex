@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   # What runs here may run before Logger, IO, files and every application: plain functions, no protocols.
 
-  alias EmbeddedEpmd.{Client, Environment, Lifecycle, Native}
+  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, Lifecycle, Native}
 
   # As long as :erl_epmd waits.
   @timeout 10_000
@@ -74,7 +74,7 @@ defmodule EmbeddedEpmd.Discovery do
           {:ok, integer()} | {:error, term()}
   def register_node(name, port, family) do
     if :erlang.whereis(:erl_epmd) == :undefined do
-      with {:error, reason} when reason != :already_registered <- Lifecycle.register(to_binary(name), port),
+      with {:error, reason} when reason != :already_registered <- Lifecycle.register(to_binary(name), advertised(port)),
            false <- Environment.fixed_port?() do
         if is_binary(reason), do: refuse(reason), else: {:error, reason}
       else
@@ -83,6 +83,13 @@ defmodule EmbeddedEpmd.Discovery do
       end
     else
       :erl_epmd.register_node(name, port, family)
+    end
+  end
+
+  defp advertised(port) do
+    case Config.get(:advertise, Lifecycle.options()) do
+      [port: advertised] -> advertised
+      [] -> port
     end
   end
 
@@ -195,9 +202,20 @@ defmodule EmbeddedEpmd.Discovery do
     end
   end
 
-  @doc "Resolves a host name; OTP's client does it well."
-  @spec address_please(charlist(), charlist(), :inet | :inet6) :: term()
-  def address_please(name, host, family), do: :erl_epmd.address_please(name, host, family)
+  @doc """
+  Says where a node is: the address and port of `:endpoints`, or its host's address, which OTP's client resolves well.
+  """
+  @spec address_please(charlist(), charlist(), :inet | :inet6) ::
+          {:ok, :inet.ip_address()}
+          | {:ok, :inet.ip_address(), :inet.port_number(), version :: non_neg_integer()}
+          | {:error, :inet.posix()}
+  def address_please(name, host, family) do
+    case Endpoints.find(name, host, family) do
+      {:ok, ip, port} -> {:ok, ip, port, elem(Client.versions(), 0)}
+      {:error, reason} -> {:error, reason}
+      :none -> :erl_epmd.address_please(name, host, family)
+    end
+  end
 
   @doc "The port to listen on for distribution; OTP's client knows the fixed one."
   @spec listen_port_please(atom(), charlist()) :: {:ok, :inet.port_number()}

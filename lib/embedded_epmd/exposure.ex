@@ -8,7 +8,7 @@ defmodule EmbeddedEpmd.Exposure do
 
   @doc "Whether any node needs this server: the VM's own, or one that is registered here."
   @spec needed?(Native.server()) :: boolean()
-  def needed?(server), do: Environment.distributed?() or Native.figures(server).names > 0
+  def needed?(server), do: Environment.distributed?() or Native.metrics(server).names > 0
 
   @doc "The settings of a server that nobody needs: loopback only, and no standby that nodes could rely on."
   @spec narrow(Native.config()) :: Native.config()

@@ -114,7 +114,8 @@ defmodule EmbeddedEpmd.Lifecycle do
   @spec configure(Native.server()) :: :ok | {:error, String.t()}
   def configure(server) do
     with {:ok, config} <- config(),
-         :ok <- same_port(config, Native.status(server).port) do
+         :ok <- same_port(config, Native.status(server).port),
+         :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
       config = reach(config, Environment.routed?() or Exposure.needed?(server))
       with {:ok, :ok} <- named(Native.configure(server, config)), do: :ok
     end
@@ -131,6 +132,19 @@ defmodule EmbeddedEpmd.Lifecycle do
      "embedded_epmd: #{Config.source(:port, options())} says #{wanted}, but this VM's server runs on port #{port}: " <>
        "it starts with the node, before runtime.exs and the child's options are read. " <>
        "Set ERL_EPMD_PORT, or -embedded_epmd port #{wanted} in vm.args, or the port in config.exs"}
+  end
+
+  defp same_advertised(%{advertise: [port: wanted]}, {_name, port, _creation, registrant}) when port != wanted do
+    # The node of an earlier life has nothing to say.
+    if :erlang.whereis(:net_kernel) == registrant, do: {:error, late(wanted, port)}, else: :ok
+  end
+
+  defp same_advertised(_config, _node), do: :ok
+
+  defp late(wanted, port) do
+    "embedded_epmd: #{Config.source(:advertise, options())} says #{wanted}, but this node is registered with port #{port}: " <>
+      "it registers when it starts, before runtime.exs and the child's options are read. " <>
+      "Set -embedded_epmd advertise '[{port,#{wanted}}]' in vm.args, or advertise in config.exs"
   end
 
   @doc """

@@ -90,8 +90,8 @@ defmodule EmbeddedEpmd.Native do
           {number :: non_neg_integer(), role(), [{String.t(), :inet.port_number(), creation :: pos_integer()}]}
   def snapshot(_server), do: :erlang.nif_error(:nif_not_loaded)
 
-  @spec figures(server()) :: %{atom() => non_neg_integer()}
-  def figures(_server), do: :erlang.nif_error(:nif_not_loaded)
+  @spec metrics(server()) :: %{atom() => non_neg_integer()}
+  def metrics(_server), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec configure(server(), config()) :: {:ok, :ok} | {:error, reason()}
   def configure(_server, _config), do: :erlang.nif_error(:nif_not_loaded)

@@ -49,15 +49,23 @@ defmodule EmbeddedEpmd.Prober do
     send(prober, {:results, self()})
 
     receive do
-      {:results, [{began, took, _} | _]} when began > asked and took >= 0 -> :ok
-      {:results, _} -> Process.sleep(2) && await(prober, asked)
+      {:results, [{began, took, _} | _]} when began > asked and took >= 0 ->
+        :ok
+
+      {:results, _} ->
+        Process.sleep(2)
+        await(prober, asked)
     end
   end
 
   defp collect(results) do
     receive do
-      {:result, result} -> collect([result | results])
-      {:results, from} -> send(from, {:results, results}) && collect(results)
+      {:result, result} ->
+        collect([result | results])
+
+      {:results, from} ->
+        send(from, {:results, results})
+        collect(results)
     end
   end
 

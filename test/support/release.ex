@@ -29,11 +29,45 @@ defmodule EmbeddedEpmd.Release do
     System.cmd(bin(release), [command | arguments], env: environment(release), stderr_to_stdout: true)
   end
 
-  @doc "Types lines into `remote`, which wants a terminal, for 5 seconds, and returns what that shows."
-  def remote(release, lines) do
-    script = "(sleep 2; printf '%s\\n' \"$@\"; sleep 2) | timeout -k 1 5 script -qec '#{bin(release)} remote' /dev/null"
-    {text, _} = System.cmd("sh", ["-c", script, "sh" | lines], env: environment(release), stderr_to_stdout: true)
-    text
+  @doc """
+  Types a line into `remote`, which wants a terminal, and waits until that shows a text. The terminal is never at its end:
+  at that, Elixir 1.18 and newer halt the node at the other end.
+  """
+  def remote(release, line, text) do
+    environment = for {name, value} <- environment(release), do: {to_charlist(name), to_charlist(value || "")}
+    arguments = ["-qec", "#{bin(release)} remote", "/dev/null"]
+    options = [:binary, :stderr_to_stdout, :exit_status, args: arguments, env: environment]
+    terminal = Port.open({:spawn_executable, System.find_executable("script")}, options)
+    shown = await_shown(terminal, "iex(", "")
+    Port.command(terminal, line <> "\n")
+    await_shown(terminal, text, shown)
+    for pid <- processes(release), command(pid) =~ "-remsh", do: {_, 0} = System.cmd("kill", ["-9", pid])
+
+    receive do
+      {^terminal, {:exit_status, _}} -> :ok
+    after
+      60_000 -> raise "the terminal did not end with its client"
+    end
+  end
+
+  defp await_shown(terminal, text, shown) do
+    if shown =~ text do
+      shown
+    else
+      receive do
+        {^terminal, {:data, more}} -> await_shown(terminal, text, shown <> more)
+        {^terminal, {:exit_status, status}} -> raise "remote ended with status #{status}:\n" <> shown
+      after
+        60_000 -> raise "remote did not show #{inspect(text)}, but:\n" <> shown
+      end
+    end
+  end
+
+  defp command(pid) do
+    case File.read("/proc/#{pid}/cmdline") do
+      {:ok, command} -> command
+      {:error, _} -> ""
+    end
   end
 
   @doc "Starts the release in the background and waits until its application runs; returns the VM's process id."

@@ -6,13 +6,20 @@ defmodule EmbeddedEpmd.Vm do
 
   @ours ~w(-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery)
   @stock ~w(-start_epmd false)
+  @patience 60_000
 
-  @doc "A port that nobody listens on."
+  @doc "A port that nobody listens on, of those that the system does not give to connections."
   def free_port do
-    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1}, reuseaddr: true)
-    {:ok, port} = :inet.port(socket)
-    :gen_tcp.close(socket)
-    port
+    port = Enum.random(10_000..31_999)
+
+    case :gen_tcp.listen(port, ip: {127, 0, 0, 1}) do
+      {:ok, socket} ->
+        :gen_tcp.close(socket)
+        port
+
+      {:error, _} ->
+        free_port()
+    end
   end
 
   @doc "A name that no other test uses."
@@ -35,7 +42,7 @@ defmodule EmbeddedEpmd.Vm do
     receive do
       {^tag, {:started, _, ^vm}} -> :ok
     after
-      30_000 -> ExUnit.Assertions.flunk("a VM did not boot in 30 seconds")
+      @patience -> ExUnit.Assertions.flunk("a VM did not boot in a minute")
     end
   end
 
@@ -77,11 +84,14 @@ defmodule EmbeddedEpmd.Vm do
         {String.to_charlist(name), String.to_charlist(value)}
       end
 
-    wait_boot = options[:wait_boot] || 30_000
+    wait_boot = options[:wait_boot] || @patience
 
     started =
       :peer.start_link(
-        Map.merge(node, %{
+        node
+        # Such as nsenter, for a VM in a network of its own.
+        |> Map.merge(Map.new(Keyword.take(options, [:exec])))
+        |> Map.merge(%{
           connection: :standard_io,
           args: Enum.map(flags, &String.to_charlist/1),
           env: environment,
@@ -115,7 +125,7 @@ defmodule EmbeddedEpmd.Vm do
 
   @doc "Calls a function there."
   def call(vm, module, function, arguments \\ []),
-    do: :peer.call(vm, module, function, arguments, 30_000)
+    do: :peer.call(vm, module, function, arguments, @patience)
 
   @doc "Starts the supervised process there, under a supervisor of its own that outlives the call."
   def supervise(vm, options \\ [], flags \\ []) do
@@ -213,12 +223,18 @@ defmodule EmbeddedEpmd.Vm do
     end
   end
 
-  @doc "Waits until a condition holds, at most 15 seconds; returns what it returned."
-  def eventually(condition, patience \\ 15_000) do
+  @doc "Waits until a condition holds, at most a minute, since the machine may be busy; returns what it returned."
+  def eventually(condition, patience \\ @patience) do
     cond do
-      result = condition.() -> result
-      patience <= 0 -> ExUnit.Assertions.flunk("the condition did not come to hold")
-      true -> Process.sleep(20) && eventually(condition, patience - 20)
+      result = condition.() ->
+        result
+
+      patience <= 0 ->
+        ExUnit.Assertions.flunk("the condition did not come to hold")
+
+      true ->
+        Process.sleep(20)
+        eventually(condition, patience - 20)
     end
   end
 end

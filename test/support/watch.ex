@@ -5,7 +5,8 @@ defmodule EmbeddedEpmd.Watch do
 
   alias EmbeddedEpmd.Discovery
 
-  @pause 2
+  # Many VMs look many names up: between them one begins several times in a millisecond.
+  @pause 20
 
   @doc "Starts to watch in this VM: no names yet."
   def start do

@@ -14,6 +14,32 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
   and, where `rpc` does not get through, by
 
       bin/app eval "EmbeddedEpmd.doctor()"
+
+  ## Why this node does not connect to another
+
+      mix embedded_epmd.doctor other@host
+      bin/app rpc 'EmbeddedEpmd.doctor(:"other@host")'
+
+  goes the way that a connection to that node takes, and tells step by step what was found and how long it took, and at the
+  first step that fails what that means and what to do. Ends with status 1 there. The task asks from a VM that is no node,
+  with the cookie of its flag (`ELIXIR_ERL_OPTIONS="-setcookie ..."`) or of `~/.erlang.cookie`; what a node's own settings
+  have to do with it is told where `rpc` runs it.
+
+  The steps are those of a connection. Each waits a few seconds at most where nobody answers.
+
+    * `:name` - whether this node can ask for such a name: both are short or both long
+    * `:here` - what of this VM's own settings stands in the way
+    * `:address` - the address of the host, in the family of this node's distribution, and who says so
+    * `:epmd` - whether the EPMD there answers, and knows the name
+    * `:port` - whether the node's port takes connections
+    * `:handshake` - whether the node lets this VM in: protocol, TLS, `:net_kernel.allow/1`, cookie
+    * `:identity` - whether it takes another node for this one
+
+  This node itself is neither connected nor disconnected. The probe is a hidden node of its own,
+  `doctor-NAME-PID@HOST` after this node's name and process id. Where all is well the other node has it in
+  `Node.list(:hidden)` for some milliseconds, answers it one call, and logs nothing. Otherwise it logs what it would for
+  this node: `Connection attempt from node ... rejected. Invalid challenge reply.` where the cookies differ,
+  `Connection attempt from disallowed node`, or a TLS alert.
   """
 
   use Mix.Task
@@ -38,6 +64,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
     Mix.shell().info(String.trim_trailing(Doctor.format(findings)))
     if Enum.any?(findings, &(&1.status == :problem)), do: exit({:shutdown, 1})
   end
+
+  def run([node]), do: if(EmbeddedEpmd.doctor(node) == :error, do: exit({:shutdown, 1}))
+  def run(arguments), do: Mix.raise("expected one NODE at most, got: #{Enum.join(arguments, " ")}")
 
   defp contents(releases) do
     if Enum.any?(releases, & &1.contains?) do

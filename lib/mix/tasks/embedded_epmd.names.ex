@@ -4,34 +4,75 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   @moduledoc """
   Lists the nodes that are registered with a host's EPMD, whoever serves it.
 
-      mix embedded_epmd.names [HOST] [--port PORT] [--json]
+      mix embedded_epmd.names [HOST] [--port PORT] [--json] [--watch]
 
   HOST is a name or an address, this host by default. The port is that of `ERL_EPMD_PORT`, 4369 without it. With `--json`
   the list is one JSON document. Ends with status 1 when nobody answers.
+
+  With `--watch` the list is shown until Ctrl-C, as it changes; it is asked for every second. On a terminal it stays in
+  its place, elsewhere, and with `--json`, each change is written below the last. For this host, on Linux, it tells which
+  node owns the port and which stands by for it, where this user may see that. When nobody answers, it says so and waits.
   """
 
   use Mix.Task
 
-  alias EmbeddedEpmd.Client
+  alias EmbeddedEpmd.{Client, Roles}
 
   @timeout 5_000
+  # Between two questions of --watch; in milliseconds.
+  @pause 1_000
 
   @impl Mix.Task
   def run(arguments) do
-    {options, hosts} = OptionParser.parse!(arguments, strict: [port: :integer, json: :boolean])
+    {options, hosts} = OptionParser.parse!(arguments, strict: [port: :integer, json: :boolean, watch: :boolean])
     host = host!(hosts)
     ip = resolve!(host)
     port = options[:port] || EmbeddedEpmd.Config.load().port
+    if options[:watch], do: watch(ip, host, port, options, nil), else: list(ip, host, port, options)
+  end
 
+  defp list(ip, host, port, options) do
     case Client.names(ip, port, @timeout) do
       {:ok, names} ->
-        rows = for {name, port} <- Enum.sort(names), do: {name, port, to_string(:inet.ntoa(ip))}
+        rows = rows(names, ip)
         Mix.shell().info(if options[:json], do: json(rows), else: table(rows, host, port))
 
       {:error, reason} ->
-        Mix.raise("no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}")
+        Mix.raise(nobody(host, port, reason))
     end
   end
+
+  defp watch(ip, host, port, options, last) do
+    shown =
+      case Client.names(ip, port, @timeout) do
+        {:ok, names} -> if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port)
+        {:error, reason} -> if options[:json], do: "[]", else: nobody(host, port, reason)
+      end
+
+    if shown != last, do: show(shown, IO.ANSI.enabled?() and !options[:json])
+    Process.sleep(@pause)
+    watch(ip, host, port, options, shown)
+  end
+
+  defp show(text, true), do: IO.write([IO.ANSI.clear(), IO.ANSI.home(), text, "\n"])
+  defp show(text, false), do: IO.write([text, "\n"])
+
+  defp roles(names, ip, host, port) do
+    roles = if own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: %{nodes: %{}, others: []}
+    others = for {role, program, pid} <- roles.others, do: "#{role}: #{program}, pid #{pid}"
+    Enum.join([table(rows(names, ip), host, port, roles.nodes) | others], "\n")
+  end
+
+  defp own?(ip) do
+    {:ok, interfaces} = :inet.getifaddrs()
+    match?({127, _, _, _}, ip) or ip in for({_, options} <- interfaces, {:addr, address} <- options, do: address)
+  end
+
+  defp nobody(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}"
+
+  defp rows(names, ip), do: for({name, port} <- Enum.sort(names), do: {name, port, at(ip)})
+
+  defp at(ip), do: to_string(:inet.ntoa(ip))
 
   defp host!([]), do: "127.0.0.1"
   defp host!([host]), do: host
@@ -48,14 +89,20 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     end
   end
 
-  defp table([], host, port), do: "no node is registered at #{host}, port #{port}"
+  defp table(rows, host, port, roles \\ %{})
+  defp table([], host, port, _roles), do: "no node is registered at #{host}, port #{port}"
 
-  defp table(rows, _host, _port) do
-    rows = [{"NAME", "PORT", "ADDRESS"} | for({name, port, ip} <- rows, do: {name, to_string(port), ip})]
-    width = rows |> Enum.map(fn {name, _, _} -> String.length(name) end) |> Enum.max()
+  # Without roles there is no column for them.
+  defp table(rows, _host, _port, roles) do
+    lines = for {name, port, ip} <- rows, do: {name, to_string(port), ip, to_string(roles[port])}
+    lines = [{"NAME", "PORT", "ADDRESS", if(roles == %{}, do: "", else: "ROLE")} | lines]
+    width = fn column -> lines |> Enum.map(&String.length(elem(&1, column))) |> Enum.max() end
+    {names, addresses} = {width.(0), width.(2)}
 
-    Enum.map_join(rows, "\n", fn {name, port, ip} ->
-      String.pad_trailing(name, width) <> "  " <> String.pad_leading(port, 5) <> "  " <> ip
+    Enum.map_join(lines, "\n", fn {name, port, ip, role} ->
+      [String.pad_trailing(name, names), String.pad_leading(port, 5), String.pad_trailing(ip, addresses), role]
+      |> Enum.join("  ")
+      |> String.trim_trailing()
     end)
   end
 

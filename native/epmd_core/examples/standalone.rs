@@ -7,16 +7,19 @@ use std::thread;
 use std::time::Duration;
 
 use epmd_core::registry::Registry;
-use epmd_core::{parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Policy, Role, Settings, Status};
+use epmd_core::{
+    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Policy, Role, Settings,
+    Status,
+};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
-                  [-member] [-standbys N]";
+                  [-member] [-standbys N] [-name NODE] [-act_as_bsd]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
     let (mut policy, mut limits) = (Policy::default(), Limits { descriptor_share: 95, ..Limits::default() });
-    let (mut is_member, mut hand_over) = (false, HandOver::default());
+    let (mut is_member, mut hand_over, mut name) = (false, HandOver::default(), None);
     let mut arguments = env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().ok_or(USAGE);
@@ -30,6 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-max_pending" => limits.waiting = value()?.parse()?,
             "-allow" => policy.allow = Some(value()?.split(',').map(str::parse).collect::<Result<_, _>>()?),
             "-member" => is_member = true,
+            "-name" => name = Some(NodeName::new(value()?.as_bytes()).map_err(|error| format!("{error:?}"))?),
+            "-act_as_bsd" => epmd_core::act_as_bsd(),
             "-standbys" => hand_over.standbys = value()?.parse()?,
             _ => return Err(USAGE.into()),
         }
@@ -38,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if is_member {
         let journal = Journal::default();
         let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, journal };
-        return runtime.block_on(run_member(settings));
+        return runtime.block_on(run_member(settings, name));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;
     println!("listening on port {}", listeners.port);
@@ -47,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by.
-async fn run_member(settings: Settings) -> Result<(), Box<dyn Error>> {
+async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();
     thread::spawn(move || {
@@ -63,6 +68,9 @@ async fn run_member(settings: Settings) -> Result<(), Box<dyn Error>> {
         }
     });
     thread::spawn(move || {
+        if let Some(Err(error)) = name.map(|name| handle.register(Node::erlang(name, 1), None, Duration::MAX)) {
+            println!("not registered: {error:?}");
+        }
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         handle.stop();
     });

@@ -198,7 +198,7 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    os::bind(&socket, address)?;
     Ok(socket)
 }
 

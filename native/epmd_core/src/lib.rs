@@ -36,5 +36,7 @@ pub use limits::Limits;
 pub use member::{Answer, Handle, ListenError, Member, RegisterError, Settings, Snapshot, StartError, Status, Table};
 pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
+#[cfg(feature = "simulation")]
+pub use os::act_as_bsd;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};

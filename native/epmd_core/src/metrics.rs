@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("epmd_core counts with 64-bit atomics, which this target lacks");
+
 /// Counts without a lock; readers may see one counter before another.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

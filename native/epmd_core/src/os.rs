@@ -1,13 +1,22 @@
-//! What the operating system offers and no safe interface reaches. The crate's unsafe code is here.
+//! What operating systems do differently, and what no safe interface reaches. The crate's unsafe code is here.
 #![allow(unsafe_code)]
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+#[cfg(feature = "simulation")]
+mod simulation;
 
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{shutdown, Shutdown};
 use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+
+#[cfg(feature = "simulation")]
+pub use simulation::act_as_bsd;
 
 /// Has the runtime watch a socket for something to read.
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
@@ -42,8 +51,35 @@ pub(crate) fn descriptor_limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Whether Unix sockets can have names outside the file system, which end with their process.
-pub(crate) const HAS_ABSTRACT_NAMES: bool = cfg!(target_os = "linux");
+/// Whether a listener can be ended for every process that has it.
+///
+/// Linux can. macOS says ENOTCONN and does nothing, and on the BSDs the listener goes on as well.
+pub(crate) fn can_end_listeners() -> bool {
+    acts_as_linux()
+}
+
+/// Ends a listener, whoever has copies of it.
+///
+/// # Errors
+///
+/// ENOTCONN where the system cannot do it: the listener lasts as long as its last copy.
+pub(crate) fn end_listener(listener: impl AsFd) -> io::Result<()> {
+    if !can_end_listeners() {
+        return Err(Errno::NOTCONN.into());
+    }
+    Ok(shutdown(listener, Shutdown::Read)?)
+}
+
+/// Whether a socket listens. Where listeners cannot be ended, nobody needs to know.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_listening(socket: impl AsFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_listening(_socket: impl AsFd) -> bool {
+    false
+}
 
 /// The supplementary groups of the process at the other end of a Unix socket.
 #[cfg(target_os = "linux")]
@@ -68,4 +104,30 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn peer_groups(_socket: BorrowedFd<'_>) -> Vec<u32> {
     Vec::new()
+}
+
+/// Whether nobody can listen on an address beside "any" of its family.
+///
+/// On Linux nobody can. Elsewhere only an equal address is in the way, and the more specific one gets what comes there.
+pub(crate) fn any_excludes_others() -> bool {
+    acts_as_linux()
+}
+
+/// Binds a socket that is going to listen.
+pub(crate) fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if simulation::is_on() {
+        return simulation::bind(socket, address);
+    }
+    socket.bind(&address.into())
+}
+
+#[cfg(not(feature = "simulation"))]
+const fn acts_as_linux() -> bool {
+    cfg!(target_os = "linux")
+}
+
+#[cfg(feature = "simulation")]
+fn acts_as_linux() -> bool {
+    cfg!(target_os = "linux") && !simulation::is_on()
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use mio::net::TcpListener;
 use parking_lot::RwLock;
+use rustix::io::Errno;
 use rustix::net::{shutdown, Shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
@@ -172,7 +173,7 @@ impl Server {
         drop(accepting);
         for listener in old.iter().filter(|old| address_of(old).is_some_and(|address| !kept.contains(&address))) {
             self.accept_waiting(listener);
-            let _ = shutdown(listener, Shutdown::Read);
+            let _ = os::end_listener(listener);
         }
         address::end_sharing(port);
         Ok(())
@@ -195,7 +196,7 @@ impl Server {
         for old in std::mem::take(&mut self.listeners) {
             let address = old.get_ref().local_addr()?;
             self.accept_waiting(&old);
-            shutdown(&old, Shutdown::Read)?;
+            os::end_listener(&old)?;
             sockets.push(address::listen(address)?);
         }
         self.listen(sockets)
@@ -205,7 +206,7 @@ impl Server {
     pub(crate) fn renounce(&mut self) {
         self.accepting.abort_all();
         for listener in &self.listeners {
-            let _ = shutdown(listener, Shutdown::Read);
+            let _ = os::end_listener(listener);
         }
         for connection in self.shared.registry.entries().iter().filter_map(|entry| entry.connection()) {
             let _ = shutdown(&*connection, Shutdown::Both);
@@ -293,17 +294,29 @@ enum Fault {
 
 impl Fault {
     fn of(error: &io::Error) -> Self {
-        const ENOMEM: i32 = 12;
-        const ENFILE: i32 = 23;
-        const EMFILE: i32 = 24;
-        const EBADF: i32 = 9;
-        const EINVAL: i32 = 22;
-        const ENOTSOCK: i32 = 88;
-        match error.raw_os_error() {
+        match Errno::from_io_error(error) {
             _ if error.kind() == ErrorKind::WouldBlock => Self::NoneWaits,
-            Some(ENOMEM | ENFILE | EMFILE) => Self::OutOfDescriptors,
-            Some(EBADF | EINVAL | ENOTSOCK) => Self::Ours,
+            Some(Errno::NOMEM | Errno::NOBUFS | Errno::NFILE | Errno::MFILE) => Self::OutOfDescriptors,
+            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Self::Ours,
             _ => Self::Peer,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lacks_descriptors_or_memory_waits_and_what_is_no_listener_ends() {
+        let fault = |error: Errno| Fault::of(&error.into());
+        for lack in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+            assert!(matches!(fault(lack), Fault::OutOfDescriptors), "{lack}");
+        }
+        for end in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK] {
+            assert!(matches!(fault(end), Fault::Ours), "{end}");
+        }
+        assert!(matches!(fault(Errno::CONNABORTED), Fault::Peer));
+        assert!(matches!(fault(Errno::AGAIN), Fault::NoneWaits));
     }
 }

@@ -1,5 +1,6 @@
 //! Where members listen, and how they move to other addresses: each test in network namespaces of its own, as root.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
@@ -8,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use epmd_core::{parse_addresses, ListenError, RegisterError, Role};
@@ -86,7 +87,7 @@ fn registrations_that_arrive_while_an_owner_moves_are_kept() {
     let network = Network::new();
     network.on_server_host(|| {
         let owner = start("");
-        let over = AtomicBool::new(false);
+        let (over, registered) = (AtomicBool::new(false), AtomicUsize::new(0));
         let nodes = thread::scope(|scope| {
             let registering = scope.spawn(|| {
                 let mut nodes = Vec::new();
@@ -96,6 +97,7 @@ fn registrations_that_arrive_while_an_owner_moves_are_kept() {
                     }
                     let node = register(local(), format!("node{number}"), nodes.len() as u16 + 1);
                     let node = node.unwrap_or_else(|error| panic!("the registration {number} was lost: {error}"));
+                    registered.fetch_add(1, Ordering::Relaxed);
                     // All of them would take the descriptors of this process.
                     if nodes.len() < KEPT {
                         nodes.push(node);
@@ -105,11 +107,12 @@ fn registrations_that_arrive_while_an_owner_moves_are_kept() {
                 }
                 nodes
             });
-            for _ in 0..5 {
-                // What is in both lists is not opened again.
+            let mut moves = 0;
+            while moves < 5 || registered.load(Ordering::Relaxed) < 2 * KEPT {
                 for list in ["127.0.0.1,127.0.0.2", "127.0.0.1", "127.0.0.1,10.77.0.1"] {
                     move_to(&owner, list);
                 }
+                moves += 1;
             }
             over.store(true, Ordering::Relaxed);
             registering.join().unwrap()
@@ -118,6 +121,27 @@ fn registrations_that_arrive_while_an_owner_moves_are_kept() {
         eventually("the others have left", || ports(local()).len() == KEPT);
         assert_eq!(ports(local()), (1..=KEPT as u16).collect::<Vec<_>>());
         assert!(nodes.iter().all(|node| !client::is_closed(node)));
+    });
+}
+
+#[test]
+fn who_was_connecting_when_the_owner_moved_is_answered() {
+    let network = Network::new();
+    network.on_server_host(|| {
+        let owner = start("");
+        let loopback = bound("127.0.0.1");
+        // The time to ask is short on a machine that has no time for this test.
+        let answered = (0..20).any(|_| {
+            let stream = client::connect(local()).unwrap();
+            let reply = thread::scope(|scope| {
+                scope.spawn(|| move_to(&owner, "127.0.0.1"));
+                eventually("the new listener is there", || listening().is_superset(&loopback));
+                client::converse(stream, &names()).unwrap()
+            });
+            move_to(&owner, "");
+            !reply.is_empty()
+        });
+        assert!(answered, "its request was lost 20 times");
     });
 }
 

@@ -1,5 +1,6 @@
 //! Who may ask what, between two hosts: network namespaces that each test makes for itself, as root.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

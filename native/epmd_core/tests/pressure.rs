@@ -1,5 +1,6 @@
 //! Few descriptors: what a server leaves to its process, and what a standby has when its owner ends.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

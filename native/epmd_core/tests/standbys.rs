@@ -1,5 +1,6 @@
 //! More than one standby, and members of an earlier version of the format.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

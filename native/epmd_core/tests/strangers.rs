@@ -1,5 +1,6 @@
 //! Whoever holds the port and is no EPMD for this host is named, within two seconds.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

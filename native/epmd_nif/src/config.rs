@@ -5,7 +5,7 @@ use std::time::Duration;
 use epmd_core::{HandOver, Journal, Limits, Policy, Settings, Trusted};
 
 use crate::error::Error;
-use crate::events::Verbosity;
+use crate::terms::Verbosity;
 
 #[derive(rustler::NifMap)]
 pub(crate) struct Config {

@@ -19,7 +19,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::atoms;
-use crate::server::RoleAtom;
+use crate::terms::{RoleAtom, Verbosity};
 
 /// Log entries that wait to be taken.
 const ENTRIES: usize = 256;
@@ -61,17 +61,6 @@ struct Kind {
     left_out: u64,
     level: Level,
     text: String,
-}
-
-/// From what level on log entries are wanted.
-#[derive(Clone, Copy, rustler::NifUnitEnum)]
-pub(crate) enum Verbosity {
-    None,
-    Error,
-    Warning,
-    Notice,
-    Info,
-    Debug,
 }
 
 /// A log entry: its message, and its fields as text.

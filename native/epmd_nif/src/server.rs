@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
-use epmd_core::{Answer, Handle, Journal, Member, Node, NodeName, RegisterError, Role, Settings, Table};
+use epmd_core::{Answer, Handle, Journal, Member, Node, NodeName, RegisterError, Settings};
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
@@ -14,6 +14,7 @@ use crate::atoms;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::{Events, Taken};
+use crate::terms::{RoleAtom, TableAtom};
 
 /// How long a registration or a change of addresses may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -249,24 +250,6 @@ fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error>
     Ok(rustler::types::atom::ok())
 }
 
-#[derive(rustler::NifUnitEnum)]
-pub(crate) enum RoleAtom {
-    Searching,
-    Serving,
-    Joined,
-    Stopped,
-}
-
-impl From<Role> for RoleAtom {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Searching => Self::Searching,
-            Role::Serving => Self::Serving,
-            Role::Joined => Self::Joined,
-        }
-    }
-}
-
 #[derive(rustler::NifMap)]
 struct StatusMap {
     role: RoleAtom,
@@ -279,13 +262,6 @@ struct StatusMap {
     standbys: Vec<StandbyMap>,
     stands_by: bool,
     table: TableAtom,
-}
-
-#[derive(rustler::NifUnitEnum)]
-enum TableAtom {
-    Here,
-    Copy,
-    Owner,
 }
 
 #[derive(rustler::NifMap)]
@@ -315,16 +291,12 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
             .map(|standby| StandbyMap { name: standby.node.map(|name| name.as_str().into()), pid: standby.pid })
             .collect(),
         stands_by: status.stands_by,
-        table: match status.table {
-            Table::Here => TableAtom::Here,
-            Table::Copy => TableAtom::Copy,
-            Table::Owner => TableAtom::Owner,
-        },
+        table: status.table.into(),
     }
 }
 
 #[derive(rustler::NifMap)]
-struct FiguresMap {
+struct MetricsMap {
     accepted: u64,
     waiting: usize,
     registered: usize,
@@ -345,24 +317,24 @@ struct FiguresMap {
 
 /// What was asked of the server, what came of it, and what is open.
 #[rustler::nif]
-fn figures(server: ResourceArc<Server>) -> FiguresMap {
-    let (handle, figures) = (&server.handle, server.handle.metrics());
+fn metrics(server: ResourceArc<Server>) -> MetricsMap {
+    let (handle, metrics) = (&server.handle, server.handle.metrics());
     let open = handle.open_connections();
-    FiguresMap {
-        accepted: figures.accepted.get(),
+    MetricsMap {
+        accepted: metrics.accepted.get(),
         waiting: open.waiting,
         registered: open.registered,
-        gave_way: figures.gave_way.get(),
-        found: figures.found.get(),
-        not_found: figures.not_found.get(),
-        granted: figures.granted.get(),
-        refused: figures.refused.get(),
-        names_requests: figures.names.get(),
-        dump: figures.dump.get(),
-        kill: figures.kill.get(),
-        stop: figures.stop.get(),
-        not_permitted: figures.not_permitted.get(),
-        malformed: figures.malformed.get(),
+        gave_way: metrics.gave_way.get(),
+        found: metrics.found.get(),
+        not_found: metrics.not_found.get(),
+        granted: metrics.granted.get(),
+        refused: metrics.refused.get(),
+        names_requests: metrics.names.get(),
+        dump: metrics.dump.get(),
+        kill: metrics.kill.get(),
+        stop: metrics.stop.get(),
+        not_permitted: metrics.not_permitted.get(),
+        malformed: metrics.malformed.get(),
         names: handle.names(),
         uptime: handle.uptime().as_millis() as u64,
     }

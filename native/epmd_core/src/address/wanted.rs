@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use crate::os;
+
 /// Where OTP's clients register: at the first, or with `inet6_tcp` at the second. Nobody else is exposed by them.
 pub(crate) const LOCALS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-/// Elsewhere another process can bind 127.0.0.1 beside our 0.0.0.0, and gets all that comes from this host.
-const ANY_INCLUDES_LOOPBACK: bool = cfg!(target_os = "linux");
 
 /// The addresses that a list stands for, in the order in which they are bound. The first that there is decides who
 /// serves.
@@ -27,14 +27,14 @@ impl Wanted {
     /// A list with an address of a network gets both loopbacks, first: they decide, since that is where nodes register.
     /// A list of loopbacks decides by what it names, and gets the loopback at which this VM's nodes register, last.
     pub(crate) fn of(addresses: &[IpAddr], inet6: bool) -> Self {
-        Self::on_a_system(addresses, inet6, ANY_INCLUDES_LOOPBACK)
+        Self::on_a_system(addresses, inet6, os::any_excludes_others())
     }
 
-    fn on_a_system(addresses: &[IpAddr], inet6: bool, any_includes_loopback: bool) -> Self {
+    fn on_a_system(addresses: &[IpAddr], inet6: bool, any_excludes_others: bool) -> Self {
         let mut wanted = Self(Vec::new());
         if addresses.is_empty() {
             for any in ANY {
-                wanted.add(any, false, any_includes_loopback);
+                wanted.add(any, false, any_excludes_others);
             }
             return wanted;
         }
@@ -46,25 +46,29 @@ impl Wanted {
         if !only_local {
             for local in LOCALS {
                 let ip = if covered(&local) { any_of(&local) } else { local };
-                wanted.add(ip, addresses.contains(&ip), any_includes_loopback);
+                wanted.add(ip, addresses.contains(&ip), any_excludes_others);
             }
         }
         for ip in addresses.iter().filter(|ip| !covered(ip)) {
-            wanted.add(*ip, true, any_includes_loopback);
+            wanted.add(*ip, true, any_excludes_others);
         }
         let registers_there = |local: &IpAddr| local.is_ipv4() || inet6;
         for local in LOCALS.iter().filter(|local| registers_there(local) && !covered(local)) {
-            wanted.add(*local, false, any_includes_loopback);
+            wanted.add(*local, false, any_excludes_others);
         }
         wanted
     }
 
-    fn add(&mut self, ip: IpAddr, required: bool, any_includes_loopback: bool) {
+    fn add(&mut self, ip: IpAddr, required: bool, any_excludes_others: bool) {
         if self.addresses().all(|have| have != ip) {
             self.0.push(Target { ip, required });
         }
-        if ip == ANY[0] && !any_includes_loopback {
-            self.add(LOCALS[0], true, true);
+        if any_excludes_others {
+            return;
+        }
+        // Another process could bind the loopback, and get all that comes from this host.
+        if let Some(family) = ANY.iter().position(|any| *any == ip) {
+            self.add(LOCALS[family], true, true);
         }
     }
 
@@ -172,10 +176,11 @@ mod tests {
     #[test]
     fn where_others_can_bind_the_loopback_beside_any_both_are_taken() {
         for (list, expected) in [
-            ("", "(0.0.0.0) 127.0.0.1 (::)"),
+            ("", "(0.0.0.0) 127.0.0.1 (::) ::1"),
             ("0.0.0.0", "0.0.0.0 127.0.0.1"),
             ("127.0.0.1 0.0.0.0 10.0.0.5", "0.0.0.0 127.0.0.1 (::1)"),
             ("127.0.0.1", "127.0.0.1"),
+            ("::", ":: ::1 (127.0.0.1)"),
         ] {
             let wanted = Wanted::on_a_system(&parse_addresses(list).expect("addresses"), false, false);
             assert_eq!(shown(&wanted), expected, "{list:?}");

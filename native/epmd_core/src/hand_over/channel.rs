@@ -71,7 +71,7 @@ impl Sender {
             if let Some(descriptor) = &descriptor {
                 with.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
             }
-            Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut with, SendFlags::NOSIGNAL)?)
+            Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut with, SEND)?)
         })
     }
 
@@ -134,7 +134,7 @@ impl Receiver {
         };
         for message in with.drain() {
             if let RecvAncillaryMessage::ScmRights(came) = message {
-                descriptors.extend(came.map(close_on_exec));
+                descriptors.extend(came);
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) {
@@ -152,17 +152,17 @@ impl Receiver {
     }
 }
 
-#[cfg(target_os = "linux")]
+/// Neither a signal where the other end has closed, nor descriptors for programs that this process starts.
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(not(target_vendor = "apple"))]
 const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
-#[cfg(not(target_os = "linux"))]
-const RECEIVE: RecvFlags = RecvFlags::empty();
 
-/// On Linux they come that way.
-fn close_on_exec(descriptor: OwnedFd) -> OwnedFd {
-    #[cfg(not(target_os = "linux"))]
-    let _ = rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC);
-    descriptor
-}
+/// Apple has no such flags, and no hand-over.
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::empty();
+#[cfg(target_vendor = "apple")]
+const RECEIVE: RecvFlags = RecvFlags::empty();
 
 #[cfg(test)]
 mod tests {

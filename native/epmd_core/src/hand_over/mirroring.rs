@@ -55,10 +55,7 @@ pub(crate) async fn follow(
         if !settings.borrow().is_enabled() {
             mirror.give_up();
         }
-        let trusted = match settings.wait_for(HandOver::is_enabled).await {
-            Ok(settings) => settings.trusted.clone(),
-            Err(_) => std::future::pending().await,
-        };
+        let trusted = HandOver::enabled(&mut settings).await.trusted;
         let resume = mirror.position().filter(|_| !is_astray);
         let mut stage = Stage::Introduced;
         let ended = tokio::select! {

@@ -242,8 +242,7 @@ async fn accept(context: Arc<Context>, claim: Option<Claim>) {
 
 /// Waits until the name is this process's.
 async fn claimed(terms: &Terms) -> Claim {
-    let mut settings = terms.settings.clone();
-    let _ = settings.wait_for(HandOver::is_enabled).await;
+    HandOver::enabled(&mut terms.settings.clone()).await;
     let (mut backoff, began, mut told) = (Backoff::up_to(LONGEST_PAUSE), Instant::now(), false);
     loop {
         match terms.rendezvous.claim() {

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -16,7 +15,8 @@ use crate::os;
 /// Members that may wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// The names of a rendezvous: abstract ones, which belong to the network namespace as the port does.
+/// The names of a rendezvous: abstract ones, which belong to the network namespace as the port does. Only Linux has them,
+/// and only there is a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     /// The one that every user knows.
@@ -65,14 +65,7 @@ impl Rendezvous {
     }
 
     /// Gets hold of all that a claim needs but the names.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` where sockets have no abstract names: elsewhere than on Linux.
     pub(crate) fn claimant(&self) -> io::Result<Claimant> {
-        if !os::HAS_ABSTRACT_NAMES {
-            return Err(io::Error::new(ErrorKind::Unsupported, "the hand-over needs Linux"));
-        }
         let socket = |name| -> io::Result<Unclaimed> {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             socket.set_nonblocking(true)?;
@@ -101,9 +94,9 @@ impl Rendezvous {
 
 /// Opens the channel, if the process at the other end is trusted.
 pub(crate) fn open(stream: UnixStream, name: Name, trusted: &Trusted) -> io::Result<(Sender, Receiver)> {
-    let peer = socket_peercred(&stream)?;
-    let user = peer.uid.as_raw();
-    let is_listed = || trusted.lists(user, peer.gid.as_raw(), || os::peer_groups(stream.as_fd()));
+    let peer = stream.peer_cred()?;
+    let user = peer.uid();
+    let is_listed = || trusted.lists(user, peer.gid(), || os::peer_groups(stream.as_fd()));
     if user == own_user() || (name == Name::Shared && is_listed()) {
         return Ok(channel::open(stream));
     }

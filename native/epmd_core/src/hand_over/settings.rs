@@ -1,7 +1,13 @@
 //! Who may stand by for an owner, and how many.
 
+use std::future;
+use std::sync::Once;
+
 use nix::errno::Errno;
 use nix::unistd::{Group, User};
+use tokio::sync::watch;
+
+use crate::os;
 
 /// Whether and between whom there is a hand-over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +30,29 @@ impl HandOver {
         Self { standbys: 0, trusted: Trusted::default() }
     }
 
+    /// Whether there is one. A standby that hangs must not hold the port, so there is none where the listeners that it
+    /// has cannot be ended.
     pub(crate) fn is_enabled(&self) -> bool {
-        self.standbys > 0
+        self.standbys > 0 && os::can_end_listeners()
+    }
+
+    /// Waits until there is a hand-over. That the system does not allow for it is told once.
+    pub(super) async fn enabled(settings: &mut watch::Receiver<Self>) -> Self {
+        let is_wanted = |settings: &Self| settings.standbys > 0;
+        if !os::can_end_listeners() && settings.wait_for(is_wanted).await.is_ok() {
+            static TOLD: Once = Once::new();
+            TOLD.call_once(|| {
+                tracing::info!(
+                    "no VM can stand by for another on this system: whenever the owner of the port ends, another VM \
+                     serves at once, and stock nodes are unknown for 2 seconds"
+                );
+            });
+        }
+        let enabled = settings.wait_for(Self::is_enabled).await.map(|settings| settings.clone());
+        match enabled {
+            Ok(settings) => settings,
+            Err(_) => future::pending().await,
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::sockopt::socket_type;
+use rustix::net::{getsockname, AddressFamily, SocketType};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
@@ -137,10 +137,7 @@ pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> Handoff {
     let (mut told, mut copy) = (String::new(), None);
     let mut settings = candidate.settings.clone();
     loop {
-        let trusted = match settings.wait_for(HandOver::is_enabled).await {
-            Ok(settings) => settings.trusted.clone(),
-            Err(_) => std::future::pending().await,
-        };
+        let trusted = HandOver::enabled(&mut settings).await.trusted;
         let mut met = false;
         let trouble = tokio::select! {
             outcome = follow_owner(&candidate, &trusted, &mut hello, &mut copy, &mut met) => match outcome {
@@ -253,7 +250,7 @@ async fn follow_owner(
 
     let claim = claim(candidate, trusted, claimant, name).await?;
     // An owner that takes its listeners back shuts them.
-    if !listeners.iter().all(|listener| socket_acceptconn(listener).unwrap_or(false)) {
+    if !listeners.iter().all(os::is_listening) {
         return Err(Trouble::Dismissed);
     }
     let replica = copy.take().unwrap_or_default();
@@ -296,7 +293,7 @@ async fn claim(
 
 /// A listener, if it is one of those that this member would have opened itself.
 fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, Trouble> {
-    let is_listener = is_tcp(&descriptor) && socket_acceptconn(&descriptor).unwrap_or(false);
+    let is_listener = is_tcp(&descriptor) && os::is_listening(&descriptor);
     let listener = TcpListener::from(descriptor);
     let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.may_listen_on(bound.ip()));
     if is_listener && is_wanted && listener.set_nonblocking(true).is_ok() {
@@ -317,8 +314,9 @@ fn connection(descriptor: OwnedFd) -> Result<NodeConnection, Trouble> {
 }
 
 fn is_tcp(descriptor: &OwnedFd) -> bool {
+    let is_internet = |family| [AddressFamily::INET, AddressFamily::INET6].contains(&family);
     socket_type(descriptor).is_ok_and(|kind| kind == SocketType::STREAM)
-        && socket_domain(descriptor).is_ok_and(|family| [AddressFamily::INET, AddressFamily::INET6].contains(&family))
+        && getsockname(descriptor).is_ok_and(|address| is_internet(address.address_family()))
 }
 
 fn malformed() -> Trouble {

@@ -9,6 +9,8 @@ use crate::support::request::{Alive2, PORT_PLEASE2};
 #[derive(Debug)]
 pub(crate) struct Difference {
     pub name: &'static str,
+    /// The release of OTP from which on the reference may do as ours does.
+    pub cured_in: Option<u32>,
     /// Turns what the reference did into what ours must do; leaves alone what is no case of this difference.
     apply: fn(&Script, Option<&Observation>, &mut Observation),
 }
@@ -16,12 +18,13 @@ pub(crate) struct Difference {
 pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "an empty name, white space and control characters are refused",
+        cured_in: None,
         apply: refuse_names_that_forge_lines,
     },
-    Difference { name: "a refused registration is closed", apply: close_refused_registrations },
-    Difference { name: "a name of 255 characters is found", apply: find_names_of_255_characters },
-    Difference { name: "KILL does not end the server", apply: survive_kill },
-    Difference { name: "a byte does not renew the time-out", apply: keep_one_deadline },
+    Difference { name: "a refused registration is closed", cured_in: None, apply: close_refused_registrations },
+    Difference { name: "a name of 255 characters is found", cured_in: None, apply: find_names_of_255_characters },
+    Difference { name: "KILL does not end the server", cured_in: None, apply: survive_kill },
+    Difference { name: "a byte does not renew the time-out", cured_in: Some(26), apply: keep_one_deadline },
 ];
 
 /// What ours must do, and the names of the differences that made it so.

@@ -8,4 +8,5 @@ pub mod member;
 pub mod network;
 pub mod process;
 pub mod request;
+pub mod rounds;
 pub mod server;

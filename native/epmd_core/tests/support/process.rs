@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustix::process::{kill_process, Pid, Signal};
+
 use super::client::eventually;
 use super::server::standalone;
 
@@ -55,12 +57,12 @@ impl Process {
 
     /// Has it not open any more descriptors than it has.
     pub fn use_up_descriptors(&self) {
-        use rustix::process::{prlimit, Pid, Resource, Rlimit};
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process id");
+        use rustix::process::{prlimit, Resource, Rlimit};
         let most = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process");
         let highest = most.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).max();
         let limit = Some(highest.expect("some descriptor") + 1);
-        prlimit(Some(pid), Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("a lower limit");
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, Rlimit { current: limit, maximum: limit })
+            .expect("a lower limit");
     }
 
     /// Its sockets: the number of each in the system, by its descriptor.
@@ -81,6 +83,15 @@ impl Process {
     /// Waits until it says that it serves.
     pub fn serves(&self) {
         eventually("it serves", || self.is("serving"));
+    }
+
+    /// Waits until it says that it has joined.
+    pub fn joins(&self) {
+        eventually("it joins", || self.is("joined"));
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a running process");
     }
 
     /// Whether that is the last it said.

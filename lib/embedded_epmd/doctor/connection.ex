@@ -1,0 +1,79 @@
+defmodule EmbeddedEpmd.Doctor.Connection do
+  @moduledoc false
+  # Why this node does not connect to another: goes the way that a connection takes, step by step, up to the first that
+  # fails.
+
+  alias EmbeddedEpmd.{Discovery, Doctor}
+  alias EmbeddedEpmd.Doctor.Connection.{Address, Admission, Here, Identity, Lookup, Name, Port}
+  alias EmbeddedEpmd.Doctor.Finding
+
+  @steps [
+    name: &Name.examine/1,
+    here: &Here.examine/1,
+    address: &Address.examine/1,
+    epmd: &Lookup.examine/1,
+    port: &Port.examine/1,
+    handshake: &Admission.examine/1,
+    identity: &Identity.examine/1
+  ]
+
+  @typedoc "What the steps so far have found out."
+  @type way :: map()
+  @typedoc "A step's findings, and the way on. It ends where one of them is a problem."
+  @type step :: {[Finding.t()], way()}
+
+  @spec examine(node() | String.t()) :: [Finding.t()]
+  def examine(node) do
+    # Every socket ends with the process that goes the way.
+    Task.await(Task.async(fn -> alone(fn -> walk(@steps, start(to_string(node))) end) end), :infinity)
+  end
+
+  # A second probe of this VM would take the first one's place at the other node.
+  defp alone(walk), do: :global.trans({__MODULE__, self()}, walk, [node()])
+
+  defp start(node) do
+    {tls, family} = protocol()
+
+    %{
+      node: node,
+      here: if(Node.alive?(), do: node()),
+      tls: tls,
+      family: family,
+      # A VM that is no node would find the other as one of ours does.
+      discovery: if(Node.alive?(), do: :net_kernel.epmd_module(), else: Discovery)
+    }
+  end
+
+  # OTP has many ways to carry the distribution, and takes the first that is named.
+  defp protocol do
+    case with({:ok, [[protocol | _] | _]} <- :init.get_argument(:proto_dist), do: protocol, else: (_ -> ~c"inet_tcp")) do
+      ~c"inet_tcp" -> {false, :inet}
+      ~c"inet6_tcp" -> {false, :inet6}
+      ~c"inet_tls" -> {true, :inet}
+      ~c"inet6_tls" -> {true, :inet6}
+      other -> {false, {:unknown, to_string(other)}}
+    end
+  end
+
+  defp walk([], _way), do: []
+
+  defp walk([{step, examine} | steps], way) do
+    started = System.monotonic_time()
+    {findings, way} = examine.(way)
+    took = System.convert_time_unit(System.monotonic_time() - started, :native, :microsecond)
+    findings = for finding <- findings, do: Map.merge(finding, %{step: step, took: took})
+    if Enum.any?(findings, &(&1.status == :problem)), do: findings, else: findings ++ walk(steps, way)
+  end
+
+  @doc "The findings in plain sentences, each step's last one with the time that the step took."
+  @spec format([Finding.t()]) :: String.t()
+  def format(findings) do
+    findings
+    |> Enum.chunk_by(& &1.step)
+    |> Enum.flat_map(fn findings -> List.update_at(findings, -1, &timed/1) end)
+    |> Doctor.format()
+  end
+
+  defp timed(%{what: what, took: took} = finding),
+    do: %{finding | what: "#{what} (#{:erlang.float_to_binary(took / 1_000, decimals: 1)} ms)"}
+end

@@ -1,0 +1,196 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Admission do
+  @moduledoc false
+  # Whether the node lets this one in: the handshake of the distribution, as a hidden node of a name of its own. The name is
+  # the same for the life of the VM: the other keeps an atom of it.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.Doctor.Connection.{Cookie, Reach, Tls}
+  alias EmbeddedEpmd.Handshake
+
+  # The whole of it must be an atom.
+  @longest_name 40
+
+  @spec examine(Connection.way()) :: Connection.step()
+  def examine(way) do
+    # Each time another life of the same node.
+    way = Map.merge(way, %{probe: probe(way), creation: rem(System.unique_integer([:positive]), 0xFFFFFF00) + 4})
+
+    with {:ok, link} <- secure(way),
+         way = %{way | link: link},
+         :ok <- greet(way),
+         {:ok, challenge} <- challenge(way),
+         :ok <- prove(way, challenge) do
+      {[ok("#{way.node} lets the probe in#{if way.tls, do: ", over TLS"}: the cookies are the same.")],
+       Map.put(way, :admitted, true)}
+    else
+      {:stop, finding} -> {[finding], way}
+    end
+  end
+
+  # Hosts may be allowed, so the host is that of this node.
+  defp probe(way) do
+    [name, host] =
+      if way.here, do: String.split(Atom.to_string(way.here), "@"), else: ["mix", to_string(:net_adm.localhost())]
+
+    "doctor-#{String.slice(name, 0, @longest_name)}-#{System.pid()}@#{host}"
+  end
+
+  defp secure(%{tls: false, link: link}), do: {:ok, link}
+
+  defp secure(%{tls: true} = way) do
+    with {:error, reason} <- Tls.secure(way) do
+      {:stop, if(plain?(way), do: they_are_plain(way), else: Tls.refused(way, reason))}
+    end
+  end
+
+  defp plain?(%{ip: ip, port: port} = way) do
+    with {:ok, link} <- Reach.open(ip, port) do
+      answer = Handshake.greet(link, way.probe, way.creation)
+      Handshake.close(link)
+      match?({:ok, _}, answer)
+    else
+      {:error, _} -> false
+    end
+  end
+
+  ## The name
+
+  defp greet(way) do
+    case Handshake.greet(way.link, way.probe, way.creation) do
+      {:ok, status} when status in [:ok, :ok_simultaneous] -> :ok
+      # Of the last probe, whose end it has not seen yet.
+      {:ok, :alive} -> with({:error, reason} <- Handshake.supersede(way.link), do: {:stop, broken(way, reason)})
+      {:ok, :not_allowed} -> {:stop, not_allowed(way)}
+      {:ok, status} -> {:stop, unwilling(way, status)}
+      {:error, :tls} -> {:stop, they_are_tls(way)}
+      # In TLS 1.3 what the other does not accept comes after the handshake.
+      {:error, {:tls_alert, _} = reason} -> {:stop, Tls.refused(way, reason)}
+      {:error, reason} -> {:stop, if(tls_there?(way), do: they_are_tls(way), else: broken(way, reason))}
+    end
+  end
+
+  defp tls_there?(%{tls: tls} = way), do: not tls and Reach.tls?(way.ip, way.port)
+
+  defp not_allowed(way) do
+    problem(
+      "#{way.node} does not allow #{way.probe}, the probe: status not_allowed.",
+      "It lets only the nodes in that its :net_kernel.allow/1 names, or it needs a newer OTP than #{otp()}. If it names this " <>
+        "node, and not its host, only the probe is kept out.",
+      "See the log there: it says which of them it is. Call :net_kernel.allowed() there, and allow this node or its host."
+    )
+  end
+
+  defp unwilling(way, status) do
+    problem(
+      "#{way.node} answers the probe with the status #{status_text(status)}.",
+      "It has begun a connection of that name itself, or cannot make one now.",
+      "Ask again in some seconds; if it stays so, look at the log there."
+    )
+  end
+
+  defp status_text({:unknown, status}), do: inspect(status)
+  defp status_text(status), do: to_string(status)
+
+  defp they_are_tls(way) do
+    problem(
+      "#{way.node} speaks TLS, and this VM does not.",
+      "Its distribution is inet_tls or inet6_tls, that of this VM is not encrypted.",
+      "Start both with -proto_dist inet_tls and its options, or none."
+    )
+  end
+
+  defp they_are_plain(way) do
+    problem(
+      "This VM speaks TLS, and #{way.node} does not.",
+      "Its distribution is not encrypted, that of this VM is inet_tls or inet6_tls.",
+      "Start both with -proto_dist inet_tls and its options, or none."
+    )
+  end
+
+  defp broken(way, reason) when reason in [:timeout, :etimedout] do
+    problem(
+      "#{way.node} takes the connection, and says nothing.",
+      "Its VM hangs or is stopped, or somebody else takes connections on that port and waits for more.",
+      "Look there at who owns port #{way.port}, and at the process of the node."
+    )
+  end
+
+  defp broken(way, {:unexpected, bytes}) do
+    problem(
+      "Whoever answers for #{way.node} is no Erlang node: it says #{inspect(bytes)}.",
+      "Another program has the port: the node has gone and its port was given away, or the address is another machine's.",
+      "Look there at who owns port #{way.port}."
+    )
+  end
+
+  defp broken(way, reason) do
+    problem(
+      "Whoever takes connections for #{way.node} ends them at the first message: #{format(reason)}.",
+      "No node of OTP 23 or later listens there: an older one, a node on its way down, a forwarder with nobody behind it, or " <>
+        "another program.",
+      "Look there at who owns port #{way.port}, and at the log of the node."
+    )
+  end
+
+  ## The challenge
+
+  defp challenge(way) do
+    {_, mandatory} = Handshake.flags()
+
+    case Handshake.challenge(way.link) do
+      {:ok, %{name: name}} when name != way.node ->
+        {:stop, somebody_else(way, name)}
+
+      {:ok, challenge} ->
+        case Handshake.missing(mandatory, challenge.flags) do
+          0 -> {:ok, challenge}
+          missing -> {:stop, too_old(way, missing)}
+        end
+
+      {:error, :old} ->
+        {:stop, too_old(way, nil)}
+
+      {:error, reason} ->
+        {:stop, broken(way, reason)}
+    end
+  end
+
+  defp somebody_else(way, name) do
+    problem(
+      "At that port the node #{name} answers, and not #{way.node}.",
+      "OTP ends the connection then: the port was given to another node, or an endpoint or a forwarder leads to it.",
+      "Ask for #{name}, or correct who says that #{way.node} has port #{way.port}."
+    )
+  end
+
+  defp too_old(way, missing) do
+    flags = if missing, do: ": it lacks the flags 0x#{Integer.to_string(missing, 16)}", else: ""
+
+    problem(
+      "#{way.node} is too old for this VM#{flags}.",
+      "OTP #{otp()} needs what that node's OTP does not have yet; two releases apart is what OTP promises.",
+      "Bring the older one to a newer OTP."
+    )
+  end
+
+  ## The cookie
+
+  defp prove(way, challenge) do
+    with cookie when cookie != :none <- Cookie.of(way),
+         :ok <- Handshake.prove(way.link, challenge, cookie) do
+      :ok
+    else
+      :none -> {:stop, Cookie.missing(way)}
+      {:error, :timeout} -> {:stop, broken(way, :timeout)}
+      {:error, _} -> {:stop, Cookie.differs(way)}
+    end
+  end
+
+  defp otp, do: :erlang.system_info(:otp_release)
+
+  defp format(:closed), do: "closed"
+  defp format(reason) when is_atom(reason), do: to_string(:inet.format_error(reason))
+  defp format(reason), do: inspect(reason)
+end

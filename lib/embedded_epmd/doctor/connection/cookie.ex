@@ -1,0 +1,59 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Cookie do
+  @moduledoc false
+  # The cookie that this VM shows to the other node.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.{Connection, Finding}
+
+  @doc "As OTP chooses it. A VM that is no node has none yet; it would take that of its flag, or of the user's file."
+  @spec of(Connection.way()) :: atom()
+  def of(%{here: nil}) do
+    case :init.get_argument(:setcookie) do
+      {:ok, [[cookie] | _]} -> List.to_atom(cookie)
+      _ -> from_file()
+    end
+  end
+
+  def of(%{atom: node}) do
+    with :nocookie <- :erlang.get_cookie(node), do: :none
+  end
+
+  defp from_file do
+    files = [
+      Path.join(System.user_home() || "/", ".erlang.cookie"),
+      :filename.basedir(:user_config, "erlang") |> Path.join(".erlang.cookie")
+    ]
+
+    Enum.find_value(files, :none, fn file ->
+      with {:ok, text} <- File.read(file),
+           cookie when cookie != "" <- String.trim(text),
+           do: String.to_atom(cookie),
+           else: (_ -> nil)
+    end)
+  end
+
+  @spec missing(Connection.way()) :: Finding.t()
+  def missing(way) do
+    warning(
+      "#{way.node} answers, but this VM has no cookie to show.",
+      "Whether it would be let in cannot be told.",
+      "Ask in a VM that is a node, or start this one with --cookie."
+    )
+  end
+
+  @spec differs(Connection.way()) :: Finding.t()
+  def differs(way) do
+    problem(
+      "#{way.node} does not accept the cookie of this VM#{whence(way)}.",
+      "The cookies differ, and no node connects to one with another cookie.",
+      "Compare Node.get_cookie() here and there (RELEASE_COOKIE, releases/COOKIE, --cookie, ~/.erlang.cookie), and look " <>
+        "for Node.set_cookie/2."
+    )
+  end
+
+  defp whence(%{here: nil}), do: ", which is that of its flag or of ~/.erlang.cookie"
+
+  defp whence(%{atom: node}),
+    do: if(:erlang.get_cookie() == :erlang.get_cookie(node), do: "", else: ", which Node.set_cookie/2 set for it alone")
+end

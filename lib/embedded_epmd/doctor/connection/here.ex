@@ -1,0 +1,129 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Here do
+  @moduledoc false
+  # What only this side knows: settings of this VM that keep a connection from being made, or from lasting.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.Connection
+
+  @usual_ticktime 60
+
+  @spec examine(Connection.way()) :: Connection.step()
+  def examine(way) do
+    facts = if way.here, do: facts(way.atom), else: %{}
+    {judge(way, facts), way}
+  end
+
+  defp facts(other) do
+    %{
+      dist_listen: :init.get_argument(:dist_listen) != {:ok, [[~c"false"]]},
+      hidden: :init.get_argument(:hidden) != :error,
+      auto_connect: Application.get_env(:kernel, :dist_auto_connect),
+      connect_all: Application.get_env(:kernel, :connect_all, true) != false,
+      own_cookie: :erlang.get_cookie() != :erlang.get_cookie(other),
+      ticktime: :net_kernel.get_net_ticktime(),
+      allowed: :net_kernel.allowed()
+    }
+  end
+
+  @doc false
+  @spec judge(Connection.way(), map()) :: [EmbeddedEpmd.Doctor.Finding.t()]
+  def judge(%{family: {:unknown, protocol}}, _facts) do
+    [
+      problem(
+        "The distribution of this VM is #{protocol}.",
+        "Only TCP and TLS over IPv4 and IPv6 can be examined.",
+        "Look at the documentation of whatever brought -proto_dist #{protocol}."
+      )
+    ]
+  end
+
+  def judge(way, facts) do
+    case Enum.flat_map(facts, &about(&1, way)) do
+      [] -> [ok("No setting of this VM stands in the way.")]
+      findings -> findings
+    end
+  end
+
+  defp about({:dist_listen, false}, way) do
+    [
+      warning(
+        "This node does not listen (-dist_listen false).",
+        "It can connect to #{way.node}; that one cannot connect to it.",
+        "Have this side connect, or remove -dist_listen false."
+      )
+    ]
+  end
+
+  defp about({:hidden, true}, way) do
+    [
+      warning(
+        "This node is hidden (-hidden).",
+        "Once connected, #{way.node} has it in Node.list(:hidden) only, and brings it together with no third node.",
+        "Remove -hidden if it is to be one of the cluster."
+      )
+    ]
+  end
+
+  defp about({:auto_connect, how}, _way) when how in [:never, :once] do
+    [
+      warning(
+        "This node has dist_auto_connect #{how}.",
+        if(how == :never,
+          do: "A message or a call to another node does not connect it, only Node.connect/1 does.",
+          else: "After a connection was lost, only Node.connect/1 makes it again."
+        ),
+        "Call Node.connect/1, or remove dist_auto_connect from the parameters of kernel."
+      )
+    ]
+  end
+
+  defp about({:connect_all, false}, way) do
+    [
+      warning(
+        "This node has connect_all false.",
+        "Connected to one node of a cluster, it is not connected to the others by itself.",
+        "Call Node.connect/1 for #{way.node} itself."
+      )
+    ]
+  end
+
+  defp about({:own_cookie, true}, way) do
+    [
+      warning(
+        "This node has a cookie for #{way.node} alone (Node.set_cookie/2).",
+        "It is what counts for this connection, and not the one of Node.get_cookie().",
+        "If the cookies differ below, look for the call that set it."
+      )
+    ]
+  end
+
+  defp about({:ticktime, seconds}, way) when is_integer(seconds) and seconds != @usual_ticktime do
+    [
+      warning(
+        "This node has a net_ticktime of #{seconds} seconds.",
+        "If #{way.node} has another one, such as OTP's #{@usual_ticktime}, each may take the other for dead.",
+        "Set the same net_ticktime in all nodes."
+      )
+    ]
+  end
+
+  defp about({:allowed, {:ok, [_ | _] = allowed}}, way) do
+    if allowed?(allowed, way) do
+      []
+    else
+      [
+        problem(
+          "This node does not allow #{way.node} (:net_kernel.allow/1).",
+          "It connects with these only, in both directions: #{Enum.map_join(allowed, ", ", &to_string/1)}.",
+          "Call :net_kernel.allow([:\"#{way.node}\"]) here."
+        )
+      ]
+    end
+  end
+
+  defp about(_fact, _way), do: []
+
+  # An entry is a node, a host, or NAME@.
+  defp allowed?(allowed, way), do: Enum.any?(allowed, &(to_string(&1) in [way.node, way.host, way.name <> "@"]))
+end

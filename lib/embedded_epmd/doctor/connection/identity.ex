@@ -1,0 +1,47 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Identity do
+  @moduledoc false
+  # Whether the node is connected to somebody else who has this node's name. The handshake under another name does not
+  # tell, and one under this name could break a connection that is being made.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.{Handshake, HiddenCall}
+
+  @patience 1_000
+
+  @spec examine(Connection.way()) :: Connection.step()
+  def examine(%{here: here, admitted: true} = way) when here != nil do
+    link = Handshake.within(way.link, @patience)
+
+    case HiddenCall.call(link, way.probe, way.creation, :net_kernel, :node_info, [here]) do
+      {:ok, {:ok, info}} -> {[if(connected?(way), do: itself(way), else: taken(way, info))], way}
+      {:ok, _unknown} -> {[itself(way)], way}
+      # It may be no node of OTP.
+      {:error, _} -> {[], way}
+    end
+  end
+
+  def examine(way), do: {[], way}
+
+  defp connected?(way), do: way.atom in Node.list(:connected)
+
+  defp itself(way), do: ok("#{way.node} takes no other node for #{way.here}.")
+
+  defp taken(way, info) do
+    problem(
+      "#{way.node} is connected to another node called #{way.here}#{from(info)}.",
+      "Of two nodes of one name it talks to one only. It may also be this node's last life, whose end it has not seen.",
+      "Give each node a name of its own. If it was this one, wait for net_ticktime, or call there: " <>
+        "Node.disconnect(:\"#{way.here}\")"
+    )
+  end
+
+  # net_address, a record of OTP.
+  defp from(info) do
+    case List.keyfind(info, :address, 0) do
+      {:address, {:net_address, {ip, port}, _host, _protocol, _family}} -> ", from #{:inet.ntoa(ip)}, port #{port}"
+      _ -> ""
+    end
+  end
+end

@@ -1,0 +1,150 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
+  @moduledoc false
+  # Whether the EPMD of the other host tells the node's port.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.{Client, Config, Discovery}
+  alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
+
+  # Of the names that are registered there.
+  @shown 5
+  @near 0.75
+
+  @spec examine(Connection.way()) :: Connection.step()
+  # An endpoint says it.
+  def examine(%{port: _} = way), do: {[], way}
+
+  def examine(way) do
+    case :erl_epmd.listen_port_please(String.to_charlist(way.name), String.to_charlist(way.host)) do
+      {:ok, port} when port != 0 ->
+        found =
+          ok("All nodes are taken to have port #{port} (-erl_epmd_port or erl_epmd_node_listen_port): nobody is asked.")
+
+        {[found], Map.merge(way, %{port: port, version: 6})}
+
+      _ when way.discovery in [Discovery, :erl_epmd] ->
+        ask(way, epmd_port())
+
+      _ ->
+        judge(way, inspect(way.discovery), way.discovery.port_please(String.to_charlist(way.name), way.ip))
+    end
+  end
+
+  defp epmd_port do
+    Config.load().port
+  rescue
+    ArgumentError -> 4_369
+  end
+
+  # Whether there is anybody, and whether they answer, are two questions.
+  defp ask(%{ip: ip} = way, port) do
+    where = "Port #{port} of #{Address.at(ip)}"
+
+    case Reach.open(ip, port) do
+      {:ok, link} ->
+        EmbeddedEpmd.Handshake.close(link)
+        judge(Map.put(way, :epmd, port), where, Client.port(way.name, ip, port, Reach.patience()))
+
+      {:error, reason} ->
+        {[unreachable(reason, where, port)], way}
+    end
+  end
+
+  defp unreachable(reason, where, port) do
+    {what, why} = Reach.explain(reason, where)
+
+    action =
+      case reason do
+        :econnrefused ->
+          "Look there whether an EPMD or a node of ours listens at that address (ss -ltn 'sport = :#{port}'), and not at " <>
+            "127.0.0.1 only (ERL_EPMD_ADDRESS, :addresses); and that both hosts have one ERL_EPMD_PORT."
+
+        _ ->
+          "Open port #{port} from this machine to that one, and the port of the node, or correct the address."
+      end
+
+    problem(what, "#{why} That is where the EPMD is asked for the node's port.", action)
+  end
+
+  defp judge(way, where, {:port, port, version}) when version >= 6 do
+    {[ok("#{where}: the EPMD knows #{way.name}, with port #{port}.")], Map.merge(way, %{port: port, version: version})}
+  end
+
+  defp judge(way, where, {:port, _port, version}) do
+    spoken = if version == 0, do: "no known version", else: "version #{version}"
+
+    finding =
+      problem(
+        "#{where}: the EPMD knows #{way.name}, which speaks #{spoken} of the distribution protocol.",
+        "This VM, OTP #{:erlang.system_info(:otp_release)}, speaks version 6, as OTP 23 and later do.",
+        "Bring that node to a newer OTP."
+      )
+
+    {[finding], way}
+  end
+
+  defp judge(way, where, :noport) do
+    finding =
+      problem(
+        "#{where}: the EPMD does not know #{way.name}.#{names(way)}",
+        "No node of that name is registered there: it does not run, has another name, or is registered with another EPMD.",
+        "Look there whether it runs, what Node.self() gives, and with which EPMD it is registered (EmbeddedEpmd.doctor())."
+      )
+
+    {[finding], way}
+  end
+
+  defp judge(way, where, {:error, reason}) when reason in [:timeout, :etimedout] do
+    finding =
+      problem(
+        "#{where} takes connections, and answers nothing within #{div(Reach.patience(), 1_000)} seconds.",
+        "The EPMD there hangs or is stopped, or it is something else that waits for more.",
+        "Look there at who owns the port, and end it if it hangs."
+      )
+
+    {[finding], way}
+  end
+
+  defp judge(way, where, {:error, reason}) do
+    said = if reason == :noport, do: "an answer that is none", else: to_string(:inet.format_error(reason))
+
+    finding =
+      problem(
+        "#{where} takes connections, but is no EPMD, or one that does not answer this host: #{said}.",
+        "Another program has the port, a forwarder with nobody behind it, or an EPMD that lets only some networks ask (:allow).",
+        "Look there at who owns the port, and at :allow."
+      )
+
+    {[finding], way}
+  end
+
+  # They may be listed from the same host only.
+  defp names(%{epmd: port} = way) do
+    case Client.names(way.ip, port, Reach.patience()) do
+      {:ok, []} -> " It knows no name at all, or does not list them to this host."
+      {:ok, names} -> names |> Enum.map(&elem(&1, 0)) |> near(way.name)
+      {:error, _} -> ""
+    end
+  end
+
+  defp names(_way), do: ""
+
+  @doc false
+  @spec near([String.t()], String.t()) :: String.t()
+  def near(names, name) do
+    alike =
+      names
+      |> Enum.map(&{String.jaro_distance(&1, name), &1})
+      |> Enum.filter(fn {distance, _} -> distance >= @near end)
+      |> Enum.sort(:desc)
+      |> Enum.map(&elem(&1, 1))
+
+    case {alike, names} do
+      {[_ | _], _} -> " It knows #{alike |> Enum.take(@shown) |> Enum.join(", ")}, which is near."
+      {[], names} when length(names) <= @shown -> " It knows #{names |> Enum.sort() |> Enum.join(", ")}."
+      {[], names} -> " It knows #{length(names)} others, and none that is near."
+    end
+  end
+end

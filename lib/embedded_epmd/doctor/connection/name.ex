@@ -1,0 +1,115 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Name do
+  @moduledoc false
+  # Whether this node can ask for such a name at all.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.Connection
+
+  # What `net_kernel` lets a node be called.
+  @name ~r/^[0-9A-Za-z_-]+$/
+  @longest_atom 255
+
+  @spec examine(Connection.way()) :: Connection.step()
+  def examine(%{node: node} = way) do
+    case String.split(node, "@") do
+      [name, host] when name != "" and host != "" and byte_size(node) <= @longest_atom ->
+        way = Map.merge(way, %{name: name, host: host, atom: String.to_atom(node)})
+        kind = if way.here, do: :net_kernel.longnames()
+        {judge(way, kind), way}
+
+      _ ->
+        {[malformed(node)], way}
+    end
+  end
+
+  defp malformed(node) do
+    problem(
+      "#{inspect(node)} is no name of a node.",
+      "A node is called NAME@HOST, 255 bytes at most.",
+      "Ask for the name that Node.self() gives there."
+    )
+  end
+
+  @doc false
+  @spec judge(Connection.way(), boolean() | :ignored | nil) :: [EmbeddedEpmd.Doctor.Finding.t()]
+  def judge(%{node: node, atom: here, here: here}, _kind),
+    do: [problem("#{node} is this node.", "A node does not connect to itself.", "Ask for another node.")]
+
+  def judge(%{host: host} = way, kind) do
+    dotted = host =~ "."
+
+    cond do
+      kind == false and dotted ->
+        [
+          problem(
+            "This node, #{way.here}, has a short name, and #{way.node} has a long one.",
+            "Nodes of the two kinds do not connect: a short name's host has no dot.",
+            "Start both with -name, or both with -sname (RELEASE_DISTRIBUTION=name or sname)."
+          )
+        ]
+
+      kind == true and not dotted and not ipv6?(host) ->
+        [
+          problem(
+            "This node, #{way.here}, has a long name, and #{way.node} has a short one.",
+            "Nodes of the two kinds do not connect: a long name's host has a dot, or is an address.",
+            "Start both with -name, or both with -sname (RELEASE_DISTRIBUTION=name or sname)."
+          )
+        ]
+
+      true ->
+        characters(way) ++ localhost(way) ++ [named(way)]
+    end
+  end
+
+  defp ipv6?(host), do: match?({:ok, _}, :inet.parse_ipv6strict_address(String.to_charlist(host)))
+
+  defp named(%{here: nil, node: node}), do: ok("This VM is no node; it asks for #{node} as one would.")
+
+  defp named(%{atom: atom, node: node, here: here}) do
+    if atom in Node.list(:connected),
+      do: ok("#{here} is connected to #{node} now."),
+      else: ok("#{here} may ask for #{node}: both have names of one kind.")
+  end
+
+  defp characters(%{name: name, node: node}) do
+    if name =~ @name do
+      []
+    else
+      [
+        warning(
+          "#{node} has characters that OTP gives no node.",
+          "Before the @ there are letters, digits, _ and - only; a C node may be called otherwise.",
+          "Compare it with the name that Node.self() gives there."
+        )
+      ]
+    end
+  end
+
+  defp localhost(%{host: "localhost", node: node}) do
+    [
+      warning(
+        "The host of #{node} is localhost.",
+        "That is this machine, or this container, and never another one.",
+        "If the node runs elsewhere, give it a host that leads there."
+      )
+    ]
+  end
+
+  defp localhost(%{here: here} = way) when here != nil do
+    if String.ends_with?(Atom.to_string(here), "@localhost") do
+      [
+        warning(
+          "The host of this node, #{here}, is localhost.",
+          "#{way.node} cannot connect to it from another machine.",
+          "Give this node a host that leads here from there."
+        )
+      ]
+    else
+      []
+    end
+  end
+
+  defp localhost(_way), do: []
+end

@@ -1,0 +1,40 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Port do
+  @moduledoc false
+  # Whether the node's port takes connections.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
+
+  @spec examine(Connection.way()) :: Connection.step()
+  def examine(%{ip: ip, port: port} = way) do
+    where = "Port #{port} of #{Address.at(ip)}"
+
+    case Reach.open(ip, port) do
+      {:ok, link} -> {[ok("#{where}, the node's, takes connections.")], Map.put(way, :link, link)}
+      {:error, reason} -> {[unreachable(reason, where, way)], way}
+    end
+  end
+
+  defp unreachable(reason, where, way) do
+    {what, why} = Reach.explain(reason, where)
+    problem(what, "#{why} It is the port of #{way.node}.", remedy(reason, way))
+  end
+
+  defp remedy(:econnrefused, way) do
+    "If the node has gone, start it again. If it runs, it listens at another address (inet_dist_use_interface), or " <>
+      "#{way.host} is another machine than it."
+  end
+
+  defp remedy(_reason, way), do: "Open #{range()} from this machine to #{way.host}."
+
+  # What the other has is not known here; most sites have one range for all.
+  defp range do
+    case {Application.get_env(:kernel, :inet_dist_listen_min), Application.get_env(:kernel, :inet_dist_listen_max)} do
+      {nil, _} -> "the ports that nodes take, any unless inet_dist_listen_min and inet_dist_listen_max are set there,"
+      {min, nil} -> "port #{min}, which inet_dist_listen_min says here,"
+      {min, max} -> "ports #{min} to #{max}, which inet_dist_listen_min and _max say here,"
+    end
+  end
+end

@@ -1,0 +1,73 @@
+defmodule EmbeddedEpmd.Doctor.Connection.Tls do
+  @moduledoc false
+  # TLS over a connection, with the options of this VM's own distribution.
+
+  import EmbeddedEpmd.Doctor.Finding
+
+  alias EmbeddedEpmd.Doctor.{Connection, Finding}
+  alias EmbeddedEpmd.Doctor.Connection.Reach
+  alias EmbeddedEpmd.Handshake
+
+  @doc "TLS over a connection, in the time that is left."
+  @spec secure(Connection.way()) :: {:ok, Handshake.t()} | {:error, term()}
+  def secure(%{link: %{socket: socket} = link} = way) do
+    options = [mode: :binary, active: false, packet: :raw] ++ processes(way) ++ options()
+
+    # A VM whose distribution needs the application has it; the library does not.
+    connect = Function.capture(:ssl, :connect, 3)
+
+    with {:ok, socket} <- connect.(socket, options, Handshake.left(link)),
+         do: {:ok, Handshake.within(%{link | transport: :ssl, socket: socket, length_bits: 32}, Reach.patience())}
+  end
+
+  # A node over TLS has processes for that, and need not run the application.
+  defp processes(%{here: nil}), do: with({:ok, _} <- Application.ensure_all_started(:ssl), do: [])
+  defp processes(_way), do: [erl_dist: true]
+
+  @spec refused(Connection.way(), term()) :: Finding.t()
+  def refused(way, reason) do
+    problem(
+      "#{way.node} and this VM do not agree on TLS: #{text(reason)}.",
+      "Of two nodes over TLS each shows a certificate, and the other may ask for more than that.",
+      "Compare the options of both (-ssl_dist_optfile, -ssl_dist_opt): certificates and their dates, authorities, versions; " <>
+        "the log there has the other half."
+    )
+  end
+
+  defp text({:tls_alert, {alert, _text}}), do: "alert #{alert}"
+  defp text(reason) when is_atom(reason), do: to_string(reason)
+  defp text(reason), do: inspect(reason)
+
+  # As inet_tls_dist reads them; its function is not exported.
+  defp options do
+    options = by_flags(:init.get_argument(:ssl_dist_opt)) ++ by_file()
+
+    if options == [] or Keyword.has_key?(options, :versions),
+      do: options,
+      else: [{:versions, [:"tlsv1.3", :"tlsv1.2"]} | options]
+  end
+
+  defp by_file do
+    case :ets.lookup(:ssl_dist_opts, :client) do
+      [client: options] -> options
+      [] -> []
+    end
+  rescue
+    ArgumentError -> []
+  end
+
+  defp by_flags({:ok, values}), do: values |> Enum.concat() |> Enum.chunk_every(2) |> Enum.flat_map(&by_flag/1)
+  defp by_flags(:error), do: []
+
+  defp by_flag([~c"client_" ++ name, value]) do
+    case List.to_string(name) do
+      file when file in ~w(certfile cacertfile keyfile password) -> [{String.to_atom(file), value}]
+      "verify" -> [verify: List.to_atom(value)]
+      "depth" -> [depth: List.to_integer(value)]
+      "ciphers" -> [ciphers: value]
+      _ -> []
+    end
+  end
+
+  defp by_flag(_other), do: []
+end

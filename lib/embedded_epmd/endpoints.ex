@@ -1,0 +1,179 @@
+defmodule EmbeddedEpmd.Endpoints do
+  @moduledoc """
+  Where nodes are reached of which no EPMD can tell: behind a mapped port, a tunnel, a mesh.
+
+      config :embedded_epmd,
+        endpoints: %{
+          "app@db.internal" => {"10.0.0.2", 9100},
+          "*@edge.internal" => {MyApp.Mesh, :endpoint}
+        }
+
+  A node is named as others call it; `*` stands for any characters. Of those that match, the one that says the most counts:
+  a name before every pattern, then the pattern with more characters of its own. An endpoint is
+
+    * `{host, port}` - the host by name or address, as a string or a tuple. It is resolved as that of a node is, in the
+      family of the distribution
+    * `port` - on the host of the node's name
+    * `{module, function}` - a function of your own. It gets the node's name as a string, and returns one of the other two,
+      or `nil` if it knows nothing, and then the next that matches counts. It runs while the node is connected, so it must
+      be quick: after a second, or when it fails, that is logged, and it counts as `nil`
+
+  Instead of the map there may be one `{module, function}` for all nodes. A node that nothing matches is looked up with the
+  EPMD of its host. The setting is read for each connection, so one that changes later holds, too.
+  """
+
+  # A look-up runs inside `net_kernel`, with which the VM ends: plain functions, nothing raises.
+
+  alias EmbeddedEpmd.{Config, Lifecycle}
+
+  @type endpoint ::
+          {host :: String.t() | :inet.ip_address(), :inet.port_number()}
+          | :inet.port_number()
+          | {module(), function :: atom()}
+  @type setting :: %{(pattern :: String.t()) => endpoint()} | {module(), function :: atom()}
+
+  # For a function of the user's; in milliseconds.
+  @patience 1_000
+
+  @doc false
+  # The setting as a map; or what is expected, and what came.
+  @spec parse(term()) :: {:ok, %{String.t() => endpoint()}} | {:error, expected :: String.t(), got :: term()}
+  def parse({module, function} = endpoint) when is_atom(module) and is_atom(function), do: {:ok, %{"*" => endpoint}}
+
+  def parse(endpoints) when is_map(endpoints) do
+    case :lists.dropwhile(
+           fn {pattern, endpoint} -> pattern?(pattern) and endpoint?(endpoint) end,
+           :maps.to_list(endpoints)
+         ) do
+      [] ->
+        {:ok, endpoints}
+
+      [wrong | _] ->
+        {:error,
+         "a map of nodes, such as \"app@db.internal\" or \"*@db.internal\", to {host, port}, a port, or {module, function}",
+         wrong}
+    end
+  end
+
+  def parse(other), do: {:error, "a map of nodes to endpoints, or {module, function}", other}
+
+  defp pattern?(pattern) do
+    is_binary(pattern) and
+      (:binary.match(pattern, "*") != :nomatch or match?([_, _], :binary.split(pattern, "@", [:global])))
+  end
+
+  defp endpoint?(port) when is_integer(port), do: port in 1..65_535
+  defp endpoint?({host, port}) when is_integer(port), do: host?(host) and port in 1..65_535
+  defp endpoint?({module, function}), do: is_atom(module) and is_atom(function)
+  defp endpoint?(_other), do: false
+
+  defp host?(host) when is_tuple(host), do: :inet.ntoa(host) != {:error, :einval}
+  defp host?(host), do: is_binary(host) and host != ""
+
+  @doc false
+  # Where a node is, by the setting that holds now; `:none` if that says nothing.
+  @spec find(charlist(), charlist(), :inet | :inet6) ::
+          {:ok, :inet.ip_address(), :inet.port_number()} | :none | {:error, :inet.posix()}
+  def find(name, host, family) do
+    find(ordered(configured()), :unicode.characters_to_binary([name, ?@, host]), host, family)
+  end
+
+  defp configured do
+    Config.get(:endpoints, Lifecycle.options())
+  rescue
+    error in ArgumentError ->
+      complain(error.message)
+      %{}
+  end
+
+  @doc false
+  # The one first that says the most.
+  @spec ordered(%{String.t() => endpoint()}) :: [{String.t(), endpoint()}]
+  def ordered(endpoints) do
+    :lists.sort(fn {one, _}, {other, _} -> rank(one) <= rank(other) end, :maps.to_list(endpoints))
+  end
+
+  # A name comes before every pattern, and of two patterns the one with more characters of its own.
+  defp rank(pattern) do
+    literal = byte_size(:binary.replace(pattern, "*", "", [:global]))
+    {literal != byte_size(pattern), -literal, pattern}
+  end
+
+  defp find([], _node, _host, _family), do: :none
+
+  defp find([{pattern, endpoint} | endpoints], node, host, family) do
+    with true <- matches?(node, pattern),
+         {to, port} <- at(endpoint, node, host) do
+      with {:ok, ip} <- :inet.getaddr(to, family), do: {:ok, ip, port}
+    else
+      _ -> find(endpoints, node, host, family)
+    end
+  end
+
+  defp matches?(node, node), do: true
+
+  defp matches?(node, pattern) do
+    case :binary.split(pattern, "*", [:global]) do
+      [_] ->
+        false
+
+      [first | parts] ->
+        :binary.longest_common_prefix([node, first]) == byte_size(first) and follow?(without(node, first), parts)
+    end
+  end
+
+  defp without(text, prefix), do: :binary.part(text, byte_size(prefix), byte_size(text) - byte_size(prefix))
+
+  defp follow?(text, [last]), do: :binary.longest_common_suffix([text, last]) == byte_size(last)
+  defp follow?(text, ["" | parts]), do: follow?(text, parts)
+
+  defp follow?(text, [part | parts]) do
+    case :binary.split(text, part) do
+      [_, rest] -> follow?(rest, parts)
+      [_] -> false
+    end
+  end
+
+  defp at(port, _node, host) when is_integer(port), do: {host, port}
+
+  defp at({to, port}, _node, _host) when is_integer(port),
+    do: {if(is_binary(to), do: :unicode.characters_to_list(to), else: to), port}
+
+  defp at({module, function}, node, host), do: ask(module, function, node, host)
+
+  defp ask(module, function, node, host) do
+    {pid, monitor} = :erlang.spawn_monitor(fn -> :erlang.exit({:endpoint, apply(module, function, [node])}) end)
+
+    receive do
+      {:DOWN, ^monitor, _, _, {:endpoint, answer}} -> answered(answer, module, function, node, host)
+      {:DOWN, ^monitor, _, _, reason} -> complain(said(module, function, node, [" failed: ", inspected(reason)]))
+    after
+      @patience ->
+        :erlang.demonitor(monitor, [:flush])
+        :erlang.exit(pid, :kill)
+        complain(said(module, function, node, " took more than a second"))
+    end
+  end
+
+  defp answered(nil, _module, _function, _node, _host), do: :none
+
+  defp answered(answer, module, function, node, host) do
+    # Another function is not asked.
+    if endpoint?(answer) and not match?({_, name} when is_atom(name), answer),
+      do: at(answer, node, host),
+      else:
+        complain(said(module, function, node, [" must return {host, port}, a port, or nil, got: ", inspected(answer)]))
+  end
+
+  defp said(module, function, node, what) do
+    ["embedded_epmd: endpoints: ", inspected({module, function}), " for \"", node, "\"", what]
+  end
+
+  defp inspected(term), do: :io_lib.format(~c"~tp", [term])
+
+  # The look-up goes on without.
+  defp complain(sentence) do
+    :logger.error(~c"~ts", [sentence])
+    :none
+  end
+end

@@ -1,0 +1,54 @@
+defmodule EmbeddedEpmd.HiddenCall do
+  @moduledoc false
+  # One call of a function on another node, over a connection whose handshake has just been done. `:rpc` cannot be used:
+  # this VM is another node than the one that connected, or none.
+
+  alias EmbeddedEpmd.Handshake
+
+  @pass_through 112
+  @reg_send 6
+  @longest_message 1_000_000
+
+  @doc """
+  What `module.function(arguments...)` returns there. `name` and `creation` are those of the handshake.
+  """
+  @spec call(Handshake.t(), String.t(), pos_integer(), module(), atom(), [term()]) :: {:ok, term()} | {:error, term()}
+  def call(link, name, creation, module, function, arguments) do
+    caller = pid(name, creation)
+    control = {@reg_send, caller, :"", :rex}
+    request = {:"$gen_call", {caller, :call}, {:call, module, function, arguments, caller}}
+    message = [@pass_through, :erlang.term_to_binary(control), :erlang.term_to_binary(request)]
+
+    with :ok <- Handshake.send_bytes(link, [<<IO.iodata_length(message)::32>>, message]), do: answer(link)
+  end
+
+  # From here on every message has a length of four bytes, an empty one is a tick.
+  defp answer(link) do
+    with {:ok, <<length::32>>} <- Handshake.receive_bytes(link, 4) do
+      cond do
+        length == 0 -> answer(link)
+        length > @longest_message -> {:error, :too_long}
+        true -> with {:ok, message} <- Handshake.receive_bytes(link, length), do: decode(link, message)
+      end
+    end
+  end
+
+  # Whoever connects may be sent anything.
+  defp decode(link, <<@pass_through, terms::binary>>) do
+    {_control, used} = :erlang.binary_to_term(terms, [:safe, :used])
+    message = binary_part(terms, used, byte_size(terms) - used)
+    if message == "", do: answer(link), else: result(link, :erlang.binary_to_term(message, [:safe]))
+  rescue
+    ArgumentError -> {:error, :unreadable}
+  end
+
+  defp decode(link, _message), do: answer(link)
+
+  defp result(_link, {:call, {:badrpc, reason}}), do: {:error, reason}
+  defp result(_link, {:call, result}), do: {:ok, result}
+  defp result(link, _other), do: answer(link)
+
+  # NEW_PID_EXT, with the node as SMALL_ATOM_UTF8_EXT.
+  defp pid(name, creation),
+    do: :erlang.binary_to_term(<<131, 88, 119, byte_size(name), name::binary, 1::32, 0::32, creation::32>>)
+end

@@ -1,0 +1,49 @@
+//! Words of this crate that are atoms to the VM.
+
+use epmd_core::{Role, Table};
+
+/// From what level on log entries are wanted.
+#[derive(Clone, Copy, rustler::NifUnitEnum)]
+pub(crate) enum Verbosity {
+    None,
+    Error,
+    Warning,
+    Notice,
+    Info,
+    Debug,
+}
+
+#[derive(rustler::NifUnitEnum)]
+pub(crate) enum RoleAtom {
+    Searching,
+    Serving,
+    Joined,
+    Stopped,
+}
+
+impl From<Role> for RoleAtom {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Searching => Self::Searching,
+            Role::Serving => Self::Serving,
+            Role::Joined => Self::Joined,
+        }
+    }
+}
+
+#[derive(rustler::NifUnitEnum)]
+pub(crate) enum TableAtom {
+    Here,
+    Copy,
+    Owner,
+}
+
+impl From<Table> for TableAtom {
+    fn from(table: Table) -> Self {
+        match table {
+            Table::Here => Self::Here,
+            Table::Copy => Self::Copy,
+            Table::Owner => Self::Owner,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+defmodule EmbeddedEpmd.Network do
+  @moduledoc """
+  Networks for tests: namespaces of their own, where VMs can be started, which end with the process that made them. A
+  plain user is root in a user namespace there.
+  """
+
+  import EmbeddedEpmd.Vm, only: [eventually: 1]
+
+  @doc "A network with nothing but a loopback. One that is made beside another can be linked to it."
+  def start(beside \\ nil) do
+    unshare = ["unshare" | if(beside == nil and not root?(), do: ["--map-root-user", "--net"], else: ["--net"])]
+    # It ends with its input.
+    [program | arguments] = if(beside, do: enter(beside), else: []) ++ unshare ++ ["cat"]
+    port = Port.open({:spawn_executable, System.find_executable(program)}, [:binary, args: arguments])
+    {:os_pid, pid} = Port.info(port, :os_pid)
+    eventually(fn -> File.read("/proc/#{pid}/comm") == {:ok, "cat\n"} end)
+    network = "#{pid}"
+    run(network, ~w(ip link set lo up))
+    network
+  end
+
+  @doc "Links two networks, each with an address in the other's reach."
+  def link({one, address}, {other, other_address}) do
+    run(one, ~w(ip link add wire type veth peer name wire netns #{other}))
+
+    for {network, address} <- [{one, address}, {other, other_address}] do
+      run(network, ~w(ip address add #{address}/24 dev wire))
+      run(network, ~w(ip link set wire up))
+    end
+  end
+
+  @doc "Has what is sent from a port of this network dropped, as a firewall does."
+  def drop(network, port) do
+    # The rule for what is this machine's own comes first, and is moved behind ours.
+    run(network, ~w(ip rule add pref 20 lookup local))
+    # 6 is TCP.
+    run(network, ~w(ip rule add pref 10 ipproto 6 sport #{port} blackhole))
+    run(network, ~w(ip rule del pref 0))
+  end
+
+  @doc "Runs a command there, which must succeed."
+  def run(network, command) do
+    [program | arguments] = enter(network) ++ command
+    {text, status} = System.cmd(program, arguments, stderr_to_stdout: true)
+    if status != 0, do: ExUnit.Assertions.flunk("#{Enum.join(command, " ")} ended with #{status}: #{text}")
+    text
+  end
+
+  @doc "The option with which a VM is started there."
+  def option(network) do
+    [program | arguments] = enter(network) ++ ["erl"]
+    {:exec, {String.to_charlist(System.find_executable(program)), Enum.map(arguments, &String.to_charlist/1)}}
+  end
+
+  defp enter(network) do
+    user = if root?(), do: [], else: ["--user", "--preserve-credentials"]
+    ["nsenter", "--target", network, "--net"] ++ user
+  end
+
+  defp root?, do: match?({"0\n", 0}, System.cmd("id", ["-u"]))
+end

@@ -1,0 +1,42 @@
+defmodule EmbeddedEpmd.Tls do
+  @moduledoc """
+  Certificates and options of a distribution over TLS, as OTP's "Using TLS for Erlang Distribution" has them. They end with
+  the test that made them.
+  """
+
+  @doc "The value of -ssl_dist_optfile, with a certificate and an authority of its own, and what either side verifies."
+  def options(verify \\ :verify_none, client_verify \\ nil) do
+    {certificate, authorities} = make()
+    options = [certfile: to_charlist(certificate), cacertfile: to_charlist(authorities)]
+    server = options ++ [verify: verify, fail_if_no_peer_cert: verify == :verify_peer]
+    client = options ++ [verify: client_verify || verify]
+    path = Path.join(Path.dirname(certificate), "dist.conf")
+    File.write!(path, :io_lib.format("~tp.~n", [[server: server, client: client]]))
+    path
+  end
+
+  @doc "A file with a certificate and its key."
+  def certificate, do: elem(make(), 0)
+
+  defp make do
+    folder = Path.join(System.tmp_dir!(), "embedded_epmd_tls_#{System.pid()}_#{System.unique_integer([:positive])}")
+    File.mkdir_p!(folder)
+    ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(folder) end)
+
+    # What every OTP of today accepts: the defaults are older than that.
+    modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
+    chain = %{root: modern, intermediates: [], peer: modern}
+    %{server_config: config} = :public_key.pkix_test_data(%{server_chain: chain, client_chain: chain})
+    {type, key} = config[:key]
+    certificate = [{:Certificate, config[:cert], :not_encrypted}, {type, key, :not_encrypted}]
+    # Of the server's chain itself: that of the other one is its client's.
+    authorities = for authority <- config[:cacerts], do: {:Certificate, authority, :not_encrypted}
+    {write(folder, "node.pem", certificate), write(folder, "authorities.pem", authorities)}
+  end
+
+  defp write(folder, name, entries) do
+    path = Path.join(folder, name)
+    File.write!(path, :public_key.pem_encode(entries))
+    path
+  end
+end
