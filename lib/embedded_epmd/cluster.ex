@@ -103,15 +103,24 @@ defmodule EmbeddedEpmd.Cluster do
 
   defp connect(state, name) do
     cond do
-      not (Node.alive?() and Enum.any?(state.patterns, &Regex.match?(&1, name))) -> state
+      not (Node.alive?() and node_name?(name) and Enum.any?(state.patterns, &Regex.match?(&1, name))) -> state
       name in state.names or MapSet.size(state.names) < @most_names -> connect_node(state, name)
       true -> warn(state)
     end
   end
 
-  defp connect_node(state, name) do
+  # Others than nodes may register what they like. An atom has 255 characters at most.
+  defp node_name?(name) do
+    String.valid?(name) and not String.contains?(name, "@") and String.length(name) + String.length(host()) < 255
+  end
+
+  defp host do
     [_, host] = node() |> Atom.to_string() |> String.split("@")
-    node = :"#{name}@#{host}"
+    host
+  end
+
+  defp connect_node(state, name) do
+    node = :"#{name}@#{host()}"
     state = update_in(state.names, &MapSet.put(&1, name))
 
     if node in [node() | Node.list(:connected)] or node in Map.values(state.connecting) do
