@@ -152,13 +152,19 @@ impl Replication {
         self.0.lock().sessions.get(&id).is_some_and(|session| session.whole)
     }
 
-    /// Tells all that can to take over: who claims the names first does. Whether there is any.
+    /// Tells all that can to take over: who claims the names first does. The others are told nothing more. Whether any can.
     pub(super) fn leave(&self) -> bool {
         let mut state = self.0.lock();
         let mut any = false;
-        for session in state.sessions.values_mut().filter(|session| session.can_take_over()) {
-            session.last = Last::TakeOver;
-            any = true;
+        for session in state.sessions.values_mut() {
+            if session.can_take_over() {
+                session.last = Last::TakeOver;
+                any = true;
+            } else {
+                // What happens here from now on is not true of the table that goes on: the next owner ends its own link.
+                let _ = session.pass();
+                session.last = Last::Said;
+            }
         }
         any
     }
