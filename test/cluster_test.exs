@@ -5,14 +5,17 @@ defmodule EmbeddedEpmd.ClusterTest do
 
   alias EmbeddedEpmd.Cluster
 
+  # Only the first has a cluster, and `global` disconnects those that are not connected to each other.
+  @star ~w(-kernel prevent_overlapping_partitions false)
+
   setup do
     %{port: free_port(), tag: unique("")}
   end
 
   test "connects to those of its host that fit, as they come", %{port: port, tag: tag} do
-    first = start_ours("app#{tag}", port)
+    first = start_ours("app#{tag}", port, flags: @star)
     cluster(first, nodes: ["app*", "web?_#{tag}"])
-    fits = for name <- ["app#{tag}b", "web1_#{tag}"], do: start_ours(name, port)
+    fits = for name <- ["app#{tag}b", "web1_#{tag}"], do: start_ours(name, port, flags: @star)
     others = for name <- ["db#{tag}", "web10_#{tag}"], do: start_ours(name, port)
     nodes = for vm <- fits, do: call(vm, :erlang, :node)
     eventually(fn -> call(first, Node, :list) |> Enum.sort() == Enum.sort(nodes) end)
@@ -20,7 +23,7 @@ defmodule EmbeddedEpmd.ClusterTest do
     [vm | _] = fits
     kill(vm)
     eventually(fn -> length(call(first, Node, :list)) == 1 end)
-    start_ours("app#{tag}b", port)
+    start_ours("app#{tag}b", port, flags: @star)
     eventually(fn -> call(first, Node, :list) |> Enum.sort() == Enum.sort(nodes) end)
     for vm <- others, do: assert(call(vm, Node, :list) == [])
   end

@@ -18,6 +18,8 @@ const MEMBERS: u16 = 4;
 /// A member, and what its observer was told of nodes.
 struct Observed {
     member: Running,
+    /// That of its node.
+    port: u16,
     told: Arc<Mutex<Vec<Change>>>,
 }
 
@@ -31,7 +33,7 @@ impl Observed {
             }
         }));
         let settings = support::member::settings(addresses, port);
-        Self { member: Running::start(Settings { journal, hand_over, ..settings }), told }
+        Self { member: Running::start(Settings { journal, hand_over, ..settings }), port: 0, told }
     }
 
     fn told(&self) -> Vec<Change> {
@@ -82,8 +84,8 @@ fn host(port: u16) -> Vec<Observed> {
 }
 
 fn started(port: u16, n: u16, addresses: &[IpAddr]) -> Observed {
-    let observed = Observed::start(port, addresses, HandOver::default());
-    observed.member.register(&format!("member{n}"), 9_000 + n).unwrap();
+    let observed = Observed { port: 9_000 + n, ..Observed::start(port, addresses, HandOver::default()) };
+    observed.member.register(&name(observed.port), observed.port).unwrap();
     observed
 }
 
@@ -119,7 +121,7 @@ fn a_change_of_owner_tells_what_has_changed_and_nothing_else() {
         eventually("some can go on for the owner", || members[0].member.handle.status().standbys.len() == 2);
         members.iter().for_each(Observed::forget);
         let owner = members.remove(0);
-        let (gone, node) = (owner.nodes().len(), format!("member{round}"));
+        let (before, gone) = (owner.nodes().len(), owner.port);
         if round % 2 == 0 {
             owner.member.kill();
         } else {
@@ -137,9 +139,11 @@ fn a_change_of_owner_tells_what_has_changed_and_nothing_else() {
         members.swap(0, at.unwrap());
         // A refusal of the new owner reaches also those who do not follow it yet.
         assert!(register(server, "node7", 1).is_err());
-        let unregistered = Change::Unregistered { name: node, port: 9_000 + round };
+        let unregistered = Change::Unregistered { name: name(gone), port: gone };
         for one in &members {
-            eventually("the end of one node, and a refusal", || one.told().len() >= 2 && one.nodes().len() == gone - 1);
+            eventually("the end of one node, and a refusal", || {
+                one.told().len() >= 2 && one.nodes().len() == before - 1
+            });
             let told = one.told();
             let refused = |change: &&Change| matches!(change, Change::Refused { name, .. } if name == "node7");
             assert_eq!(told.iter().filter(refused).count(), 1, "{told:?}");
@@ -160,7 +164,7 @@ fn a_table_that_fills_again_tells_of_the_end_of_those_that_did_not_come_back() {
     eventually("everybody has the table", || members.iter().all(|one| one.nodes() == owner.nodes()));
     assert!(members.iter().all(|one| !one.member.handle.status().stands_by));
     owner.member.kill();
-    let own: BTreeSet<_> = (0..MEMBERS).map(|n| (format!("member{n}"), 9_000 + n)).collect();
+    let own: BTreeSet<_> = (0..MEMBERS).map(|n| (name(9_000 + n), 9_000 + n)).collect();
     for one in &members {
         eventually("only the members are left", || one.heard() == own);
     }
@@ -193,6 +197,10 @@ fn without_a_hand_over_the_owner_is_asked_and_its_copy_is_given_up() {
     eventually("the copy is there again", || member.table() == Table::Copy);
     assert_eq!(member.nodes(), owner.nodes());
     assert!(matches!(&member.told()[1..], [Change::Registered { name, .. }] if name == "node"));
+}
+
+fn name(port: u16) -> String {
+    format!("member{port}")
 }
 
 fn free() -> (u16, SocketAddr) {
