@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -83,8 +84,8 @@ async fn follow_owner(
 ) -> Ended {
     let (mut owner, mut receiver) = match rendezvous.connect(trusted).await {
         Ok((owner, receiver, Name::Shared)) => (owner, receiver),
-        // Whoever stands by for an owner of the first version is told everything, and nobody else anything.
-        Ok((_, _, Name::OwnUser)) => return Ended::Unfit,
+        // An owner of the first version tells nothing to who does not stand by; one that ends lets go of this name last.
+        Ok((_, _, Name::OwnUser)) => return Ended::Gone,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ended::Unfit,
         Err(_) => return Ended::Gone,
     };
@@ -92,11 +93,11 @@ async fn follow_owner(
     if owner.send(&Message::Hello(hello).encode(), None).is_err() {
         return Ended::Gone;
     }
-    match timeout(INTRODUCTION, receiver.receive()).await {
-        Ok(Ok((Message::Hello(_), None))) => {}
+    let addresses = match timeout(INTRODUCTION, receiver.receive()).await {
+        Ok(Ok((Message::Hello(said), None))) => said.addresses,
         Ok(Ok(_) | Err(Failure::Malformed | Failure::OutOfDescriptors)) => return Ended::Unfit,
         Ok(Err(Failure::Closed)) | Err(_) => return Ended::Gone,
-    }
+    };
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -113,18 +114,19 @@ async fn follow_owner(
                 continue;
             }
         };
-        if let Err(Impossible(what)) = apply(message, mirror, stage) {
+        if let Err(Impossible(what)) = apply(message, &addresses, mirror, stage) {
             tracing::debug!(%what, "the copy of the owner's table begins anew, since it was told of something impossible");
             return Ended::Astray;
         }
     }
 }
 
-fn apply(message: Message, mirror: &Mirror, stage: &mut Stage) -> Result<(), Impossible> {
+/// What the owner at these addresses said.
+fn apply(message: Message, addresses: &[IpAddr], mirror: &Mirror, stage: &mut Stage) -> Result<(), Impossible> {
     let entry = |Entered { id, creation, node, .. }: Entered| Image::entry(id, creation, &node);
     match (message, &mut *stage) {
         (Message::Epoch { epoch, refusals }, Stage::Introduced) => {
-            *stage = Stage::Copying(Image::of_epoch(epoch, refusals));
+            *stage = Stage::Copying(Image::new(addresses, epoch, refusals));
         }
         (Message::Resumed(_) | Message::Departed(_) | Message::Whole, Stage::Copying(_)) => {}
         (Message::Counters(counters), Stage::Copying(image)) => image.counted(counters),

@@ -240,7 +240,7 @@ impl Handle {
         }
         match self.place_of(address) {
             None => Answer::Elsewhere,
-            Some(role @ (Role::Joined | Role::Searching)) => match self.mirror.find(name.as_bytes()) {
+            Some(role @ (Role::Joined | Role::Searching)) => match self.mirror.find(address, name.as_bytes()) {
                 Some(entry) => Answer::Found(entry),
                 // A name that is not in the copy may be on its way there.
                 None if role == Role::Joined => Answer::AskOwner,

@@ -1,6 +1,7 @@
 //! The owner's table as a member that has joined knows it: to look nodes up in, and to tell what changes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -24,6 +25,8 @@ pub(crate) struct Mirror {
 /// The nodes of a table, and how far it had come.
 #[derive(Debug)]
 pub(crate) struct Image {
+    /// Where the owner listens.
+    addresses: Vec<IpAddr>,
     position: Position,
     names: HashSet<ByName>,
     /// Oldest first.
@@ -33,10 +36,16 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// That of a table of which nothing but its epoch was told yet, and the number of its last refusal.
-    pub(crate) fn of_epoch(epoch: u64, refusals: u64) -> Self {
+    /// That of a table of which nothing was told yet but where it is asked, its epoch, and the number of its last refusal.
+    pub(crate) fn new(addresses: &[IpAddr], epoch: u64, refusals: u64) -> Self {
         let position = Position { epoch, registrations: 0, refusals };
-        Self { position, names: HashSet::new(), by_age: BTreeMap::new(), refusals: Vec::new() }
+        let (names, by_age) = (HashSet::new(), BTreeMap::new());
+        Self { addresses: addresses.to_vec(), position, names, by_age, refusals: Vec::new() }
+    }
+
+    fn is_asked_at(&self, address: IpAddr) -> bool {
+        let is_any = |bound: &IpAddr| bound.is_unspecified() && bound.is_ipv4() == address.is_ipv4();
+        self.addresses.iter().any(|bound| *bound == address || is_any(bound))
     }
 
     pub(crate) fn counted(&mut self, counters: Counters) {
@@ -94,8 +103,11 @@ impl Mirror {
         self.state.lock().as_ref().map(|image| image.position)
     }
 
-    pub(crate) fn find(&self, name: &[u8]) -> Option<Arc<Entry>> {
-        self.state.lock().as_ref()?.names.get(name).map(|ByName(entry)| Arc::clone(entry))
+    /// Finds a node by its name, as the owner would at this address of its host.
+    pub(crate) fn find(&self, address: IpAddr, name: &[u8]) -> Option<Arc<Entry>> {
+        let state = self.state.lock();
+        let image = state.as_ref().filter(|image| image.is_asked_at(address))?;
+        image.names.get(name).map(|ByName(entry)| Arc::clone(entry))
     }
 
     /// The registration with this number.
@@ -173,6 +185,8 @@ mod tests {
     use super::*;
     use crate::node::NodeName;
 
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn node(name: &str) -> Node {
         Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
     }
@@ -182,7 +196,7 @@ mod tests {
     }
 
     fn image(nodes: &[(u64, &str)]) -> Image {
-        let mut image = Image::of_epoch(1, 0);
+        let mut image = Image::new(&[LOCAL], 1, 0);
         nodes.iter().for_each(|(id, name)| image.enter(entry(*id, name)).expect("a new one"));
         image
     }
@@ -228,11 +242,12 @@ mod tests {
     fn a_copy_that_is_lost_is_told_once_and_answers_nothing() {
         let (mirror, told) = observed();
         mirror.replace(image(&[(1, "a")]));
-        assert!(mirror.find(b"a").is_some());
+        assert!(mirror.find(LOCAL, b"a").is_some());
+        assert!(mirror.find([127, 0, 0, 2].into(), b"a").is_none(), "the owner is not asked there");
         mirror.give_up();
         mirror.give_up();
         assert_eq!(*told.lock(), ["+a", "Lost"]);
-        assert!(mirror.find(b"a").is_none() && mirror.entries().is_none() && names(&mirror).is_empty());
+        assert!(mirror.find(LOCAL, b"a").is_none() && mirror.entries().is_none() && names(&mirror).is_empty());
     }
 
     #[test]
