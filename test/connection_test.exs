@@ -314,7 +314,13 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
   defp task(context, home, arguments) do
     System.cmd("mix", ["embedded_epmd.doctor" | arguments],
-      env: [{"MIX_ENV", "test"}, {"HOME", home}, {"MIX_HOME", mix_home()}, {"ERL_EPMD_PORT", "#{context.port}"}],
+      env: [
+        {"MIX_ENV", "test"},
+        {"HOME", home},
+        {"MIX_HOME", mix_home()},
+        {"ERL_EPMD_PORT", "#{context.port}"},
+        {"EMBEDDED_EPMD_NATIVE", Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so")}
+      ],
       stderr_to_stdout: true
     )
   end
