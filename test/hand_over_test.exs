@@ -157,7 +157,10 @@ defmodule EmbeddedEpmd.HandOverTest do
   end
 
   test "a standby that is out of descriptors says so, drops the role, and joins and serves as before", %{port: port} do
-    [owner, standby] = pair(port)
+    owner = start_member(port)
+    # It may have nearly all of what there is, so that there is none before the share is used up.
+    standby = start_member(port, flags: ~w(-embedded_epmd descriptor_share 95))
+    await_standby(owner, standby)
     call(standby.vm, Watch, :start)
     :ok = call(standby.vm, Watch, :log)
     nodes = for n <- 1..40, do: register("early#{n}", 5_000, port)
@@ -188,9 +191,9 @@ defmodule EmbeddedEpmd.HandOverTest do
     [owner, standby]
   end
 
-  defp start_member(port) do
+  defp start_member(port, options \\ []) do
     name = unique("n")
-    [vm] = start_together([name], port)
+    [vm] = start_together([name], port, options)
     supervisor = supervise(vm)
     %{name: name, vm: vm, pid: pid(vm), supervisor: supervisor}
   end
