@@ -30,13 +30,14 @@ defmodule EmbeddedEpmd do
 
   ## Telemetry
 
-  Where the library `:telemetry` is loaded when this process starts, these events are executed in the VM that serves.
-  Each has the measurement `count`, 1 but for the last.
+  Where the library `:telemetry` is loaded when this process starts, these events are executed in every VM that knows the
+  table (`:table` of `t:status/0`). Each has the measurement `count`, 1 but for the last.
 
     * `[:embedded_epmd, :registered]` - metadata `name`, `port`, `creation`
     * `[:embedded_epmd, :unregistered]` - metadata `name`, `port`
     * `[:embedded_epmd, :refused]` - metadata `name`, empty where the request was not valid, and `reason`, a sentence
-    * `[:embedded_epmd, :role]` - metadata `role`; in every VM
+    * `[:embedded_epmd, :role]` - metadata `role`; of this VM
+    * `[:embedded_epmd, :table]` - metadata `table`, which is `:owner`: this VM has lost its copy of the table
     * `[:embedded_epmd, :overflow]` - `count` events were lost, since this process was too slow
 
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
@@ -132,6 +133,11 @@ defmodule EmbeddedEpmd do
       process id, or `nil` where the system does not say
     * `:standby` - the first of them, or `nil` when nobody does
     * `:stands_by` - whether this VM stands by for the owner that it joined
+    * `:table` - where look-ups, `names/0` and events of this VM come from: `:here` when it serves the table; `:copy`
+      when it has a copy, which its owner keeps up to date over the channel of the hand-over and which is kept for 5
+      seconds while the port changes hands; `:owner` when it has none, and asks its owner each time. That is so beside
+      OTP's daemon, without `:hand_over`, and where the owner is another user's that `:hand_over` does not name. `nil`
+      without a server
     * `:names` - how many names are registered, or `nil` when the owner does not say
   """
   @type status :: %{
@@ -145,6 +151,7 @@ defmodule EmbeddedEpmd do
           standbys: [%{name: String.t() | nil, pid: pos_integer() | nil}],
           standby: %{name: String.t() | nil, pid: pos_integer() | nil} | nil,
           stands_by: boolean(),
+          table: :here | :copy | :owner | nil,
           names: non_neg_integer() | nil
         }
 
@@ -164,8 +171,12 @@ defmodule EmbeddedEpmd do
   @typedoc """
   A change, as a subscriber gets it: the message `{:embedded_epmd, event}`.
 
-    * `{:registered, node}` and `{:unregistered, node}` - of every node of the host, in the VM that serves
-    * `{:refused, refusal}` - a registration was refused; the name is empty where the request was not valid
+    * `{:registered, node}` and `{:unregistered, node}` - of every node of the host, in every VM that knows the table. A
+      change of owner is none of theirs: afterwards come those that have really come or gone meanwhile, and both, the end
+      first, of one that has another port or creation
+    * `{:refused, refusal}` - a registration was refused, likewise; the name is empty where the request was not valid
+    * `{:table, :owner}` - this VM has lost its copy of the table, and the nodes that were told of with it: should it have
+      one again, they are told from the beginning
     * `{:role, role}` - this VM's server took another role; with `:stopped` it has ended, and the nodes that were told of
       with it. Should there be a server again, its role and its nodes are told from the beginning.
     * `{:overflow, count}` - so many events were left out, since 1000 messages waited in the subscriber's mailbox or the
@@ -176,11 +187,12 @@ defmodule EmbeddedEpmd do
           | {:unregistered, %{name: String.t(), port: :inet.port_number()}}
           | {:refused, %{name: String.t(), reason: String.t()}}
           | {:role, :serving | :joined | :searching | :stopped}
+          | {:table, :owner}
           | {:overflow, pos_integer()}
 
   @typedoc """
-  The state to which a subscriber's events are to be added. The nodes are known where the table is: in a VM that has
-  joined there are none, and neither in one that is no node.
+  The state to which a subscriber's events are to be added. The nodes are those of the table or of the copy that this
+  VM has: with neither there are none, until there is a copy and each is told as registered.
   """
   @type snapshot :: %{
           role: :serving | :joined | :searching | :stopped,
@@ -286,6 +298,7 @@ defmodule EmbeddedEpmd do
           standbys: [],
           standby: nil,
           stands_by: false,
+          table: nil,
           names: nil
         }
     end

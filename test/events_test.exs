@@ -50,17 +50,18 @@ defmodule EmbeddedEpmd.EventsTest do
     end
 
     test "tells of a hand-over in the VM that stood by", %{port: port, name: name} do
-      owner = start_ours(unique("owner"), port)
+      owner_name = unique("owner")
+      owner = start_ours(owner_name, port)
       vm = serving(name, port)
       stock = register("stock", port)
-      eventually(fn -> call(vm, EmbeddedEpmd, :status).stands_by end)
-      {subscriber, %{role: :joined, nodes: []}} = call(vm, Mailbox, :subscribe)
+      eventually(fn -> match?(%{stands_by: true, table: :copy}, call(vm, EmbeddedEpmd, :status)) end)
+      {subscriber, %{role: :joined, nodes: nodes}} = call(vm, Mailbox, :subscribe)
+      assert [%{name: "stock", port: 4711}, %{name: ^name}, %{name: ^owner_name, port: owner_port}] = nodes
       kill(owner)
 
-      assert [{:role, :serving}, {:registered, %{name: ^name}}, {:registered, %{name: "stock"}}] =
-               events(vm, subscriber, 3)
-
+      assert [{:role, :serving}, {:unregistered, %{name: ^owner_name, port: ^owner_port}}] = events(vm, subscriber, 2)
       :gen_tcp.close(stock)
+      assert {:unregistered, %{name: "stock"}} = vm |> events(subscriber, 3) |> List.last()
     end
 
     test "tells of a change of role in the VM that joined", %{port: port, name: name} do

@@ -99,7 +99,8 @@ defmodule EmbeddedEpmd.Discovery do
   def port_please(name, ip), do: port_please(name, ip, @timeout)
 
   @doc """
-  Looks up the port of a node at an address: in memory if that is where this VM serves, over TCP otherwise.
+  Looks up the port of a node at an address: in memory if that is where this VM serves, or has a copy of the table of
+  whoever does; over TCP otherwise, and where the name is not in the copy.
 
   While the host's port changes hands, a look-up there waits for the next owner: at most 4 seconds, and never longer
   than `timeout`.
@@ -107,19 +108,29 @@ defmodule EmbeddedEpmd.Discovery do
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::
           Client.answer() | {:error, atom()}
   def port_please(name, ip, timeout) do
-    with {:ok, server} when is_tuple(ip) <- Lifecycle.server(),
-         {:ok, 0} <- :erl_epmd.listen_port_please(name, ip) do
-      # Every number is less than :infinity.
-      find(server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over))
-    else
-      _ -> :erl_epmd.port_please(name, ip, timeout)
+    case Lifecycle.latest() do
+      {server, :ports} when is_tuple(ip) ->
+        case lookup(server, ip, to_binary(name)) do
+          {:port, port, highest, lowest} -> {:port, port, Client.version(highest, lowest)}
+          :stopped -> :erl_epmd.port_please(name, ip, timeout)
+          # Every number is less than :infinity.
+          other -> find(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over))
+        end
+
+      _ ->
+        :erl_epmd.port_please(name, ip, timeout)
     end
   end
 
-  defp find(server, ip, name, timeout, deadline) do
-    again = fn -> find(server, ip, name, timeout, deadline) end
+  defp lookup(server, ip, name) do
+    Native.lookup(server, ip, name)
+  rescue
+    # A library that was loaded anew does not know the servers of its predecessor; a module may be there without one.
+    _ in [ArgumentError, ErlangError] -> :stopped
+  end
 
-    case Native.lookup(server, ip, name) do
+  defp find(answer, server, ip, name, timeout, deadline) do
+    case answer do
       {:port, port, highest, lowest} ->
         {:port, port, Client.version(highest, lowest)}
 
@@ -132,17 +143,25 @@ defmodule EmbeddedEpmd.Discovery do
       # Whoever served the host's port and has gone is followed by another.
       :owner ->
         with {:error, reason} <- Client.port(name, ip, port(server), timeout),
-             do: until(deadline, server, reason, again)
+             do: find_again(reason, server, ip, name, timeout, deadline)
 
       :unsettled ->
-        until(deadline, server, :econnrefused, again)
+        find_again(:econnrefused, server, ip, name, timeout, deadline)
+
+      :stopped ->
+        {:error, :econnrefused}
     end
   end
 
-  defp until(deadline, server, reason, again) do
-    if now() < deadline and Lifecycle.running?(server) do
+  defp find_again(reason, server, ip, name, timeout, deadline) do
+    if now() < deadline do
       :timer.sleep(@change_over_pause)
-      again.()
+
+      with :stopped <- lookup(server, ip, name) do
+        {:error, reason}
+      else
+        answer -> find(answer, server, ip, name, timeout, deadline)
+      end
     else
       {:error, reason}
     end
@@ -205,7 +224,7 @@ defmodule EmbeddedEpmd.Discovery do
   defp port(server), do: Native.status(server).port
 
   defp names_at(server, ip) do
-    case Native.place(server, ip) == :serving and Native.names(server) do
+    case Native.place(server, ip) != :elsewhere and Native.names(server) do
       names when is_list(names) -> {:ok, names}
       _ -> Client.names(ip, port(server), @timeout)
     end

@@ -13,12 +13,19 @@ defmodule EmbeddedEpmd.Lifecycle do
   @tries 20
   @pause 50
 
+  @doc """
+  The server that was started last, which may have ended, for look-ups that are to be fast: they tell whether it has.
+  With `:fixed_port` OTP's client answers them, since all nodes have the same port.
+  """
+  @spec latest() :: {Native.server(), :fixed_port | :ports} | :none
+  def latest, do: :persistent_term.get(@server, :none)
+
   @doc "The server, if one has been started and still runs."
   @spec server() :: {:ok, Native.server()} | :none
   def server do
-    case :persistent_term.get(@server, :none) do
+    case latest() do
       :none -> :none
-      server -> if running?(server), do: {:ok, server}, else: :none
+      {server, _} -> if running?(server), do: {:ok, server}, else: :none
     end
   end
 
@@ -200,10 +207,13 @@ defmodule EmbeddedEpmd.Lifecycle do
 
   defp start(config, keeper) do
     with {:ok, server} <- named(Native.start(config, keeper)) do
-      :persistent_term.put(@server, server)
+      :persistent_term.put(@server, {server, ports()})
       {:ok, server}
     end
   end
+
+  # It is asked of `init`, which takes longer than a look-up in memory.
+  defp ports, do: if(:erl_epmd.listen_port_please(~c"", ~c"") == {:ok, 0}, do: :ports, else: :fixed_port)
 
   defp named({:error, {_, sentence}}), do: {:error, "embedded_epmd: " <> sentence}
   defp named(result), do: result

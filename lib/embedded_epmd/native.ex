@@ -17,6 +17,7 @@ defmodule EmbeddedEpmd.Native do
           | {:unregistered, String.t(), :inet.port_number()}
           | {:refused, String.t(), reason :: String.t()}
           | {:role, role() | :stopped}
+          | {:table, :owner}
 
   @doc "Loads the library. Loading it again is no error."
   @spec load() :: :ok | {:error, {charlist(), charlist()}}
@@ -65,6 +66,7 @@ defmodule EmbeddedEpmd.Native do
           | :unsettled
           | :owner
           | :elsewhere
+          | :stopped
   def lookup(_server, _ip, _name), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec place(server(), :inet.ip_address()) :: role() | :elsewhere

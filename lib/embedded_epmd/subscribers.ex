@@ -102,9 +102,11 @@ defmodule EmbeddedEpmd.Subscribers do
   defp event({:unregistered, name, port}), do: {:unregistered, %{name: name, port: port}}
   defp event({:refused, name, reason}), do: {:refused, %{name: name, reason: reason}}
   defp event({:role, role}), do: {:role, role}
+  defp event({:table, where}), do: {:table, where}
 
   # Not a dependency: it is there, or it is not.
   defp execute({:role, role}), do: execute([:embedded_epmd, :role], 1, %{role: role})
+  defp execute({:table, where}), do: execute([:embedded_epmd, :table], 1, %{table: where})
   defp execute({:overflow, lost}), do: execute([:embedded_epmd, :overflow], lost, %{})
   defp execute({kind, metadata}), do: execute([:embedded_epmd, kind], 1, metadata)
 

@@ -3,19 +3,21 @@
 //! A connection lasts as long as any process holds its descriptor. So the owner passes its listeners and the
 //! connection of every registered node to its standbys, and tells them of every step of the table, as it comes
 //! ([`owner`], [`replication`]). When the owner ends, however it ends, they have it all, and one of them serves
-//! ([`standby`]). They speak ([`message`], [`hello`]) over a Unix socket ([`channel`]), whose name is held by the owner
+//! ([`standby`]). Every other member that has joined may have the steps without the descriptors ([`mirroring`]). They speak ([`message`], [`hello`]) over a Unix socket ([`channel`]), whose name is held by the owner
 //! alone ([`rendezvous`]): who can claim it is the owner.
 
 mod body;
 mod channel;
 mod hello;
 mod message;
+mod mirroring;
 mod owner;
 mod rendezvous;
 mod replication;
 mod settings;
 mod standby;
 
+pub(crate) use mirroring::follow;
 pub use owner::Standby;
 pub(crate) use owner::{Offer, Terms};
 pub(crate) use rendezvous::Rendezvous;

@@ -1,5 +1,6 @@
 //! What happens to the table and to the role, numbered in its order, for whoever observes it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -31,8 +32,10 @@ pub enum Change {
         /// The name, as far as it can be shown.
         name: String,
         /// Why.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
+    /// The copy of the owner's table was lost: what becomes of the nodes in it is not known here any more.
+    Lost,
     /// The member took another role.
     Role(Role),
 }

@@ -37,7 +37,7 @@ use local::LocalNode;
 use serving::{Startup, Takeover};
 use trouble::Trouble;
 
-pub use handle::{Answer, Handle, RegisterError, Snapshot, Status};
+pub use handle::{Answer, Handle, RegisterError, Snapshot, Status, Table};
 pub use settings::{ListenError, Settings, StartError};
 
 /// How often a member that has joined makes sure that the owner answers.
@@ -72,7 +72,7 @@ impl Member {
     /// Binds the port or finds its owner.
     pub async fn start(settings: Settings) -> Result<(Self, Handle), StartError> {
         let (handle, commands, moves) = Handle::new(&settings);
-        let local = LocalNode::new(commands, settings.journal.clone());
+        let local = LocalNode::new(commands);
         let mut member = Self {
             settings,
             handle: handle.clone(),
@@ -100,19 +100,32 @@ impl Member {
     /// Serves or joins until [`Handle::stop`] is called, or until the server fails for a reason of its own.
     pub async fn run(mut self) -> io::Result<()> {
         let stop = Arc::clone(&self.handle.stop);
+        let handle = self.handle.clone();
+        let follow = |rendezvous: &Rendezvous| {
+            Box::pin(hand_over::follow(rendezvous.clone(), handle.hand_over.subscribe(), handle.mirror.clone()))
+        };
+        let mut followed = rendezvous(&handle.wanted(), self.settings.port);
+        let mut following = follow(&followed);
         loop {
             if let Some(startup) = self.startup.take() {
+                drop(following);
                 let Self { settings, handle, local, moves, was_joined, .. } = &mut self;
                 return serving::serve(startup, handle, local, moves, settings.port, *was_joined).await;
             }
             tokio::select! {
                 () = stop.notified() => return Ok(()),
+                never = &mut following => match never {},
                 event = self.act() => {
                     if let Some(failure) = self.failure.take() {
                         self.trouble.tell(&failure);
                     }
                     self.enter(event);
                 }
+            }
+            let wanted = rendezvous(&handle.wanted(), self.settings.port);
+            if wanted != followed {
+                following = follow(&wanted);
+                followed = wanted;
             }
         }
     }
@@ -182,7 +195,13 @@ impl Member {
             }
             Ok(Joined::Alone) => Event::Granted,
             Ok(Joined::Refused) => {
-                self.local.refused();
+                let (mirror, journal) = (&self.handle.mirror, &self.settings.journal);
+                // A copy of the owner's table tells what the owner refuses.
+                self.local.refused(|name| {
+                    if !mirror.is_there() {
+                        journal.record(|| Change::Refused { name: name.into(), reason: local::NAME_TAKEN.into() });
+                    }
+                });
                 // Who waited for the answer has it, and there is no node of ours any more.
                 if self.local.node().is_none() {
                     Event::Granted
@@ -305,8 +324,10 @@ impl Member {
                     status.port = port;
                 });
                 // Nobody sees the role without the table.
-                if let Some(contents) = contents {
-                    self.handle.registry.adopt(contents);
+                let (former, refusals) = self.handle.mirror.take();
+                match contents {
+                    Some(contents) => self.handle.registry.adopt(contents, former, refusals),
+                    None => self.handle.registry.expect(former),
                 }
                 drop(status);
             }

@@ -4,12 +4,18 @@
 
 mod departed;
 mod entry;
+mod epoch;
 pub(crate) mod follower;
+mod former;
+pub(crate) mod mirror;
+mod refusals;
 pub(crate) mod replica;
+mod state;
 mod table;
 
 pub use departed::DepartedName;
 pub(crate) use entry::NodeConnection;
 pub use entry::{Descriptor, Entry, Holder};
-pub(crate) use table::Contents;
+pub(crate) use refusals::Refusal;
+pub(crate) use state::Contents;
 pub use table::{NameTaken, Registration, Registry};

@@ -14,7 +14,7 @@ use crate::atoms;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::{Events, Taken};
-use crate::terms::RoleAtom;
+use crate::terms::{RoleAtom, TableAtom};
 
 /// How long a registration or a change of addresses may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -157,10 +157,12 @@ fn register(
 }
 
 /// Looks a name up as if dialled at `ip`: `{:port, port, highest, lowest}`, `:noport`, `:unsettled` while the port
-/// changes hands, `:owner` when whoever serves the port must be asked, or `:elsewhere`.
+/// changes hands, `:owner` when whoever serves the port must be asked, `:elsewhere`, or `:stopped` when the server has
+/// ended.
 #[rustler::nif]
 fn lookup<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>, name: &str) -> Result<Term<'a>, rustler::Error> {
     Ok(match server.handle.find(decode_ip(ip)?, name) {
+        Answer::Stopped => atoms::stopped().encode(env),
         Answer::Elsewhere => atoms::elsewhere().encode(env),
         Answer::AskOwner => atoms::owner().encode(env),
         Answer::Unsettled => atoms::unsettled().encode(env),
@@ -189,7 +191,7 @@ fn decode_ip(term: Term<'_>) -> Result<IpAddr, rustler::Error> {
     Ok(IpAddr::from(words))
 }
 
-/// The registered nodes, the newest first, or `:elsewhere` when the table is not kept here.
+/// The registered nodes, the newest first, or `:elsewhere` when neither the table nor a copy of it is here.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
     match server.handle.entries() {
@@ -259,6 +261,7 @@ struct StatusMap {
     port: u16,
     standbys: Vec<StandbyMap>,
     stands_by: bool,
+    table: TableAtom,
 }
 
 #[derive(rustler::NifMap)]
@@ -288,6 +291,7 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
             .map(|standby| StandbyMap { name: standby.node.map(|name| name.as_str().into()), pid: standby.pid })
             .collect(),
         stands_by: status.stands_by,
+        table: status.table.into(),
     }
 }
 

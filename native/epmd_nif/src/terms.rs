@@ -1,6 +1,6 @@
 //! Words of this crate that are atoms to the VM.
 
-use epmd_core::Role;
+use epmd_core::{Role, Table};
 
 /// From what level on log entries are wanted.
 #[derive(Clone, Copy, rustler::NifUnitEnum)]
@@ -27,6 +27,23 @@ impl From<Role> for RoleAtom {
             Role::Searching => Self::Searching,
             Role::Serving => Self::Serving,
             Role::Joined => Self::Joined,
+        }
+    }
+}
+
+#[derive(rustler::NifUnitEnum)]
+pub(crate) enum TableAtom {
+    Here,
+    Copy,
+    Owner,
+}
+
+impl From<Table> for TableAtom {
+    fn from(table: Table) -> Self {
+        match table {
+            Table::Here => Self::Here,
+            Table::Copy => Self::Copy,
+            Table::Owner => Self::Owner,
         }
     }
 }

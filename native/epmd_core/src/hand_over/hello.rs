@@ -85,9 +85,10 @@ impl Hello {
         out.extend(node);
         out.push(u8::from(self.stands_by));
         out.push(u8::from(self.resume.is_some()));
-        if let Some(Position { epoch, registrations }) = self.resume {
-            out.extend(epoch.to_be_bytes());
-            out.extend(registrations.to_be_bytes());
+        if let Some(Position { epoch, registrations, refusals }) = self.resume {
+            for number in [epoch, registrations, refusals] {
+                out.extend(number.to_be_bytes());
+            }
         }
     }
 
@@ -112,8 +113,8 @@ impl Hello {
         let node = node(body.bytes(length)?)?;
         let stands_by = body.flag()?;
         let resume = if body.flag()? {
-            let (epoch, registrations) = (u64::from_be_bytes(body.take()?), u64::from_be_bytes(body.take()?));
-            Some(Position { epoch, registrations })
+            let mut number = || body.take().map(u64::from_be_bytes);
+            Some(Position { epoch: number()?, registrations: number()?, refusals: number()? })
         } else {
             None
         };
@@ -130,7 +131,7 @@ mod tests {
 
     fn hello(version: u16) -> Hello {
         let node = Some(NodeName::new(b"node").expect("a valid name"));
-        let resume = Some(Position { epoch: 7, registrations: 11 });
+        let resume = Some(Position { epoch: 7, registrations: 11, refusals: 13 });
         Hello { version, addresses: vec![[127, 0, 0, 1].into()], node, stands_by: true, resume }
     }
 

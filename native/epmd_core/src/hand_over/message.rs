@@ -8,7 +8,7 @@ use super::hello::Hello;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
 use crate::registry::follower::{Counters, Departure};
-use crate::registry::Entry;
+use crate::registry::{Entry, Refusal};
 
 /// The longest message without its length: a registration with the longest request.
 pub(crate) const MAX_MESSAGE: usize = ENTERED_HEAD + MAX_REQUEST;
@@ -37,8 +37,9 @@ pub(crate) enum Message {
     TakeOver,
     /// The standby, in return: it does.
     Taken,
-    /// The owner, before its counters: the epoch of its table. (2)
-    Epoch(u64),
+    /// The owner, before its counters: the epoch of its table, and the number of the last refusal before those that it
+    /// tells. (2)
+    Epoch { epoch: u64, refusals: u64 },
     /// The owner, then: the registrations up to this number are those of the copy that the member has. (2)
     Resumed(u64),
     /// The owner: the copy's registration with this number is still there. (2)
@@ -50,6 +51,10 @@ pub(crate) enum Message {
     },
     /// The owner: connect again, what this copy refers to has changed. (2)
     Reconnect,
+    /// The owner: whoever was registered with the last owner and is still there has been told. (2)
+    Settled,
+    /// The owner: a registration was refused. (2)
+    Refused(Refusal),
 }
 
 /// A registration. Its descriptor comes with it if its connection lasts.
@@ -75,6 +80,8 @@ const EPOCH: u8 = 11;
 const RESUMED: u8 = 12;
 const KEPT: u8 = 13;
 const RECONNECT: u8 = 14;
+const SETTLED: u8 = 15;
+const REFUSED: u8 = 16;
 
 impl Message {
     /// Whether a descriptor comes with it.
@@ -112,13 +119,23 @@ impl Message {
             Self::Whole => framed(WHOLE, |_| {}),
             Self::TakeOver => framed(TAKE_OVER, |_| {}),
             Self::Taken => framed(TAKEN, |_| {}),
-            Self::Epoch(epoch) => framed(EPOCH, |out| out.extend(epoch.to_be_bytes())),
+            Self::Epoch { epoch, refusals } => framed(EPOCH, |out| {
+                out.extend(epoch.to_be_bytes());
+                out.extend(refusals.to_be_bytes());
+            }),
             Self::Resumed(registrations) => framed(RESUMED, |out| out.extend(registrations.to_be_bytes())),
             Self::Kept { id, connected } => framed(KEPT, |out| {
                 out.extend(id.to_be_bytes());
                 out.push(u8::from(*connected));
             }),
             Self::Reconnect => framed(RECONNECT, |_| {}),
+            Self::Settled => framed(SETTLED, |_| {}),
+            Self::Refused(Refusal { number, name, reason }) => framed(REFUSED, |out| {
+                out.extend(number.to_be_bytes());
+                out.extend((name.len() as u16).to_be_bytes());
+                out.extend(name.as_bytes());
+                out.extend(reason.as_bytes());
+            }),
         }
     }
 
@@ -155,10 +172,19 @@ impl Message {
             WHOLE => Self::Whole,
             TAKE_OVER => Self::TakeOver,
             TAKEN => Self::Taken,
-            EPOCH => Self::Epoch(u64::from_be_bytes(body.take()?)),
+            EPOCH => {
+                Self::Epoch { epoch: u64::from_be_bytes(body.take()?), refusals: u64::from_be_bytes(body.take()?) }
+            }
             RESUMED => Self::Resumed(u64::from_be_bytes(body.take()?)),
             KEPT => Self::Kept { id: u64::from_be_bytes(body.take()?), connected: body.flag()? },
             RECONNECT => Self::Reconnect,
+            SETTLED => Self::Settled,
+            REFUSED => {
+                let number = u64::from_be_bytes(body.take()?);
+                let length = usize::from(u16::from_be_bytes(body.take()?));
+                let name = text(body.bytes(length)?)?;
+                Self::Refused(Refusal { number, name, reason: text(body.rest())?.into() })
+            }
             _ => return Err(Malformed),
         };
         if body.is_empty() {
@@ -167,6 +193,10 @@ impl Message {
             Err(Malformed)
         }
     }
+}
+
+fn text(bytes: &[u8]) -> Result<String, Malformed> {
+    String::from_utf8(bytes.into()).map_err(|_| Malformed)
 }
 
 /// Encodes a registration as the table keeps it.
@@ -217,7 +247,8 @@ mod tests {
     }
 
     fn hello() -> impl Strategy<Value = Message> {
-        let position = any::<(u64, u64)>().prop_map(|(epoch, registrations)| Position { epoch, registrations });
+        let position =
+            any::<[u64; 3]>().prop_map(|[epoch, registrations, refusals]| Position { epoch, registrations, refusals });
         let resume = proptest::option::of(position);
         (1..=VERSION, vec(any::<IpAddr>(), 0..20), proptest::option::of(name()), any::<bool>(), resume).prop_map(
             |(version, addresses, node, stands_by, resume)| {
@@ -246,13 +277,18 @@ mod tests {
             });
         let entered = (any::<(u64, u32, bool)>(), node())
             .prop_map(|((id, creation, connected), node)| Message::Entered(Entered { id, creation, connected, node }));
+        let refused = (any::<u64>(), proptest::option::of(name()), ".{0,60}").prop_map(|(number, name, reason)| {
+            let name = name.map_or(String::new(), |name| name.as_str().into());
+            Message::Refused(Refusal { number, name, reason: reason.into() })
+        });
         prop_oneof![
             hello(),
+            refused,
             counters,
             departed,
             entered,
             any::<u64>().prop_map(Message::Left),
-            any::<u64>().prop_map(Message::Epoch),
+            any::<(u64, u64)>().prop_map(|(epoch, refusals)| Message::Epoch { epoch, refusals }),
             any::<u64>().prop_map(Message::Resumed),
             any::<(u64, bool)>().prop_map(|(id, connected)| Message::Kept { id, connected }),
             prop::sample::select(vec![
@@ -261,7 +297,8 @@ mod tests {
                 Message::Whole,
                 Message::TakeOver,
                 Message::Taken,
-                Message::Reconnect
+                Message::Reconnect,
+                Message::Settled
             ]),
         ]
     }
@@ -284,7 +321,7 @@ mod tests {
 
         #[test]
         fn bytes_behind_a_message_spoil_it(message in message()) {
-            let open = matches!(message, Message::Hello(_) | Message::Departed(_) | Message::Entered(_));
+            let open = matches!(message, Message::Hello(_) | Message::Departed(_) | Message::Entered(_) | Message::Refused(_));
             prop_assume!(!open);
             let mut bytes = message.encode();
             bytes.push(0);

@@ -28,7 +28,7 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a standby may take to say that it serves. It takes less than a millisecond.
 const CONFIRMATION: Duration = Duration::from_secs(1);
 /// Members that may follow or wait for their turn to stand by.
-const CANDIDATES: usize = 64;
+const CANDIDATES: usize = 256;
 /// The pauses between attempts to get the name, which somebody else may have.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The pause after a member that could not be accepted.

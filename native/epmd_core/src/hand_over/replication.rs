@@ -105,9 +105,10 @@ impl Session {
 }
 
 impl Replication {
-    /// Passes what those who follow lack, as far as it can be without waiting.
+    /// Passes what those lack who stand by, as far as it can be without waiting. Whoever only follows has it a moment
+    /// later: no node waits for that.
     pub(crate) fn pass(&self) {
-        for session in self.0.lock().sessions.values_mut() {
+        for session in self.0.lock().sessions.values_mut().filter(|session| session.listeners.is_some()) {
             // The session's task finds the same error and ends.
             let _ = session.pass();
         }
@@ -151,13 +152,19 @@ impl Replication {
         self.0.lock().sessions.get(&id).is_some_and(|session| session.whole)
     }
 
-    /// Tells all that can to take over: who claims the names first does. Whether there is any.
+    /// Tells all that can to take over: who claims the names first does. The others are told nothing more. Whether any can.
     pub(super) fn leave(&self) -> bool {
         let mut state = self.0.lock();
         let mut any = false;
-        for session in state.sessions.values_mut().filter(|session| session.can_take_over()) {
-            session.last = Last::TakeOver;
-            any = true;
+        for session in state.sessions.values_mut() {
+            if session.can_take_over() {
+                session.last = Last::TakeOver;
+                any = true;
+            } else {
+                // What happens here from now on is not true of the table that goes on: the next owner ends its own link.
+                let _ = session.pass();
+                session.last = Last::Said;
+            }
         }
         any
     }
@@ -221,8 +228,12 @@ impl Session {
                 Message::TakeOver
             }
             Ok(None) => return Ok(None),
-            Ok(Some(Step::Epoch(_) | Step::Resumed(_))) if self.version == FIRST_VERSION => return self.next(),
-            Ok(Some(Step::Epoch(epoch))) => Message::Epoch(epoch),
+            Ok(Some(Step::Epoch { .. } | Step::Resumed(_) | Step::Settled | Step::Refused(_)))
+                if self.version == FIRST_VERSION =>
+            {
+                return self.next();
+            }
+            Ok(Some(Step::Epoch { epoch, refusals })) => Message::Epoch { epoch, refusals },
             Ok(Some(Step::Resumed(registrations))) => Message::Resumed(registrations),
             Ok(Some(Step::Entered(entry))) => {
                 // One that has ended meanwhile is told without its connection; its end follows.
@@ -235,6 +246,8 @@ impl Session {
             Ok(Some(Step::Counters(counters))) => Message::Counters(counters),
             Ok(Some(Step::Departed(departure))) => Message::Departed(departure),
             Ok(Some(Step::Left(id))) => Message::Left(id),
+            Ok(Some(Step::Settled)) => Message::Settled,
+            Ok(Some(Step::Refused(refusal))) => Message::Refused(refusal),
             Ok(Some(Step::Whole)) => {
                 self.whole = true;
                 Message::Whole

@@ -26,9 +26,9 @@ use crate::registry::NodeConnection;
 use crate::reserve::Reserve;
 
 /// How often a standby says that it is there.
-const ALIVE_EVERY: Duration = Duration::from_secs(5);
+pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// How long an owner may take to say who it is.
-const INTRODUCTION: Duration = Duration::from_secs(5);
+pub(super) const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a member that has no node waits for one, by whose name it would be known as a standby.
 const NODE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the name of an owner that ended may still be its own: the system closes one descriptor after the other.
@@ -221,7 +221,7 @@ async fn follow_owner(
             (Message::Listener, Some(descriptor)) => {
                 listeners.push(listener(descriptor, hello, rendezvous.port())?);
             }
-            (Message::Epoch(epoch), None) => replica.began(epoch),
+            (Message::Epoch { epoch, refusals }, None) => replica.began(epoch, refusals),
             (Message::Resumed(registrations), None) => replica.resumed(registrations),
             (Message::Kept { id, connected }, None) => replica.kept(id, connected)?,
             (Message::Counters(counters), None) => replica.counted(counters)?,
@@ -240,6 +240,8 @@ async fn follow_owner(
                 tracing::info!(names = replica.len(), "standing by for the owner of the port");
                 whole.send_replace(true);
             }
+            (Message::Settled, None) => {}
+            (Message::Refused(refusal), None) => replica.refused(refusal),
             (Message::TakeOver, None) if *whole.borrow() => break,
             (Message::Reconnect, None) => return Err(Trouble::Dismissed),
             _ => return Err(malformed()),

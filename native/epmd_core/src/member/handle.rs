@@ -14,6 +14,7 @@ use crate::hand_over::{HandOver, Standby};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::registry::mirror::Mirror;
 use crate::registry::{Entry, Registry};
 use crate::role::Role;
 use crate::server::{Connections, Open, Policy, Rules};
@@ -39,6 +40,19 @@ pub struct Status {
     pub standbys: Vec<Standby>,
     /// Whether this member is that for the owner it joined.
     pub stands_by: bool,
+    /// Where look-ups from inside the VM are answered.
+    pub table: Table,
+}
+
+/// Where the table is that this member looks nodes up in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// In this member, which serves it.
+    Here,
+    /// In this member, as a copy that its owner keeps up to date.
+    Copy,
+    /// In the owner, which is asked each time.
+    Owner,
 }
 
 /// Why the host's node is not registered.
@@ -61,6 +75,8 @@ pub enum RegisterError {
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) registry: Registry,
+    /// The owner's table, while this member does not serve.
+    pub(super) mirror: Mirror,
     /// Where this member listens when it serves.
     pub(super) wanted: Arc<RwLock<Arc<Wanted>>>,
     inet6: bool,
@@ -84,7 +100,7 @@ pub struct Snapshot {
     pub number: u64,
     /// The role.
     pub role: Role,
-    /// The registered nodes, the newest first, if the table is kept here.
+    /// The registered nodes, the newest first, if the table is here or a copy of it.
     pub nodes: Vec<Arc<Entry>>,
 }
 
@@ -114,6 +130,8 @@ pub enum Answer {
     AskOwner,
     /// The address is not this member's.
     Elsewhere,
+    /// The member has ended.
+    Stopped,
 }
 
 impl Handle {
@@ -131,10 +149,12 @@ impl Handle {
             port: settings.port,
             standbys: Vec::new(),
             stands_by: false,
+            table: Table::Owner,
         };
         let rules = Rules { policy: settings.policy.clone(), limits: settings.limits.clone() };
         let handle = Self {
             registry: Registry::with_journal(settings.journal.clone()),
+            mirror: Mirror::new(settings.journal.clone()),
             wanted: Arc::new(RwLock::new(Arc::new(Wanted::of(&settings.addresses, settings.inet6)))),
             inet6: settings.inet6,
             status: Arc::new(Mutex::new(status)),
@@ -205,15 +225,27 @@ impl Handle {
     /// The member's state.
     pub fn status(&self) -> Status {
         let status = self.status.lock().clone();
-        Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), ..status }
+        let table = match status.role {
+            Role::Serving => Table::Here,
+            _ if self.mirror.is_there() => Table::Copy,
+            _ => Table::Owner,
+        };
+        Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), table, ..status }
     }
 
     /// Looks a name up in memory, as if dialled at `address`.
     pub fn find(&self, address: IpAddr, name: &str) -> Answer {
+        if self.is_stopped() {
+            return Answer::Stopped;
+        }
         match self.place_of(address) {
             None => Answer::Elsewhere,
-            Some(Role::Joined) => Answer::AskOwner,
-            Some(Role::Searching) => Answer::Unsettled,
+            Some(role @ (Role::Joined | Role::Searching)) => match self.mirror.find(name.as_bytes()) {
+                Some(entry) => Answer::Found(entry),
+                // A name that is not in the copy may be on its way there.
+                None if role == Role::Joined => Answer::AskOwner,
+                None => Answer::Unsettled,
+            },
             Some(Role::Serving) => match self.registry.find(name.as_bytes()) {
                 Some(entry) => Answer::Found(entry),
                 None if self.registry.is_settled() => Answer::NotFound,
@@ -232,16 +264,23 @@ impl Handle {
         covered.then_some(status.role)
     }
 
-    /// The registered nodes, the newest first, if the table is kept here.
+    /// The registered nodes, the newest first, if the table is here or a copy of it.
     pub fn entries(&self) -> Option<Vec<Arc<Entry>>> {
-        (self.status.lock().role == Role::Serving).then(|| self.registry.entries())
+        // Roles change under this lock.
+        let status = self.status.lock();
+        if status.role == Role::Serving {
+            Some(self.registry.entries())
+        } else {
+            self.mirror.entries()
+        }
     }
 
     /// The state to which later changes are to be added.
     pub fn snapshot(&self) -> Snapshot {
         // Roles change under this lock.
         let status = self.status.lock();
-        let (number, nodes) = self.registry.snapshot();
+        let serves = status.role == Role::Serving;
+        let (number, nodes) = if serves { self.registry.snapshot() } else { self.mirror.snapshot() };
         Snapshot { number, role: status.role, nodes }
     }
 

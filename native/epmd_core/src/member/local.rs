@@ -5,16 +5,17 @@ use std::sync::mpsc as std_mpsc;
 use tokio::sync::mpsc;
 
 use super::handle::{Command, RegisterError};
-use crate::journal::{Change, Journal};
 use crate::node::{Node, NodeName};
 use crate::registry::{Holder, NameTaken, Registration, Registry};
+
+/// Why a node is refused whose name is another's.
+pub(super) const NAME_TAKEN: &str = "the name is taken";
 
 /// The host's own node, as the VM wants it.
 #[derive(Debug)]
 pub(super) struct LocalNode {
     current: Option<Local>,
     commands: mpsc::UnboundedReceiver<Command>,
-    journal: Journal,
 }
 
 #[derive(Debug)]
@@ -29,8 +30,8 @@ struct Local {
 }
 
 impl LocalNode {
-    pub(super) fn new(commands: mpsc::UnboundedReceiver<Command>, journal: Journal) -> Self {
-        Self { current: None, commands, journal }
+    pub(super) fn new(commands: mpsc::UnboundedReceiver<Command>) -> Self {
+        Self { current: None, commands }
     }
 
     pub(super) fn node(&self) -> Option<&Node> {
@@ -71,7 +72,7 @@ impl LocalNode {
         };
         match &granted {
             Ok(registration) => self.registered(registration.creation()),
-            Err(NameTaken(_)) => self.refused(),
+            Err(NameTaken(_)) => self.refused(|name| registry.refuse(name, NAME_TAKEN)),
         }
         Some(granted)
     }
@@ -94,7 +95,7 @@ impl LocalNode {
     }
 
     /// The node's name is somebody else's: who waits for the answer gets it, else it is told once.
-    pub(super) fn refused(&mut self) {
+    pub(super) fn refused(&mut self, tell: impl FnOnce(&str)) {
         let Some(local) = &mut self.current else { return };
         if let Some(reply) = local.reply.take() {
             let _ = reply.send(Err(RegisterError::DuplicateName));
@@ -102,7 +103,7 @@ impl LocalNode {
         } else if !local.refused {
             local.refused = true;
             let name = local.node.name.as_str();
-            self.journal.record(|| Change::Refused { name: name.into(), reason: "the name is taken" });
+            tell(name);
             tracing::error!(%name, "this node's name is registered by another node");
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use super::handle::{Handle, Move};
 use super::local::LocalNode;
@@ -69,11 +69,12 @@ pub(super) async fn serve(
         let rules = Arc::clone(&handle.rules);
         Server::start(listeners, registry.clone(), rules, handle.connections.clone(), replication.clone(), reserve)
     };
-    let (mut server, mut own, claim);
+    let (mut server, mut own, claim, mut settled);
     match startup {
         Startup::Bound(listeners) => {
-            if refills {
-                registry.fills_until(Instant::now() + SETTLING);
+            settled = refills.then(|| Instant::now() + SETTLING);
+            if let Some(settled) = settled {
+                registry.fills_until(settled);
             }
             (server, claim) = (start(listeners, Reserve::new())?, None);
             own = LocalRegistration::register(local, registry);
@@ -89,6 +90,7 @@ pub(super) async fn serve(
                 None => LocalRegistration::register(local, registry),
             };
             claim = Some(claimed);
+            settled = None;
         }
     }
     let wanted = handle.wanted();
@@ -106,6 +108,10 @@ pub(super) async fn serve(
     loop {
         tokio::select! {
             error = server.failed() => return Err(error),
+            () = until(settled) => {
+                settled = None;
+                registry.settle();
+            }
             () = local.changed() => {
                 drop(own);
                 own = LocalRegistration::register(local, registry);
@@ -139,6 +145,13 @@ pub(super) async fn serve(
                 return Ok(());
             }
         }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

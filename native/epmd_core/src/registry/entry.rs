@@ -71,6 +71,15 @@ impl Entry {
         }
     }
 
+    pub(super) fn unregistered(&self) -> Change {
+        Change::Unregistered { name: String::from_utf8_lossy(self.name()).into_owned(), port: self.port() }
+    }
+
+    /// Whether this is the registration of the same life of the same node, for who observes the table.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.name(), self.port(), self.creation) == (other.name(), other.port(), other.creation)
+    }
+
     /// Its number among the table's registrations.
     pub(crate) fn id(&self) -> u64 {
         self.id

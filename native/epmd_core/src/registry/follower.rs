@@ -7,15 +7,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::entry::Entry;
+use super::refusals::Refusal;
 
 /// Steps that a copy may be behind. At 30,000 registrations in a second that is about a second.
 const BEHIND: usize = 65_536;
+/// Steps that a copy may be behind and still be told of refusals, which it does without rather than fall behind.
+const BEHIND_FOR_REFUSALS: usize = 1_024;
 
 /// What the copy of a table is told.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// The epoch of the table.
-    Epoch(u64),
+    /// The epoch of the table, and the number of the last refusal before those that are told.
+    Epoch { epoch: u64, refusals: u64 },
     /// The registrations up to this number are those of the copy that is there.
     Resumed(u64),
     /// How far the table has counted.
@@ -30,6 +33,10 @@ pub(crate) enum Step {
     Left(u64),
     /// From here on the copy is whole.
     Whole,
+    /// Whoever was registered with the last owner and is still there is in the table.
+    Settled,
+    /// A registration was refused.
+    Refused(Refusal),
 }
 
 /// How far a table or its copy has come. Registrations have the same number in a table and in its copies, as long as
@@ -38,6 +45,15 @@ pub(crate) enum Step {
 pub(crate) struct Position {
     pub(crate) epoch: u64,
     pub(crate) registrations: u64,
+    pub(crate) refusals: u64,
+}
+
+impl Position {
+    /// The lesser of each number.
+    pub(super) fn least(self, other: Self) -> Self {
+        let registrations = self.registrations.min(other.registrations);
+        Self { registrations, refusals: self.refusals.min(other.refusals), ..self }
+    }
 }
 
 /// The numbers from which a table goes on.
@@ -88,6 +104,16 @@ impl Follower {
 
     pub(super) fn left(&self, id: u64) {
         self.push(Step::Left(id));
+    }
+
+    pub(super) fn settled(&self) {
+        self.push(Step::Settled);
+    }
+
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        if self.lacking.lock().steps.len() < BEHIND_FOR_REFUSALS {
+            self.push(Step::Refused(refusal.clone()));
+        }
     }
 
     fn push(&self, step: Step) {

@@ -7,7 +7,9 @@ use std::sync::{Arc, Weak};
 use super::departed::{Departed, Left};
 use super::entry::{Entry, Holder, NodeConnection};
 use super::follower::{Counters, Departure, Position};
-use super::table::{Contents, Registration, Registry};
+use super::refusals::{Refusal, Refusals};
+use super::state::Contents;
+use super::table::{Registration, Registry};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
 
@@ -18,9 +20,11 @@ pub(crate) struct Replica {
     names: HashSet<Box<[u8]>>,
     departed: Departed,
     registrations: u64,
+    refusals: Refusals,
     epoch: u64,
     /// What an earlier copy had, of which the table has not told yet that it is still there.
     unconfirmed: BTreeMap<u64, Copied>,
+    unconfirmed_refusals: Refusals,
 }
 
 /// A registration in the copy. Without a connection it ends with the table that was copied.
@@ -46,17 +50,24 @@ pub(crate) struct Restored {
 impl Replica {
     /// How far the copy has come.
     pub(crate) fn position(&self) -> Position {
-        Position { epoch: self.epoch, registrations: self.registrations }
+        Position { epoch: self.epoch, registrations: self.registrations, refusals: self.refusals.last }
     }
 
     /// The copy of this table begins.
-    pub(crate) fn began(&mut self, epoch: u64) {
-        *self = Self { epoch, unconfirmed: std::mem::take(&mut self.by_age), ..Self::default() };
+    pub(crate) fn began(&mut self, epoch: u64, refusals: u64) {
+        *self = Self {
+            epoch,
+            refusals: Refusals::after_number(refusals),
+            unconfirmed: std::mem::take(&mut self.by_age),
+            unconfirmed_refusals: std::mem::take(&mut self.refusals),
+            ..Self::default()
+        };
     }
 
-    /// Of the registrations that an earlier copy had, those up to this number are the table's.
+    /// Of the registrations that an earlier copy had, those up to this number are the table's, as are its refusals.
     pub(crate) fn resumed(&mut self, registrations: u64) {
         self.unconfirmed.split_off(&registrations.saturating_add(1));
+        self.refusals.resume(std::mem::take(&mut self.unconfirmed_refusals));
     }
 
     /// A registration of the earlier copy is still there.
@@ -122,6 +133,11 @@ impl Replica {
         Ok(())
     }
 
+    /// A registration was refused.
+    pub(crate) fn refused(&mut self, refusal: Refusal) {
+        self.refusals.add(refusal);
+    }
+
     /// The number of registrations.
     pub(crate) fn len(&self) -> usize {
         self.by_age.len()
@@ -131,8 +147,8 @@ impl Replica {
     /// connection from `own`, the host's, becomes one that needs no connection.
     pub(crate) fn restore(self, registry: &Registry, own: Option<SocketAddr>) -> (Contents, Restored) {
         let last = self.position();
-        let Self { by_age, departed, .. } = self;
-        let mut contents = Contents::after(last, departed);
+        let Self { by_age, departed, refusals, .. } = self;
+        let mut contents = Contents::after(last, departed, refusals);
         let mut restored = Restored { own: None, connected: Vec::with_capacity(by_age.len()) };
         for (id, Copied { creation, reply, connection }) in by_age {
             let peer = connection.as_ref().and_then(|connection| connection.get_ref().peer_addr().ok());

@@ -1,17 +1,20 @@
 //! The table itself, behind a handle that is cheap to clone.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 use tokio::sync::Notify;
 
-use super::departed::{Departed, DepartedName, Left};
+use super::departed::DepartedName;
 use super::entry::{ByName, Entry, Holder};
-use super::follower::{Counters, Departure, Follower, Position, Step};
-use crate::journal::{Change, Journal};
+use super::follower::{Follower, Position};
+use super::former::Former;
+use super::refusals::Refusal;
+use super::state::{Contents, State};
+use crate::journal::Journal;
 use crate::node::Node;
 use crate::protocol::Port2Reply;
 
@@ -25,66 +28,6 @@ struct Table {
     /// Wakes who waits for a name while the table fills.
     registered: Notify,
     journal: Journal,
-}
-
-/// What a copy brings to the table whose place it takes.
-#[derive(Debug)]
-pub(crate) struct Contents(State);
-
-impl Contents {
-    /// The contents of the table after the one that came so far.
-    pub(super) fn after(last: Position, departed: Departed) -> Self {
-        let epoch = Epoch { parent: Some(last), ..Epoch::default() };
-        Self(State { departed, registrations: last.registrations, epoch, ..State::default() })
-    }
-
-    pub(super) fn enter(&mut self, entry: &Arc<Entry>) {
-        self.0.enter(entry);
-    }
-
-    /// A registration whose connection is not there any more.
-    pub(super) fn depart(&mut self, name: &[u8], creation: u32, port: u16) {
-        self.0.departed.remember(name, creation, port, -1);
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    names: HashSet<ByName>,
-    /// Oldest first.
-    by_age: BTreeMap<u64, Arc<Entry>>,
-    departed: Departed,
-    registrations: u64,
-    epoch: Epoch,
-    /// Until when nodes may be missing that were registered with the owner before us.
-    fills_until: Option<Instant>,
-    /// Who keeps a copy of the table.
-    followers: Vec<Weak<Follower>>,
-}
-
-/// What tells a table from those that others began.
-#[derive(Debug)]
-struct Epoch {
-    id: u64,
-    /// That of the table whose place this one took, and how far its copy had come.
-    parent: Option<Position>,
-}
-
-impl Default for Epoch {
-    fn default() -> Self {
-        Self { id: random(), parent: None }
-    }
-}
-
-impl Epoch {
-    /// How many registrations a copy which came to this position shares with the table.
-    fn shared_with(&self, copy: Position, registrations: u64) -> Option<u64> {
-        match self.parent {
-            _ if copy.epoch == self.id => Some(copy.registrations.min(registrations)),
-            Some(parent) if copy.epoch == parent.epoch => Some(copy.registrations.min(parent.registrations)),
-            _ => None,
-        }
-    }
 }
 
 /// A registration. The entry leaves the table with it, and with nothing else of this holder's.
@@ -112,7 +55,9 @@ impl Registry {
     /// All nodes, the newest registration first, and the number of the change that they come from.
     pub fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
         let state = self.0.state.lock();
-        (self.0.journal.number(), state.by_age.values().rev().cloned().collect())
+        // Who observes the table takes those that may still come back for registered.
+        let former = state.former.by_age().rev();
+        (self.0.journal.number(), state.by_age.values().rev().cloned().chain(former).collect())
     }
 
     /// Puts a node into the table, with a creation that its name did not have before.
@@ -135,7 +80,7 @@ impl Registry {
         state.registrations += 1;
         let entry = Arc::new(Entry::new(state.registrations, creation.unwrap_or(next), holder, Port2Reply::new(node)));
         state.enter(&entry);
-        self.0.journal.record(|| entry.registered());
+        state.former.registered(&entry, &self.0.journal);
         drop(state);
         self.0.registered.notify_waiters();
         Ok(Registration::new(self, entry))
@@ -149,6 +94,28 @@ impl Registry {
     /// The table takes over from another, whose nodes come back one by one: until then a missing name says little.
     pub fn fills_until(&self, settled: Instant) {
         self.0.state.lock().fills_until = Some(settled);
+    }
+
+    /// Observers were told of these nodes: those that come back are the same to them.
+    pub(crate) fn expect(&self, former: Former) {
+        self.0.state.lock().former = former;
+    }
+
+    /// Nobody is waited for any more.
+    pub(crate) fn settle(&self) {
+        let mut state = self.0.state.lock();
+        state.fills_until = None;
+        state.former.settled(&self.0.journal);
+        state.followers().for_each(|follower| follower.settled());
+    }
+
+    /// Tells observers and followers of a registration that was refused, and why.
+    pub fn refuse(&self, name: &str, reason: impl Into<Cow<'static, str>>) {
+        let mut state = self.0.state.lock();
+        let refusal = Refusal { number: state.refusals.last + 1, name: name.into(), reason: reason.into() };
+        state.refusals.add(refusal.clone());
+        state.followers().for_each(|follower| follower.refused(&refusal));
+        self.0.journal.record(|| refusal.change());
     }
 
     /// Whether a name that is missing is not registered.
@@ -215,34 +182,20 @@ impl Registry {
     /// come to this position of this table or of the one before, is not told again.
     pub(crate) fn follow(&self, copy: Option<Position>) -> Arc<Follower> {
         let mut state = self.0.state.lock();
-        let departed = &state.departed;
-        let counters = Counters { registrations: state.registrations, leaves: departed.leaves, floor: departed.floor };
-        let shared = copy.and_then(|copy| state.epoch.shared_with(copy, state.registrations));
-        let departures = departed.order.values().filter_map(|name| {
-            let Left { number, creation, port, descriptor } = *departed.names.get(name)?;
-            Some(Departure { number, name: name.clone(), creation, port, descriptor })
-        });
-        let entries = state.by_age.values().cloned().map(|entry| match shared {
-            Some(shared) if entry.id() <= shared => Step::Kept(entry),
-            _ => Step::Entered(entry),
-        });
-        let steps = std::iter::once(Step::Epoch(state.epoch.id))
-            .chain(shared.map(Step::Resumed))
-            .chain([Step::Counters(counters)])
-            .chain(departures.map(Step::Departed))
-            .chain(entries)
-            .chain([Step::Whole]);
-        let follower = Arc::new(Follower::new(steps.collect()));
+        let follower = Arc::new(Follower::new(state.steps_beyond(copy)));
         state.followers.retain(|follower| follower.strong_count() > 0);
         state.followers.push(Arc::downgrade(&follower));
         follower
     }
 
-    /// Takes a copy's contents for its own, which were none.
-    pub(crate) fn adopt(&self, contents: Contents) {
-        let mut state = self.0.state.lock();
-        *state = contents.0;
-        state.by_age.values().for_each(|entry| self.0.journal.record(|| entry.registered()));
+    /// Takes a copy's contents for its own, which were none. Observers were told of
+    /// those nodes, and of the refusals up to this number.
+    pub(crate) fn adopt(&self, contents: Contents, mut former: Former, refusals: u64) {
+        let (mut state, journal) = (self.0.state.lock(), &self.0.journal);
+        *state = contents.into();
+        state.by_age.values().for_each(|entry| former.registered(entry, journal));
+        former.settled(journal);
+        state.refusals.after(refusals).cloned().for_each(|refusal| journal.record(|| refusal.change()));
         drop(state);
         self.0.registered.notify_waiters();
     }
@@ -255,26 +208,24 @@ impl Registry {
         }
         state.names.remove(entry.name());
         state.departed.remember(entry.name(), entry.creation(), entry.port(), entry.descriptor());
-        state.followers.iter().filter_map(Weak::upgrade).for_each(|follower| follower.left(entry.id()));
-        self.0.journal.record(|| Change::Unregistered {
-            name: String::from_utf8_lossy(entry.name()).into_owned(),
-            port: entry.port(),
-        });
+        state.followers().for_each(|follower| follower.left(entry.id()));
+        self.0.journal.record(|| entry.unregistered());
         drop(state);
         entry.ended().notify_waiters();
         true
     }
 
+    /// Waits until an entry has left the table.
+    pub async fn ended(&self, entry: &Entry) {
+        // Created before the check: it is woken by all that happens from here on.
+        let ended: Notified<'_> = entry.ended().notified();
+        if self.holds(entry) {
+            ended.await;
+        }
+    }
+
     fn holds(&self, entry: &Entry) -> bool {
         self.0.state.lock().by_age.contains_key(&entry.id())
-    }
-}
-
-impl State {
-    fn enter(&mut self, entry: &Arc<Entry>) {
-        self.names.insert(ByName(Arc::clone(entry)));
-        self.by_age.insert(entry.id(), Arc::clone(entry));
-        self.followers.iter().filter_map(Weak::upgrade).for_each(|follower| follower.entered(entry));
     }
 }
 
@@ -294,31 +245,16 @@ impl Registration {
     }
 }
 
-impl Registry {
-    /// Waits until an entry has left the table.
-    pub async fn ended(&self, entry: &Entry) {
-        // Created before the check: it is woken by all that happens from here on.
-        let ended: Notified<'_> = entry.ended().notified();
-        if self.holds(entry) {
-            ended.await;
-        }
-    }
-}
-
 impl Drop for Registration {
     fn drop(&mut self) {
         self.registry.remove(&self.entry);
     }
 }
 
-/// The seed of the standard library's hash maps is random enough to tell tables apart.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+
     use super::super::departed::DEPARTED;
     use super::*;
     use crate::node::NodeName;

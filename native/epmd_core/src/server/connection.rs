@@ -16,7 +16,6 @@ use super::access::Origin;
 use super::connections::Slot;
 use super::listing::Listing;
 use super::shared::Shared;
-use crate::journal::Change;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::os;
@@ -219,8 +218,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
         Request::Alive2 { node: Ok(node), .. } => Answer::Register(node),
         Request::Alive2 { node: Err(reason), highest_version } => {
             metrics.refused.count();
-            let nameless = || Change::Refused { name: String::new(), reason: "the request is not valid" };
-            shared.registry.journal().record(nameless);
+            shared.registry.refuse("", "the request is not valid");
             tracing::warn!(%peer, ?reason, "registration refused");
             Answer::Refuse { highest_version }
         }
@@ -264,7 +262,7 @@ fn looked_up(metrics: &Metrics, found: Option<Arc<Entry>>) -> Reply {
 fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: &'static str) {
     let name = node.name.as_str();
     shared.metrics().refused.count();
-    shared.registry.journal().record(|| Change::Refused { name: name.into(), reason });
+    shared.registry.refuse(name, reason);
     tracing::warn!(%peer, %name, reason, "registration refused");
 }
 

@@ -1,0 +1,142 @@
+defmodule EmbeddedEpmd.Cluster do
+  @moduledoc """
+  Connects this node to the nodes of its host, as they come.
+
+      children = [EmbeddedEpmd, {EmbeddedEpmd.Cluster, nodes: ["app*"]}]
+
+  It learns of a node when that registers (`EmbeddedEpmd.subscribe/1`), and connects at once. Every 5 seconds it tries
+  those again that are registered and not connected; where this VM knows no table of its own (`:table` of
+  `t:EmbeddedEpmd.status/0`), that is how it learns of them. It never disconnects a node: the distribution does.
+
+  Nodes of one host have the host part of this node's name: with long names `app1@db.example.com`, with short ones
+  `app1@db`. Those that were started under another host name are not reached. Nothing happens while this VM is no node.
+  Each name that fits becomes an atom; of more than 10000 in the life of the process, further ones are left out with a
+  warning.
+  """
+
+  use GenServer
+
+  # How often nodes are tried again; milliseconds.
+  @again 5_000
+  # Names that may become atoms: whoever may register one could exhaust them.
+  @most_names 10_000
+
+  @typedoc """
+    * `:nodes` - the names to connect to, without their hosts: a list of patterns, in which `*` stands for any
+      characters and `?` for one, or regular expressions. Defaults to `["*"]`, which is all.
+    * `:name` - the name of the process. Defaults to `EmbeddedEpmd.Cluster`.
+  """
+  @type option :: {:nodes, [String.t() | Regex.t()]} | {:name, GenServer.name()}
+
+  @doc """
+  Starts it. Raises an `ArgumentError` for a bad option, which names the option, what is expected and what came.
+  """
+  @spec start_link([option()]) :: GenServer.on_start()
+  def start_link(options \\ []) do
+    for {key, value} <- options, key not in [:nodes, :name] do
+      raise ArgumentError, "expected the options :nodes and :name, got #{inspect([{key, value}])}"
+    end
+
+    patterns = patterns!(Keyword.get(options, :nodes, ["*"]))
+    GenServer.start_link(__MODULE__, patterns, name: Keyword.get(options, :name, __MODULE__))
+  end
+
+  defp patterns!([_ | _] = nodes), do: Enum.map(nodes, &pattern!(&1, nodes))
+  defp patterns!(nodes), do: refuse(nodes)
+
+  defp pattern!(%Regex{} = regex, _nodes), do: regex
+
+  defp pattern!(text, nodes) when is_binary(text) do
+    if text == "" or String.contains?(text, "@"), do: refuse(nodes)
+    text = text |> Regex.escape() |> String.replace("\\*", ".*") |> String.replace("\\?", ".")
+    Regex.compile!("\\A#{text}\\z", "su")
+  end
+
+  defp pattern!(_, nodes), do: refuse(nodes)
+
+  defp refuse(nodes) do
+    raise ArgumentError,
+          "nodes: expected a list of patterns such as \"app*\", without hosts, or of regular expressions, " <>
+            "got #{inspect(nodes)}"
+  end
+
+  @impl GenServer
+  def init(patterns) do
+    state = %{patterns: patterns, names: MapSet.new(), connecting: %{}, subscription: nil, warned?: false}
+    {:ok, state, {:continue, :again}}
+  end
+
+  @impl GenServer
+  def handle_continue(:again, state), do: {:noreply, again(state)}
+
+  @impl GenServer
+  def handle_info(:again, state), do: {:noreply, again(state)}
+  def handle_info({:embedded_epmd, {:registered, %{name: name}}}, state), do: {:noreply, connect(state, name)}
+
+  def handle_info({:DOWN, reference, :process, _, _}, %{subscription: reference} = state),
+    do: {:noreply, %{state | subscription: nil}}
+
+  def handle_info({:DOWN, _, :process, pid, _}, state),
+    do: {:noreply, %{state | connecting: Map.delete(state.connecting, pid)}}
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  # A subscription ends with the process that keeps it.
+  defp again(state) do
+    Process.send_after(self(), :again, @again)
+    state = subscribe(state)
+
+    case EmbeddedEpmd.names() do
+      {:ok, nodes} -> Enum.reduce(nodes, state, &connect(&2, &1.name))
+      {:error, _} -> state
+    end
+  end
+
+  defp subscribe(%{subscription: nil} = state) do
+    case EmbeddedEpmd.subscribe() do
+      {:ok, _} -> %{state | subscription: Process.monitor(EmbeddedEpmd.Server)}
+      {:error, :stopped} -> state
+    end
+  end
+
+  defp subscribe(state), do: state
+
+  defp connect(state, name) do
+    cond do
+      not (Node.alive?() and node_name?(name) and Enum.any?(state.patterns, &Regex.match?(&1, name))) -> state
+      name in state.names or MapSet.size(state.names) < @most_names -> connect_node(state, name)
+      true -> warn(state)
+    end
+  end
+
+  # Others than nodes may register what they like. An atom has 255 characters at most.
+  defp node_name?(name) do
+    String.valid?(name) and not String.contains?(name, "@") and String.length(name) + String.length(host()) < 255
+  end
+
+  defp host do
+    [_, host] = node() |> Atom.to_string() |> String.split("@")
+    host
+  end
+
+  defp connect_node(state, name) do
+    node = :"#{name}@#{host()}"
+    state = update_in(state.names, &MapSet.put(&1, name))
+
+    if node in [node() | Node.list(:connected)] or node in Map.values(state.connecting) do
+      state
+    else
+      # A node that does not answer is waited for as long as the distribution waits.
+      {pid, _} = spawn_monitor(fn -> Node.connect(node) end)
+      put_in(state.connecting[pid], node)
+    end
+  end
+
+  defp warn(%{warned?: true} = state), do: state
+
+  defp warn(state) do
+    text = ~c"embedded_epmd: more than ~b names fit the patterns of the cluster; others are left out"
+    :logger.warning(text, [@most_names])
+    %{state | warned?: true}
+  end
+end

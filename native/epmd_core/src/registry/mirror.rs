@@ -1,0 +1,248 @@
+//! The owner's table as a member that has joined knows it: to look nodes up in, and to tell what changes.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::entry::{ByName, Entry, Holder};
+use super::follower::{Counters, Position};
+use super::former::Former;
+use super::refusals::Refusal;
+use super::replica::Impossible;
+use crate::journal::{Change, Journal};
+use crate::node::Node;
+use crate::protocol::Port2Reply;
+
+/// A copy of the owner's table, behind a handle that is cheap to clone. It is read only: what changes it is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Mirror {
+    state: Arc<Mutex<Option<Image>>>,
+    journal: Journal,
+}
+
+/// The nodes of a table, and how far it had come.
+#[derive(Debug)]
+pub(crate) struct Image {
+    position: Position,
+    names: HashSet<ByName>,
+    /// Oldest first.
+    by_age: BTreeMap<u64, Arc<Entry>>,
+    /// Those that are still to be recorded.
+    refusals: Vec<Refusal>,
+}
+
+impl Image {
+    /// That of a table of which nothing but its epoch was told yet, and the number of its last refusal.
+    pub(crate) fn of_epoch(epoch: u64, refusals: u64) -> Self {
+        let position = Position { epoch, registrations: 0, refusals };
+        Self { position, names: HashSet::new(), by_age: BTreeMap::new(), refusals: Vec::new() }
+    }
+
+    pub(crate) fn counted(&mut self, counters: Counters) {
+        self.position.registrations = counters.registrations;
+    }
+
+    /// A node, as it is registered with the owner.
+    pub(crate) fn entry(id: u64, creation: u32, node: &Node) -> Arc<Entry> {
+        // The owner has the connection.
+        let holder = Holder::Connection(Weak::<std::net::TcpStream>::new());
+        Arc::new(Entry::new(id, creation, holder, Port2Reply::new(node)))
+    }
+
+    pub(crate) fn enter(&mut self, entry: Arc<Entry>) -> Result<(), Impossible> {
+        let id = entry.id();
+        let is_next = self.by_age.last_key_value().is_none_or(|(last, _)| *last < id);
+        if !is_next || !self.names.insert(ByName(Arc::clone(&entry))) {
+            return Err(Impossible("a registration that is there already"));
+        }
+        self.by_age.insert(id, entry);
+        self.position.registrations = self.position.registrations.max(id);
+        Ok(())
+    }
+
+    pub(crate) fn leave(&mut self, id: u64) -> Result<Arc<Entry>, Impossible> {
+        let left = self.by_age.remove(&id).ok_or(Impossible("the end of a registration that is not there"))?;
+        self.names.remove(left.name());
+        Ok(left)
+    }
+
+    /// A registration was refused.
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
+        self.position.refusals = refusal.number;
+        self.refusals.push(refusal);
+    }
+
+    fn get(&self, id: u64) -> Option<Arc<Entry>> {
+        self.by_age.get(&id).cloned()
+    }
+}
+
+impl Mirror {
+    /// One that knows nothing yet, and records what changes.
+    pub(crate) fn new(journal: Journal) -> Self {
+        Self { state: Arc::default(), journal }
+    }
+
+    /// Whether there is a copy.
+    pub(crate) fn is_there(&self) -> bool {
+        self.state.lock().is_some()
+    }
+
+    /// How far the copy has come, if there is one.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.state.lock().as_ref().map(|image| image.position)
+    }
+
+    pub(crate) fn find(&self, name: &[u8]) -> Option<Arc<Entry>> {
+        self.state.lock().as_ref()?.names.get(name).map(|ByName(entry)| Arc::clone(entry))
+    }
+
+    /// The registration with this number.
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Entry>> {
+        self.state.lock().as_ref()?.get(id)
+    }
+
+    /// All nodes, the newest registration first, if there is a copy.
+    pub(crate) fn entries(&self) -> Option<Vec<Arc<Entry>>> {
+        Some(self.state.lock().as_ref()?.by_age.values().rev().cloned().collect())
+    }
+
+    /// All nodes, the newest registration first, and the number of the change that they come from.
+    pub(crate) fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
+        let state = self.state.lock();
+        let nodes = state.iter().flat_map(|image| image.by_age.values().rev().cloned()).collect();
+        (self.journal.number(), nodes)
+    }
+
+    /// Takes another image for the one it has, and records in what they differ.
+    pub(crate) fn replace(&self, mut image: Image) {
+        let mut state = self.state.lock();
+        let last = state.take();
+        let mut former = Former::of(last.into_iter().flat_map(|last| last.by_age.into_values()));
+        image.by_age.values().for_each(|entry| former.registered(entry, &self.journal));
+        former.settled(&self.journal);
+        image.refusals.drain(..).for_each(|refusal| self.journal.record(|| refusal.change()));
+        *state = Some(image);
+    }
+
+    /// Applies a step, and records it.
+    pub(crate) fn entered(&self, entry: Arc<Entry>) -> Result<(), Impossible> {
+        if let Some(image) = self.state.lock().as_mut() {
+            image.enter(Arc::clone(&entry))?;
+            self.journal.record(|| entry.registered());
+        }
+        Ok(())
+    }
+
+    /// Applies a step, and records it.
+    pub(crate) fn left(&self, id: u64) -> Result<(), Impossible> {
+        if let Some(image) = self.state.lock().as_mut() {
+            let left = image.leave(id)?;
+            self.journal.record(|| left.unregistered());
+        }
+        Ok(())
+    }
+
+    /// Records a refusal.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        if let Some(image) = self.state.lock().as_mut() {
+            image.position.refusals = refusal.number;
+            self.journal.record(|| refusal.change());
+        }
+    }
+
+    /// Gives the copy up, since nobody tells any more what becomes of it.
+    pub(crate) fn give_up(&self) {
+        let mut state = self.state.lock();
+        if state.take().is_some() {
+            self.journal.record(|| Change::Lost);
+        }
+    }
+
+    /// Takes the copy out, for a table that takes its place: its nodes, and the number of the last refusal.
+    pub(crate) fn take(&self) -> (Former, u64) {
+        let image = self.state.lock().take();
+        let refusals = image.as_ref().map_or(u64::MAX, |image| image.position.refusals);
+        (Former::of(image.into_iter().flat_map(|image| image.by_age.into_values())), refusals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::NodeName;
+
+    fn node(name: &str) -> Node {
+        Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
+    }
+
+    fn entry(id: u64, name: &str) -> Arc<Entry> {
+        Image::entry(id, 7, &node(name))
+    }
+
+    fn image(nodes: &[(u64, &str)]) -> Image {
+        let mut image = Image::of_epoch(1, 0);
+        nodes.iter().for_each(|(id, name)| image.enter(entry(*id, name)).expect("a new one"));
+        image
+    }
+
+    /// A mirror, and what its observer was told.
+    fn observed() -> (Mirror, Arc<Mutex<Vec<String>>>) {
+        let told = Arc::<Mutex<Vec<String>>>::default();
+        let observer = Arc::clone(&told);
+        let journal = Journal::observed_by(Arc::new(move |_, change| {
+            observer.lock().push(match change {
+                Change::Registered { name, .. } => format!("+{name}"),
+                Change::Unregistered { name, .. } => format!("-{name}"),
+                Change::Refused { name, .. } => format!("!{name}"),
+                change => format!("{change:?}"),
+            });
+        }));
+        (Mirror::new(journal), told)
+    }
+
+    fn names(mirror: &Mirror) -> Vec<String> {
+        let name = |entry: &Arc<Entry>| String::from_utf8_lossy(entry.name()).into_owned();
+        mirror.snapshot().1.iter().map(name).collect()
+    }
+
+    #[test]
+    fn only_what_differs_from_the_last_image_is_told() {
+        let (mirror, told) = observed();
+        mirror.replace(image(&[(1, "a"), (2, "b")]));
+        mirror.entered(entry(3, "c")).expect("a new one");
+        mirror.left(1).expect("it is there");
+        assert_eq!(std::mem::take(&mut *told.lock()), ["+a", "+b", "+c", "-a"]);
+        // Another owner numbers them anew; one is gone, one new, and one has come back as another.
+        let mut next = image(&[(1, "c"), (2, "d")]);
+        next.enter(Image::entry(3, 8, &node("b"))).expect("a new one");
+        mirror.replace(next);
+        assert_eq!(std::mem::take(&mut *told.lock()), ["+d", "-b", "+b"]);
+        assert_eq!(names(&mirror), ["b", "d", "c"]);
+        mirror.replace(image(&[(1, "c")]));
+        assert_eq!(std::mem::take(&mut *told.lock()), ["-d", "-b"]);
+    }
+
+    #[test]
+    fn a_copy_that_is_lost_is_told_once_and_answers_nothing() {
+        let (mirror, told) = observed();
+        mirror.replace(image(&[(1, "a")]));
+        assert!(mirror.find(b"a").is_some());
+        mirror.give_up();
+        mirror.give_up();
+        assert_eq!(*told.lock(), ["+a", "Lost"]);
+        assert!(mirror.find(b"a").is_none() && mirror.entries().is_none() && names(&mirror).is_empty());
+    }
+
+    #[test]
+    fn what_no_table_says_is_not_applied() {
+        let (mirror, told) = observed();
+        mirror.replace(image(&[(1, "a"), (3, "c")]));
+        assert!(mirror.entered(entry(4, "a")).is_err());
+        assert!(mirror.entered(entry(2, "b")).is_err());
+        assert!(mirror.left(2).is_err());
+        assert_eq!(*told.lock(), ["+a", "+c"]);
+        assert_eq!(names(&mirror), ["c", "a"]);
+    }
+}

@@ -1,0 +1,100 @@
+defmodule EmbeddedEpmd.MirrorTest do
+  # The table, and what is told of it, in VMs that have joined.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.{Host, Rounds, Vm}
+
+  alias EmbeddedEpmd.Mailbox
+
+  @count 10
+
+  setup do
+    %{port: free_port()}
+  end
+
+  @tag timeout: :infinity
+  test "every VM knows its owner's table and tells its events, through changes of owner", %{port: port} do
+    names = for _ <- 1..@count, do: unique("n")
+    members = for {vm, name} <- Enum.zip(start_together(names, port), names), do: follow(%{vm: vm, name: name})
+
+    Enum.reduce(1..rounds(3, 50), members, fn round, members ->
+      same_tables(members)
+      {[owner], others} = Enum.split_with(members, &(role(&1.vm) == :serving))
+      # Somebody can go on for the owner, and somebody besides.
+      eventually(fn -> length(call(owner.vm, EmbeddedEpmd, :status).standbys) == 2 end)
+      before = Map.new(others, &{&1.name, length(events(&1))})
+      if rem(round, 2) == 0, do: kill(owner.vm), else: :peer.stop(owner.vm)
+
+      # From memory, whoever has the port.
+      for one <- others, other <- others, do: assert({:port, _, _} = find(one.vm, other.name))
+
+      same_tables(others)
+      for one <- others, do: assert([{:unregistered, %{name: _}}] = Enum.drop(events(one), before[one.name]))
+      name = unique("n")
+      [vm] = start_together([name], port)
+      [follow(%{vm: vm, name: name}) | others]
+    end)
+  end
+
+  test "a VM that cannot follow its owner asks it, and says so", %{port: port} do
+    owner = start_ours(unique("owner"), port)
+    name = unique("alone")
+    alone = start_ours(name, port, flags: ~w(-embedded_epmd hand_over false))
+    assert %{role: :serving, table: :here} = call(owner, EmbeddedEpmd, :status)
+    assert %{role: :joined, table: :owner, names: 2} = call(alone, EmbeddedEpmd, :status)
+    assert {:port, _, _} = find(alone, name)
+    assert call(start_plain(port), EmbeddedEpmd, :status).table == nil
+  end
+
+  test "look-ups and lists come from memory while the owner answers nobody", %{port: port} do
+    owner_name = unique("owner")
+    owner = start_ours(owner_name, port)
+    name = unique("joined")
+    vm = start_ours(name, port)
+    eventually(fn -> call(vm, EmbeddedEpmd, :status).table == :copy end)
+    pid = pid(owner)
+    {_, 0} = System.cmd("kill", ["-STOP", pid])
+
+    assert {:port, _, _} = find(vm, owner_name)
+    assert {:ok, [%{name: ^name}, %{name: ^owner_name}]} = call(vm, EmbeddedEpmd, :names)
+    assert {:ok, [{_, _}, {_, _}]} = call(vm, :net_adm, :names, [~c"127.0.0.1"])
+    assert %{names: 2} = call(vm, EmbeddedEpmd, :status)
+    {_, 0} = System.cmd("kill", ["-CONT", pid])
+  end
+
+  defp follow(%{vm: vm} = member) do
+    eventually(fn -> call(vm, EmbeddedEpmd, :status).table in [:here, :copy] end)
+    supervise(vm)
+    {subscriber, snapshot} = call(vm, Mailbox, :subscribe)
+    Map.merge(member, %{subscriber: subscriber, nodes: snapshot.nodes})
+  end
+
+  # What each was told adds up to the table of the one that serves, as do its names.
+  defp same_tables(members) do
+    eventually(fn -> Enum.count(members, &(role(&1.vm) == :serving)) == 1 end)
+    owner = Enum.find(members, &(role(&1.vm) == :serving))
+
+    eventually(fn ->
+      {:ok, names} = call(owner.vm, EmbeddedEpmd, :names)
+      length(names) == length(members) and Enum.all?(members, &(table(&1) == Enum.sort(names) and same?(&1, names)))
+    end)
+  end
+
+  defp same?(member, names), do: call(member.vm, EmbeddedEpmd, :names) == {:ok, names}
+
+  defp table(member) do
+    nodes = MapSet.new(member.nodes, &Map.delete(&1, :creation))
+    Enum.sort(Enum.reduce(events(member), nodes, &apply_event/2))
+  end
+
+  defp apply_event({:registered, node}, nodes), do: MapSet.put(nodes, Map.delete(node, :creation))
+  defp apply_event({:unregistered, node}, nodes), do: MapSet.delete(nodes, node)
+
+  # Those of nodes.
+  defp events(%{vm: vm, subscriber: subscriber}) do
+    for {:embedded_epmd, {kind, _} = event} <- call(vm, Mailbox, :messages, [subscriber]), kind != :role, do: event
+  end
+
+  defp find(vm, name),
+    do: call(vm, EmbeddedEpmd.Discovery, :port_please, [String.to_charlist(name), {127, 0, 0, 1}])
+end
