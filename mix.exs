@@ -1,4 +1,4 @@
-for file <- ~w(target cargo download prebuilt compile), do: Code.require_file("native/mix/#{file}.exs", __DIR__)
+for file <- ~w(target cargo download prebuilt compile appup), do: Code.require_file("native/mix/#{file}.exs", __DIR__)
 
 defmodule EmbeddedEpmd.MixProject do
   use Mix.Project
@@ -18,7 +18,7 @@ defmodule EmbeddedEpmd.MixProject do
       name: "embedded_epmd",
       version: @version,
       elixir: "~> 1.14",
-      compilers: [:embedded_epmd_native] ++ Mix.compilers(),
+      compilers: [:embedded_epmd_native] ++ Mix.compilers() ++ [:embedded_epmd_appup],
       elixirc_paths: if(Mix.env() == :test, do: ["lib", "test/support"], else: ["lib"]),
       base_url: @source_url && "#{@source_url}/releases/download/v#{@version}",
       description: "The Erlang port mapper (EPMD) inside the VM: no daemon, nothing to lose with a service",

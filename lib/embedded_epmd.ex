@@ -43,7 +43,7 @@ defmodule EmbeddedEpmd do
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Doctor, Lifecycle, Native, Server}
+  alias EmbeddedEpmd.{Client, Doctor, Lifecycle, Native, Server, Stats}
   alias EmbeddedEpmd.Doctor.Connection
 
   @timeout 5_000
@@ -199,40 +199,6 @@ defmodule EmbeddedEpmd do
           nodes: [%{name: String.t(), port: :inet.port_number(), creation: pos_integer()}]
         }
 
-  @typedoc """
-  What this VM's server has done since it started.
-
-    * `:requests` - requests over TCP, by kind and outcome
-    * `:connections` - how many were accepted and how many gave way to newer ones; how many are open, waiting for their
-      request or reply, and of registered nodes
-    * `:names` - the nodes registered here
-    * `:role_changes` - how often the role changed
-    * `:uptime` - milliseconds
-    * `:descriptors` - of the whole VM: in use, and their limit; `nil` where the system does not say (it does on Linux)
-  """
-  @type stats :: %{
-          requests: %{
-            port_please: %{found: non_neg_integer(), not_found: non_neg_integer()},
-            alive2: %{granted: non_neg_integer(), refused: non_neg_integer()},
-            names: non_neg_integer(),
-            dump: non_neg_integer(),
-            kill: non_neg_integer(),
-            stop: non_neg_integer(),
-            not_permitted: non_neg_integer(),
-            malformed: non_neg_integer()
-          },
-          connections: %{
-            accepted: non_neg_integer(),
-            waiting: non_neg_integer(),
-            registered: non_neg_integer(),
-            gave_way: non_neg_integer()
-          },
-          names: non_neg_integer(),
-          role_changes: non_neg_integer(),
-          uptime: non_neg_integer(),
-          descriptors: %{used: non_neg_integer() | nil, limit: non_neg_integer() | nil}
-        }
-
   @doc """
   The child specification: permanent, and with 5 seconds to hand over when the VM stops.
   """
@@ -341,30 +307,9 @@ defmodule EmbeddedEpmd do
       stats.requests.port_please
       #=> %{found: 1042, not_found: 3}
   """
-  @spec stats() :: {:ok, stats()} | {:error, :stopped}
+  @spec stats() :: {:ok, Stats.t()} | {:error, :stopped}
   def stats do
-    with {:ok, server} <- running() do
-      metrics = Native.metrics(server)
-
-      {:ok,
-       %{
-         requests: %{
-           port_please: Map.take(metrics, [:found, :not_found]),
-           alive2: Map.take(metrics, [:granted, :refused]),
-           names: metrics.names_requests,
-           dump: metrics.dump,
-           kill: metrics.kill,
-           stop: metrics.stop,
-           not_permitted: metrics.not_permitted,
-           malformed: metrics.malformed
-         },
-         connections: Map.take(metrics, [:accepted, :waiting, :registered, :gave_way]),
-         names: metrics.names,
-         role_changes: Native.status(server).changes,
-         uptime: metrics.uptime,
-         descriptors: descriptors()
-       }}
-    end
+    with {:ok, server} <- running(), do: {:ok, Stats.read(server)}
   end
 
   @doc """
@@ -417,16 +362,6 @@ defmodule EmbeddedEpmd do
   """
   @spec examine(node() | String.t()) :: [finding()]
   defdelegate examine(node), to: Connection
-
-  defp descriptors do
-    used = with {:ok, files} <- File.ls("/proc/self/fd"), do: length(files)
-    limits = with {:ok, text} <- File.read("/proc/self/limits"), do: Regex.run(~r/^Max open files +(\d+)/m, text)
-
-    %{
-      used: if(is_integer(used), do: used),
-      limit: with([_, limit] <- limits, do: String.to_integer(limit), else: (_ -> nil))
-    }
-  end
 
   defp running do
     with :none <- Lifecycle.server(), do: {:error, :stopped}

@@ -209,7 +209,8 @@ defmodule EmbeddedEpmd.EventsTest do
       assert %{role: :serving} = call(vm, EmbeddedEpmd, :status)
       server = call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])
       assert {:message_queue_len, length} = call(vm, :erlang, :process_info, [server, :message_queue_len])
-      assert length <= 1
+      # Not one for each of the 500.
+      assert length < 10
       assert call(vm, EmbeddedEpmd, :stats) |> elem(1) |> get_in([:requests, :alive2, :refused]) == 500
     end
   end

@@ -90,8 +90,13 @@ defmodule EmbeddedEpmd.HandOverTest do
   test "who stands by is told; the next one takes its place, and a setting switches it off", %{port: port} do
     [owner, standby] = pair(port)
     third = start_member(port)
-    refute call(third.vm, EmbeddedEpmd, :status).stands_by
-    assert call(owner.vm, EmbeddedEpmd, :status).standby == %{name: standby.name, pid: String.to_integer(standby.pid)}
+    eventually(fn -> length(call(owner.vm, EmbeddedEpmd, :status).standbys) == 2 end)
+    fourth = start_member(port)
+    refute call(fourth.vm, EmbeddedEpmd, :status).stands_by
+    told = for member <- [standby, third], do: %{name: member.name, pid: String.to_integer(member.pid)}
+    assert %{standbys: ^told, standby: first} = call(owner.vm, EmbeddedEpmd, :status)
+    assert first == hd(told)
+    kill(fourth.vm)
     assert call(standby.vm, EmbeddedEpmd, :status).stands_by
 
     assert Enum.any?(
@@ -106,7 +111,7 @@ defmodule EmbeddedEpmd.HandOverTest do
            |> Enum.filter(&(&1.what =~ "owned")) == []
 
     kill(standby.vm)
-    await_standby(owner, third)
+    eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standbys == tl(told) end)
 
     {:ok, server} = call(owner.vm, EmbeddedEpmd.Lifecycle, :server)
     off = call(owner.vm, EmbeddedEpmd.Config, :load, [[hand_over: false]])
@@ -152,7 +157,10 @@ defmodule EmbeddedEpmd.HandOverTest do
   end
 
   test "a standby that is out of descriptors says so, drops the role, and joins and serves as before", %{port: port} do
-    [owner, standby] = pair(port)
+    owner = start_member(port)
+    # It may have nearly all of what there is, so that there is none before the share is used up.
+    standby = start_member(port, flags: ~w(-embedded_epmd descriptor_share 95))
+    await_standby(owner, standby)
     call(standby.vm, Watch, :start)
     :ok = call(standby.vm, Watch, :log)
     nodes = for n <- 1..40, do: register("early#{n}", 5_000, port)
@@ -183,9 +191,9 @@ defmodule EmbeddedEpmd.HandOverTest do
     [owner, standby]
   end
 
-  defp start_member(port) do
+  defp start_member(port, options \\ []) do
     name = unique("n")
-    [vm] = start_together([name], port)
+    [vm] = start_together([name], port, options)
     supervisor = supervise(vm)
     %{name: name, vm: vm, pid: pid(vm), supervisor: supervisor}
   end

@@ -56,6 +56,44 @@ defmodule EmbeddedEpmd.ReloadTest do
     eventually(fn -> server_threads(pid(vm)) == 1 end)
   end
 
+  test "a release upgrade from another version restarts the VM" do
+    folder = Path.join(System.tmp_dir!(), "embedded_epmd_relup_#{System.unique_integer([:positive])}")
+    on_exit(fn -> File.rm_rf!(folder) end)
+    ebin = Path.join(:code.lib_dir(:embedded_epmd), "ebin")
+    {:ok, [{:application, name, properties}]} = :file.consult(Path.join(ebin, "embedded_epmd.app"))
+    needed = [:kernel, :stdlib, :elixir, :logger]
+
+    releases =
+      for version <- [~c"0.0.9", properties[:vsn]] do
+        copy = Path.join(folder, "lib/embedded_epmd-#{version}/ebin")
+        File.mkdir_p!(copy)
+        File.cp_r!(ebin, copy)
+        # The tests need more applications than the library.
+        described = {:application, name, Keyword.merge(properties, vsn: version, applications: needed)}
+        File.write!(Path.join(copy, "embedded_epmd.app"), :io_lib.format("~tp.~n", [described]))
+        applications = for app <- [:sasl, :compiler | needed], do: {app, version(app)}
+        erts = {:erts, :erlang.system_info(:version)}
+        path = Path.join(folder, "upgraded-#{version}")
+        release = {:release, {~c"upgraded", version}, erts, applications ++ [{name, version}]}
+        File.write!(path <> ".rel", :io_lib.format("~tp.~n", [release]))
+        String.to_charlist(path)
+      end
+
+    [from, to] = releases
+    path = for app <- [:sasl, :compiler, :elixir, :logger], do: Path.join(:code.lib_dir(app), "ebin")
+    options = [:silent, :noexec, path: Enum.map(Path.wildcard(folder <> "/lib/*/ebin") ++ path, &String.to_charlist/1)]
+
+    assert {:ok, {_, [{_, _, up}], [{_, _, down}]}, :systools_relup, []} =
+             :systools.make_relup(to, [from], [from], options)
+
+    assert :restart_emulator in up and :restart_emulator in down
+  end
+
+  defp version(app) do
+    _ = Application.load(app)
+    Application.spec(app, :vsn)
+  end
+
   test "coverage is not taken of it, and of all others", %{vm: vm} = context do
     ebin = :code.lib_dir(:embedded_epmd) |> Path.join("ebin")
     tools = :code.lib_dir(:tools) |> Path.join("ebin")

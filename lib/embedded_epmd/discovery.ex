@@ -22,7 +22,7 @@ defmodule EmbeddedEpmd.Discovery do
   # As long as :erl_epmd waits.
   @timeout 10_000
   # How long a look-up outlasts a port that changes hands, and how often it asks meanwhile; milliseconds.
-  @change_over 2_000
+  @change_over 4_000
   @change_over_pause 5
   # How long a server may run at boot before somebody should have claimed it.
   @unclaimed_after 60_000
@@ -102,7 +102,7 @@ defmodule EmbeddedEpmd.Discovery do
   Looks up the port of a node at an address: in memory if that is where this VM serves, or has a copy of the table of
   whoever does; over TCP otherwise, and where the name is not in the copy.
 
-  While the host's port changes hands, a look-up there waits for the next owner: at most 2 seconds, and never longer
+  While the host's port changes hands, a look-up there waits for the next owner: at most 4 seconds, and never longer
   than `timeout`.
   """
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::

@@ -131,7 +131,7 @@ fn who_was_connecting_when_the_owner_moved_is_answered() {
         let owner = start("");
         let loopback = bound("127.0.0.1");
         // The time to ask is short on a machine that has no time for this test.
-        let answered = (0..20).any(|_| {
+        let answered = (0..500).any(|_| {
             let stream = client::connect(local()).unwrap();
             let reply = thread::scope(|scope| {
                 scope.spawn(|| move_to(&owner, "127.0.0.1"));
@@ -141,7 +141,7 @@ fn who_was_connecting_when_the_owner_moved_is_answered() {
             move_to(&owner, "");
             !reply.is_empty()
         });
-        assert!(answered, "its request was lost 20 times");
+        assert!(answered, "its request was lost 500 times");
     });
 }
 
@@ -434,11 +434,13 @@ struct Daemon(std::process::Child);
 
 impl Daemon {
     fn start(list: &str) -> Self {
-        let port = PORT.to_string();
-        let child = Command::new("epmd").args(["-port", &port, "-address", list]).spawn().unwrap();
-        let mut daemon = Self(child);
+        let spawn = || Command::new("epmd").args(["-port", &PORT.to_string(), "-address", list]).spawn().unwrap();
+        let mut daemon = Self(spawn());
         eventually("the daemon answers", || {
-            assert!(daemon.0.try_wait().unwrap().is_none(), "it ended on {list}");
+            // It ends when whoever had the port before it is not quite gone.
+            if daemon.0.try_wait().unwrap().is_some() {
+                daemon = Self(spawn());
+            }
             listening().is_superset(&parse_addresses(list).unwrap().into_iter().collect())
         });
         daemon

@@ -10,7 +10,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
 
   # Of the names that are registered there.
   @shown 5
-  @near 0.75
+  @near 0.8
 
   @spec examine(Connection.way()) :: Connection.step()
   # An endpoint says it.

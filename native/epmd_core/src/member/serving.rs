@@ -18,8 +18,9 @@ use crate::registry::{Contents, Entry, NameTaken, Registration, Registry};
 use crate::reserve::Reserve;
 use crate::server::Server;
 
-/// How long the table of a new owner may take to fill with the nodes that were registered with the last one.
-const SETTLING: Duration = Duration::from_millis(500);
+/// How long the table of a new owner may take to fill with the nodes that were registered with the last one. Stock nodes
+/// come back after 2 seconds (OTP's `erl_epmd`), so that a look-up of one waits and does not fail.
+const SETTLING: Duration = Duration::from_millis(2_500);
 
 /// The longest pause between attempts to get an address that somebody else still has.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -195,7 +195,7 @@ impl Registry {
         *state = contents.into();
         state.by_age.values().for_each(|entry| former.registered(entry, journal));
         former.settled(journal);
-        state.refusals.after(refusals).cloned().for_each(|refusal| journal.record(|| refusal.change()));
+        state.refusals.after(refusals).for_each(|refusal| journal.record(|| refusal.clone().change()));
         drop(state);
         self.0.registered.notify_waiters();
     }
