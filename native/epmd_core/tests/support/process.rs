@@ -94,6 +94,11 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("a running process");
     }
 
+    /// The last it said.
+    pub fn said(&self) -> String {
+        self.said.lock().expect("no panic").clone()
+    }
+
     /// Whether that is the last it said.
     pub fn is(&self, state: &str) -> bool {
         *self.said.lock().expect("no panic") == state
@@ -104,9 +109,18 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
+    /// Has it end in order, without waiting for that.
+    pub fn ask_to_stop(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Ends it in order.
     pub fn stop(&mut self) {
-        drop(self.child.stdin.take());
+        self.ask_to_stop();
         assert!(self.child.wait().expect("its end").success());
     }
 }
