@@ -106,6 +106,8 @@ impl Member {
                 return serving::serve(startup, handle, local, moves, settings.port, *was_joined).await;
             }
             tokio::select! {
+                // Who is told to stop does not serve first, if another can.
+                biased;
                 () = stop.notified() => return Ok(()),
                 event = self.act() => {
                     if let Some(failure) = self.failure.take() {
