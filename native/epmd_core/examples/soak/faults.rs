@@ -112,8 +112,17 @@ impl Fault {
                 host.wait(pause / 10)?;
             }
             ExhaustStandbysKillOwner | ExhaustStandbysStopOwner => {
+                // A node that goes leaves a descriptor, and one that comes would take one that is not there.
+                nodes.pace(0, 1_000);
+                host.wait(Duration::from_millis(20))?;
                 for at in [first, second] {
                     host.member(at).process.use_up_descriptors();
+                }
+                host.wait(Duration::from_millis(10))?;
+                if host.standbys() != [first, second] {
+                    nodes.expect_losses();
+                    host.kill(&[first, second]);
+                    return Ok(false);
                 }
                 if matches!(self, ExhaustStandbysKillOwner) {
                     nodes.expect_failures();

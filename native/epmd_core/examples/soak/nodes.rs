@@ -15,8 +15,11 @@ use crate::support::request::{alive2, port_please2, Alive2};
 
 /// Those that stay, and are looked up.
 const STAYING: usize = 10;
-/// The names of those that come and go.
-const COMING: usize = 40;
+/// Those that stay until they are asked to come back.
+const RETURNING: usize = 4;
+/// How many come and go side by side, and the names that each of them has.
+const WALKERS: u64 = 3;
+const COMING: usize = 20;
 /// How long a node that was lost tries to be registered again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,14 +63,16 @@ impl Nodes {
             paces: Default::default(),
             ends: AtomicBool::new(false),
         });
-        for number in 0..STAYING {
-            shared.register_until_granted(&staying(number), number as u16 + 1).expect("somebody serves");
+        let returning = (0..RETURNING).map(|number| (returning(number), 2_000));
+        for (name, port) in (0..STAYING).map(|number| (staying(number), number as u16 + 1)).chain(returning) {
+            shared.register_until_granted(&name, port).expect("somebody serves");
         }
-        let run = |task: fn(&Shared, Random), seed| {
+        let run = |task: fn(&Shared, u64, Random), number| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || task(&shared, Random::new(seed)))
+            thread::spawn(move || task(&shared, number, Random::new(seed ^ number)))
         };
-        let threads = vec![run(look_up, seed ^ 1), run(look_up, seed ^ 2), run(come_and_go, seed ^ 3)];
+        let lookers = (WALKERS + 1..=WALKERS + 2).map(|number| run(look_up, number));
+        let threads = (1..=WALKERS).map(|number| run(come_and_go, number)).chain(lookers).collect();
         Self { shared, threads }
     }
 
@@ -132,7 +137,7 @@ impl Nodes {
 
     /// The table knows the creation of a node, whoever has served since: who comes back gets the next one.
     pub fn creations_go_on(&self, random: &mut Random) -> Result<(), String> {
-        let name = format!("coming{}", random.below(COMING));
+        let name = returning(random.below(RETURNING));
         let mut registered = self.shared.registered.lock().expect("no panic");
         let Some(Registered { port, creation, stream }) = registered.remove(&name) else { return Ok(()) };
         client::close(stream);
@@ -207,7 +212,11 @@ fn staying(number: usize) -> String {
     format!("staying{number}")
 }
 
-fn look_up(shared: &Shared, mut random: Random) {
+fn returning(number: usize) -> String {
+    format!("returning{number}")
+}
+
+fn look_up(shared: &Shared, _: u64, mut random: Random) {
     while !shared.ends.load(Ordering::Relaxed) {
         let number = random.below(STAYING);
         let before = shared.expectations();
@@ -232,10 +241,10 @@ fn look_up(shared: &Shared, mut random: Random) {
     }
 }
 
-fn come_and_go(shared: &Shared, mut random: Random) {
+fn come_and_go(shared: &Shared, walker: u64, mut random: Random) {
     while !shared.ends.load(Ordering::Relaxed) {
         let number = random.below(COMING);
-        let name = format!("coming{number}");
+        let name = format!("coming{walker}_{number}");
         let there = shared.registered.lock().expect("no panic").remove(&name);
         match there {
             Some(node) => client::close(node.stream),
