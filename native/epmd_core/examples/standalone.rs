@@ -2,7 +2,8 @@
 
 use std::env;
 use std::error::Error;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
@@ -51,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(runtime.block_on(serve(listeners, Registry::default(), policy, limits))?)
 }
 
-/// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by.
+/// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by. Told to
+/// use up its descriptors, it does.
 async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();
@@ -71,7 +73,11 @@ async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Bo
         if let Some(Err(error)) = name.map(|name| handle.register(Node::erlang(name, 1), None, Duration::MAX)) {
             println!("not registered: {error:?}");
         }
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        for _ in std::io::stdin().lines().map_while(Result::ok).filter(|line| line == "use up") {
+            while let Ok(file) = File::open("/dev/null") {
+                std::mem::forget(file);
+            }
+        }
         handle.stop();
     });
     Ok(member.run().await?)

@@ -8,6 +8,8 @@
 
 mod body;
 mod channel;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hello;
 mod message;
 mod mirroring;

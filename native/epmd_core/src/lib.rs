@@ -30,6 +30,8 @@ mod role;
 mod server;
 
 pub use address::{parse_addresses, Listeners, OpenError};
+#[cfg(fuzzing)]
+pub use hand_over::fuzzing;
 pub use hand_over::{HandOver, Standby, Trusted};
 pub use journal::{Change, Journal, Observer};
 pub use limits::Limits;

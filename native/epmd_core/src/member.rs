@@ -113,6 +113,8 @@ impl Member {
                 return serving::serve(startup, handle, local, moves, settings.port, *was_joined).await;
             }
             tokio::select! {
+                // Who is told to stop does not serve first, if another can.
+                biased;
                 () = stop.notified() => return Ok(()),
                 never = &mut following => match never {},
                 event = self.act() => {

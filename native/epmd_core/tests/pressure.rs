@@ -66,7 +66,7 @@ fn a_standby_whose_process_uses_up_its_descriptors_later_has_what_it_needs() {
     let server = free_address();
     let mut owner = start(server, &[]);
     let nodes = fill(server, 50);
-    let standby = standby(server);
+    let mut standby = standby(server);
     standby.use_up_descriptors();
     owner.kill();
     all_found(server, &nodes);

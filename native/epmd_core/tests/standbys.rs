@@ -14,6 +14,7 @@ use std::process::Command;
 use support::client::{self, eventually, exchange, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
+use support::rounds::rounds;
 
 const NODES: u16 = 50;
 
@@ -27,6 +28,20 @@ fn owner_and_standby_that_end_together_are_followed_by_the_second_standby() {
     assert!(together.unwrap().success());
     second.serves();
     all_found(server, &nodes);
+}
+
+#[test]
+fn owner_and_standby_that_stop_together_are_followed_by_the_second_standby() {
+    for _ in 0..rounds(8, 40) {
+        let server = free_address();
+        let mut owner = serving(server);
+        let nodes = fill(server);
+        let [mut first, second] = standbys(server);
+        owner.ask_to_stop();
+        first.ask_to_stop();
+        second.serves();
+        all_found(server, &nodes);
+    }
 }
 
 #[test]

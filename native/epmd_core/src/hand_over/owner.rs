@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::{watch, Notify, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until, timeout, Instant};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 
 use super::channel::{self, Failure, Receiver};
 use super::hello::{Hello, FIRST_VERSION, VERSION};
@@ -27,6 +27,8 @@ use crate::reserve::Reserve;
 const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a standby may take to say that it serves. It takes less than a millisecond.
 const CONFIRMATION: Duration = Duration::from_secs(1);
+/// How long after a change of owners another who stood by for the last one is waited for. It takes a few milliseconds.
+const RESUMPTION: Duration = Duration::from_secs(1);
 /// Members that may follow or wait for their turn to stand by.
 const CANDIDATES: usize = 256;
 /// The pauses between attempts to get the name, which somebody else may have.
@@ -75,6 +77,8 @@ struct Context {
     members: Mutex<JoinSet<()>>,
     hung: Notify,
     taken: Notify,
+    /// Until when those that stood by for the last owner may take to do so for this one.
+    settled: Instant,
 }
 
 /// Those that may stand by at one time.
@@ -102,6 +106,7 @@ impl Offer {
             members: Mutex::default(),
             hung: Notify::new(),
             taken: Notify::new(),
+            settled: Instant::now() + if claim.is_some() { RESUMPTION } else { Duration::ZERO },
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(Arc::clone(&context), claim));
@@ -162,6 +167,10 @@ impl Offer {
     pub(crate) async fn hand_over(&mut self) -> bool {
         let context = Arc::clone(&self.context);
         let terms = &context.terms;
+        if !terms.replication.has_whole_standby() {
+            let mut standbys = terms.standbys.subscribe();
+            let _ = timeout_at(context.settled, standbys.wait_for(|standbys| !standbys.is_empty())).await;
+        }
         if !terms.replication.has_whole_standby() {
             return false;
         }

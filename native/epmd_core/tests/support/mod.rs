@@ -7,6 +7,7 @@ pub mod client;
 pub mod member;
 pub mod network;
 pub mod process;
+pub mod random;
 pub mod request;
 pub mod rounds;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -55,14 +55,21 @@ impl Process {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process").count()
     }
 
-    /// Has it not open any more descriptors than it has.
-    pub fn use_up_descriptors(&self) {
+    /// Has it use up all the descriptors that it may have, which are no more than it needs now.
+    pub fn use_up_descriptors(&mut self) {
         use rustix::process::{prlimit, Resource, Rlimit};
         let most = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process");
         let highest = most.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).max();
-        let limit = Some(highest.expect("some descriptor") + 1);
-        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, Rlimit { current: limit, maximum: limit })
-            .expect("a lower limit");
+        let limit = highest.expect("some descriptor") + 1;
+        prlimit(
+            Some(Pid::from_child(&self.child)),
+            Resource::Nofile,
+            Rlimit { current: Some(limit), maximum: Some(limit) },
+        )
+        .expect("a lower limit");
+        // There are gaps below.
+        self.child.stdin.as_mut().expect("it is piped").write_all(b"use up\n").expect("it reads");
+        eventually("no descriptor is left", || self.descriptors() as u64 >= limit);
     }
 
     /// Its sockets: the number of each in the system, by its descriptor.
@@ -94,6 +101,11 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("a running process");
     }
 
+    /// The last it said.
+    pub fn said(&self) -> String {
+        self.said.lock().expect("no panic").clone()
+    }
+
     /// Whether that is the last it said.
     pub fn is(&self, state: &str) -> bool {
         *self.said.lock().expect("no panic") == state
@@ -104,9 +116,18 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
+    /// Has it end in order, without waiting for that.
+    pub fn ask_to_stop(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Ends it in order.
     pub fn stop(&mut self) {
-        drop(self.child.stdin.take());
+        self.ask_to_stop();
         assert!(self.child.wait().expect("its end").success());
     }
 }

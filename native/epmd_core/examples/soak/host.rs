@@ -1,0 +1,212 @@
+//! The members of a host, each a process of its own.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::history::History;
+use crate::nodes::Nodes;
+use crate::support::client::{eventually, listing};
+use crate::support::process::Process;
+use crate::support::random::Random;
+
+const MEMBERS: usize = 6;
+/// As many stand by as the members are set to.
+const STANDBYS: usize = 2;
+/// How long all of it may take to be whole again. A standby that cannot work out with its owner pauses for longer.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+pub struct Host {
+    pub server: SocketAddr,
+    members: Vec<Member>,
+    history: History,
+}
+
+pub struct Member {
+    pub name: String,
+    pub process: Process,
+    /// It was told to end, and may still say that it serves.
+    pub ends: bool,
+    paused: bool,
+}
+
+impl Host {
+    pub fn new(history: &History) -> Self {
+        let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).expect("a free port");
+        let server = listener.local_addr().expect("its address");
+        Self { server, members: Vec::new(), history: history.clone() }
+    }
+
+    /// Starts members until all are there.
+    pub fn fill(&mut self, random: &mut Random) {
+        self.reap();
+        for number in 0..MEMBERS {
+            let limit = random.one_of(&[None, Some(256), Some(1024)]);
+            let name = format!("member{number}");
+            if !self.members.iter().any(|member| member.name == name) {
+                let process = Process::start_limited(self.server.port(), limit, &["-name", &name]);
+                self.history.add(format!("{name} starts as {}, with {limit:?} descriptors", process.id()));
+                self.members.push(Member { name, process, ends: false, paused: false });
+            }
+        }
+        self.members.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+
+    /// Waits for the end of those who were told to.
+    fn reap(&mut self) {
+        self.members.retain_mut(|member| {
+            if member.ends {
+                eventually("who was told to stop ends", || member.process.has_ended());
+                member.process.stop();
+            }
+            !member.ends
+        });
+    }
+
+    pub fn owner(&self) -> Option<usize> {
+        self.that_say("serving").first().copied()
+    }
+
+    /// Those who have a copy of everything, and were not told to end.
+    pub fn standbys(&self) -> Vec<usize> {
+        self.that_say("standing by")
+    }
+
+    /// Those who have joined and do not stand by.
+    pub fn joined(&self) -> Vec<usize> {
+        self.that_say("joined")
+    }
+
+    fn that_say(&self, state: &str) -> Vec<usize> {
+        let says = |member: &Member| !member.ends && member.process.is(state);
+        (0..self.members.len()).filter(|at| says(&self.members[*at])).collect()
+    }
+
+    pub fn member(&mut self, at: usize) -> &mut Member {
+        &mut self.members[at]
+    }
+
+    /// Kills all of these at once.
+    pub fn kill(&mut self, those: &[usize]) {
+        for at in those {
+            self.members[*at].process.signal(Signal::KILL);
+        }
+        let mut at = 0;
+        self.members.retain_mut(|member| {
+            let killed = those.contains(&at);
+            at += 1;
+            if killed {
+                self.history.add(format!("{} was killed", member.name));
+                member.process.kill();
+            }
+            !killed
+        });
+    }
+
+    /// Has these end in order, at once.
+    pub fn stop(&mut self, those: &[usize]) {
+        for at in those {
+            self.history.add(format!("{} is told to stop", self.members[*at].name));
+            self.members[*at].process.ask_to_stop();
+            self.members[*at].ends = true;
+        }
+    }
+
+    pub fn pause(&mut self, at: usize) {
+        self.history.add(format!("{} is paused", self.members[at].name));
+        self.members[at].process.signal(Signal::STOP);
+        self.members[at].paused = true;
+    }
+
+    pub fn resume(&mut self) {
+        for member in self.members.iter_mut().filter(|member| member.paused) {
+            member.paused = false;
+            self.history.add(format!("{} goes on", member.name));
+            member.process.signal(Signal::CONT);
+        }
+    }
+
+    /// Kills the owner, if there is one, or anybody else.
+    pub fn kill_some(&mut self, owner: bool, random: &mut Random) {
+        let any = random.below(MEMBERS) % self.members.len();
+        let at = self.owner().filter(|_| owner).unwrap_or(any);
+        self.kill(&[at]);
+    }
+
+    /// One owner at a time, by what the members say.
+    fn one_owner(&self) -> Result<(), String> {
+        match self.that_say("serving").len() {
+            0 | 1 => Ok(()),
+            owners => Err(format!("{owners} serve: {}", self.describe())),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let describe = |member: &Member| {
+            let (name, id, said) = (&member.name, member.process.id(), member.process.said());
+            format!("{name} ({id}) {said}{}", if member.ends { ", ending" } else { "" })
+        };
+        self.members.iter().map(describe).collect::<Vec<_>>().join("; ")
+    }
+
+    pub fn someone_serves(&self) -> Result<(), String> {
+        self.until("one serves", || (self.that_say("serving").len() == 1).then_some(()).ok_or_else(|| self.describe()))
+    }
+
+    /// Waits until the host is whole: one serves, two stand by, and everybody is found.
+    pub fn settle(&mut self, nodes: &Nodes) -> Result<(), String> {
+        self.reap();
+        self.until("the host is whole", || self.is_whole())?;
+        nodes.found_again()?;
+        self.history.add(format!("whole: {}", self.describe()));
+        Ok(())
+    }
+
+    fn is_whole(&self) -> Result<(), String> {
+        let (owners, standbys, joined) = (self.that_say("serving"), self.standbys(), self.joined());
+        if owners.len() != 1 || standbys.len() != STANDBYS || joined.len() != MEMBERS - 1 - STANDBYS {
+            return Err(self.describe());
+        }
+        if listening(self.server.port()) != 1 {
+            return Err(format!("{} sockets listen", listening(self.server.port())));
+        }
+        let listed = listing(self.server).map_err(|error| error.to_string())?;
+        match self.members.iter().find(|member| !listed.contains(&format!("name {} at port", member.name))) {
+            Some(lost) => Err(format!("{} is not listed in {listed}", lost.name)),
+            None => Ok(()),
+        }
+    }
+
+    fn until(&self, what: &str, check: impl Fn() -> Result<(), String>) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            self.one_owner()?;
+            match check() {
+                Ok(()) => return Ok(()),
+                Err(state) if began.elapsed() > PATIENCE => {
+                    return Err(format!("not within {PATIENCE:?}: {what}: {state}"))
+                }
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// Waits, and has one owner meanwhile.
+    pub fn wait(&self, time: Duration) -> Result<(), String> {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            self.one_owner()?;
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+/// How many sockets listen on this port. Copies of one count as one.
+fn listening(port: u16) -> usize {
+    let (address, table) = (format!("0100007F:{port:04X}"), fs::read_to_string("/proc/net/tcp").expect("Linux"));
+    table.lines().filter(|line| line.contains(&address) && line.contains(" 00000000:0000 0A ")).count()
+}

@@ -1,0 +1,260 @@
+//! Nodes that are no members: plain sockets that register, go and come back, and are looked up all the time.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::history::History;
+use crate::support::client::{self, connect, exchange};
+use crate::support::random::Random;
+use crate::support::request::{alive2, port_please2, Alive2};
+
+/// Those that stay, and are looked up.
+const STAYING: usize = 10;
+/// Those that stay until they are asked to come back.
+const RETURNING: usize = 4;
+/// How many come and go side by side, and the names that each of them has.
+const WALKERS: u64 = 3;
+const COMING: usize = 20;
+/// How long a node that was lost tries to be registered again.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Nodes {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    server: SocketAddr,
+    history: History,
+    registered: Mutex<BTreeMap<String, Registered>>,
+    broken: Mutex<Option<String>>,
+    /// Look-ups may go without an answer.
+    may_fail: AtomicBool,
+    /// Nodes may be lost, until they register again.
+    may_lose: AtomicBool,
+    /// Counts the changes of both.
+    expectations: AtomicU64,
+    /// Milliseconds between look-ups, and between changes.
+    paces: [AtomicUsize; 2],
+    ends: AtomicBool,
+}
+
+struct Registered {
+    port: u16,
+    creation: u32,
+    stream: TcpStream,
+}
+
+impl Nodes {
+    pub fn start(server: SocketAddr, history: &History, seed: u64) -> Self {
+        let shared = Arc::new(Shared {
+            server,
+            history: history.clone(),
+            registered: Mutex::default(),
+            broken: Mutex::default(),
+            may_fail: AtomicBool::new(true),
+            may_lose: AtomicBool::new(true),
+            expectations: AtomicU64::new(0),
+            paces: Default::default(),
+            ends: AtomicBool::new(false),
+        });
+        let returning = (0..RETURNING).map(|number| (returning(number), 2_000));
+        for (name, port) in (0..STAYING).map(|number| (staying(number), number as u16 + 1)).chain(returning) {
+            shared.register_until_granted(&name, port).expect("somebody serves");
+        }
+        let run = |task: fn(&Shared, u64, Random), number| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || task(&shared, number, Random::new(seed ^ number)))
+        };
+        let lookers = (WALKERS + 1..=WALKERS + 2).map(|number| run(look_up, number));
+        let threads = (1..=WALKERS).map(|number| run(come_and_go, number)).chain(lookers).collect();
+        Self { shared, threads }
+    }
+
+    /// How many milliseconds there are between two look-ups, and between two that come or go.
+    pub fn pace(&self, looking_up: usize, coming: usize) {
+        self.shared.paces[0].store(looking_up, Ordering::Relaxed);
+        self.shared.paces[1].store(coming, Ordering::Relaxed);
+    }
+
+    /// From now on look-ups may go without an answer, until all is whole.
+    pub fn expect_failures(&self) {
+        self.shared.may_fail.store(true, Ordering::SeqCst);
+        self.shared.expectations.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// From now on nodes may be lost, until they are registered again.
+    pub fn expect_losses(&self) {
+        self.shared.may_lose.store(true, Ordering::SeqCst);
+        self.expect_failures();
+    }
+
+    pub fn broken(&self) -> Result<(), String> {
+        self.shared.broken.lock().expect("no panic").clone().map_or(Ok(()), Err)
+    }
+
+    /// Every node is found where it was, and its connection is open.
+    pub fn all_held(&self) -> Result<(), String> {
+        let registered = self.shared.registered.lock().expect("no panic");
+        for (name, node) in registered.iter() {
+            if client::is_closed(&node.stream) {
+                return Err(format!("the connection of {name} has ended"));
+            }
+            self.shared.is_found(name, node.port)?;
+        }
+        self.shared.history.add(format!("all {} nodes are held", registered.len()));
+        Ok(())
+    }
+
+    /// Those that were lost, if that may be, register again, and then all are held.
+    pub fn found_again(&self) -> Result<(), String> {
+        if self.shared.may_lose.load(Ordering::SeqCst) {
+            let mut registered = self.shared.registered.lock().expect("no panic");
+            let is_lost = |node: &Registered| client::is_closed(&node.stream);
+            let lost: Vec<_> = registered
+                .iter()
+                .filter(|(_, node)| is_lost(node))
+                .map(|(name, node)| (name.clone(), node.port))
+                .collect();
+            registered.retain(|_, node| !is_lost(node));
+            drop(registered);
+            self.shared.history.add(format!("{} nodes register again", lost.len()));
+            for (name, port) in lost {
+                self.shared.register_until_granted(&name, port)?;
+            }
+        }
+        self.all_held()?;
+        self.shared.may_lose.store(false, Ordering::SeqCst);
+        self.shared.may_fail.store(false, Ordering::SeqCst);
+        self.shared.expectations.fetch_add(1, Ordering::SeqCst);
+        self.broken()
+    }
+
+    /// The table knows the creation of a node, whoever has served since: who comes back gets the next one.
+    pub fn creations_go_on(&self, random: &mut Random) -> Result<(), String> {
+        let name = returning(random.below(RETURNING));
+        let mut registered = self.shared.registered.lock().expect("no panic");
+        let Some(Registered { port, creation, stream }) = registered.remove(&name) else { return Ok(()) };
+        client::close(stream);
+        let node = self.shared.register(&name, port)?;
+        if node.creation != creation.wrapping_add(1) {
+            return Err(format!("{name} had creation {creation}, and then {}", node.creation));
+        }
+        registered.insert(name, node);
+        Ok(())
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn register(&self, name: &str, port: u16) -> Result<Registered, String> {
+        let mut stream = connect(self.server).map_err(|error| error.to_string())?;
+        stream.write_all(&alive2(name, port)).map_err(|error| error.to_string())?;
+        let mut reply = [0; 6];
+        stream.read_exact(&mut reply).map_err(|error| error.to_string())?;
+        match reply {
+            [b'v', 0, creation @ ..] => Ok(Registered { port, creation: u32::from_be_bytes(creation), stream }),
+            refusal => Err(format!("{name} was refused: {}", refusal.escape_ascii())),
+        }
+    }
+
+    fn register_until_granted(&self, name: &str, port: u16) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            match self.register(name, port) {
+                Ok(node) => {
+                    self.registered.lock().expect("no panic").insert(name.into(), node);
+                    return Ok(());
+                }
+                Err(error) if began.elapsed() > PATIENCE => return Err(format!("{name} cannot register: {error}")),
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn is_found(&self, name: &str, port: u16) -> Result<(), String> {
+        let reply = exchange(self.server, &port_please2(name)).map_err(|error| format!("{name}: {error}"))?;
+        if reply == Alive2::new(name, port).found() {
+            return Ok(());
+        }
+        Err(format!("{name} is not found: {}", reply.escape_ascii()))
+    }
+
+    fn expectations(&self) -> (u64, bool, bool) {
+        let expectations = self.expectations.load(Ordering::SeqCst);
+        (expectations, self.may_fail.load(Ordering::SeqCst), self.may_lose.load(Ordering::SeqCst))
+    }
+
+    fn break_promise(&self, what: String) {
+        self.history.add(what.clone());
+        self.broken.lock().expect("no panic").get_or_insert(what);
+    }
+
+    fn rest(&self, pace: usize) {
+        thread::sleep(Duration::from_millis(self.paces[pace].load(Ordering::Relaxed) as u64));
+    }
+}
+
+fn staying(number: usize) -> String {
+    format!("staying{number}")
+}
+
+fn returning(number: usize) -> String {
+    format!("returning{number}")
+}
+
+fn look_up(shared: &Shared, _: u64, mut random: Random) {
+    while !shared.ends.load(Ordering::Relaxed) {
+        let number = random.below(STAYING);
+        let before = shared.expectations();
+        let outcome = exchange(shared.server, &port_please2(staying(number)));
+        let (after, (_, may_fail, may_lose)) = (shared.expectations(), before);
+        shared.history.count_look_up();
+        // Whether it was in time for a fault is not known when one came meanwhile.
+        if before == after {
+            let found = Alive2::new(staying(number), number as u16 + 1).found();
+            match outcome {
+                Ok(reply) if reply == found => {}
+                Ok(reply) if !reply.is_empty() && !may_lose => {
+                    shared.break_promise(format!("staying{number} was not found: {}", reply.escape_ascii()));
+                }
+                outcome if !may_fail => {
+                    shared.break_promise(format!("the look-up of staying{number} failed: {outcome:?}"));
+                }
+                _ => {}
+            }
+        }
+        shared.rest(0);
+    }
+}
+
+fn come_and_go(shared: &Shared, walker: u64, mut random: Random) {
+    while !shared.ends.load(Ordering::Relaxed) {
+        let number = random.below(COMING);
+        let name = format!("coming{walker}_{number}");
+        let there = shared.registered.lock().expect("no panic").remove(&name);
+        match there {
+            Some(node) => client::close(node.stream),
+            // It may be that nobody serves.
+            None => {
+                if let Ok(node) = shared.register(&name, number as u16 + 1_000) {
+                    shared.registered.lock().expect("no panic").insert(name, node);
+                }
+            }
+        }
+        shared.rest(1);
+    }
+}

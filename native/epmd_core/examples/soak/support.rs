@@ -1,0 +1,24 @@
+//! What the tests have: clients, requests, members as processes, chance.
+
+#![allow(dead_code, reason = "the tests use more of it")]
+
+#[path = "../../tests/support/client.rs"]
+pub mod client;
+#[path = "../../tests/support/process.rs"]
+pub mod process;
+#[path = "../../tests/support/random.rs"]
+pub mod random;
+#[path = "../../tests/support/request.rs"]
+pub mod request;
+
+pub mod server {
+    use std::env;
+    use std::path::PathBuf;
+
+    /// The member's program lies beside this one.
+    pub fn standalone() -> PathBuf {
+        let program = env::current_exe().expect("a program knows its own path").with_file_name("standalone");
+        assert!(program.is_file(), "{} is missing: cargo build --examples", program.display());
+        program
+    }
+}

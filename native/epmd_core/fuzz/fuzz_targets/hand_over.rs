@@ -1,0 +1,13 @@
+//! Any bytes, to the decoder of what an owner and its standby say. What it takes for a message is encoded again, and
+//! must then mean the same.
+
+#![no_main]
+
+use epmd_core::fuzzing::encoded_again;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(once) = encoded_again(bytes) {
+        assert_eq!(encoded_again(&once).as_ref(), Some(&once));
+    }
+});
