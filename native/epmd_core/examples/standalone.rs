@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use epmd_core::registry::Registry;
-use epmd_core::{parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Policy, Role, Settings, Status};
+use epmd_core::{parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Policy, Role, ServiceManager, Settings, Status};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
@@ -36,8 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
-        let journal = Journal::default();
-        let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, journal };
+        let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());
+        let settings =
+            Settings { addresses, port, inet6: false, policy, limits, hand_over, service_manager, journal };
         return runtime.block_on(run_member(settings));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;

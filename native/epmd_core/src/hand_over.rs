@@ -18,7 +18,7 @@ mod standby;
 
 pub use owner::Standby;
 pub(crate) use owner::{Offer, Terms};
-pub(crate) use rendezvous::Rendezvous;
+pub(crate) use rendezvous::{Claim, Owned, Rendezvous};
 pub(crate) use replication::Replication;
 pub use settings::{HandOver, Trusted};
 pub(crate) use standby::{stand_by, Candidate, Handoff};

@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout_at, Instant};
 
 use crate::address::{self, Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{self, Candidate, Rendezvous};
+use crate::hand_over::{self, Candidate, Owned, Rendezvous};
 use crate::journal::Change;
 use crate::node::NodeName;
 use crate::role::Role;
@@ -71,7 +71,9 @@ pub struct Member {
 impl Member {
     /// Binds the port or finds its owner.
     pub async fn start(settings: Settings) -> Result<(Self, Handle), StartError> {
-        let (handle, commands, moves) = Handle::new(&settings);
+        let lent = settings.service_manager.agree(settings.port, &settings.addresses).map_err(StartError::Lent)?;
+        let wanted = lent.unwrap_or_else(|| Wanted::of(&settings.addresses, settings.inet6));
+        let (handle, commands, moves) = Handle::new(&settings, wanted);
         let local = LocalNode::new(commands, settings.journal.clone());
         let mut member = Self {
             settings,
@@ -130,14 +132,35 @@ impl Member {
 
     async fn bind(&mut self) -> Event {
         let wanted = self.handle.wanted();
-        self.open(&wanted).unwrap_or_else(|error| self.failed(StartError::Open(error)))
+        let bound = match self.settings.service_manager.listeners() {
+            Ok(None) => self.open(&wanted),
+            Ok(Some(listeners)) => Ok(self.claim(listeners, &wanted).await),
+            Err(error) => Err(OpenError { address: SocketAddr::new(wanted.first(), self.settings.port), error }),
+        };
+        bound.unwrap_or_else(|error| self.failed(StartError::Open(error)))
+    }
+
+    /// Serves listeners that others have as well, if nobody else does: who has the name of the owner does.
+    async fn claim(&mut self, listeners: Listeners, wanted: &Wanted) -> Event {
+        let rendezvous = rendezvous(wanted, self.settings.port);
+        let trusted = self.handle.hand_over.borrow().trusted.clone();
+        match rendezvous.claim_unless_owned(&trusted).await {
+            Ok(claim) => {
+                self.startup = Some(Startup::Bound(listeners, claim));
+                Event::Bound
+            }
+            Err(Owned) => {
+                self.owner = Some(address::reachable(SocketAddr::new(wanted.first(), self.settings.port)));
+                Event::Taken
+            }
+        }
     }
 
     /// Opens these addresses, or finds who has them.
     fn open(&mut self, wanted: &Wanted) -> Result<Event, OpenError> {
         match Listeners::open_all(wanted, self.settings.port) {
             Ok(listeners) => {
-                self.startup = Some(Startup::Bound(listeners));
+                self.startup = Some(Startup::Bound(listeners, None));
                 Ok(Event::Bound)
             }
             Err(error) if error.is_taken() => {
@@ -288,7 +311,7 @@ impl Member {
         match self.state {
             State::Serving => {
                 let (listeners, contents) = match &mut self.startup {
-                    Some(Startup::Bound(listeners)) => (listeners, None),
+                    Some(Startup::Bound(listeners, _)) => (listeners, None),
                     Some(Startup::Takeover(takeover)) => (&mut takeover.listeners, takeover.contents.take()),
                     None => return,
                 };

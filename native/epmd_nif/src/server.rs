@@ -56,7 +56,7 @@ impl Resource for Server {
 fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<Server>, Error> {
     let events = Events::default();
     events.limit(config.log_level);
-    let settings = Settings { journal: Journal::observed_by(events.observer()), ..config.settings()? };
+    let settings = Settings { journal: Journal::observed_by(events.observer()), ..config.settings(config.service_manager()?)? };
     let (started, start) = mpsc::sync_channel(1);
     let thread = {
         let events = events.clone();
@@ -240,7 +240,7 @@ fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u3
 /// Applies the settings that a running server can change.
 #[rustler::nif(schedule = "DirtyIo")]
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
-    let Settings { addresses, policy, limits, hand_over, .. } = config.settings()?;
+    let Settings { addresses, policy, limits, hand_over, .. } = config.settings(server.handle.service_manager())?;
     server.handle.listen_on(addresses, PATIENCE)?;
     server.handle.configure(policy, limits, hand_over);
     server.events.limit(config.log_level);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// Where OTP's clients register: at the first, or with `inet6_tcp` at the second. Nobody else is exposed by them.
 pub(crate) const LOCALS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 /// Elsewhere another process can bind 127.0.0.1 beside our 0.0.0.0, and gets all that comes from this host.
 const ANY_INCLUDES_LOOPBACK: bool = cfg!(target_os = "linux");
 
@@ -28,6 +28,13 @@ impl Wanted {
     /// A list of loopbacks decides by what it names, and gets the loopback at which this VM's nodes register, last.
     pub(crate) fn of(addresses: &[IpAddr], inet6: bool) -> Self {
         Self::on_a_system(addresses, inet6, ANY_INCLUDES_LOOPBACK)
+    }
+
+    /// These addresses and no others, in the order in which a list of them would be bound.
+    pub(crate) fn exactly(addresses: &[IpAddr]) -> Self {
+        let mut wanted = Self::of(addresses, false);
+        wanted.0.retain(|target| addresses.contains(&target.ip));
+        wanted
     }
 
     fn on_a_system(addresses: &[IpAddr], inet6: bool, any_includes_loopback: bool) -> Self {

@@ -58,6 +58,8 @@ pub(crate) struct Offer {
 pub(crate) struct Terms {
     pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
+    /// Whether the listeners are the service manager's as well.
+    pub(crate) lent: bool,
     pub(crate) node: Option<NodeName>,
     pub(crate) registry: Registry,
     pub(crate) replication: Replication,
@@ -288,6 +290,10 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
         _ => return,
     };
     let version = said.common_version(&hello);
+    if terms.lent && version == FIRST_VERSION {
+        // It would shut what is not its own.
+        return;
+    }
     // A member of the first version knows no other standby beside it.
     let turn = turns.semaphore.acquire_many(if version == FIRST_VERSION { turns.number } else { 1 });
     tokio::pin!(turn);
@@ -307,7 +313,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     let passed = said.stands_by.then(|| listeners.borrow_and_update().iter().cloned().collect());
     let follower = terms.registry.follow(said.resume.filter(|_| version != FIRST_VERSION));
     let stream = sender.stream();
-    let id = terms.replication.begin(Session::new(sender, version, passed, Arc::clone(&follower)));
+    let id = terms.replication.begin(Session::new(sender, version, passed, terms.lent, Arc::clone(&follower)));
     let standby = said.stands_by.then_some(Standby { node: said.node, pid });
     let reason = tokio::select! {
         reason = accompany(&context, id, &stream, &follower, receiver, standby.as_ref()) => reason,

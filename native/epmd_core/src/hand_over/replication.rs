@@ -38,6 +38,8 @@ pub(super) struct Session {
     version: u16,
     /// None for who does not stand by: such a one gets no descriptors.
     listeners: Option<VecDeque<Arc<dyn Descriptor>>>,
+    /// Whether they are the service manager's as well.
+    lent: bool,
     follower: Arc<Follower>,
     /// What the other end's socket did not take.
     waiting: Option<OutgoingMessage>,
@@ -98,9 +100,10 @@ impl Session {
         sender: Sender,
         version: u16,
         listeners: Option<VecDeque<Arc<dyn Descriptor>>>,
+        lent: bool,
         follower: Arc<Follower>,
     ) -> Self {
-        Self { sender, version, listeners, follower, waiting: None, whole: false, last: Last::No }
+        Self { sender, version, listeners, lent, follower, waiting: None, whole: false, last: Last::No }
     }
 }
 
@@ -212,7 +215,7 @@ impl Session {
             return Ok(None);
         }
         if let Some(listener) = self.listeners.as_mut().and_then(VecDeque::pop_front) {
-            return Ok(Some((Message::Listener.encode(), Some(listener))));
+            return Ok(Some((Message::Listener { lent: self.lent }.encode(), Some(listener))));
         }
         let message = match self.follower.take() {
             Err(Behind) => return Err(Reason::Slow),

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::sockopt::socket_acceptconn;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
@@ -17,6 +16,7 @@ use super::hello::{Hello, FIRST_VERSION, VERSION};
 use super::message::Message;
 use super::rendezvous::{Claim, Claimant, Name, Rendezvous};
 use super::settings::{HandOver, Trusted};
+use crate::address::{is_listener, is_tcp};
 use crate::backoff::Backoff;
 use crate::limits::Limits;
 use crate::node::NodeName;
@@ -58,6 +58,8 @@ pub(crate) struct Candidate<'a> {
 pub(crate) struct Handoff {
     pub(crate) claim: Claim,
     pub(crate) listeners: Vec<TcpListener>,
+    /// Whether they are the service manager's as well.
+    pub(crate) lent: bool,
     pub(crate) replica: Replica,
     pub(crate) reserve: Reserve,
     pub(crate) last_owner: LastOwner,
@@ -191,7 +193,7 @@ async fn follow_owner(
         return Err(Trouble::OutOfDescriptors);
     }
     let claimant = rendezvous.claimant().map_err(|error| Trouble::of(&error))?;
-    let mut listeners = Vec::new();
+    let (mut listeners, mut lent) = (Vec::new(), false);
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Who has to wait for its turn must not keep the connections of an owner that has gone.
@@ -221,7 +223,8 @@ async fn follow_owner(
         begun = true;
         let replica = copy.get_or_insert_with(Replica::default);
         match (message, descriptor) {
-            (Message::Listener, Some(descriptor)) => {
+            (Message::Listener { lent: is_lent }, Some(descriptor)) => {
+                lent = is_lent;
                 listeners.push(listener(descriptor, hello, rendezvous.port())?);
             }
             (Message::Epoch(epoch), None) => replica.began(epoch),
@@ -255,7 +258,7 @@ async fn follow_owner(
         return Err(Trouble::Dismissed);
     }
     let replica = copy.take().unwrap_or_default();
-    Ok(Handoff { claim, listeners, replica, reserve, last_owner: LastOwner(owner) })
+    Ok(Handoff { claim, listeners, lent, replica, reserve, last_owner: LastOwner(owner) })
 }
 
 /// Waits until the owner has said who it is, and whether that fits.
@@ -294,7 +297,7 @@ async fn claim(
 
 /// A listener, if it is one of those that this member would have opened itself.
 fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, Trouble> {
-    let is_listener = is_tcp(&descriptor) && socket_acceptconn(&descriptor).unwrap_or(false);
+    let is_listener = is_listener(&descriptor);
     let listener = TcpListener::from(descriptor);
     let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.may_listen_on(bound.ip()));
     if is_listener && is_wanted && listener.set_nonblocking(true).is_ok() {
@@ -312,11 +315,6 @@ fn connection(descriptor: OwnedFd) -> Result<NodeConnection, Trouble> {
     let stream = TcpStream::from(descriptor);
     stream.set_nonblocking(true).map_err(|_| malformed())?;
     os::watch(stream).map(Arc::new).map_err(|error| Trouble::of(&error))
-}
-
-fn is_tcp(descriptor: &OwnedFd) -> bool {
-    socket_type(descriptor).is_ok_and(|kind| kind == SocketType::STREAM)
-        && socket_domain(descriptor).is_ok_and(|family| [AddressFamily::INET, AddressFamily::INET6].contains(&family))
 }
 
 fn malformed() -> Trouble {

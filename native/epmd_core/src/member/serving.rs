@@ -12,7 +12,7 @@ use super::handle::{Handle, Move};
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{Handoff, Offer, Replication, Terms};
+use crate::hand_over::{Claim, Handoff, Offer, Replication, Terms};
 use crate::registry::replica::Restored;
 use crate::registry::{Contents, Entry, NameTaken, Registration, Registry};
 use crate::reserve::Reserve;
@@ -27,8 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What a member is about to serve.
 #[derive(Debug)]
 pub(super) enum Startup {
-    /// A port that was free.
-    Bound(Listeners),
+    /// A port that was free, and the name of its owner if that is claimed already.
+    Bound(Listeners, Option<Claim>),
     Takeover(Box<Takeover>),
 }
 
@@ -46,7 +46,11 @@ impl Takeover {
     /// Listeners and replica of the last owner. The registration that came from `own`, the host's link, needs no connection any more.
     pub(super) fn new(mut handoff: Handoff, handle: &Handle, port: u16, own: Option<SocketAddr>) -> Self {
         let listeners = std::mem::take(&mut handoff.listeners);
-        let listeners = Listeners::inherited(listeners, &handle.wanted(), port);
+        let listeners = if handoff.lent {
+            Listeners::lent(listeners, port)
+        } else {
+            Listeners::inherited(listeners, &handle.wanted(), port)
+        };
         let (contents, restored) = std::mem::take(&mut handoff.replica).restore(&handle.registry, own);
         Self { listeners, contents: Some(contents), restored, handoff }
     }
@@ -70,11 +74,11 @@ pub(super) async fn serve(
     };
     let (mut server, mut own, claim);
     match startup {
-        Startup::Bound(listeners) => {
+        Startup::Bound(listeners, claimed) => {
             if refills {
                 registry.fills_until(Instant::now() + SETTLING);
             }
-            (server, claim) = (start(listeners, Reserve::new())?, None);
+            (server, claim) = (start(listeners, Reserve::new())?, claimed);
             own = LocalRegistration::register(local, registry);
         }
         Startup::Takeover(takeover) => {
@@ -94,6 +98,7 @@ pub(super) async fn serve(
     let terms = Terms {
         rendezvous: super::rendezvous(&wanted, port),
         addresses: wanted.addresses().collect(),
+        lent: server.is_lent(),
         node: local.name(),
         registry: registry.clone(),
         replication,
