@@ -7,7 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use epmd_core::registry::Registry;
-use epmd_core::{parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Policy, Role, ServiceManager, Settings, Status};
+use epmd_core::{
+    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Policy, Role, ServiceManager, Settings,
+    Status,
+};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
@@ -37,8 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
         let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());
-        let settings =
-            Settings { addresses, port, inet6: false, policy, limits, hand_over, service_manager, journal };
+        let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, service_manager, journal };
         return runtime.block_on(run_member(settings));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;
@@ -65,7 +67,7 @@ async fn run_member(settings: Settings) -> Result<(), Box<dyn Error>> {
     });
     thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        handle.stop();
+        handle.stop_with_process();
     });
     Ok(member.run().await?)
 }

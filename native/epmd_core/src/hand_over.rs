@@ -5,20 +5,28 @@
 //! ([`owner`], [`replication`]). When the owner ends, however it ends, they have it all, and one of them serves
 //! ([`standby`]). They speak ([`message`], [`hello`]) over a Unix socket ([`channel`]), whose name is held by the owner
 //! alone ([`rendezvous`]): who can claim it is the owner.
+//!
+//! The service manager can be given the same ([`store`]), for the next life of a service that has no standby ([`kept`]).
 
 mod body;
 mod channel;
+mod copying;
 mod hello;
+mod kept;
 mod message;
 mod owner;
 mod rendezvous;
 mod replication;
 mod settings;
 mod standby;
+mod store;
 
+pub(crate) use hello::Hello;
+pub(crate) use kept::{Kept, LISTENER};
 pub use owner::Standby;
 pub(crate) use owner::{Offer, Terms};
 pub(crate) use rendezvous::{Claim, Owned, Rendezvous};
 pub(crate) use replication::Replication;
 pub use settings::{HandOver, Trusted};
 pub(crate) use standby::{stand_by, Candidate, Handoff};
+pub(crate) use store::{remove, room, Room, Store};

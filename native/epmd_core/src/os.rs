@@ -1,6 +1,7 @@
 //! What the operating system offers and no safe interface reaches. The crate's unsafe code is here.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -56,6 +57,17 @@ pub(crate) fn take_passed(number: RawFd) -> io::Result<OwnedFd> {
     look_at_passed(number, |_| Ok(()))?;
     // SAFETY: it is open, and whoever started this process passed it for the one who takes it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A file in memory, which lasts as long as anybody has its descriptor.
+#[cfg(target_os = "linux")]
+pub(crate) fn memory_file(name: &str) -> io::Result<File> {
+    Ok(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn memory_file(_name: &str) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// How many descriptors the process may have open.

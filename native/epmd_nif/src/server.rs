@@ -56,7 +56,8 @@ impl Resource for Server {
 fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<Server>, Error> {
     let events = Events::default();
     events.limit(config.log_level);
-    let settings = Settings { journal: Journal::observed_by(events.observer()), ..config.settings(config.service_manager()?)? };
+    let settings =
+        Settings { journal: Journal::observed_by(events.observer()), ..config.settings(config.service_manager()?)? };
     let (started, start) = mpsc::sync_channel(1);
     let thread = {
         let events = events.clone();

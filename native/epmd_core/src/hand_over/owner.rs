@@ -69,6 +69,14 @@ pub(crate) struct Terms {
     pub(crate) standbys: Arc<watch::Sender<Vec<Standby>>>,
 }
 
+impl Terms {
+    /// Who the owner is.
+    pub(crate) fn hello(&self) -> Hello {
+        let (addresses, node) = (self.addresses.clone(), self.node.clone());
+        Hello { version: VERSION, addresses, node, stands_by: true, resume: None }
+    }
+}
+
 #[derive(Debug)]
 struct Context {
     terms: Terms,
@@ -279,8 +287,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     let mut listeners = context.listeners.subscribe();
     let turns = context.turns.lock().clone();
     let version = if name == Name::Shared { VERSION } else { FIRST_VERSION };
-    let hello =
-        Hello { version, addresses: terms.addresses.clone(), node: terms.node.clone(), stands_by: true, resume: None };
+    let hello = Hello { version, ..terms.hello() };
     if sender.send(&Message::Hello(hello.clone()).encode(), None).is_err() {
         return;
     }

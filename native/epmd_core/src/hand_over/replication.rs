@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::channel::Sender;
 use super::hello::FIRST_VERSION;
 use super::message::{self, Message};
+use super::store::Store;
 use crate::registry::follower::{Behind, Follower, Step};
 use crate::registry::Descriptor;
 
@@ -27,6 +28,8 @@ pub(crate) struct Replication(Arc<Mutex<State>>);
 struct State {
     began: u64,
     sessions: BTreeMap<u64, Session>,
+    /// The service manager's, if that keeps anything.
+    store: Option<Store>,
     /// What this owner had is another's.
     handed_over: bool,
 }
@@ -114,6 +117,14 @@ impl Replication {
             // The session's task finds the same error and ends.
             let _ = session.pass();
         }
+        if let Some(store) = &self.0.lock().store {
+            store.pass();
+        }
+    }
+
+    /// Passes to this store, too, from now on.
+    pub(crate) fn keep(&self, store: Option<Store>) {
+        self.0.lock().store = store;
     }
 
     /// Whether another serves now what this owner had.

@@ -1,6 +1,7 @@
 //! What the VM asks of a running member, and what it tells it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{mpsc as std_mpsc, Arc};
 use std::time::{Duration, SystemTime};
 
@@ -71,6 +72,8 @@ pub struct Handle {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     moves: mpsc::UnboundedSender<Move>,
     pub(super) stop: Arc<Notify>,
+    /// Whether it is stopped since the process ends.
+    pub(super) process_ends: Arc<AtomicBool>,
     /// Whether there may be a hand-over.
     pub(super) hand_over: Arc<watch::Sender<HandOver>>,
     pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
@@ -120,7 +123,10 @@ pub enum Answer {
 
 impl Handle {
     /// A handle to a member that starts with these settings, and what it will be told through it.
-    pub(super) fn new(settings: &Settings, wanted: Wanted) -> (Self, mpsc::UnboundedReceiver<Command>, mpsc::UnboundedReceiver<Move>) {
+    pub(super) fn new(
+        settings: &Settings,
+        wanted: Wanted,
+    ) -> (Self, mpsc::UnboundedReceiver<Command>, mpsc::UnboundedReceiver<Move>) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (moves, moves_receiver) = mpsc::unbounded_channel();
         let status = Status {
@@ -145,6 +151,7 @@ impl Handle {
             commands,
             moves,
             stop: Arc::new(Notify::new()),
+            process_ends: Arc::default(),
             hand_over: Arc::new(watch::Sender::new(settings.hand_over.clone())),
             standbys: Arc::default(),
             stands_by: Arc::default(),
@@ -207,6 +214,12 @@ impl Handle {
     /// Ends the member. Does not wait.
     pub fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    /// Ends the member, whose process ends: what the service manager has in its store stays there for the next one.
+    pub fn stop_with_process(&self) {
+        self.process_ends.store(true, Relaxed);
+        self.stop();
     }
 
     /// Whether the member has ended.

@@ -9,3 +9,4 @@ pub mod network;
 pub mod process;
 pub mod request;
 pub mod server;
+pub mod service;
