@@ -22,7 +22,7 @@ mod standby;
 mod store;
 
 pub(crate) use hello::Hello;
-pub(crate) use kept::{Kept, LISTENER};
+pub(crate) use kept::{Kept, Stored, LISTENER};
 pub use owner::Standby;
 pub(crate) use owner::{Offer, Terms};
 pub(crate) use rendezvous::{Claim, Owned, Rendezvous};

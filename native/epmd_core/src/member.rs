@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout_at, Instant};
 
 use crate::address::Wanted;
 use crate::backoff::Backoff;
-use crate::hand_over::{self, Candidate, Kept, Rendezvous};
+use crate::hand_over::{self, Candidate, Kept, Rendezvous, Stored};
 use crate::journal::Change;
 use crate::node::NodeName;
 use crate::role::Role;
@@ -61,8 +61,8 @@ pub struct Member {
     startup: Option<Startup>,
     /// What an earlier life of the service kept, until it is looked at.
     kept: Option<Kept>,
-    /// What of that is in the service manager's store: the number of the table, and all names.
-    stored: (u64, Vec<String>),
+    /// What of that is in the service manager's store.
+    stored: Stored,
     /// Whoever has the port.
     owner: Option<SocketAddr>,
     /// What keeps the local node registered there.
@@ -91,7 +91,7 @@ impl Member {
             state: State::Searching,
             startup: None,
             kept,
-            stored: Default::default(),
+            stored: Stored::default(),
             owner: None,
             link: None,
             backoff: Backoff::up_to(LONGEST_PAUSE),

@@ -113,10 +113,15 @@ fn fail(started: &mpsc::SyncSender<Result<Handle, Error>>, error: Error) {
     let _ = started.send(Err(error));
 }
 
-/// Ends the server and joins its thread. When this returns the port is another's or free.
+/// Ends the server and joins its thread. When this returns the port is another's or free, unless the VM ends and the
+/// service manager keeps it for the next one.
 #[rustler::nif(schedule = "DirtyIo")]
-fn stop(server: ResourceArc<Server>) -> Atom {
-    server.handle.stop();
+fn stop(server: ResourceArc<Server>, vm_ends: bool) -> Atom {
+    if vm_ends {
+        server.handle.stop_with_process();
+    } else {
+        server.handle.stop();
+    }
     // A second caller has nothing to join, but waits here for the first.
     let mut thread = server.thread.lock();
     if let Some(thread) = thread.take() {

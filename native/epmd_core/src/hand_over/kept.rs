@@ -32,16 +32,25 @@ pub(crate) struct Kept {
     pub(crate) listeners: Vec<TcpListener>,
     /// None if there was no table, or none that can be read.
     pub(crate) replica: Option<Replica>,
+    pub(crate) stored: Stored,
+}
+
+/// What is in the store, for who goes on filling it.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
     /// The number of the newest table.
     pub(crate) table: u64,
-    /// All names in the store.
+    /// Its log, and the length of what was written whole, if that is what the owner goes on with.
+    pub(crate) log: Option<(File, u64)>,
+    /// All names.
     pub(crate) names: Vec<String>,
 }
 
 impl Kept {
     /// Sorts what was in the store, for an owner of this port.
     pub(crate) fn sort(stored: Vec<(String, OwnedFd)>, port: u16) -> Self {
-        let mut kept = Self { names: stored.iter().map(|(name, _)| name.clone()).collect(), ..Self::default() };
+        let mut kept = Self::default();
+        kept.stored.names = stored.iter().map(|(name, _)| name.clone()).collect();
         let (mut tables, mut connections) = (BTreeMap::new(), BTreeMap::new());
         let of_port = |descriptor: &OwnedFd| {
             let bound = socket2::SockRef::from(descriptor).local_addr().ok();
@@ -59,10 +68,12 @@ impl Kept {
                 connections.insert(id, descriptor);
             }
         }
-        kept.table = tables.last_key_value().map_or(0, |(number, _)| *number);
         // The newest may have been begun and not completed.
-        let newest = tables.values().rev().find_map(messages);
-        kept.replica = newest.and_then(|messages| replay(messages, &mut connections));
+        if let Some((table, file, said)) = tables.into_iter().rev().find_map(whole) {
+            kept.replica = replay(said.messages, &mut connections);
+            kept.stored.table = table;
+            kept.stored.log = Some((file, said.length));
+        }
         kept
     }
 }
@@ -72,21 +83,33 @@ pub(crate) fn number(name: &str, before: &str) -> Option<u64> {
     name.strip_prefix(before)?.parse().ok()
 }
 
-/// What a table that is whole says.
-fn messages(table: &File) -> Option<Vec<Message>> {
-    let length = table.metadata().ok()?.len().min(LONGEST);
+/// What a log says.
+struct Said {
+    /// Of the last table in it that is whole.
+    messages: Vec<Message>,
+    /// The length of all messages. The last may have been cut off.
+    length: u64,
+}
+
+/// What a log says, if it has a whole table.
+fn whole((number, log): (u64, File)) -> Option<(u64, File, Said)> {
+    let length = log.metadata().ok()?.len().min(LONGEST);
     let mut bytes = vec![0; usize::try_from(length).ok()?];
-    table.read_exact_at(&mut bytes, 0).ok()?;
-    let mut rest = bytes.as_slice();
-    match next(&mut rest)? {
-        Some(Message::Hello(hello)) if hello.version <= VERSION => {}
-        _ => return None,
-    }
-    let mut messages = Vec::new();
+    log.read_exact_at(&mut bytes, 0).ok()?;
+    let (mut rest, mut messages) = (bytes.as_slice(), Vec::new());
     while let Some(message) = next(&mut rest)? {
+        if matches!(&message, Message::Hello(hello) if hello.version > VERSION) {
+            return None;
+        }
         messages.push(message);
     }
-    messages.contains(&Message::Whole).then_some(messages)
+    // Each owner begins anew in it; one that was just about to has told less than the one before.
+    let end = messages.iter().rposition(|message| *message == Message::Whole)?;
+    let after = messages[end..].iter().position(|message| matches!(message, Message::Hello(_)));
+    messages.truncate(after.map_or(messages.len(), |after| end + after));
+    let begin = messages.iter().rposition(|message| matches!(message, Message::Hello(_)))?;
+    messages.drain(..=begin);
+    Some((number, log, Said { messages, length: length - rest.len() as u64 }))
 }
 
 /// The copy that comes of what was said.

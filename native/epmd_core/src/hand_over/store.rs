@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::hello::Hello;
-use super::kept::{number, CONNECTION, LISTENER, TABLE};
+use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
 use super::message::{self, Message};
 use crate::os;
 use crate::registry::follower::{Follower, Step};
@@ -28,9 +29,11 @@ const WITNESS: &str = "epmd-witness";
 /// Steps that are taken before other peers get a turn.
 const STEPS_AT_ONCE: usize = 256;
 /// How long the log may become beyond twice its first length, before another takes its place; bytes.
-const GROWTH: usize = 1 << 18;
+const GROWTH: u64 = 1 << 18;
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long it may take to close what it does not keep, after it has said that it has read everything.
+const CLOSING: Duration = Duration::from_millis(5);
 /// How long the service manager may take to answer, and to empty the store.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,17 +54,19 @@ struct State {
     connections: BTreeSet<u64>,
     /// What the service manager has not been sent yet.
     outgoing: VecDeque<(String, Option<Arc<dyn Descriptor>>)>,
+    /// Our end of the witness, while that should be in the store.
+    witness: Option<Arc<UnixStream>>,
     /// Something has been stored since the last witness was.
     unwitnessed: bool,
 }
 
 /// A table in the making.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Log {
-    file: File,
-    /// Its length when it was whole, and now.
-    first: usize,
-    length: usize,
+    file: Option<File>,
+    /// The length of the table when it began, and of everything.
+    first: u64,
+    length: u64,
 }
 
 /// How far the passing came.
@@ -80,26 +85,32 @@ pub(crate) enum Room {
 }
 
 impl Store {
-    /// Has this table kept from now on, in the place of what is there already: the newest table's number and names.
+    /// Has this table and these listeners kept from now on, in the place of what is there already.
     pub(crate) fn new(
         notifier: Notifier,
         registry: &Registry,
         hello: Hello,
-        (table, names): (u64, &[String]),
+        stored: Stored,
+        listeners: Vec<Arc<dyn Descriptor>>,
     ) -> io::Result<Self> {
-        let connections = names.iter().filter_map(|name| number(name, CONNECTION)).collect();
+        let connections = stored.names.iter().filter_map(|name| number(name, CONNECTION)).collect();
         let mut state = State {
             notifier: Arc::new(notifier),
             registry: registry.clone(),
             hello,
             follower: registry.follow(None),
-            log: Log::new()?,
-            table,
+            log: Log::default(),
+            table: stored.table,
             connections,
             outgoing: VecDeque::new(),
+            witness: None,
             unwitnessed: false,
         };
-        state.begin()?;
+        listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
+        match stored.log {
+            Some((file, length)) => state.begin_in(Log { file: Some(file), first: 0, length })?,
+            None => state.begin()?,
+        }
         Ok(Self(Arc::new(Mutex::new(state))))
     }
 
@@ -111,40 +122,30 @@ impl Store {
 
     /// Has these listeners kept in the place of those that are.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
-        self.0.lock().remove(LISTENER.into());
-        self.extend(listeners);
-    }
-
-    /// Has these listeners kept as well.
-    pub(crate) fn extend(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         let mut state = self.0.lock();
+        state.remove(LISTENER.into());
         listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
         let _ = state.pass();
     }
 
     /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
     pub(crate) async fn tend(&self, full: impl Fn()) -> io::Error {
-        let mut witness = None;
         loop {
-            let (progress, notifier, follower) = {
+            let (progress, notifier, follower, witness) = {
                 let mut state = self.0.lock();
-                let progress = match state.pass() {
+                let progress = match state.pass_with_witness() {
                     Ok(progress) => progress,
                     Err(error) => return error,
                 };
-                if progress == Progress::Done && std::mem::take(&mut state.unwitnessed) {
-                    match state.witness() {
-                        Ok(new) => witness = Some(new),
-                        Err(error) => return error,
-                    }
-                    continue;
-                }
-                (progress, Arc::clone(&state.notifier), Arc::clone(&state.follower))
+                (progress, Arc::clone(&state.notifier), Arc::clone(&state.follower), state.witness.clone())
             };
             tokio::select! {
-                () = closed(witness.as_ref()) => {
-                    witness = None;
-                    full();
+                () = closed(witness.as_deref()) => {
+                    // One that has given way is closed as well.
+                    let is_refused = |current: &mut Arc<UnixStream>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
+                    if self.0.lock().witness.take_if(is_refused).is_some() {
+                        full();
+                    }
                 }
                 () = tokio::task::yield_now(), if progress == Progress::More => {}
                 () = async { tokio::join!(notifier.writable(), sleep(PAUSE)); }, if progress == Progress::Blocked => {}
@@ -190,11 +191,8 @@ impl Store {
 pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
     let removed = async {
         for name in names {
-            while let Err(error) = notifier.send(&removal(name), None) {
-                if error.kind() != ErrorKind::WouldBlock {
-                    return;
-                }
-                notifier.writable().await;
+            if notifier.deliver(&removal(name), None).await.is_err() {
+                return;
             }
         }
     };
@@ -204,18 +202,19 @@ pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
 /// Whether the service manager keeps anything, asked before it is sent what matters.
 pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
     let (witness, end) = pair()?;
-    notifier.send(&storing(WITNESS), Some(end.as_fd()))?;
-    drop(end);
-    let (answered, end) = pair()?;
-    notifier.send("BARRIER=1", Some(end.as_fd()))?;
-    drop(end);
-    // It closes this once it has read everything that came before.
-    if timeout(PATIENCE, closed(Some(&answered))).await.is_err() {
-        return Ok(Room::Some);
-    }
-    let refused = timeout(Duration::from_millis(1), closed(Some(&witness))).await.is_ok();
-    notifier.send(&removal(WITNESS), None)?;
-    Ok(if refused { Room::None } else { Room::Some })
+    let (answered, barrier) = pair()?;
+    let asked = async {
+        notifier.deliver(&storing(WITNESS), Some(end.as_fd())).await?;
+        notifier.deliver("BARRIER=1", Some(barrier.as_fd())).await?;
+        drop((end, barrier));
+        // It closes this once it has read everything that came before.
+        closed(Some(&answered)).await;
+        let refused = timeout(CLOSING, closed(Some(&witness))).await.is_ok();
+        notifier.deliver(&removal(WITNESS), None).await?;
+        Ok(if refused { Room::None } else { Room::Some })
+    };
+    // One that does not answer may be busy.
+    timeout(PATIENCE, asked).await.unwrap_or(Ok(Room::Some))
 }
 
 fn storing(name: &str) -> String {
@@ -247,28 +246,36 @@ async fn closed(own: Option<&UnixStream>) {
 impl State {
     /// Begins another table, and has it kept in the place of the last.
     fn begin(&mut self) -> io::Result<()> {
+        let file = os::memory_file("epmd-table")?;
+        let stored = Arc::new(file.try_clone()?);
+        let last = self.table;
+        self.table += 1;
+        // Where the store is full, the new table needs room before the old one can go.
+        let gives_way = self.connections.first().copied().filter(|_| last > 0);
+        let gives_way = gives_way.and_then(|id| Some((id, self.connection(id)?)));
+        if let Some((id, _)) = gives_way {
+            self.remove(format!("{CONNECTION}{id}"));
+        }
+        self.store(format!("{TABLE}{}", self.table), stored);
+        self.remove(format!("{TABLE}{last}"));
+        if let Some((id, connection)) = gives_way {
+            self.store(format!("{CONNECTION}{id}"), connection);
+        }
+        // It is sent when this is done, and before the connections of which it tells: without them it is of more use
+        // than they are without it.
+        self.begin_in(Log { file: Some(file), first: 0, length: 0 })
+    }
+
+    /// Writes the whole table to a log, and each of its steps from now on.
+    fn begin_in(&mut self, log: Log) -> io::Result<()> {
         self.follower = self.registry.follow(None);
-        self.log = Log::new()?;
+        self.log = log;
         let mut bytes = Message::Hello(self.hello.clone()).encode();
         while let Ok(Some(step)) = self.follower.take() {
             self.follow(step, &mut bytes);
         }
         self.log.append(&bytes)?;
-        self.log.first = self.log.length;
-        let last = self.table;
-        self.table += 1;
-        // Where the store is full, the new table needs room before the old one can go.
-        let gives_way = self.connections.first().copied();
-        let gives_way = gives_way.and_then(|id| Some((id, self.connection(id)?)));
-        if let Some((id, _)) = gives_way {
-            self.remove(format!("{CONNECTION}{id}"));
-        }
-        let file = Arc::new(self.log.file.try_clone()?);
-        self.store(format!("{TABLE}{}", self.table), file);
-        self.remove(format!("{TABLE}{last}"));
-        if let Some((id, connection)) = gives_way {
-            self.store(format!("{CONNECTION}{id}"), connection);
-        }
+        self.log.first = bytes.len() as u64;
         Ok(())
     }
 
@@ -305,6 +312,18 @@ impl State {
             Progress::Done => Progress::More,
             progress => progress,
         })
+    }
+
+    /// Passes what the store lacks, and then another witness.
+    fn pass_with_witness(&mut self) -> io::Result<Progress> {
+        let progress = self.pass()?;
+        if progress != Progress::Done || !std::mem::take(&mut self.unwitnessed) {
+            return Ok(progress);
+        }
+        let (own, others) = pair()?;
+        self.witness = Some(Arc::new(own));
+        self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
+        self.send()
     }
 
     fn send(&mut self) -> io::Result<Progress> {
@@ -349,30 +368,23 @@ impl State {
 
     fn store(&mut self, name: String, descriptor: Arc<dyn Descriptor>) {
         self.unwitnessed = true;
+        if self.witness.take().is_some() {
+            self.remove(WITNESS.into());
+        }
         self.outgoing.push_back((storing(&name), Some(descriptor)));
     }
 
     fn remove(&mut self, name: String) {
         self.outgoing.push_back((removal(&name), None));
     }
-
-    /// Another witness in the place of the last.
-    fn witness(&mut self) -> io::Result<UnixStream> {
-        let (own, others) = pair()?;
-        self.remove(WITNESS.into());
-        self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
-        Ok(own)
-    }
 }
 
 impl Log {
-    fn new() -> io::Result<Self> {
-        Ok(Self { file: os::memory_file("epmd-table")?, first: 0, length: 0 })
-    }
-
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.length += bytes.len();
+        if let Some(file) = &self.file {
+            file.write_all_at(bytes, self.length)?;
+            self.length += bytes.len() as u64;
+        }
         Ok(())
     }
 }

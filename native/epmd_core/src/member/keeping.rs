@@ -3,12 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::handle::Handle;
-use crate::hand_over::{self, Hello, Replication, Room, Store};
+use crate::hand_over::{self, Hello, Replication, Room, Store, Stored};
 use crate::registry::{Descriptor, Registry};
 use crate::service_manager::Notifier;
 
@@ -22,7 +21,8 @@ pub(super) struct Keeping {
 
 #[derive(Debug)]
 struct Shared {
-    store: Mutex<Option<Store>>,
+    /// None until it is known whether there is one.
+    store: watch::Sender<Option<Option<Store>>>,
     registry: Registry,
     replication: Replication,
     hello: Hello,
@@ -35,18 +35,18 @@ impl Keeping {
         hello: Hello,
         replication: &Replication,
         listeners: Vec<Arc<dyn Descriptor>>,
-        stored: (u64, Vec<String>),
+        stored: Stored,
     ) -> Self {
         let (listeners, changes) = watch::channel(listeners);
         let (registry, replication) = (handle.registry.clone(), replication.clone());
-        let shared = Arc::new(Shared { store: Mutex::default(), registry, replication, hello });
+        let shared = Arc::new(Shared { store: watch::Sender::new(None), registry, replication, hello });
         let mut tasks = JoinSet::new();
         match handle.service_manager().notifier() {
-            None => {}
+            None => shared.settle(None),
             Some(Ok(notifier)) => {
                 tasks.spawn(keep(Arc::clone(&shared), notifier, changes, stored));
             }
-            Some(Err(error)) => tell(&error),
+            Some(Err(error)) => shared.give_up(&error),
         }
         Self { listeners, shared, tasks }
     }
@@ -58,8 +58,7 @@ impl Keeping {
 
     /// Whether the next life of this service finds everything; it may take a moment.
     pub(super) async fn is_complete(&self) -> bool {
-        let store = self.shared.store.lock().clone();
-        match store {
+        match self.shared.store().await {
             Some(store) => store.complete().await,
             None => false,
         }
@@ -67,11 +66,30 @@ impl Keeping {
 
     /// Leaves nothing behind.
     pub(super) async fn end(mut self) {
+        let store = self.shared.store().await;
         self.tasks.shutdown().await;
-        let store = self.shared.store.lock().take();
         if let Some(store) = store {
             store.empty().await;
         }
+    }
+}
+
+impl Shared {
+    /// The store, if there is one; it may take a moment to know.
+    async fn store(&self) -> Option<Store> {
+        let mut store = self.store.subscribe();
+        let known = store.wait_for(Option::is_some).await;
+        known.ok().and_then(|store| store.clone().flatten())
+    }
+
+    fn settle(&self, store: Option<Store>) {
+        self.replication.keep(store.clone());
+        self.store.send_replace(Some(store));
+    }
+
+    fn give_up(&self, error: &io::Error) {
+        tracing::warn!(%error, "the service manager cannot be asked to keep anything");
+        self.settle(None);
     }
 }
 
@@ -86,15 +104,14 @@ async fn keep(
     shared: Arc<Shared>,
     notifier: Notifier,
     mut listeners: watch::Receiver<Vec<Arc<dyn Descriptor>>>,
-    stored: (u64, Vec<String>),
+    stored: Stored,
 ) {
     let begin = async {
-        if hand_over::room(&notifier).await? == Room::None && stored.1.is_empty() {
+        if hand_over::room(&notifier).await? == Room::None && stored.names.is_empty() {
             return Ok(None);
         }
-        let store = Store::new(notifier, &shared.registry, shared.hello.clone(), (stored.0, &stored.1))?;
-        store.extend(listeners.borrow_and_update().clone());
-        Ok::<_, io::Error>(Some(store))
+        let listeners = listeners.borrow_and_update().clone();
+        Store::new(notifier, &shared.registry, shared.hello.clone(), stored, listeners).map(Some)
     };
     let store = match begin.await {
         Ok(Some(store)) => store,
@@ -103,12 +120,11 @@ async fn keep(
                 "the service manager keeps nothing for this service, whose nodes are unknown for 2 seconds when it \
                  restarts: give it FileDescriptorStoreMax=, above the number of nodes"
             );
-            return;
+            return shared.settle(None);
         }
-        Err(error) => return tell(&error),
+        Err(error) => return shared.give_up(&error),
     };
-    *shared.store.lock() = Some(store.clone());
-    shared.replication.keep(Some(store.clone()));
+    shared.settle(Some(store.clone()));
     let told = std::sync::Once::new();
     let full = || {
         told.call_once(|| {
@@ -120,16 +136,8 @@ async fn keep(
     };
     loop {
         tokio::select! {
-            error = store.tend(full) => {
-                *shared.store.lock() = None;
-                shared.replication.keep(None);
-                return tell(&error);
-            }
+            error = store.tend(full) => return shared.give_up(&error),
             Ok(()) = listeners.changed() => store.renew(listeners.borrow_and_update().clone()),
         }
     }
-}
-
-fn tell(error: &io::Error) {
-    tracing::warn!(%error, "the service manager cannot be asked to keep anything");
 }

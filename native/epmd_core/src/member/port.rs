@@ -68,18 +68,18 @@ impl Member {
 
     /// Goes on with the table that was kept, if this member serves; else the store is emptied, and another serves.
     async fn take_back(&mut self, kept: Kept, serves: bool) {
-        let Kept { replica, table, names, .. } = kept;
+        let Kept { replica, stored, .. } = kept;
         match (self.startup.take(), replica) {
             (Some(Startup::Bound(listeners, claim)), Some(replica)) if serves => {
                 tracing::info!(names = replica.len(), "going on with what the service manager kept");
                 let handoff = Handoff { claim, replica, reserve: Reserve::new(), last_owner: None };
                 self.startup = Some(Startup::Takeover(Box::new(Takeover::new(listeners, handoff, &self.handle, None))));
-                self.stored = (table, names);
+                self.stored = stored;
             }
             (startup, _) => {
                 self.startup = startup;
                 // What is served is kept anew, under the same names.
-                let names: Vec<_> = names.into_iter().filter(|name| !serves || name != LISTENER).collect();
+                let names: Vec<_> = stored.names.into_iter().filter(|name| !serves || name != LISTENER).collect();
                 if let Some(Ok(notifier)) = self.settings.service_manager.notifier() {
                     hand_over::remove(&notifier, &names).await;
                 }

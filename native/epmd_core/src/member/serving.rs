@@ -14,7 +14,7 @@ use super::keeping::Keeping;
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{Claim, Handoff, Offer, Replication, Terms};
+use crate::hand_over::{Claim, Handoff, Offer, Replication, Stored, Terms};
 use crate::registry::replica::Restored;
 use crate::registry::{Contents, Descriptor, Entry, NameTaken, Registration, Registry};
 use crate::reserve::Reserve;
@@ -63,7 +63,7 @@ pub(super) async fn serve(
     moves: &mut mpsc::UnboundedReceiver<Move>,
     port: u16,
     refills: bool,
-    stored: (u64, Vec<String>),
+    stored: Stored,
 ) -> io::Result<()> {
     let (registry, replication) = (&handle.registry, Replication::default());
     let start = |listeners, reserve| {

@@ -3,7 +3,7 @@
 //! Nothing else is said, least of all `READY=1`: whether the service is ready is not for this crate to tell.
 
 use std::ffi::OsStr;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -46,6 +46,16 @@ impl Notifier {
             sendmsg(&self.0, &[IoSlice::new(message.as_bytes())], &mut with, SendFlags::NOSIGNAL)?;
             Ok(())
         })
+    }
+
+    /// Sends a message with its descriptor as soon as the service manager reads.
+    pub(crate) async fn deliver(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        loop {
+            match self.send(message, descriptor) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable().await,
+                sent => return sent,
+            }
+        }
     }
 
     /// Waits until it takes more.
