@@ -12,7 +12,9 @@ defmodule EmbeddedEpmd.Exposure do
 
   @doc "The settings of a server that nobody needs: loopback only, and no standby that nodes could rely on."
   @spec narrow(Native.config()) :: Native.config()
-  def narrow(config), do: %{config | addresses: loopbacks(config.addresses), hand_over: false}
+  # Those of a socket unit cannot be narrowed: they are nobody's choice.
+  def narrow(config),
+    do: %{config | addresses: loopbacks(config.addresses), addresses_chosen: false, hand_over: false}
 
   defp loopbacks([]), do: ["127.0.0.1", "::1"]
 

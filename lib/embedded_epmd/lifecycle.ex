@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   # with which it ends, and no application's end interrupts it. Some of this runs while the VM boots, so it uses plain
   # functions only.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Native}
+  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Native, ServiceManager}
 
   @server {__MODULE__, :server}
   @node {__MODULE__, :node}
@@ -104,7 +104,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   @doc "Ends the server, if there is one, and waits for its end."
   @spec stop() :: :ok
   def stop do
-    with {:ok, server} <- server(), do: Native.stop(server)
+    with {:ok, server} <- server(), do: Native.stop(server, Environment.stopping?())
     :ok
   end
 
@@ -124,8 +124,10 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp reach(config, true), do: config
   defp reach(config, false), do: Exposure.narrow(config)
 
-  # The port decides which hosts' nodes are known here, so a server keeps it for life.
+  # The port decides which hosts' nodes are known here, so a server keeps it for life. Nobody's choice is no other one:
+  # a socket unit may have decided.
   defp same_port(%{port: port}, port), do: :ok
+  defp same_port(%{port_chosen: false}, _), do: :ok
 
   defp same_port(%{port: wanted}, port) do
     {:error,
@@ -208,6 +210,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp start(config, keeper) do
     with {:ok, server} <- named(Native.start(config, keeper)) do
       :persistent_term.put(@server, {server, ports()})
+      ServiceManager.forget()
       {:ok, server}
     end
   end

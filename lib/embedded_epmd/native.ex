@@ -46,8 +46,8 @@ defmodule EmbeddedEpmd.Native do
   @spec start(config(), pid()) :: {:ok, server()} | {:error, reason()}
   def start(_config, _keeper), do: :erlang.nif_error(:nif_not_loaded)
 
-  @spec stop(server()) :: :ok
-  def stop(_server), do: :erlang.nif_error(:nif_not_loaded)
+  @spec stop(server(), vm_ends :: boolean()) :: :ok
+  def stop(_server, _vm_ends), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec register(
           server(),

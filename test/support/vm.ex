@@ -253,3 +253,18 @@ defmodule EmbeddedEpmd.Vm.Supervisor do
     Supervisor.init([{EmbeddedEpmd, options}, sibling], flags)
   end
 end
+
+defmodule EmbeddedEpmd.Vm.Application do
+  @moduledoc false
+  # The application of a service: it ends with its VM, before the VM's kernel does.
+  use Application
+
+  def start do
+    {:ok, _} = :application.ensure_all_started(:logger)
+    :ok = :application.load({:application, :vm_service, mod: {__MODULE__, []}, applications: [:kernel, :stdlib]})
+    :ok = :application.start(:vm_service)
+  end
+
+  @impl true
+  def start(_type, _arguments), do: Supervisor.start_link([EmbeddedEpmd], strategy: :one_for_one)
+end

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use epmd_core::registry::Registry;
 use epmd_core::{
-    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Policy, Role, Settings,
-    Status,
+    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Policy, Role, ServiceManager,
+    Settings, Status,
 };
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
@@ -42,8 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
-        let journal = Journal::default();
-        let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, journal };
+        let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());
+        let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, service_manager, journal };
         return runtime.block_on(run_member(settings, name));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;
@@ -78,7 +78,7 @@ async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Bo
                 std::mem::forget(file);
             }
         }
-        handle.stop();
+        handle.stop_with_process();
     });
     Ok(member.run().await?)
 }

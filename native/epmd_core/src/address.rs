@@ -5,13 +5,16 @@ mod wanted;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 use mio::net::TcpListener;
+use rustix::net::sockopt::socket_type;
+use rustix::net::{getsockname, AddressFamily, SocketType};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::os;
 
-pub(crate) use wanted::{covers, Wanted, LOCALS};
+pub(crate) use wanted::{covers, Wanted, ANY, LOCALS};
 
 /// As many connections as the kernel lets wait; it lowers the number to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -30,6 +33,8 @@ pub struct Listeners {
     pub(crate) missing: Vec<IpAddr>,
     /// Addresses that were named, of a family that this host does not have.
     pub(crate) absent: Vec<IpAddr>,
+    /// Whether the service manager has them as well: then they are never shut, and there are no others.
+    pub(crate) lent: bool,
     /// The port in use; the one that was asked for unless that was 0.
     pub port: u16,
 }
@@ -136,14 +141,14 @@ impl Listeners {
         }
         match first_absent {
             Some(failure) if sockets.is_empty() => Err(failure),
-            _ => Ok(Self { sockets, missing, absent, port }),
+            _ => Ok(Self { sockets, missing, absent, lent: false, port }),
         }
     }
 
     /// Listeners that were another process's, and those of the wanted addresses that it lacked.
     pub(crate) fn inherited(sockets: Vec<std::net::TcpListener>, wanted: &Wanted, port: u16) -> Self {
         let sockets: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect();
-        let mut listeners = Self { sockets, missing: Vec::new(), absent: Vec::new(), port };
+        let mut listeners = Self { sockets, missing: Vec::new(), absent: Vec::new(), lent: false, port };
         let bound = listeners.addresses();
         listeners.missing = wanted.addresses().filter(|address| !bound.contains(address)).collect();
         let found = listen_where_free(&mut listeners.missing, port);
@@ -151,10 +156,38 @@ impl Listeners {
         listeners
     }
 
+    /// Listeners that the service manager has lent.
+    pub(crate) fn lent(sockets: Vec<std::net::TcpListener>, port: u16) -> Self {
+        let sockets = sockets.into_iter().map(TcpListener::from_std).collect();
+        Self { sockets, missing: Vec::new(), absent: Vec::new(), lent: true, port }
+    }
+
     /// The addresses that are listened on.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.sockets.iter().filter_map(|socket| socket.local_addr().ok()).map(|bound| bound.ip()).collect()
+        self.sockets.iter().flat_map(addresses_of).collect()
     }
+}
+
+/// Where a listener is reached: one on any address of IPv6 may be reached over IPv4 as well.
+pub(crate) fn addresses_of(listener: impl AsFd) -> Vec<IpAddr> {
+    let socket = SockRef::from(&listener);
+    let bound = socket.local_addr().ok().and_then(|bound| bound.as_socket()).map(|bound| bound.ip());
+    match bound {
+        Some(any) if any == ANY[1] && !socket.only_v6().unwrap_or(true) => ANY.to_vec(),
+        bound => bound.into_iter().collect(),
+    }
+}
+
+/// Whether a descriptor is that of a TCP socket.
+pub(crate) fn is_tcp(descriptor: impl AsFd) -> bool {
+    let is_internet = |family| [AddressFamily::INET, AddressFamily::INET6].contains(&family);
+    socket_type(&descriptor).is_ok_and(|kind| kind == SocketType::STREAM)
+        && getsockname(&descriptor).is_ok_and(|address| is_internet(address.address_family()))
+}
+
+/// Whether a descriptor is that of a TCP socket that listens.
+pub(crate) fn is_listener(descriptor: impl AsFd) -> bool {
+    is_tcp(&descriptor) && os::is_listening(&descriptor)
 }
 
 /// Whether this host has all addresses that it must have, whoever listens there.

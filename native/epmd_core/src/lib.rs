@@ -9,6 +9,7 @@
 //! | `server` | accepts, and takes each connection from its bytes to its reply |
 //! | `hand_over` | an owner's sockets and table, on their way to a standby |
 //! | [`registry`] | the table of registered nodes, and its copy |
+//! | `service_manager` | what systemd passes to the process |
 //! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, the record of changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `os` | the ground: bytes and words, no I/O but in `os` |
 //!
@@ -28,6 +29,7 @@ pub mod registry;
 mod reserve;
 mod role;
 mod server;
+mod service_manager;
 
 pub use address::{parse_addresses, Listeners, OpenError};
 #[cfg(fuzzing)]
@@ -42,3 +44,4 @@ pub use node::{InvalidName, Node, NodeName};
 pub use os::act_as_bsd;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};
+pub use service_manager::ServiceManager;

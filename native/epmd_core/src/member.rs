@@ -10,7 +10,9 @@
 mod change_over;
 mod client;
 mod handle;
+mod keeping;
 mod local;
+mod port;
 mod serving;
 mod settings;
 mod trouble;
@@ -24,9 +26,9 @@ use parking_lot::MutexGuard;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout_at, Instant};
 
-use crate::address::{self, Listeners, OpenError, Wanted};
+use crate::address::Wanted;
 use crate::backoff::Backoff;
-use crate::hand_over::{self, Candidate, Rendezvous};
+use crate::hand_over::{self, Candidate, Kept, Rendezvous, Stored};
 use crate::journal::Change;
 use crate::node::NodeName;
 use crate::role::Role;
@@ -57,6 +59,10 @@ pub struct Member {
     state: State,
     /// What is to be served, and is not yet.
     startup: Option<Startup>,
+    /// What an earlier life of the service kept, until it is looked at.
+    kept: Option<Kept>,
+    /// What of that is in the service manager's store.
+    stored: Stored,
     /// Whoever has the port.
     owner: Option<SocketAddr>,
     /// What keeps the local node registered there.
@@ -71,7 +77,11 @@ pub struct Member {
 impl Member {
     /// Binds the port or finds its owner.
     pub async fn start(settings: Settings) -> Result<(Self, Handle), StartError> {
-        let (handle, commands, moves) = Handle::new(&settings);
+        let lent = settings.service_manager.agree(settings.port, &settings.addresses).map_err(StartError::Lent)?;
+        let stored = settings.service_manager.take_stored();
+        let kept = (!stored.is_empty()).then(|| Kept::sort(stored, settings.port));
+        let wanted = lent.unwrap_or_else(|| Wanted::of(&settings.addresses, settings.inet6));
+        let (handle, commands, moves) = Handle::new(&settings, wanted);
         let local = LocalNode::new(commands);
         let mut member = Self {
             settings,
@@ -80,6 +90,8 @@ impl Member {
             moves,
             state: State::Searching,
             startup: None,
+            kept,
+            stored: Stored::default(),
             owner: None,
             link: None,
             backoff: Backoff::up_to(LONGEST_PAUSE),
@@ -109,8 +121,9 @@ impl Member {
         loop {
             if let Some(startup) = self.startup.take() {
                 drop(following);
-                let Self { settings, handle, local, moves, was_joined, .. } = &mut self;
-                return serving::serve(startup, handle, local, moves, settings.port, *was_joined).await;
+                let Self { settings, handle, local, moves, was_joined, stored, .. } = &mut self;
+                let stored = std::mem::take(stored);
+                return serving::serve(startup, handle, local, moves, settings.port, *was_joined, stored).await;
             }
             tokio::select! {
                 // Who is told to stop does not serve first, if another can.
@@ -141,44 +154,6 @@ impl Member {
             State::BackingOff => self.back_off().await,
             State::Serving => std::future::pending().await,
         }
-    }
-
-    async fn bind(&mut self) -> Event {
-        let wanted = self.handle.wanted();
-        self.open(&wanted).unwrap_or_else(|error| self.failed(StartError::Open(error)))
-    }
-
-    /// Opens these addresses, or finds who has them.
-    fn open(&mut self, wanted: &Wanted) -> Result<Event, OpenError> {
-        match Listeners::open_all(wanted, self.settings.port) {
-            Ok(listeners) => {
-                self.startup = Some(Startup::Bound(listeners));
-                Ok(Event::Bound)
-            }
-            Err(error) if error.is_taken() => {
-                self.owner = Some(error.holder());
-                Ok(Event::Taken)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Takes another list of addresses for the one it has; what came of it, unless they cannot be listened on.
-    fn relocate(&mut self, Move { wanted, reply }: Move) -> Option<Event> {
-        let opened = if wanted == *self.handle.wanted() {
-            Ok(None)
-        } else {
-            address::check(&wanted, self.settings.port).and_then(|()| self.open(&wanted)).map(Some)
-        };
-        if let Ok(Some(_)) = opened {
-            *self.handle.wanted.write() = Arc::new(wanted);
-        }
-        let (outcome, event) = match opened {
-            Ok(event) => (Ok(()), event),
-            Err(error) => (Err(error), None),
-        };
-        let _ = reply.send(outcome);
-        event
     }
 
     async fn join(&mut self) -> Event {
@@ -250,9 +225,10 @@ impl Member {
             tokio::select! {
                 // With the owner's copies goes the link, unless this member has one, too.
                 biased;
-                handoff = &mut standing_by => {
+                (handoff, inherited) = &mut standing_by => {
                     let own = self.link.as_ref().and_then(Link::local_address);
-                    let takeover = Takeover::new(handoff, &handle, self.settings.port, own);
+                    let listeners = inherited.listeners(&wanted, self.settings.port);
+                    let takeover = Takeover::new(listeners, handoff, &handle, own);
                     self.startup = Some(Startup::Takeover(Box::new(takeover)));
                     break Event::TookOver;
                 }
@@ -309,7 +285,7 @@ impl Member {
         match self.state {
             State::Serving => {
                 let (listeners, contents) = match &mut self.startup {
-                    Some(Startup::Bound(listeners)) => (listeners, None),
+                    Some(Startup::Bound(listeners, _)) => (listeners, None),
                     Some(Startup::Takeover(takeover)) => (&mut takeover.listeners, takeover.contents.take()),
                     None => return,
                 };

@@ -4,9 +4,10 @@
 #[cfg(feature = "simulation")]
 mod simulation;
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{shutdown, Shutdown};
@@ -45,6 +46,38 @@ pub(crate) fn defer_accept(listener: &Socket) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn defer_accept(_listener: &Socket) {}
+
+/// Looks at the descriptor that this process was started with under a number.
+///
+/// # Errors
+///
+/// Also where there is none.
+pub(crate) fn look_at_passed<T>(number: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+    // SAFETY: `fcntl` takes any number, and fails for one that is no descriptor.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, nobody else in this process was given it, and it is borrowed for the call alone.
+    look(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// Takes the descriptor that this process was started with under a number. It can be taken once.
+pub(crate) fn take_passed(number: RawFd) -> io::Result<OwnedFd> {
+    look_at_passed(number, |_| Ok(()))?;
+    // SAFETY: it is open, and whoever started this process passed it for the one who takes it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A file in memory, which lasts as long as anybody has its descriptor.
+#[cfg(target_os = "linux")]
+pub(crate) fn memory_file(name: &str) -> io::Result<File> {
+    Ok(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn memory_file(_name: &str) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 /// How many descriptors the process may have open.
 pub(crate) fn descriptor_limit() -> usize {

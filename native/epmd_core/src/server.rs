@@ -65,6 +65,8 @@ pub(crate) struct Server {
     listeners: Vec<Listener>,
     /// Addresses that somebody else has, and that are taken when they become free.
     missing: Vec<IpAddr>,
+    /// Whether the listeners are the service manager's as well, and not to be shut.
+    lent: bool,
     accepting: JoinSet<io::Error>,
 }
 
@@ -88,8 +90,13 @@ impl Server {
             port: listeners.port,
             listing_refused: Once::new(),
         };
-        let mut server =
-            Self { shared: Arc::new(shared), listeners: Vec::new(), missing: Vec::new(), accepting: JoinSet::new() };
+        let mut server = Self {
+            shared: Arc::new(shared),
+            listeners: Vec::new(),
+            missing: Vec::new(),
+            lent: listeners.lent,
+            accepting: JoinSet::new(),
+        };
         server.begin(listeners)?;
         Ok(server)
     }
@@ -135,7 +142,12 @@ impl Server {
 
     /// The addresses that are listened on.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        self.listeners.iter().filter_map(address_of).collect()
+        self.listeners.iter().flat_map(address::addresses_of).collect()
+    }
+
+    /// Whether the listeners are the service manager's as well.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
     }
 
     /// Whether somebody else has an address that this server wants.
@@ -159,6 +171,10 @@ impl Server {
     /// When an address cannot be listened on; then everything is as before.
     pub(crate) async fn listen_on(&mut self, wanted: &Wanted, keep: bool) -> Result<(), OpenError> {
         let port = self.shared.port;
+        if self.lent {
+            let error = io::Error::new(ErrorKind::Unsupported, "the listeners are those of a socket unit");
+            return Err(OpenError { address: SocketAddr::new(wanted.first(), port), error });
+        }
         let had: Vec<_> = self.listeners.iter().map(|listener| listener.get_ref()).collect();
         let opened = Listeners::open_beside(wanted, &had, keep, port)?;
         let kept = if keep { opened.addresses() } else { Vec::new() };
@@ -184,12 +200,16 @@ impl Server {
         self.accepting.abort_all();
     }
 
-    /// Opens its addresses again, so that the copies which others have of its listeners are worth nothing.
+    /// Opens its addresses again, so that the copies which others have of its listeners are worth nothing. Those that
+    /// are lent stay: nobody can hold the port with a copy of them.
     ///
     /// # Errors
     ///
     /// What the system says when another process has got an address at that very moment.
     pub(crate) fn renew(&mut self) -> io::Result<()> {
+        if self.lent {
+            return Ok(());
+        }
         self.accepting.abort_all();
         self.accepting = JoinSet::new();
         let mut sockets = Vec::new();
@@ -202,10 +222,10 @@ impl Server {
         self.listen(sockets)
     }
 
-    /// Shuts listeners and registered connections, whoever has copies of them.
+    /// Shuts listeners and registered connections, whoever has copies of them. Listeners that are lent stay open.
     pub(crate) fn renounce(&mut self) {
         self.accepting.abort_all();
-        for listener in &self.listeners {
+        for listener in self.listeners.iter().filter(|_| !self.lent) {
             let _ = os::end_listener(listener);
         }
         for connection in self.shared.registry.entries().iter().filter_map(|entry| entry.connection()) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epmd_core::{HandOver, Journal, Limits, Policy, Settings, Trusted};
+use epmd_core::{HandOver, Journal, Limits, Policy, ServiceManager, Settings, Trusted};
 
 use crate::error::Error;
 use crate::terms::Verbosity;
@@ -11,6 +11,9 @@ use crate::terms::Verbosity;
 pub(crate) struct Config {
     port: u16,
     addresses: Vec<String>,
+    /// Whether they are somebody's choice: what is the default, a socket unit decides.
+    port_chosen: bool,
+    addresses_chosen: bool,
     relaxed: bool,
     remote_names: bool,
     allow: Option<Vec<String>>,
@@ -29,14 +32,22 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    pub(crate) fn settings(&self) -> Result<Settings, Error> {
+    /// What the service manager has passed to this process.
+    pub(crate) fn service_manager(&self) -> Result<ServiceManager, Error> {
+        ServiceManager::of_this_process(self.port).map_err(Error::CannotListen)
+    }
+
+    /// The settings of a process to which the service manager has passed this.
+    pub(crate) fn settings(&self, service_manager: ServiceManager) -> Result<Settings, Error> {
         let address = |text: &String| text.parse().map_err(|_| text.clone());
-        let addresses = self.addresses.iter().map(address).collect::<Result<_, _>>();
+        let lent = service_manager.port();
+        let addresses: &[String] = if lent.is_none() || self.addresses_chosen { &self.addresses } else { &[] };
+        let addresses = addresses.iter().map(address).collect::<Result<_, _>>();
         let allow = self.allow.as_ref().map(|networks| networks.iter().map(|text| text.parse()).collect());
         Ok(Settings {
             addresses: addresses
                 .map_err(|got| Error::Setting(format!("address: expected an IPv4 or IPv6 address, got {got:?}")))?,
-            port: self.port,
+            port: lent.filter(|_| !self.port_chosen).unwrap_or(self.port),
             inet6: self.inet6,
             policy: Policy {
                 relaxed: self.relaxed,
@@ -54,6 +65,7 @@ impl Config {
                 trusted: Trusted::named(&self.trusted_users, &self.trusted_groups)
                     .map_err(|error| Error::Setting(format!("hand_over: {error}")))?,
             },
+            service_manager,
             journal: Journal::default(),
         })
     }

@@ -16,7 +16,7 @@ pub(crate) enum Error {
 impl From<StartError> for Error {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Open(_) => Self::CannotListen(error.to_string()),
+            StartError::Open(_) | StartError::Lent(_) => Self::CannotListen(error.to_string()),
             StartError::Held { .. } | StartError::NoRegistrations { .. } => Self::Held(error.to_string()),
         }
     }

@@ -57,7 +57,8 @@ impl Resource for Server {
 fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<Server>, Error> {
     let events = Events::default();
     events.limit(config.log_level);
-    let settings = Settings { journal: Journal::observed_by(events.observer()), ..config.settings()? };
+    let settings =
+        Settings { journal: Journal::observed_by(events.observer()), ..config.settings(config.service_manager()?)? };
     let (started, start) = mpsc::sync_channel(1);
     let thread = {
         let events = events.clone();
@@ -113,10 +114,15 @@ fn fail(started: &mpsc::SyncSender<Result<Handle, Error>>, error: Error) {
     let _ = started.send(Err(error));
 }
 
-/// Ends the server and joins its thread. When this returns the port is another's or free.
+/// Ends the server and joins its thread. When this returns the port is another's or free, unless the VM ends and the
+/// service manager keeps it for the next one.
 #[rustler::nif(schedule = "DirtyIo")]
-fn stop(server: ResourceArc<Server>) -> Atom {
-    server.handle.stop();
+fn stop(server: ResourceArc<Server>, vm_ends: bool) -> Atom {
+    if vm_ends {
+        server.handle.stop_with_process();
+    } else {
+        server.handle.stop();
+    }
     // A second caller has nothing to join, but waits here for the first.
     let mut thread = server.thread.lock();
     if let Some(thread) = thread.take() {
@@ -243,7 +249,7 @@ fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u3
 /// Applies the settings that a running server can change.
 #[rustler::nif(schedule = "DirtyIo")]
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
-    let Settings { addresses, policy, limits, hand_over, .. } = config.settings()?;
+    let Settings { addresses, policy, limits, hand_over, .. } = config.settings(server.handle.service_manager())?;
     server.handle.listen_on(addresses, PATIENCE)?;
     server.handle.configure(policy, limits, hand_over);
     server.events.limit(config.log_level);

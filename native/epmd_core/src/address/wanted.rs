@@ -6,7 +6,7 @@ use crate::os;
 
 /// Where OTP's clients register: at the first, or with `inet6_tcp` at the second. Nobody else is exposed by them.
 pub(crate) const LOCALS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
 /// The addresses that a list stands for, in the order in which they are bound. The first that there is decides who
 /// serves.
@@ -28,6 +28,13 @@ impl Wanted {
     /// A list of loopbacks decides by what it names, and gets the loopback at which this VM's nodes register, last.
     pub(crate) fn of(addresses: &[IpAddr], inet6: bool) -> Self {
         Self::on_a_system(addresses, inet6, os::any_excludes_others())
+    }
+
+    /// These addresses and no others, in the order in which a list of them would be bound.
+    pub(crate) fn exactly(addresses: &[IpAddr]) -> Self {
+        let mut wanted = Self::of(addresses, false);
+        wanted.0.retain(|target| addresses.contains(&target.ip));
+        wanted
     }
 
     fn on_a_system(addresses: &[IpAddr], inet6: bool, any_excludes_others: bool) -> Self {

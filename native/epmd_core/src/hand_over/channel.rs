@@ -172,7 +172,7 @@ mod tests {
     async fn what_belongs_to_no_message_ends_the_channel() {
         let (one, other) = UnixStream::pair().expect("a pair");
         let (mut sender, mut receiver) = (open(one).0, open(other).1);
-        sender.send(&Message::Listener.encode(), None).expect("room for it");
+        sender.send(&Message::Listener { lent: false }.encode(), None).expect("room for it");
         assert!(matches!(receiver.receive().await, Err(Failure::Malformed)), "a listener without a descriptor");
 
         let (one, other) = UnixStream::pair().expect("a pair");

@@ -22,7 +22,10 @@ pub(crate) enum Message {
     /// The standby, every few seconds.
     Alive,
     /// The owner: a listener, with its descriptor.
-    Listener,
+    Listener {
+        /// Whether it is the service manager's as well, and never to be shut. (2)
+        lent: bool,
+    },
     /// The owner: how far its table has counted.
     Counters(Counters),
     /// The owner: a name that left before.
@@ -87,7 +90,7 @@ impl Message {
     /// Whether a descriptor comes with it.
     pub(crate) fn has_descriptor(&self) -> bool {
         match self {
-            Self::Listener => true,
+            Self::Listener { .. } => true,
             Self::Entered(entered) => entered.connected,
             _ => false,
         }
@@ -98,7 +101,8 @@ impl Message {
         match self {
             Self::Hello(hello) => framed(HELLO, |out| hello.encode(out)),
             Self::Alive => framed(ALIVE, |_| {}),
-            Self::Listener => framed(LISTENER, |_| {}),
+            // As in the first version, unless there is more to say.
+            Self::Listener { lent } => framed(LISTENER, |out| out.extend(lent.then_some(1))),
             Self::Counters(Counters { registrations, leaves, floor }) => framed(COUNTERS, |out| {
                 out.extend(registrations.to_be_bytes());
                 out.extend(leaves.to_be_bytes());
@@ -146,7 +150,7 @@ impl Message {
         let message = match *tag {
             HELLO => Self::Hello(Hello::decode(&mut body)?),
             ALIVE => Self::Alive,
-            LISTENER => Self::Listener,
+            LISTENER => Self::Listener { lent: !body.is_empty() && body.flag()? },
             COUNTERS => Self::Counters(Counters {
                 registrations: u64::from_be_bytes(body.take()?),
                 leaves: u64::from_be_bytes(body.take()?),
@@ -293,7 +297,8 @@ mod tests {
             any::<(u64, bool)>().prop_map(|(id, connected)| Message::Kept { id, connected }),
             prop::sample::select(vec![
                 Message::Alive,
-                Message::Listener,
+                Message::Listener { lent: false },
+                Message::Listener { lent: true },
                 Message::Whole,
                 Message::TakeOver,
                 Message::Taken,
@@ -321,7 +326,10 @@ mod tests {
 
         #[test]
         fn bytes_behind_a_message_spoil_it(message in message()) {
-            let open = matches!(message, Message::Hello(_) | Message::Departed(_) | Message::Entered(_) | Message::Refused(_));
+            let open = matches!(
+                message,
+                Message::Hello(_) | Message::Departed(_) | Message::Entered(_) | Message::Refused(_) | Message::Listener { .. }
+            );
             prop_assume!(!open);
             let mut bytes = message.encode();
             bytes.push(0);

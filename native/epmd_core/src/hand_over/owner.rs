@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
-use tokio::sync::{watch, Notify, Semaphore};
+use tokio::sync::{watch, Notify};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 
@@ -17,6 +17,7 @@ use super::rendezvous::{self, Claim, Name, Rendezvous};
 use super::replication::{Progress, Reason, Replication, Session, SILENCE};
 use super::settings::HandOver;
 use super::standby::CLAIM_PATIENCE;
+use super::turns::Turns;
 use crate::backoff::Backoff;
 use crate::node::NodeName;
 use crate::registry::follower::Follower;
@@ -60,6 +61,8 @@ pub(crate) struct Offer {
 pub(crate) struct Terms {
     pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
+    /// Whether the listeners are the service manager's as well.
+    pub(crate) lent: bool,
     pub(crate) node: Option<NodeName>,
     pub(crate) registry: Registry,
     pub(crate) replication: Replication,
@@ -67,6 +70,14 @@ pub(crate) struct Terms {
     pub(crate) settings: watch::Receiver<HandOver>,
     /// Where it is told who does.
     pub(crate) standbys: Arc<watch::Sender<Vec<Standby>>>,
+}
+
+impl Terms {
+    /// Who the owner is.
+    pub(crate) fn hello(&self) -> Hello {
+        let (addresses, node) = (self.addresses.clone(), self.node.clone());
+        Hello { version: VERSION, addresses, node, stands_by: true, resume: None }
+    }
 }
 
 #[derive(Debug)]
@@ -79,20 +90,6 @@ struct Context {
     taken: Notify,
     /// Until when those that stood by for the last owner may take to do so for this one.
     settled: Instant,
-}
-
-/// Those that may stand by at one time.
-#[derive(Clone, Debug)]
-struct Turns {
-    semaphore: Arc<Semaphore>,
-    number: u32,
-}
-
-impl Turns {
-    fn of(settings: &HandOver) -> Self {
-        let number = settings.standbys.max(1);
-        Self { semaphore: Arc::new(Semaphore::new(number as usize)), number }
-    }
 }
 
 impl Offer {
@@ -285,8 +282,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     let mut listeners = context.listeners.subscribe();
     let turns = context.turns.lock().clone();
     let version = if name == Name::Shared { VERSION } else { FIRST_VERSION };
-    let hello =
-        Hello { version, addresses: terms.addresses.clone(), node: terms.node.clone(), stands_by: true, resume: None };
+    let hello = Hello { version, ..terms.hello() };
     if sender.send(&Message::Hello(hello.clone()).encode(), None).is_err() {
         return;
     }
@@ -296,6 +292,10 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
         _ => return,
     };
     let version = said.common_version(&hello);
+    if terms.lent && version == FIRST_VERSION {
+        // It would shut what is not its own.
+        return;
+    }
     // A member of the first version knows no other standby beside it.
     let turn = turns.semaphore.acquire_many(if version == FIRST_VERSION { turns.number } else { 1 });
     tokio::pin!(turn);
@@ -315,7 +315,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     let passed = said.stands_by.then(|| listeners.borrow_and_update().iter().cloned().collect());
     let follower = terms.registry.follow(said.resume.filter(|_| version != FIRST_VERSION));
     let stream = sender.stream();
-    let id = terms.replication.begin(Session::new(sender, version, passed, Arc::clone(&follower)));
+    let id = terms.replication.begin(Session::new(sender, version, passed, terms.lent, Arc::clone(&follower)));
     let standby = said.stands_by.then_some(Standby { node: said.node, pid });
     let reason = tokio::select! {
         reason = accompany(&context, id, &stream, &follower, receiver, standby.as_ref()) => reason,

@@ -4,9 +4,11 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::sleep;
 
 use super::channel::{self, Receiver, Sender};
 use super::settings::Trusted;
@@ -14,6 +16,13 @@ use crate::os;
 
 /// Members that may wait to be accepted.
 const BACKLOG: i32 = 64;
+
+/// A pause while the last one who had the names is going.
+const GOING: Duration = Duration::from_millis(5);
+
+/// Somebody else is the owner.
+#[derive(Debug)]
+pub(crate) struct Owned;
 
 /// The names of a rendezvous: abstract ones, which belong to the network namespace as the port does. Only Linux has them,
 /// and only there is a hand-over.
@@ -62,6 +71,24 @@ impl Rendezvous {
     /// `AddrInUse` while somebody else has the shared name.
     pub(crate) fn claim(&self) -> io::Result<Claim> {
         self.claimant()?.claim(Name::Shared)
+    }
+
+    /// Claims the names, or finds that a trusted process has them: it is the owner then. Nobody else can be one for
+    /// listeners that are passed between trusted processes only, so that whatever else is in the way does not matter.
+    pub(crate) async fn claim_unless_owned(&self, trusted: &Trusted) -> Result<Option<Claim>, Owned> {
+        loop {
+            match self.claim() {
+                Ok(claim) => return Ok(Some(claim)),
+                Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+                Err(_) => return Ok(None),
+            }
+            match self.connect(trusted).await {
+                Ok(_) => return Err(Owned),
+                // It has just gone.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => sleep(GOING).await,
+                Err(_) => return Ok(None),
+            }
+        }
     }
 
     /// Gets hold of all that a claim needs but the names.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::channel::Sender;
 use super::hello::FIRST_VERSION;
 use super::message::{self, Message};
+use super::store::Store;
 use crate::registry::follower::{Behind, Follower, Step};
 use crate::registry::Descriptor;
 
@@ -27,6 +28,8 @@ pub(crate) struct Replication(Arc<Mutex<State>>);
 struct State {
     began: u64,
     sessions: BTreeMap<u64, Session>,
+    /// The service manager's, if that keeps anything.
+    store: Option<Store>,
     /// What this owner had is another's.
     handed_over: bool,
 }
@@ -38,6 +41,8 @@ pub(super) struct Session {
     version: u16,
     /// None for who does not stand by: such a one gets no descriptors.
     listeners: Option<VecDeque<Arc<dyn Descriptor>>>,
+    /// Whether they are the service manager's as well.
+    lent: bool,
     follower: Arc<Follower>,
     /// What the other end's socket did not take.
     waiting: Option<OutgoingMessage>,
@@ -98,9 +103,10 @@ impl Session {
         sender: Sender,
         version: u16,
         listeners: Option<VecDeque<Arc<dyn Descriptor>>>,
+        lent: bool,
         follower: Arc<Follower>,
     ) -> Self {
-        Self { sender, version, listeners, follower, waiting: None, whole: false, last: Last::No }
+        Self { sender, version, listeners, lent, follower, waiting: None, whole: false, last: Last::No }
     }
 }
 
@@ -112,6 +118,14 @@ impl Replication {
             // The session's task finds the same error and ends.
             let _ = session.pass();
         }
+        if let Some(store) = &self.0.lock().store {
+            store.pass();
+        }
+    }
+
+    /// Passes to this store, too, from now on.
+    pub(crate) fn keep(&self, store: Option<Store>) {
+        self.0.lock().store = store;
     }
 
     /// Whether another serves now what this owner had.
@@ -219,7 +233,7 @@ impl Session {
             return Ok(None);
         }
         if let Some(listener) = self.listeners.as_mut().and_then(VecDeque::pop_front) {
-            return Ok(Some((Message::Listener.encode(), Some(listener))));
+            return Ok(Some((Message::Listener { lent: self.lent }.encode(), Some(listener))));
         }
         let message = match self.follower.take() {
             Err(Behind) => return Err(Reason::Slow),

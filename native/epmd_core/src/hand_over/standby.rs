@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_type;
-use rustix::net::{getsockname, AddressFamily, SocketType};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
 use super::channel::{self, Failure, Receiver, Sender};
+use super::copying;
 use super::hello::{Hello, FIRST_VERSION, VERSION};
 use super::message::Message;
 use super::rendezvous::{Claim, Claimant, Name, Rendezvous};
 use super::settings::{HandOver, Trusted};
+use crate::address::{is_listener, is_tcp, Listeners, Wanted};
 use crate::backoff::Backoff;
 use crate::limits::Limits;
 use crate::node::NodeName;
@@ -53,14 +53,33 @@ pub(crate) struct Candidate<'a> {
     pub(crate) whole: &'a watch::Sender<bool>,
 }
 
-/// All that an owner had, and all that it takes to go on with it.
+/// An owner's listeners.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    sockets: Vec<TcpListener>,
+    /// Whether they are the service manager's as well.
+    lent: bool,
+}
+
+impl Inherited {
+    /// These, and those of the wanted addresses that the owner lacked.
+    pub(crate) fn listeners(self, wanted: &Wanted, port: u16) -> Listeners {
+        if self.lent {
+            Listeners::lent(self.sockets, port)
+        } else {
+            Listeners::inherited(self.sockets, wanted, port)
+        }
+    }
+}
+
+/// What an owner had beside its listeners, and all that it takes to go on with it.
 #[derive(Debug)]
 pub(crate) struct Handoff {
-    pub(crate) claim: Claim,
-    pub(crate) listeners: Vec<TcpListener>,
+    /// The names, unless they could not be claimed.
+    pub(crate) claim: Option<Claim>,
     pub(crate) replica: Replica,
     pub(crate) reserve: Reserve,
-    pub(crate) last_owner: LastOwner,
+    pub(crate) last_owner: Option<LastOwner>,
 }
 
 /// Who had it, if it is still there.
@@ -76,7 +95,7 @@ impl LastOwner {
 
 /// Why this member does not stand by.
 #[derive(Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// Nobody is there to stand by for, or only for a moment.
     Absent,
     /// The owner goes on, and does without this standby.
@@ -122,7 +141,7 @@ impl Trouble {
 }
 
 /// Stands by for the owner at this rendezvous, and for each that follows, until one ends.
-pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> Handoff {
+pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> (Handoff, Inherited) {
     if candidate.node.is_none() {
         sleep(NODE_PATIENCE).await;
     }
@@ -170,7 +189,7 @@ async fn follow_owner(
     hello: &mut Hello,
     copy: &mut Option<Replica>,
     met: &mut bool,
-) -> Result<Handoff, Trouble> {
+) -> Result<(Handoff, Inherited), Trouble> {
     let Candidate { rendezvous, whole, .. } = candidate;
     let (mut owner, mut receiver, name) = rendezvous.connect(trusted).await.map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::NotFound | ErrorKind::WouldBlock => Trouble::Absent,
@@ -188,7 +207,7 @@ async fn follow_owner(
         return Err(Trouble::OutOfDescriptors);
     }
     let claimant = rendezvous.claimant().map_err(|error| Trouble::of(&error))?;
-    let mut listeners = Vec::new();
+    let (mut listeners, mut lent) = (Vec::new(), false);
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Who has to wait for its turn must not keep the connections of an owner that has gone.
@@ -218,32 +237,26 @@ async fn follow_owner(
         begun = true;
         let replica = copy.get_or_insert_with(Replica::default);
         match (message, descriptor) {
-            (Message::Listener, Some(descriptor)) => {
+            (Message::Listener { lent: is_lent }, Some(descriptor)) => {
+                lent = is_lent;
                 listeners.push(listener(descriptor, hello, rendezvous.port())?);
             }
-            (Message::Epoch { epoch, refusals }, None) => replica.began(epoch, refusals),
-            (Message::Resumed(registrations), None) => replica.resumed(registrations),
-            (Message::Kept { id, connected }, None) => replica.kept(id, connected)?,
-            (Message::Counters(counters), None) => replica.counted(counters)?,
-            (Message::Departed(departure), None) => replica.departed(departure)?,
-            (Message::Entered(entered), descriptor) => {
+            (message @ Message::Entered(_), descriptor) => {
                 let descriptors = (candidate.limits)().descriptors();
                 if descriptor.is_some() && replica.len() >= descriptors {
                     return Err(Trouble::NoRoom { descriptors });
                 }
                 let connection = descriptor.map(connection).transpose()?;
-                replica.entered(entered.id, entered.creation, &entered.node, connection)?;
+                copying::follow(replica, message, connection)?;
             }
-            (Message::Left(id), None) => replica.left(id)?,
-            (Message::Whole, None) if !listeners.is_empty() => {
-                replica.completed();
+            (message @ Message::Whole, None) if !listeners.is_empty() => {
+                copying::follow(replica, message, None)?;
                 tracing::info!(names = replica.len(), "standing by for the owner of the port");
                 whole.send_replace(true);
             }
-            (Message::Settled, None) => {}
-            (Message::Refused(refusal), None) => replica.refused(refusal),
             (Message::TakeOver, None) if *whole.borrow() => break,
             (Message::Reconnect, None) => return Err(Trouble::Dismissed),
+            (message, None) if message != Message::Whole && copying::follow(replica, message.clone(), None)? => {}
             _ => return Err(malformed()),
         }
     }
@@ -254,7 +267,8 @@ async fn follow_owner(
         return Err(Trouble::Dismissed);
     }
     let replica = copy.take().unwrap_or_default();
-    Ok(Handoff { claim, listeners, replica, reserve, last_owner: LastOwner(owner) })
+    let (claim, last_owner) = (Some(claim), Some(LastOwner(owner)));
+    Ok((Handoff { claim, replica, reserve, last_owner }, Inherited { sockets: listeners, lent }))
 }
 
 /// Waits until the owner has said who it is, and whether that fits.
@@ -293,7 +307,7 @@ async fn claim(
 
 /// A listener, if it is one of those that this member would have opened itself.
 fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, Trouble> {
-    let is_listener = is_tcp(&descriptor) && os::is_listening(&descriptor);
+    let is_listener = is_listener(&descriptor);
     let listener = TcpListener::from(descriptor);
     let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.may_listen_on(bound.ip()));
     if is_listener && is_wanted && listener.set_nonblocking(true).is_ok() {
@@ -304,19 +318,13 @@ fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener
 }
 
 /// A registered node's connection, watched from now on: its end is not missed, and nothing is left to do for it later.
-fn connection(descriptor: OwnedFd) -> Result<NodeConnection, Trouble> {
+pub(super) fn connection(descriptor: OwnedFd) -> Result<NodeConnection, Trouble> {
     if !is_tcp(&descriptor) {
         return Err(malformed());
     }
     let stream = TcpStream::from(descriptor);
     stream.set_nonblocking(true).map_err(|_| malformed())?;
     os::watch(stream).map(Arc::new).map_err(|error| Trouble::of(&error))
-}
-
-fn is_tcp(descriptor: &OwnedFd) -> bool {
-    let is_internet = |family| [AddressFamily::INET, AddressFamily::INET6].contains(&family);
-    socket_type(descriptor).is_ok_and(|kind| kind == SocketType::STREAM)
-        && getsockname(descriptor).is_ok_and(|address| is_internet(address.address_family()))
 }
 
 fn malformed() -> Trouble {

@@ -1,6 +1,7 @@
 //! What the VM asks of a running member, and what it tells it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{mpsc as std_mpsc, Arc};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,7 @@ use crate::registry::mirror::Mirror;
 use crate::registry::{Entry, Registry};
 use crate::role::Role;
 use crate::server::{Connections, Open, Policy, Rules};
+use crate::service_manager::ServiceManager;
 
 /// A member's state, for people and for the VM's own look-ups.
 #[derive(Clone, Debug)]
@@ -80,11 +82,14 @@ pub struct Handle {
     /// Where this member listens when it serves.
     pub(super) wanted: Arc<RwLock<Arc<Wanted>>>,
     inet6: bool,
+    service_manager: ServiceManager,
     pub(super) status: Arc<Mutex<Status>>,
     pub(super) rules: Arc<RwLock<Rules>>,
     pub(super) commands: mpsc::UnboundedSender<Command>,
     moves: mpsc::UnboundedSender<Move>,
     pub(super) stop: Arc<Notify>,
+    /// Whether it is stopped since the process ends.
+    pub(super) process_ends: Arc<AtomicBool>,
     /// Whether there may be a hand-over.
     pub(super) hand_over: Arc<watch::Sender<HandOver>>,
     pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
@@ -136,7 +141,10 @@ pub enum Answer {
 
 impl Handle {
     /// A handle to a member that starts with these settings, and what it will be told through it.
-    pub(super) fn new(settings: &Settings) -> (Self, mpsc::UnboundedReceiver<Command>, mpsc::UnboundedReceiver<Move>) {
+    pub(super) fn new(
+        settings: &Settings,
+        wanted: Wanted,
+    ) -> (Self, mpsc::UnboundedReceiver<Command>, mpsc::UnboundedReceiver<Move>) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (moves, moves_receiver) = mpsc::unbounded_channel();
         let status = Status {
@@ -155,13 +163,15 @@ impl Handle {
         let handle = Self {
             registry: Registry::with_journal(settings.journal.clone()),
             mirror: Mirror::new(settings.journal.clone()),
-            wanted: Arc::new(RwLock::new(Arc::new(Wanted::of(&settings.addresses, settings.inet6)))),
+            wanted: Arc::new(RwLock::new(Arc::new(wanted))),
             inet6: settings.inet6,
+            service_manager: settings.service_manager.clone(),
             status: Arc::new(Mutex::new(status)),
             rules: Arc::new(RwLock::new(rules)),
             commands,
             moves,
             stop: Arc::new(Notify::new()),
+            process_ends: Arc::default(),
             hand_over: Arc::new(watch::Sender::new(settings.hand_over.clone())),
             standbys: Arc::default(),
             stands_by: Arc::default(),
@@ -190,8 +200,12 @@ impl Handle {
     /// # Errors
     ///
     /// When an address cannot be listened on: then everything is as before. A member that has joined stays with its
-    /// owner while that has the port at the new addresses, and serves them otherwise.
+    /// owner while that has the port at the new addresses, and serves them otherwise. Where the service manager has
+    /// passed listeners, only their addresses are no error.
     pub fn listen_on(&self, addresses: Vec<IpAddr>, patience: Duration) -> Result<(), ListenError> {
+        if let Some(port) = self.service_manager.port() {
+            return self.service_manager.agree(port, &addresses).map(drop).map_err(ListenError::Lent);
+        }
         let (reply, answer) = std_mpsc::sync_channel(1);
         let wanted = Wanted::of(&addresses, self.inet6);
         self.moves.send(Move { wanted, reply }).map_err(|_| ListenError::Stopped)?;
@@ -200,6 +214,11 @@ impl Handle {
             Err(std_mpsc::RecvTimeoutError::Timeout) => Err(ListenError::Timeout(patience)),
             Err(std_mpsc::RecvTimeoutError::Disconnected) => Err(ListenError::Stopped),
         }
+    }
+
+    /// What the service manager has passed.
+    pub fn service_manager(&self) -> ServiceManager {
+        self.service_manager.clone()
     }
 
     /// The addresses that this member serves or would serve.
@@ -215,6 +234,12 @@ impl Handle {
     /// Ends the member. Does not wait.
     pub fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    /// Ends the member, whose process ends: what the service manager has in its store stays there for the next one.
+    pub fn stop_with_process(&self) {
+        self.process_ends.store(true, Relaxed);
+        self.stop();
     }
 
     /// Whether the member has ended.

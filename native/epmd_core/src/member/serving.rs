@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,13 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until};
 
 use super::handle::{Handle, Move};
+use super::keeping::Keeping;
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{Handoff, Offer, Replication, Terms};
+use crate::hand_over::{Claim, Handoff, Offer, Replication, Stored, Terms};
 use crate::registry::replica::Restored;
-use crate::registry::{Contents, Entry, NameTaken, Registration, Registry};
+use crate::registry::{Contents, Descriptor, Entry, NameTaken, Registration, Registry};
 use crate::reserve::Reserve;
 use crate::server::Server;
 
@@ -28,8 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What a member is about to serve.
 #[derive(Debug)]
 pub(super) enum Startup {
-    /// A port that was free.
-    Bound(Listeners),
+    /// A port that was free, and the name of its owner if that is claimed already.
+    Bound(Listeners, Option<Claim>),
     Takeover(Box<Takeover>),
 }
 
@@ -44,10 +46,9 @@ pub(super) struct Takeover {
 }
 
 impl Takeover {
-    /// Listeners and replica of the last owner. The registration that came from `own`, the host's link, needs no connection any more.
-    pub(super) fn new(mut handoff: Handoff, handle: &Handle, port: u16, own: Option<SocketAddr>) -> Self {
-        let listeners = std::mem::take(&mut handoff.listeners);
-        let listeners = Listeners::inherited(listeners, &handle.wanted(), port);
+    /// These listeners, and the replica of the last owner. The registration that came from `own`, the host's link, needs
+    /// no connection any more.
+    pub(super) fn new(listeners: Listeners, mut handoff: Handoff, handle: &Handle, own: Option<SocketAddr>) -> Self {
         let (contents, restored) = std::mem::take(&mut handoff.replica).restore(&handle.registry, own);
         Self { listeners, contents: Some(contents), restored, handoff }
     }
@@ -63,6 +64,7 @@ pub(super) async fn serve(
     moves: &mut mpsc::UnboundedReceiver<Move>,
     port: u16,
     refills: bool,
+    stored: Stored,
 ) -> io::Result<()> {
     let (registry, replication) = (&handle.registry, Replication::default());
     let start = |listeners, reserve| {
@@ -71,25 +73,27 @@ pub(super) async fn serve(
     };
     let (mut server, mut own, claim, mut settled);
     match startup {
-        Startup::Bound(listeners) => {
+        Startup::Bound(listeners, claimed) => {
             settled = refills.then(|| Instant::now() + SETTLING);
             if let Some(settled) = settled {
                 registry.fills_until(settled);
             }
-            (server, claim) = (start(listeners, Reserve::new())?, None);
+            (server, claim) = (start(listeners, Reserve::new())?, claimed);
             own = LocalRegistration::register(local, registry);
         }
         Startup::Takeover(takeover) => {
             let Takeover { listeners, restored, handoff, .. } = *takeover;
             let Handoff { claim: claimed, reserve, mut last_owner, .. } = handoff;
             server = start(listeners, reserve)?;
-            last_owner.confirm();
+            if let Some(last_owner) = &mut last_owner {
+                last_owner.confirm();
+            }
             server.keep(restored.connected);
             own = match restored.own {
                 Some(registration) => LocalRegistration::Registered(registration),
                 None => LocalRegistration::register(local, registry),
             };
-            claim = Some(claimed);
+            claim = claimed;
             settled = None;
         }
     }
@@ -97,17 +101,22 @@ pub(super) async fn serve(
     let terms = Terms {
         rendezvous: super::rendezvous(&wanted, port),
         addresses: wanted.addresses().collect(),
+        lent: server.is_lent(),
         node: local.name(),
         registry: registry.clone(),
         replication,
         settings: handle.hand_over.subscribe(),
         standbys: Arc::clone(&handle.standbys),
     };
+    let keeping = Keeping::begin(handle, terms.hello(), &terms.replication, kept_listeners(&server), stored);
     let mut offer = Offer::new(terms, claim, server.listeners());
     let mut backoff = Backoff::up_to(LONGEST_PAUSE);
     loop {
         tokio::select! {
-            error = server.failed() => return Err(error),
+            error = server.failed() => {
+                keeping.end().await;
+                return Err(error);
+            }
             () = until(settled) => {
                 settled = None;
                 registry.settle();
@@ -123,24 +132,32 @@ pub(super) async fn serve(
                 } else {
                     relocate(wanted, handle, &mut server, &mut offer, port).await
                 };
+                keeping.renew(kept_listeners(&server));
                 let _ = reply.send(moved);
             }
             () = sleep(backoff.next()), if server.lacks_addresses() => {
                 offer.extend(server.open_what_is_free()?);
+                keeping.renew(kept_listeners(&server));
                 handle.status.lock().addresses = server.addresses();
             }
             () = offer.hung() => {
                 tracing::warn!("opening the port again, since a standby that hangs has copies of its listeners");
                 server.renew()?;
                 offer.renew(server.listeners());
+                keeping.renew(kept_listeners(&server));
             }
             () = handle.stop.notified() => {
                 drop(own);
                 server.halt();
                 if offer.hand_over().await {
+                    keeping.end().await;
                     server.drain().await;
+                } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await {
+                    // The next life of this service finds everything.
+                    drop(keeping);
                 } else {
                     server.renounce();
+                    keeping.end().await;
                 }
                 return Ok(());
             }
@@ -152,6 +169,15 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The listeners that the service manager does not have anyway.
+fn kept_listeners(server: &Server) -> Vec<Arc<dyn Descriptor>> {
+    if server.is_lent() {
+        Vec::new()
+    } else {
+        server.listeners()
     }
 }
 

@@ -10,11 +10,12 @@ use crate::hand_over::HandOver;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::server::Policy;
+use crate::service_manager::ServiceManager;
 
 /// What a member is started with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen; nothing means everywhere.
+    /// Where to listen; nothing means everywhere, or wherever the service manager does.
     pub addresses: Vec<IpAddr>,
     /// The port. With 0 the system chooses one, and nobody else can find it.
     pub port: u16,
@@ -26,6 +27,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Which other members may stand by for this one, and whether this one does for another.
     pub hand_over: HandOver,
+    /// What the service manager has passed.
+    pub service_manager: ServiceManager,
     /// Where changes are recorded.
     pub journal: Journal,
 }
@@ -35,6 +38,8 @@ pub struct Settings {
 pub enum StartError {
     /// An address cannot be listened on.
     Open(OpenError),
+    /// The service manager passes listeners of its own, and the settings say something else.
+    Lent(String),
     /// The port is held by something that is not an EPMD, or by one that does not answer.
     Held {
         /// Where it was asked.
@@ -54,6 +59,8 @@ pub enum StartError {
 pub enum ListenError {
     /// An address cannot be listened on.
     Open(OpenError),
+    /// The service manager passes listeners of its own, on other addresses.
+    Lent(String),
     /// Nothing came of it in so long; it may still.
     Timeout(Duration),
     /// The member has stopped.
@@ -64,6 +71,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(error) => error.fmt(f),
+            Self::Lent(sentence) => f.write_str(sentence),
             Self::Held { address, error } => {
                 write!(f, "{address} is in use by something that does not answer as an EPMD: {error}; ")?;
                 write_who(f, address.port())
@@ -81,6 +89,7 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(error) => error.fmt(f),
+            Self::Lent(sentence) => f.write_str(sentence),
             Self::Timeout(patience) => {
                 write!(f, "the addresses were not applied within {patience:?}; they may still be")
             }

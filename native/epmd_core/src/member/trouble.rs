@@ -57,7 +57,7 @@ impl Trouble {
 /// Whether an error may say that an owner is just going or coming.
 fn passes(error: &StartError) -> bool {
     match error {
-        StartError::Open(_) => false,
+        StartError::Open(_) | StartError::Lent(_) => false,
         StartError::NoRegistrations { .. } => true,
         StartError::Held { error, .. } => error.kind() == ErrorKind::ConnectionRefused || ended_unanswered(error),
     }

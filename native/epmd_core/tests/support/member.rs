@@ -7,7 +7,9 @@ use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use epmd_core::{HandOver, Handle, Journal, Limits, Member, Node, NodeName, Policy, RegisterError, Role, Settings};
+use epmd_core::{
+    HandOver, Handle, Journal, Limits, Member, Node, NodeName, Policy, RegisterError, Role, ServiceManager, Settings,
+};
 use tracing::field::{Field, Visit};
 use tracing::{span, Event, Level, Metadata, Subscriber};
 
@@ -108,6 +110,7 @@ pub fn settings(addresses: &[IpAddr], port: u16) -> Settings {
         policy: Policy { relaxed: true, ..Policy::default() },
         limits: Limits::default(),
         hand_over: HandOver::default(),
+        service_manager: ServiceManager::default(),
         journal: Journal::default(),
     }
 }

@@ -11,3 +11,4 @@ pub mod random;
 pub mod request;
 pub mod rounds;
 pub mod server;
+pub mod service;

@@ -1,0 +1,28 @@
+//! What is told of a table, and what a copy makes of it.
+
+use super::message::Message;
+use crate::registry::replica::{Impossible, Replica};
+use crate::registry::NodeConnection;
+
+/// Has a copy follow what was told of its table. False for what is said of something else.
+pub(super) fn follow(
+    copy: &mut Replica,
+    message: Message,
+    connection: Option<NodeConnection>,
+) -> Result<bool, Impossible> {
+    match message {
+        Message::Epoch { epoch, refusals } => copy.began(epoch, refusals),
+        Message::Resumed(registrations) => copy.resumed(registrations),
+        Message::Kept { id, connected } => copy.kept(id, connected)?,
+        Message::Counters(counters) => copy.counted(counters)?,
+        Message::Departed(departure) => copy.departed(departure)?,
+        Message::Entered(entered) => copy.entered(entered.id, entered.creation, &entered.node, connection)?,
+        Message::Left(id) => copy.left(id)?,
+        Message::Refused(refusal) => copy.refused(refusal),
+        // To who only observes.
+        Message::Settled => {}
+        Message::Whole => copy.completed(),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}

@@ -1,0 +1,392 @@
+//! Keeps what a next life of this service needs to go on for its owner in the service manager's store.
+//!
+//! A connection lasts as long as any process has its descriptor, so the service manager gets one of each, and of a log
+//! of the table. It follows the table as a standby does; what it does not take it closes without a word. So it gets one
+//! end of a pair of sockets as well, the witness: while that is open, the store has room.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+use super::hello::Hello;
+use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
+use super::message::{self, Message};
+use crate::os;
+use crate::registry::follower::{Follower, Step};
+use crate::registry::{Descriptor, Registry};
+use crate::service_manager::Notifier;
+
+const WITNESS: &str = "epmd-witness";
+/// Steps that are taken before other peers get a turn.
+const STEPS_AT_ONCE: usize = 256;
+/// How long the log may become beyond twice its first length, before another takes its place; bytes.
+const GROWTH: u64 = 1 << 18;
+/// A pause before a message is sent again that was refused for another reason than a full queue.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long it may take to close what it does not keep, after it has said that it has read everything.
+const CLOSING: Duration = Duration::from_millis(5);
+/// How long the service manager may take to answer, and to empty the store.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The store of this service, as far as it is filled from here.
+#[derive(Clone, Debug)]
+pub(crate) struct Store(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    notifier: Arc<Notifier>,
+    registry: Registry,
+    hello: Hello,
+    follower: Arc<Follower>,
+    log: Log,
+    /// The number of the table in the store.
+    table: u64,
+    /// The registrations whose connections are in the store.
+    connections: BTreeSet<u64>,
+    /// What the service manager has not been sent yet.
+    outgoing: VecDeque<(String, Option<Arc<dyn Descriptor>>)>,
+    /// Our end of the witness, while that should be in the store.
+    witness: Option<Arc<UnixStream>>,
+    /// Something has been stored since the last witness was.
+    unwitnessed: bool,
+}
+
+/// A table in the making.
+#[derive(Debug, Default)]
+struct Log {
+    file: Option<File>,
+    /// The length of the table when it began, and of everything.
+    first: u64,
+    length: u64,
+}
+
+/// How far the passing came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    Blocked,
+    More,
+}
+
+/// Whether the service manager keeps what it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Some,
+    None,
+}
+
+impl Store {
+    /// Has this table and these listeners kept from now on, in the place of what is there already.
+    pub(crate) fn new(
+        notifier: Notifier,
+        registry: &Registry,
+        hello: Hello,
+        stored: Stored,
+        listeners: Vec<Arc<dyn Descriptor>>,
+    ) -> io::Result<Self> {
+        let connections = stored.names.iter().filter_map(|name| number(name, CONNECTION)).collect();
+        let mut state = State {
+            notifier: Arc::new(notifier),
+            registry: registry.clone(),
+            hello,
+            follower: registry.follow(None),
+            log: Log::default(),
+            table: stored.table,
+            connections,
+            outgoing: VecDeque::new(),
+            witness: None,
+            unwitnessed: false,
+        };
+        listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
+        match stored.log {
+            Some((file, length)) => state.begin_in(Log { file: Some(file), first: 0, length })?,
+            None => state.begin()?,
+        }
+        Ok(Self(Arc::new(Mutex::new(state))))
+    }
+
+    /// Passes what the store lacks, as far as it can be without waiting.
+    pub(crate) fn pass(&self) {
+        // Who tends it finds the same error.
+        let _ = self.0.lock().pass();
+    }
+
+    /// Has these listeners kept in the place of those that are.
+    pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
+        let mut state = self.0.lock();
+        state.remove(LISTENER.into());
+        listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
+        let _ = state.pass();
+    }
+
+    /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
+    pub(crate) async fn tend(&self, full: impl Fn()) -> io::Error {
+        loop {
+            let (progress, notifier, follower, witness) = {
+                let mut state = self.0.lock();
+                let progress = match state.pass_with_witness() {
+                    Ok(progress) => progress,
+                    Err(error) => return error,
+                };
+                (progress, Arc::clone(&state.notifier), Arc::clone(&state.follower), state.witness.clone())
+            };
+            tokio::select! {
+                () = closed(witness.as_deref()) => {
+                    // One that has given way is closed as well.
+                    let is_refused = |current: &mut Arc<UnixStream>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
+                    if self.0.lock().witness.take_if(is_refused).is_some() {
+                        full();
+                    }
+                }
+                () = tokio::task::yield_now(), if progress == Progress::More => {}
+                () = async { tokio::join!(notifier.writable(), sleep(PAUSE)); }, if progress == Progress::Blocked => {}
+                () = follower.stepped(), if progress == Progress::Done => {}
+            }
+        }
+    }
+
+    /// Passes all that the store lacks, waiting a moment for the service manager where it must. Whether it has it all.
+    pub(crate) async fn complete(&self) -> bool {
+        let passed = async {
+            loop {
+                let (progress, notifier) = {
+                    let mut state = self.0.lock();
+                    (state.pass(), Arc::clone(&state.notifier))
+                };
+                match progress {
+                    Ok(Progress::Done) => return true,
+                    Ok(Progress::More) => {}
+                    Ok(Progress::Blocked) => notifier.writable().await,
+                    Err(_) => return false,
+                }
+            }
+        };
+        timeout(PATIENCE, passed).await.unwrap_or(false)
+    }
+
+    /// Takes everything back, waiting a moment for the service manager where it must.
+    pub(crate) async fn empty(&self) {
+        let (notifier, outgoing) = {
+            let mut state = self.0.lock();
+            let names = state.connections.iter().map(|id| format!("{CONNECTION}{id}"));
+            let table = format!("{TABLE}{}", state.table);
+            let names: Vec<_> = names.chain([LISTENER.into(), table, WITNESS.into()]).collect();
+            state.outgoing.clear();
+            (Arc::clone(&state.notifier), names)
+        };
+        remove(&notifier, &outgoing).await;
+    }
+}
+
+/// Takes everything of these names from the store, waiting a moment for the service manager where it must.
+pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
+    let removed = async {
+        for name in names {
+            if notifier.deliver(&removal(name), None).await.is_err() {
+                return;
+            }
+        }
+    };
+    let _ = timeout(PATIENCE, removed).await;
+}
+
+/// Whether the service manager keeps anything, asked before it is sent what matters.
+pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
+    let (witness, end) = pair()?;
+    let (answered, barrier) = pair()?;
+    let asked = async {
+        notifier.deliver(&storing(WITNESS), Some(end.as_fd())).await?;
+        notifier.deliver("BARRIER=1", Some(barrier.as_fd())).await?;
+        drop((end, barrier));
+        // It closes this once it has read everything that came before.
+        closed(Some(&answered)).await;
+        let refused = timeout(CLOSING, closed(Some(&witness))).await.is_ok();
+        notifier.deliver(&removal(WITNESS), None).await?;
+        Ok(if refused { Room::None } else { Room::Some })
+    };
+    // One that does not answer may be busy.
+    timeout(PATIENCE, asked).await.unwrap_or(Ok(Room::Some))
+}
+
+fn storing(name: &str) -> String {
+    format!("FDSTORE=1\nFDNAME={name}")
+}
+
+fn removal(name: &str) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={name}")
+}
+
+/// A pair of sockets, of which one tells when the other is closed.
+fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (own, others) = StdUnixStream::pair()?;
+    own.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(own)?, others.into()))
+}
+
+async fn closed(own: Option<&UnixStream>) {
+    let Some(own) = own else { return std::future::pending().await };
+    let mut byte = [0];
+    while own.readable().await.is_ok() {
+        match own.try_read(&mut byte) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
+}
+
+impl State {
+    /// Begins another table, and has it kept in the place of the last.
+    fn begin(&mut self) -> io::Result<()> {
+        let file = os::memory_file("epmd-table")?;
+        let stored = Arc::new(file.try_clone()?);
+        let last = self.table;
+        self.table += 1;
+        // Where the store is full, the new table needs room before the old one can go.
+        let gives_way = self.connections.first().copied().filter(|_| last > 0);
+        let gives_way = gives_way.and_then(|id| Some((id, self.connection(id)?)));
+        if let Some((id, _)) = gives_way {
+            self.remove(format!("{CONNECTION}{id}"));
+        }
+        self.store(format!("{TABLE}{}", self.table), stored);
+        self.remove(format!("{TABLE}{last}"));
+        if let Some((id, connection)) = gives_way {
+            self.store(format!("{CONNECTION}{id}"), connection);
+        }
+        // It is sent when this is done, and before the connections of which it tells: without them it is of more use
+        // than they are without it.
+        self.begin_in(Log { file: Some(file), first: 0, length: 0 })
+    }
+
+    /// Writes the whole table to a log, and each of its steps from now on.
+    fn begin_in(&mut self, log: Log) -> io::Result<()> {
+        self.follower = self.registry.follow(None);
+        self.log = log;
+        let mut bytes = Message::Hello(self.hello.clone()).encode();
+        while let Ok(Some(step)) = self.follower.take() {
+            self.follow(step, &mut bytes);
+        }
+        self.log.append(&bytes)?;
+        self.log.first = bytes.len() as u64;
+        Ok(())
+    }
+
+    fn connection(&self, id: u64) -> Option<Arc<dyn Descriptor>> {
+        self.registry.entries().iter().find(|entry| entry.id() == id)?.connection()
+    }
+
+    fn pass(&mut self) -> io::Result<Progress> {
+        // What it does not read waits in the table's steps, not here.
+        if self.send()? == Progress::Blocked {
+            return Ok(Progress::Blocked);
+        }
+        let mut bytes = Vec::new();
+        for _ in 0..STEPS_AT_ONCE {
+            let taken = self.follower.take();
+            match taken {
+                Ok(Some(step)) => self.follow(step, &mut bytes),
+                Ok(None) => {
+                    self.log.append(&bytes)?;
+                    if self.log.length > 2 * self.log.first + GROWTH {
+                        self.begin()?;
+                    }
+                    return self.send();
+                }
+                // Steps were lost.
+                Err(_) => {
+                    self.begin()?;
+                    bytes.clear();
+                }
+            }
+        }
+        self.log.append(&bytes)?;
+        Ok(match self.send()? {
+            Progress::Done => Progress::More,
+            progress => progress,
+        })
+    }
+
+    /// Passes what the store lacks, and then another witness.
+    fn pass_with_witness(&mut self) -> io::Result<Progress> {
+        let progress = self.pass()?;
+        if progress != Progress::Done || !std::mem::take(&mut self.unwitnessed) {
+            return Ok(progress);
+        }
+        let (own, others) = pair()?;
+        self.witness = Some(Arc::new(own));
+        self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
+        self.send()
+    }
+
+    fn send(&mut self) -> io::Result<Progress> {
+        while let Some((message, descriptor)) = self.outgoing.front() {
+            match self.notifier.send(message, descriptor.as_deref().map(AsFd::as_fd)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Blocked),
+                // Too many descriptors are on their way.
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => return Ok(Progress::Blocked),
+                Err(error) => return Err(error),
+            }
+            self.outgoing.pop_front();
+        }
+        Ok(Progress::Done)
+    }
+
+    fn follow(&mut self, step: Step, bytes: &mut Vec<u8>) {
+        let message = match step {
+            Step::Entered(entry) => {
+                let connection = entry.connection();
+                bytes.extend(message::entry(&entry, connection.is_some()));
+                if let Some(connection) = connection.filter(|_| self.connections.insert(entry.id())) {
+                    self.store(format!("{CONNECTION}{}", entry.id()), connection);
+                }
+                return;
+            }
+            Step::Left(id) => {
+                if self.connections.remove(&id) {
+                    self.remove(format!("{CONNECTION}{id}"));
+                }
+                Message::Left(id)
+            }
+            Step::Epoch { epoch, refusals } => Message::Epoch { epoch, refusals },
+            Step::Counters(counters) => Message::Counters(counters),
+            Step::Departed(departure) => Message::Departed(departure),
+            Step::Whole => Message::Whole,
+            // A log begins with nothing to resume.
+            Step::Resumed(_) | Step::Kept(_) => return,
+            // Who observes lives no longer than this owner.
+            Step::Settled | Step::Refused(_) => return,
+        };
+        bytes.extend(message.encode());
+    }
+
+    fn store(&mut self, name: String, descriptor: Arc<dyn Descriptor>) {
+        self.unwitnessed = true;
+        if self.witness.take().is_some() {
+            self.remove(WITNESS.into());
+        }
+        self.outgoing.push_back((storing(&name), Some(descriptor)));
+    }
+
+    fn remove(&mut self, name: String) {
+        self.outgoing.push_back((removal(&name), None));
+    }
+}
+
+impl Log {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(file) = &self.file {
+            file.write_all_at(bytes, self.length)?;
+            self.length += bytes.len() as u64;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! What the service manager is told, by the rules of sd_notify(3): which descriptors it shall keep in its store.
+//!
+//! Nothing else is said, least of all `READY=1`: whether the service is ready is not for this crate to tell.
+
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+
+/// The socket on which the service manager listens.
+#[derive(Debug)]
+pub(crate) struct Notifier(UnixDatagram);
+
+impl Notifier {
+    /// Connects to the socket of that name; one that begins with `@` is abstract.
+    pub(crate) fn open(name: &OsStr) -> io::Result<Self> {
+        let mut path = name.as_bytes().to_vec();
+        if let Some(first @ b'@') = path.first_mut() {
+            *first = 0;
+        }
+        let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(PathBuf::from(std::ffi::OsString::from_vec(path)))?)?;
+        Ok(Self(UnixDatagram::from_std(OwnedFd::from(socket).into())?))
+    }
+
+    /// Sends a message with its descriptor, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` while the service manager does not read.
+    pub(crate) fn send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.0.try_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut with = SendAncillaryBuffer::new(&mut space);
+            if let Some(descriptor) = &descriptor {
+                with.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
+            }
+            sendmsg(&self.0, &[IoSlice::new(message.as_bytes())], &mut with, SendFlags::NOSIGNAL)?;
+            Ok(())
+        })
+    }
+
+    /// Sends a message with its descriptor as soon as the service manager reads.
+    pub(crate) async fn deliver(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        loop {
+            match self.send(message, descriptor) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable().await,
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Waits until it takes more.
+    pub(crate) async fn writable(&self) {
+        let _ = self.0.writable().await;
+    }
+}

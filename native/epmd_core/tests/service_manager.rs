@@ -1,0 +1,209 @@
+//! A member as a service: listeners of a socket unit, and what the service manager keeps between two lives.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use support::client::{self, eventually, exchange, register};
+use support::process::Process;
+use support::request::{port_please2, Alive2};
+use support::server::standalone;
+use support::service::Service;
+
+const NODES: u16 = 20;
+
+#[test]
+fn listeners_of_a_socket_unit_are_served_and_outlive_the_service() {
+    let server = free_address();
+    let mut service = Service::start(0, &[socket(server)], &["-port", &server.port().to_string()]);
+    service.serves(server);
+    let nodes = fill(server);
+    all_found(server, &nodes);
+    for how in [Service::kill, Service::stop] {
+        how(&mut service);
+        // Nobody serves, and nobody is refused: who asks waits.
+        let asked = thread::spawn(move || exchange(server, &port_please2("node0")));
+        assert!(client::connect(server).is_ok());
+        service.start_again();
+        assert_eq!(asked.join().unwrap().unwrap(), b"w\x01");
+    }
+}
+
+#[test]
+fn whoever_has_the_name_serves_the_listeners_of_a_socket_unit() {
+    let server = free_address();
+    let flags = ["-port", &server.port().to_string()];
+    let mut service = Service::start(0, &[socket(server)], &flags);
+    service.serves(server);
+    let nodes = fill(server);
+    let mut other = Process::start(server.port());
+    other.stands_by();
+    service.kill();
+    other.serves();
+    all_found(server, &nodes);
+
+    // The service comes back to the same listeners, which are another's now, and stands by.
+    service.start_again();
+    eventually("it stands by", || service.is("standing by"));
+    other.stop();
+    service.serves(server);
+    all_found(server, &nodes);
+
+    // A last owner that is not the service leaves the socket unit's listeners open as well.
+    let mut other = Process::start(server.port());
+    other.stands_by();
+    service.stop();
+    other.serves();
+    other.stop();
+    assert!(client::connect(server).is_ok(), "the listener was shut");
+    service.start_again();
+    service.serves(server);
+}
+
+#[test]
+fn settings_that_contradict_the_socket_unit_are_told() {
+    let (server, other) = (free_address(), free_address());
+    let flags = |port: u16, address: &str| ["-port".into(), port.to_string(), "-address".into(), address.to_string()];
+    for (named, flags, sentence) in [
+        (socket(server), flags(other.port(), "127.0.0.1"), format!("but the settings say {}", other.port())),
+        (socket(server), flags(server.port(), "127.0.0.2"), "but the settings say 127.0.0.2".into()),
+    ] {
+        let mut command = Command::new("timeout");
+        // It ends with the manager's input, of which there is none.
+        command.arg("10").arg(support::service::stand_in()).args(["0", &named, "--"]).arg(standalone());
+        command.arg("-member").args(flags).stdin(Stdio::piped());
+        let mut manager = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(manager.stderr.take().unwrap()).lines();
+        let said = lines.next().unwrap().unwrap();
+        drop(manager.stdin.take());
+        manager.wait().unwrap();
+        assert!(said.contains(&sentence), "{said}");
+    }
+}
+
+#[test]
+fn what_was_registered_outlives_the_service_in_the_store() {
+    let server = free_address();
+    let mut service = started(100, server);
+    let mut nodes = fill(server);
+    for how in [Service::kill, Service::stop, Service::kill] {
+        service.has_stored(nodes.len(), 1);
+        how(&mut service);
+        let asked = thread::spawn(move || exchange(server, &port_please2("node0")));
+        service.start_again();
+        assert_eq!(asked.join().unwrap().unwrap(), Alive2::new("node0", 1).found());
+        service.serves(server);
+        all_found(server, &nodes);
+        service.has_stored(nodes.len(), 1);
+    }
+    // What ends while nobody serves has ended.
+    service.kill();
+    client::close(nodes.pop().unwrap());
+    service.start_again();
+    service.serves(server);
+    let last = format!("node{}", NODES - 1);
+    eventually("it is not found", || exchange(server, &port_please2(&last)).unwrap() == b"w\x01");
+    assert_eq!(exchange(server, &port_please2("node0")).unwrap(), Alive2::new("node0", 1).found());
+    assert!(!nodes.iter().any(client::is_closed));
+    service.has_stored(nodes.len(), 1);
+}
+
+#[test]
+fn a_standby_goes_on_and_the_store_is_emptied() {
+    let server = free_address();
+    let mut service = started(100, server);
+    let nodes = fill(server);
+    let other = Process::start(server.port());
+    other.stands_by();
+    service.has_stored(nodes.len(), 1);
+    service.kill();
+    other.serves();
+    service.start_again();
+    eventually("it stands by", || service.is("standing by"));
+    eventually("the store is empty", || service.stored().is_empty());
+    all_found(server, &nodes);
+    drop(other);
+    service.serves(server);
+    all_found(server, &nodes);
+    service.has_stored(nodes.len(), 1);
+
+    // In order: a standby that goes on needs no store either.
+    let other = Process::start(server.port());
+    other.stands_by();
+    service.stop();
+    other.serves();
+    eventually("the store is empty", || service.stored().is_empty());
+    all_found(server, &nodes);
+}
+
+#[test]
+fn a_store_that_is_full_keeps_what_fits() {
+    let server = free_address();
+    let mut service = started(8, server);
+    let nodes = fill(server);
+    eventually("the store is full", || service.stored().len() == 8);
+    for _ in 0..2 {
+        service.kill();
+        service.start_again();
+        service.serves(server);
+        for n in 0..6 {
+            let name = format!("node{n}");
+            assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found());
+        }
+        assert_eq!(exchange(server, &port_please2("node10")).unwrap(), b"w\x01");
+        assert!(!nodes[..6].iter().any(client::is_closed));
+    }
+}
+
+#[test]
+fn a_table_that_has_grown_is_replaced() {
+    let server = free_address();
+    let mut service = started(100, server);
+    let nodes = fill(server);
+    let table = |service: &mut Service| service.stored().into_iter().filter(|name| name.contains("table")).collect();
+    let before: Vec<String> = table(&mut service);
+    let mut n = 0;
+    eventually("another table", || {
+        (0..500).for_each(|_| {
+            n += 1;
+            client::close(register(server, format!("passing{n}"), 1).unwrap());
+        });
+        let tables: Vec<String> = table(&mut service);
+        tables.len() == 1 && tables != before
+    });
+    service.kill();
+    service.start_again();
+    service.serves(server);
+    all_found(server, &nodes);
+}
+
+fn started(store: usize, server: SocketAddr) -> Service {
+    let service = Service::start(store, &[], &["-address", "127.0.0.1", "-port", &server.port().to_string()]);
+    service.serves(server);
+    service
+}
+
+fn socket(server: SocketAddr) -> String {
+    format!("app-epmd.socket={}", server.port())
+}
+
+fn fill(server: SocketAddr) -> Vec<TcpStream> {
+    (0..NODES).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect()
+}
+
+fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
+    for n in 0..nodes.len() as u16 {
+        let name = format!("node{n}");
+        assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found(), "{name}");
+    }
+    assert!(!nodes.iter().any(client::is_closed), "a connection ended");
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
+}

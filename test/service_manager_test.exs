@@ -1,0 +1,147 @@
+defmodule EmbeddedEpmd.ServiceManagerTest do
+  # A VM as a service under a stand-in for systemd, test/support/service_manager.c: what it is passed, and what is kept
+  # for it between two lives.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, listening: 1, stock_names: 1, unique: 1]
+
+  setup_all do
+    program = Path.join(System.tmp_dir!(), unique("service_manager"))
+    on_exit(fn -> File.rm!(program) end)
+    source = Path.expand("support/service_manager.c", __DIR__)
+    {_, 0} = System.cmd("cc", ["-o", program, source])
+    %{manager: program}
+  end
+
+  setup do
+    %{port: free_port(), name: unique("service")}
+  end
+
+  test "a VM listens on what a socket unit passes, at the unit's port, and tells its children nothing", context do
+    %{port: port, name: name} = context
+    # Nobody has chosen a port or addresses: the unit has.
+    service = start(context, 0, ["app-epmd.socket=#{port}"], [{~c"ERL_EPMD_PORT", false}])
+    assert eventually(fn -> names(port) == [name] end)
+    assert listening(port) == ["127.0.0.1"]
+    assert eventually(fn -> said?(service, "LISTEN_FDS is unset") end)
+    assert eventually(fn -> said?(service, "keeps nothing for this service") end)
+
+    tell(service, "t")
+    assert eventually(fn -> said?(service, "ended") end)
+    # systemd has the listener: who asks waits.
+    asked = Task.async(fn -> stock_names(port) end)
+    tell(service, "s")
+    assert is_list(Task.await(asked, 30_000))
+    assert eventually(fn -> names(port) == [name] end)
+  end
+
+  test "the distribution of a VM that starts again finds the listeners again", context do
+    %{port: port, name: name} = context
+
+    restart =
+      ~s|{ok, _} = net_kernel:start(['#{name}@127.0.0.1', longnames]), ok = net_kernel:stop(), | <>
+        ~s|{ok, _} = net_kernel:start(['#{name}@127.0.0.1', longnames]), io:put_chars("again\\n")|
+
+    service = start(Map.put(context, :node, []), 0, ["epmd=#{port}"], [], restart)
+    assert eventually(fn -> said?(service, "again") end)
+    assert eventually(fn -> names(port) == [name] end)
+    assert listening(port) == ["127.0.0.1"]
+  end
+
+  test "a port that contradicts the socket unit is told", context do
+    service = start(context, 0, ["epmd=#{free_port()}"], [])
+    assert eventually(fn -> said?(service, "but the settings say #{context.port}") end)
+  end
+
+  for {how, letter} <- ["is killed": "k", "stops in order": "t"] do
+    test "nodes and their connections outlive a service that #{how}", context do
+      %{port: port, name: name} = context
+      service = start(context, 100, [], [])
+      assert eventually(fn -> names(port) == [name] end)
+      {socket, reply} = register(port, "stock")
+      assert eventually(fn -> stored?(service, ["epmd-2", "epmd-listener", "epmd-table-1"]) end)
+
+      tell(service, unquote(letter))
+      assert eventually(fn -> said?(service, "ended") end)
+      asked = Task.async(fn -> stock_names(port) end)
+      tell(service, "s")
+      assert "stock" in Enum.map(Task.await(asked, 30_000), & &1.name)
+      assert eventually(fn -> names(port) == Enum.sort([name, "stock"]) end)
+      assert {:error, :timeout} = :gen_tcp.recv(socket, 0, 0)
+      # The name goes on with the creation after its last one.
+      :gen_tcp.close(socket)
+      assert eventually(fn -> names(port) == [name] end)
+      {_, again} = register(port, "stock")
+      assert again == reply + 1
+    end
+  end
+
+  ## The service
+
+  # A node whose supervised process runs, and says what its children are told.
+  defp start(%{manager: manager, port: port, name: name} = context, store, sockets, environment, then \\ "ok") do
+    says = ~S|io:put_chars(os:cmd("echo LISTEN_FDS is ${LISTEN_FDS:-unset}"))|
+    paths = for app <- [:embedded_epmd, :elixir, :logger], word <- ["-pa", "#{:code.lib_dir(app)}/ebin"], do: word
+
+    flags =
+      ["-noinput", "-start_epmd", "false", "-epmd_module", "Elixir.EmbeddedEpmd.Discovery", "-setcookie", "test"] ++
+        Map.get(context, :node, ["-name", "#{name}@127.0.0.1"]) ++
+        ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"] ++
+        paths ++
+        ["-pa", "#{Path.dirname(:code.which(EmbeddedEpmd.Vm))}"] ++
+        [
+          "-eval",
+          "{ok, _} = application:ensure_all_started(elixir), 'Elixir.EmbeddedEpmd.Vm.Application':start(), #{says}, #{then}."
+        ]
+
+    arguments = ["#{store}" | sockets] ++ ["--", System.find_executable("erl") | flags]
+    environment = Enum.uniq_by(environment ++ [{~c"ERL_EPMD_PORT", ~c"#{port}"}], &elem(&1, 0))
+    environment = if sockets == [], do: [{~c"ERL_EPMD_ADDRESS", ~c"127.0.0.1"} | environment], else: environment
+    collector = start_supervised!({Agent, fn -> "" end}, id: make_ref())
+    test = self()
+
+    owner =
+      spawn_link(fn ->
+        options = [:binary, :stderr_to_stdout, args: arguments, env: environment]
+        port = Port.open({:spawn_executable, manager}, options)
+        send(test, {:started, port})
+        collect(port, collector)
+      end)
+
+    assert_receive {:started, _}, 5_000
+    %{owner: owner, collector: collector}
+  end
+
+  defp collect(port, collector) do
+    receive do
+      {^port, {:data, text}} -> Agent.update(collector, &(&1 <> text))
+      {:tell, letter} -> Port.command(port, letter)
+    end
+
+    collect(port, collector)
+  end
+
+  defp tell(%{owner: owner}, letter), do: send(owner, {:tell, letter})
+  defp said(%{collector: collector}), do: Agent.get(collector, & &1)
+  defp said?(service, text), do: said(service) =~ text
+
+  defp stored?(service, names) do
+    tell(service, "n")
+    Process.sleep(20)
+    last = Regex.scan(~r/^store(.*)$/m, said(service), capture: :all_but_first) |> List.last()
+    last != nil and Enum.sort(String.split(hd(last)) -- ["epmd-witness"]) == names
+  end
+
+  defp names(port) do
+    with names when is_list(names) <- stock_names(port), do: names |> Enum.map(& &1.name) |> Enum.sort()
+  end
+
+  # As a stock node does; its creation.
+  defp register(port, name) do
+    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false])
+    request = <<?x, 4_321::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
+    :ok = :gen_tcp.send(socket, <<byte_size(request)::16, request::binary>>)
+    {:ok, <<?v, 0, creation::32>>} = :gen_tcp.recv(socket, 6, 10_000)
+    {socket, creation}
+  end
+end
