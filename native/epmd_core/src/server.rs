@@ -141,7 +141,7 @@ impl Server {
 
     /// The addresses that are listened on.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        self.listeners.iter().flat_map(|listener| address::addresses_of(listener)).collect()
+        self.listeners.iter().flat_map(address::addresses_of).collect()
     }
 
     /// Whether the listeners are the service manager's as well.
