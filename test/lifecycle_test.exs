@@ -133,7 +133,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
 
       for _ <- 1..3 do
         {:ok, native} = call(vm, EmbeddedEpmd.Lifecycle, :server)
-        :ok = call(vm, EmbeddedEpmd.Native, :stop, [native])
+        :ok = call(vm, EmbeddedEpmd.Native, :stop, [native, false])
         eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
         {:ok, %{nodes: [%{creation: ^creation}]}} = snapshot(vm)
         assert server_threads(pid(vm)) == 1

@@ -58,6 +58,8 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
       %{port: port, name: name} = context
       service = start(context, 100, [], [])
       assert eventually(fn -> names(port) == [name] end)
+      # A signal that comes before the VM has booted is lost, in OTP itself.
+      assert eventually(fn -> said?(service, "LISTEN_FDS is") end)
       {socket, reply} = register(port, "stock")
       assert eventually(fn -> stored?(service, ["epmd-2", "epmd-listener", "epmd-table-1"]) end)
 
