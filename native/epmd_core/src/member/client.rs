@@ -53,8 +53,14 @@ pub(crate) enum Joined {
     Alone,
 }
 
-/// Joins an owner: registers the node, if there is one, unless it still is by the link that it came with.
-pub(crate) async fn join(owner: SocketAddr, node: Option<&Node>, link: Option<Link>) -> Result<Joined, StartError> {
+/// Joins an owner: registers the node, if there is one, unless it still is by the link that it came with. Whether there
+/// is an EPMD that only takes no registrations is found out if that is `doubted`: a new owner keeps who asks waiting.
+pub(crate) async fn join(
+    owner: SocketAddr,
+    node: Option<&Node>,
+    link: Option<Link>,
+    doubted: bool,
+) -> Result<Joined, StartError> {
     let held = |error| StartError::Held { address: owner, error };
     let Some(node) = node else {
         // There is nothing to register, but whoever answers must be an EPMD.
@@ -67,7 +73,7 @@ pub(crate) async fn join(owner: SocketAddr, node: Option<&Node>, link: Option<Li
     }
     match register(owner, node).await {
         // A forwarder does that: for whoever is behind it, this host is another one.
-        Err(error) if ended_unanswered(&error) && is_registered(owner, None).await.is_ok() => {
+        Err(error) if doubted && ended_unanswered(&error) && is_registered(owner, None).await.is_ok() => {
             Err(StartError::NoRegistrations { address: owner })
         }
         joined => joined.map_err(held),
