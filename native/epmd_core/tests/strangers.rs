@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use epmd_core::{RegisterError, Role};
+use epmd_core::{HandOver, RegisterError, Role};
 use support::client::{eventually, PATIENCE};
 use support::member::{settings, timed, Running};
 use support::network::{Network, PEER};
@@ -94,6 +94,22 @@ fn an_owner_that_needs_a_second_or_has_just_gone_is_no_stranger() {
     let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
     assert_eq!(member.register("node", 1), Ok(7));
     assert_eq!(member.log.lines("ERROR"), Vec::<String>::new());
+}
+
+#[test]
+fn an_owner_that_waits_for_the_nodes_of_the_last_one_is_no_stranger() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let start = || {
+        let settings = settings(&["127.0.0.1".parse().unwrap()], port);
+        Running::try_start(epmd_core::Settings { hand_over: HandOver::off(), ..settings })
+    };
+    let (last, owner) = (start().unwrap(), start().unwrap());
+    owner.register("owner", 1).unwrap();
+    last.kill();
+    owner.serves();
+    let member = start().unwrap();
+    assert_eq!(member.handle.status().role, Role::Joined);
+    member.register("member", 2).unwrap();
 }
 
 fn refused_in_time(member: &Running) -> String {

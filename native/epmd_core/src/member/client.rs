@@ -15,8 +15,8 @@ use crate::protocol::{self, Alive2Reply, Malformed};
 
 /// How long an answer may take. An EPMD that needs longer is as good as none.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
-/// A name that no node has, asked for when there is no node of our own.
-const NOBODY: &str = "embedded_epmd";
+/// A name that no node can have, asked for when there is no node of our own: nobody waits until one comes back.
+const NOBODY: &str = "no node";
 
 /// The connection that keeps a registration alive.
 #[derive(Debug)]
