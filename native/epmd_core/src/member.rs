@@ -46,8 +46,9 @@ pub use settings::{ListenError, Settings, StartError};
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// The longest pause between attempts to bind or join.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A link that ends sooner is no reason to bind at once again: its owner may end every link.
-const LASTING: Duration = Duration::from_secs(1);
+/// A link that ends sooner, or sooner than the next pause would, is no reason to bind at once again: its owner may end
+/// every link.
+const LASTING: Duration = Duration::from_millis(10);
 
 /// A process among those that can serve the port.
 #[derive(Debug)]
@@ -158,7 +159,7 @@ impl Member {
 
     async fn join(&mut self) -> Event {
         let Some(owner) = self.owner else { return Event::Failed };
-        let joining = client::join(owner, self.local.node(), self.link.take());
+        let joining = client::join(owner, self.local.node(), self.link.take(), self.trouble.persists());
         let joined = timeout_at(self.trouble.deadline(), joining).await;
         match joined.unwrap_or_else(|_| Err(StartError::Held { address: owner, error: ErrorKind::TimedOut.into() })) {
             Ok(Joined::Granted(link, creation)) => {
@@ -260,7 +261,7 @@ impl Member {
         }
         handle.stands_by.send_replace(false);
         match event {
-            Event::Ended if joined_at.elapsed() < LASTING => Event::Failed,
+            Event::Ended if joined_at.elapsed() < LASTING.max(self.backoff.upcoming()) => Event::Failed,
             Event::Ended => {
                 self.backoff = Backoff::up_to(LONGEST_PAUSE);
                 Event::Ended

@@ -115,13 +115,14 @@ impl Fault {
                 // A node that goes leaves a descriptor, and one that comes would take one that is not there.
                 nodes.pace(0, 1_000);
                 host.wait(Duration::from_millis(20))?;
+                let exhausted = [first, second].map(|at| host.member(at).name.clone());
                 for at in [first, second] {
                     host.member(at).process.use_up_descriptors();
                 }
                 host.wait(Duration::from_millis(10))?;
                 if host.standbys() != [first, second] {
                     nodes.expect_losses();
-                    host.kill(&[first, second]);
+                    host.kill_named(&exhausted);
                     return Ok(false);
                 }
                 if matches!(self, ExhaustStandbysKillOwner) {
@@ -134,9 +135,7 @@ impl Fault {
                 nodes.all_held()?;
                 // Neither can take anybody new: both have had their turn.
                 nodes.expect_losses();
-                let exhausted = [host.owner(), host.standbys().first().copied()].into_iter().flatten();
-                let exhausted: Vec<_> = exhausted.collect();
-                host.kill(&exhausted);
+                host.kill_named(&exhausted);
                 return Ok(false);
             }
         }

@@ -106,6 +106,11 @@ impl Host {
         });
     }
 
+    pub fn kill_named(&mut self, names: &[String]) {
+        let those: Vec<_> = (0..self.members.len()).filter(|at| names.contains(&self.members[*at].name)).collect();
+        self.kill(&those);
+    }
+
     /// Has these end in order, at once.
     pub fn stop(&mut self, those: &[usize]) {
         for at in those {

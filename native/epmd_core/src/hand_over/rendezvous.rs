@@ -110,7 +110,12 @@ impl Rendezvous {
         let (stream, name) = match UnixStream::connect(self.path(Name::Shared)).await {
             Ok(stream) => (stream, Name::Shared),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                (UnixStream::connect(self.path(Name::OwnUser)).await?, Name::OwnUser)
+                let stream = UnixStream::connect(self.path(Name::OwnUser)).await?;
+                // An owner that was just claiming its names has both by now. Only one of the first version has no other.
+                match UnixStream::connect(self.path(Name::Shared)).await {
+                    Ok(stream) => (stream, Name::Shared),
+                    Err(_) => (stream, Name::OwnUser),
+                }
             }
             Err(error) => return Err(error),
         };
@@ -190,5 +195,49 @@ impl Claim {
             stream = accept(self.shared.as_ref()) => stream.map(|stream| (stream, Name::Shared)),
             stream = accept(self.own_user.as_ref()) => stream.map(|stream| (stream, Name::OwnUser)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    #[test]
+    fn an_owner_that_is_just_claiming_its_names_is_not_taken_for_one_of_the_first_version() {
+        const ROUNDS: usize = 2_000;
+        // The port of nobody.
+        let rendezvous = Rendezvous::of(([127, 0, 0, 1], 1).into());
+        let together = Barrier::new(2);
+        let runtime = || -> Runtime { Builder::new_current_thread().enable_io().build().expect("a runtime") };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = runtime();
+                let _guard = runtime.enter();
+                for _ in 0..ROUNDS {
+                    together.wait();
+                    let claim = rendezvous.claim().expect("nobody else has it");
+                    together.wait();
+                    drop(claim);
+                }
+            });
+            let runtime = runtime();
+            let connect = || loop {
+                if let Ok((.., name)) = runtime.block_on(rendezvous.connect(&Trusted::default())) {
+                    return name;
+                }
+            };
+            let names = (0..ROUNDS).map(|_| {
+                together.wait();
+                let name = connect();
+                together.wait();
+                name
+            });
+            assert_eq!(names.filter(|name| *name == Name::OwnUser).count(), 0);
+        });
     }
 }

@@ -15,8 +15,8 @@ use crate::protocol::{self, Alive2Reply, Malformed};
 
 /// How long an answer may take. An EPMD that needs longer is as good as none.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
-/// A name that no node has, asked for when there is no node of our own.
-const NOBODY: &str = "embedded_epmd";
+/// A name that no node can have, asked for when there is no node of our own: nobody waits until one comes back.
+const NOBODY: &str = "no node";
 
 /// The connection that keeps a registration alive.
 #[derive(Debug)]
@@ -53,8 +53,14 @@ pub(crate) enum Joined {
     Alone,
 }
 
-/// Joins an owner: registers the node, if there is one, unless it still is by the link that it came with.
-pub(crate) async fn join(owner: SocketAddr, node: Option<&Node>, link: Option<Link>) -> Result<Joined, StartError> {
+/// Joins an owner: registers the node, if there is one, unless it still is by the link that it came with. Whether there
+/// is an EPMD that only takes no registrations is found out if that is `doubted`: a new owner keeps who asks waiting.
+pub(crate) async fn join(
+    owner: SocketAddr,
+    node: Option<&Node>,
+    link: Option<Link>,
+    doubted: bool,
+) -> Result<Joined, StartError> {
     let held = |error| StartError::Held { address: owner, error };
     let Some(node) = node else {
         // There is nothing to register, but whoever answers must be an EPMD.
@@ -67,7 +73,7 @@ pub(crate) async fn join(owner: SocketAddr, node: Option<&Node>, link: Option<Li
     }
     match register(owner, node).await {
         // A forwarder does that: for whoever is behind it, this host is another one.
-        Err(error) if ended_unanswered(&error) && is_registered(owner, None).await.is_ok() => {
+        Err(error) if doubted && ended_unanswered(&error) && is_registered(owner, None).await.is_ok() => {
             Err(StartError::NoRegistrations { address: owner })
         }
         joined => joined.map_err(held),

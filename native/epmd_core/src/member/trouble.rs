@@ -10,6 +10,8 @@ use super::settings::StartError;
 /// How long what may pass by itself is given to pass: between the end of one owner and the start of the next, there is
 /// nobody to answer. Whatever does not pass is named within two seconds, the last attempt included.
 const PASSES_WITHIN: Duration = Duration::from_millis(1_500);
+/// How long an owner that ends may still take connections, and answer none.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// What an owner under load gets for its answer, also at the end of that time.
 const LAST_ATTEMPT: Duration = Duration::from_millis(400);
 
@@ -31,6 +33,11 @@ impl Trouble {
     /// A pause before the next attempt, which is not put off beyond the time in which this may pass.
     pub(super) fn pause(&self, pause: Duration) -> Duration {
         self.end().map_or(pause, |end| pause.min(end - Instant::now()))
+    }
+
+    /// Whether it has lasted for longer than the end of an owner takes.
+    pub(super) fn persists(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= ENDS_WITHIN)
     }
 
     /// When it is no more taken for something that passes, if that is still to come.

@@ -17,7 +17,7 @@ use super::connections::Slot;
 use super::listing::Listing;
 use super::shared::Shared;
 use crate::metrics::Metrics;
-use crate::node::Node;
+use crate::node::{Node, NodeName};
 use crate::os;
 use crate::protocol::{self, Request, INBOX};
 use crate::registry::{Entry, Holder, NodeConnection, Registration};
@@ -211,7 +211,9 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
         Request::PortPlease2(name) => {
             tracing::trace!(%peer, ?name, "look-up");
             match shared.registry.find(name.as_bytes()) {
-                None if !shared.registry.is_settled() => Answer::Await(name.as_bytes().into()),
+                None if !shared.registry.is_settled() && NodeName::new(name.as_bytes()).is_ok() => {
+                    Answer::Await(name.as_bytes().into())
+                }
                 found => Answer::Reply(looked_up(metrics, found)),
             }
         }

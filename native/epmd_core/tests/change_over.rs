@@ -1,0 +1,61 @@
+//! Members without a standby, whose owner is killed again and again.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use support::client::{eventually, listing};
+use support::process::Process;
+
+const MEMBERS: usize = 10;
+const KILLS: usize = 14;
+
+#[test]
+fn the_next_owner_is_found_as_fast_after_many_kills_in_a_row_as_after_the_first() {
+    let server = free_address();
+    let mut members: Vec<_> = (0..MEMBERS).map(|number| start(server, number)).collect();
+    let took: Vec<Duration> = (0..KILLS)
+        .map(|kill| {
+            eventually("all are whole", || all_found(server, &members) && owner(&members).is_some());
+            let (_, mut killed) = members.remove(owner(&members).unwrap());
+            killed.kill();
+            let began = Instant::now();
+            eventually("the others are found", || all_found(server, &members));
+            let took = began.elapsed();
+            members.push(start(server, MEMBERS + kill));
+            took
+        })
+        .collect();
+    println!("{took:?}");
+    let median = |took: &[Duration]| {
+        let mut sorted = took.to_vec();
+        sorted.sort_unstable();
+        sorted[sorted.len() / 2]
+    };
+    let (first, last) = (median(&took[..4]), median(&took[KILLS - 4..]));
+    // What else the machine does may make it slower.
+    assert!(last < first * 5 + Duration::from_millis(400), "first {first:?}, and at last {last:?}: {took:?}");
+}
+
+fn start(server: SocketAddr, number: usize) -> (String, Process) {
+    let name = format!("member{number}");
+    let process = Process::start_limited(server.port(), None, &["-standbys", "0", "-name", &name]);
+    (name, process)
+}
+
+fn owner(members: &[(String, Process)]) -> Option<usize> {
+    members.iter().position(|(_, process)| process.is("serving"))
+}
+
+fn all_found(server: SocketAddr, members: &[(String, Process)]) -> bool {
+    let found = |listing: String| members.iter().all(|(name, _)| listing.contains(&format!("name {name} at")));
+    listing(server).is_ok_and(found)
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
+}
