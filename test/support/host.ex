@@ -44,10 +44,10 @@ defmodule EmbeddedEpmd.Host do
     eventually(fn -> Enum.sort(for(%{name: name} <- listed(port), do: name)) == names end)
     owner = owner(host)
     for {name, %{vm: vm}} <- host, name != owner, do: eventually(fn -> role(vm) == :joined end)
-    # One that stands by has the listener as well, a moment before that is told.
+    # Those that stand by have the listener as well, a moment before that is told.
     eventually(fn ->
-      standby = call(host[owner].vm, EmbeddedEpmd, :status).standby
-      listeners(port) -- [standby && "#{standby.pid}"] == [host[owner].pid]
+      standbys = for %{pid: pid} <- call(host[owner].vm, EmbeddedEpmd, :status).standbys, do: "#{pid}"
+      listeners(port) -- standbys == [host[owner].pid]
     end)
   end
 

@@ -16,11 +16,6 @@ impl Backoff {
         Self { next: FIRST, longest }
     }
 
-    /// The longest that the next pause can be.
-    pub(crate) fn upcoming(&self) -> Duration {
-        self.next
-    }
-
     pub(crate) fn next(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);

@@ -46,9 +46,10 @@ pub use settings::{ListenError, Settings, StartError};
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// The longest pause between attempts to bind or join.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A link that ends sooner, or sooner than the next pause would, is no reason to bind at once again: its owner may end
-/// every link.
-const LASTING: Duration = Duration::from_millis(10);
+/// Links that end sooner, one after the other, may be those of an owner that ends every link.
+const LASTING: Duration = Duration::from_secs(1);
+/// How many of these may be owners that were killed: after so many there are pauses before the next attempt.
+const SHORT_LINKS: u32 = 32;
 
 /// A process among those that can serve the port.
 #[derive(Debug)]
@@ -69,6 +70,8 @@ pub struct Member {
     /// What keeps the local node registered there.
     link: Option<Link>,
     backoff: Backoff,
+    /// How many links in a row have ended soon.
+    short_links: u32,
     was_joined: bool,
     trouble: Trouble,
     /// Why the last attempt to bind or join failed, if that does not pass by itself.
@@ -96,6 +99,7 @@ impl Member {
             owner: None,
             link: None,
             backoff: Backoff::up_to(LONGEST_PAUSE),
+            short_links: 0,
             was_joined: false,
             trouble: Trouble::default(),
             failure: None,
@@ -261,10 +265,14 @@ impl Member {
         }
         handle.stands_by.send_replace(false);
         match event {
-            Event::Ended if joined_at.elapsed() < LASTING.max(self.backoff.upcoming()) => Event::Failed,
             Event::Ended => {
-                self.backoff = Backoff::up_to(LONGEST_PAUSE);
-                Event::Ended
+                self.short_links = if joined_at.elapsed() < LASTING { self.short_links + 1 } else { 0 };
+                if self.short_links > SHORT_LINKS {
+                    Event::Failed
+                } else {
+                    self.backoff = Backoff::up_to(LONGEST_PAUSE);
+                    Event::Ended
+                }
             }
             event => event,
         }
