@@ -12,6 +12,7 @@ use epmd_core::{
     parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Policy, Role, ServiceManager,
     Settings, Status,
 };
+use rustix::process::{setrlimit, Resource, Rlimit};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
@@ -53,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by. Told to
-/// use up its descriptors, it does.
+/// use up its descriptors, so many at most, it does.
 async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();
@@ -73,7 +74,9 @@ async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Bo
         if let Some(Err(error)) = name.map(|name| handle.register(Node::erlang(name, 1), None, Duration::MAX)) {
             println!("not registered: {error:?}");
         }
-        for _ in std::io::stdin().lines().map_while(Result::ok).filter(|line| line == "use up") {
+        let lines = std::io::stdin().lines().map_while(Result::ok);
+        for limit in lines.filter_map(|line| line.strip_prefix("use up ")?.parse().ok()) {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).expect("a lower limit");
             while let Ok(file) = File::open("/dev/null") {
                 std::mem::forget(file);
             }

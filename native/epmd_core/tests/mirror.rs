@@ -1,5 +1,6 @@
 //! The owner's table in every member: what they know, and what they tell of it.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use socket2::{Domain, Socket, Type};
 
 use super::request;
 
@@ -28,11 +28,10 @@ pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
 
 /// Connects from a chosen source address.
 pub fn connect_from(source: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
-    let family = if server.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
-    rustix::net::connect(&socket, &server)?;
-    ready(TcpStream::from(socket))
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect(&server.into())?;
+    ready(socket.into())
 }
 
 fn ready(stream: TcpStream) -> io::Result<TcpStream> {
