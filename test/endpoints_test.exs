@@ -92,7 +92,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
     # A node that lost its server registers again as it was.
     {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
     supervise(vm)
-    :ok = call(vm, EmbeddedEpmd.Native, :stop, [server])
+    :ok = call(vm, EmbeddedEpmd.Native, :stop, [server, false])
     eventually(fn -> stock_names(port) == [%{name: name, port: 30_100}] end)
   end
 
