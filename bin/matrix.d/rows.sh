@@ -6,7 +6,7 @@ row_types() { # Apple, FreeBSD, NetBSD, musl, ARM of 32 bits: the compiler's wor
 }
 
 row_prebuilt() { # bin/prebuild for every triple; each is loaded, by an emulator if need be
-  in_root sid_rust env EMBEDDED_EPMD_CACHE=/results/cache CARGO_TARGET_DIR=/results/target sh -c \
+  in_root sid_rust env EMBEDDED_EPMD_CACHE=/cache CARGO_TARGET_DIR=/results/target sh -c \
     'bin/prebuild && rm -rf /results/prebuilt && cp -a prebuilt checksum-*.exs /results/'
 }
 
