@@ -280,8 +280,9 @@ defmodule EmbeddedEpmd do
       end
 
   Nothing happens unseen between the snapshot and the first event. A process that subscribes again gets a new snapshot
-  and each event once; one that ends is forgotten. The subscription ends with the supervised process: monitor
-  `EmbeddedEpmd.Server` to notice, and subscribe again. Returns `{:error, :stopped}` when that does not run.
+  and each event once; one that ends is forgotten. The subscription ends with the supervised process: whoever must
+  notice calls `Process.monitor(EmbeddedEpmd.Server)`, and subscribes again. Returns `{:error, :stopped}` when that does
+  not run.
   """
   @spec subscribe(pid()) :: {:ok, snapshot()} | {:error, :stopped}
   def subscribe(pid \\ self()) when node(pid) == node() do

@@ -117,7 +117,11 @@ defmodule EmbeddedEpmd.Lifecycle do
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
       config = reach(config, Environment.routed?() or Exposure.needed?(server))
-      with {:ok, :ok} <- named(Native.configure(server, config)), do: :ok
+
+      case named(Native.configure(server, config)) do
+        {:ok, :ok} -> :ok
+        {:error, sentence} -> {:error, sentence}
+      end
     end
   end
 
@@ -167,7 +171,7 @@ defmodule EmbeddedEpmd.Lifecycle do
       failed ->
         # With a fixed port it runs all the same.
         :persistent_term.put(@node, {name, port, nil, registrant})
-        if failed == :none, do: {:error, :stopped}, else: failed
+        with :none <- failed, do: {:error, :stopped}
     end
   end
 

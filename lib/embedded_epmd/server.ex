@@ -245,13 +245,13 @@ defmodule EmbeddedEpmd.Server do
   defp take(state) do
     {entries, changes, lost, again} = Native.take(state.server)
     Enum.each(entries, &log/1)
-    if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
+    _ = if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
     state = retell(update_in(state.subscribers, &Subscribers.tell(&1, changes, lost)))
     if changes == [] and lost == 0, do: state, else: adapt(state)
   end
 
   defp retell(state) do
-    if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
+    _ = if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
     state
   end
 
