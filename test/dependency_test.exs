@@ -234,8 +234,12 @@ defmodule EmbeddedEpmd.DependencyTest do
   # The same without anything to compile.
   defp hollow(package) do
     File.rm_rf!(Path.join(package, "native/epmd_core"))
-    cargo = Path.join(package, "Cargo.toml")
-    File.write!(cargo, String.replace(File.read!(cargo), ~s("native/epmd_core", ), ""))
+    workspace = Path.join(package, "Cargo.toml")
+    # Without its profile, which takes time.
+    [kept, _] =
+      workspace |> File.read!() |> String.replace(~s("native/epmd_core", ), "") |> String.split("[profile", parts: 2)
+
+    File.write!(workspace, kept)
     version = Mix.Project.config()[:version]
     about = ~s(name = "epmd_nif"\nversion = "#{version}"\n)
     File.write!(Path.join(package, "Cargo.lock"), "version = 4\n\n[[package]]\n" <> about)
