@@ -42,6 +42,20 @@ defmodule EmbeddedEpmd.ReloadTest do
     assert_unharmed(context)
   end
 
+  test "where the native module is thrown away, the node gets another server", %{vm: vm, name: name} = context do
+    call(vm, EmbeddedEpmd.Mailbox, :subscribe)
+    call(vm, :code, :delete, [Native])
+    call(vm, :code, :purge, [Native])
+    # The process that looks after the server finds out with the next event.
+    assert :noport = call(vm, Discovery, :port_please, [~c"nobody", {127, 0, 0, 1}])
+    :peer.stop(start_stock(unique("stock"), context.port))
+    eventually(fn -> server(vm) not in [context.supervised, :undefined] end)
+    eventually(fn -> match?(%{role: :serving, names: 1}, call(vm, EmbeddedEpmd, :status)) end)
+    assert [%{name: ^name}] = stock_names(context.port)
+    assert_unharmed(%{context | supervised: server(vm)})
+    eventually(fn -> server_threads(pid(vm)) == 1 end)
+  end
+
   test "a release upgrade from another version restarts the VM" do
     folder = Path.join(System.tmp_dir!(), "embedded_epmd_relup_#{System.unique_integer([:positive])}")
     on_exit(fn -> File.rm_rf!(folder) end)

@@ -80,10 +80,8 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   defp start_again do
-    # A server that nobody can reach any more ends when nobody has it.
-    :persistent_term.erase(@server)
-
     with keeper when is_pid(keeper) <- :erlang.whereis(:net_sup),
+         :ok <- give_up(keeper),
          :ok <- load(),
          {:ok, config} <- config(),
          {:ok, server} <- start(config, keeper) do
@@ -93,6 +91,13 @@ defmodule EmbeddedEpmd.Lifecycle do
       :undefined -> :none
       {:error, sentence} -> {:error, sentence}
     end
+  end
+
+  # A server that nobody can reach any more ends when nobody has it; the keeper has it if it started it.
+  defp give_up(keeper) do
+    :persistent_term.erase(@server)
+    :erlang.garbage_collect(keeper)
+    :ok
   end
 
   defp start_beside do
