@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::os;
 
-pub(crate) use wanted::{covers, Wanted, ANY, LOCALS};
+pub(crate) use wanted::{covers, Wanted, ANY, LOOPBACKS};
 
 /// As many connections as the kernel lets wait; it lowers the number to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -128,7 +128,7 @@ impl Listeners {
                 }
                 Err(error) => OpenError { address, error },
             };
-            if is_absent(&failure.error) && (!target.required || wanted::stands_for_its_family(target.ip)) {
+            if is_absent(&failure.error) && (!target.required || wanted::comes_with_its_family(target.ip)) {
                 if target.required {
                     absent.push(target.ip);
                 }
@@ -201,7 +201,7 @@ pub(crate) fn check(wanted: &Wanted, port: u16) -> Result<(), OpenError> {
         _ => Ok(()),
     };
     let mut named = wanted.targets().filter(|target| target.required).map(|target| target.ip);
-    named.try_for_each(|ip| if wanted::stands_for_its_family(ip) { Ok(()) } else { exists(ip) })
+    named.try_for_each(|ip| if wanted::comes_with_its_family(ip) { Ok(()) } else { exists(ip) })
 }
 
 /// Listeners on those addresses that nobody has any more. What does not exist is given up.
@@ -249,8 +249,8 @@ fn share(sockets: &[&&TcpListener], shared: bool) -> io::Result<()> {
 /// Has Linux forget that a port was shared. It remembers that of the last socket that was bound, so one is bound that
 /// does not share, where nobody listens.
 pub(crate) fn end_sharing(port: u16) {
-    const NOBODYS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
-    let elsewhere = [IpAddr::from(NOBODYS), LOCALS[1]];
+    const UNUSED: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
+    let elsewhere = [IpAddr::from(UNUSED), LOOPBACKS[1]];
     let _ = elsewhere.into_iter().find_map(|address| bound(SocketAddr::new(address, port), false).ok());
 }
 

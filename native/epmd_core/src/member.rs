@@ -43,13 +43,13 @@ pub use handle::{Answer, Handle, RegisterError, Snapshot, Status, Table};
 pub use settings::{ListenError, Settings, StartError};
 
 /// How often a member that has joined makes sure that the owner answers.
-const ASK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between attempts to bind or join.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Links that end sooner, one after the other, may be those of an owner that ends every link.
-const LASTING: Duration = Duration::from_secs(1);
+const SHORT_LINK: Duration = Duration::from_secs(1);
 /// How many of these may be owners that were killed: after so many there are pauses before the next attempt.
-const SHORT_LINKS: u32 = 32;
+const MAX_SHORT_LINKS: u32 = 32;
 
 /// A process among those that can serve the port.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Member {
             stored: Stored::default(),
             owner: None,
             link: None,
-            backoff: Backoff::up_to(LONGEST_PAUSE),
+            backoff: Backoff::up_to(MAX_BACKOFF),
             short_links: 0,
             was_joined: false,
             trouble: Trouble::default(),
@@ -224,7 +224,7 @@ impl Member {
         tokio::pin!(standing_by);
         let event = loop {
             let check = async {
-                sleep(ASK_EVERY).await;
+                sleep(CHECK_INTERVAL).await;
                 client::is_registered(owner, node.as_ref().map(NodeName::as_str)).await
             };
             tokio::select! {
@@ -266,11 +266,11 @@ impl Member {
         handle.stands_by.send_replace(false);
         match event {
             Event::Ended => {
-                self.short_links = if joined_at.elapsed() < LASTING { self.short_links + 1 } else { 0 };
-                if self.short_links > SHORT_LINKS {
+                self.short_links = if joined_at.elapsed() < SHORT_LINK { self.short_links + 1 } else { 0 };
+                if self.short_links > MAX_SHORT_LINKS {
                     Event::Failed
                 } else {
-                    self.backoff = Backoff::up_to(LONGEST_PAUSE);
+                    self.backoff = Backoff::up_to(MAX_BACKOFF);
                     Event::Ended
                 }
             }
@@ -311,10 +311,10 @@ impl Member {
                     status.port = port;
                 });
                 // Nobody sees the role without the table.
-                let (former, refusals) = self.handle.mirror.take();
+                let (unconfirmed, refusals) = self.handle.mirror.take();
                 match contents {
-                    Some(contents) => self.handle.registry.adopt(contents, former, refusals),
-                    None => self.handle.registry.expect(former),
+                    Some(contents) => self.handle.registry.adopt(contents, unconfirmed, refusals),
+                    None => self.handle.registry.expect(unconfirmed),
                 }
                 drop(status);
             }

@@ -128,10 +128,12 @@ impl Server {
     }
 
     /// Keeps the registrations that were another server's, each for as long as its connection lasts.
-    pub(crate) fn keep(&self, registrations: Vec<(Registration, NodeConnection)>) {
+    pub(crate) fn adopt(&self, registrations: Vec<(Registration, NodeConnection)>) {
         // Nobody waits yet, and all of them stay.
         for (registration, connection) in registrations {
-            self.shared.connections.keep(usize::MAX, |slot| connection::hold(connection, registration, slot));
+            self.shared
+                .connections
+                .spawn_registered(usize::MAX, |slot| connection::hold(connection, registration, slot));
         }
     }
 
@@ -196,7 +198,7 @@ impl Server {
     }
 
     /// Accepts nothing from here on; whoever connects waits in the kernel's queue.
-    pub(crate) fn halt(&mut self) {
+    pub(crate) fn stop_accepting(&mut self) {
         self.accepting.abort_all();
     }
 
@@ -223,7 +225,7 @@ impl Server {
     }
 
     /// Shuts listeners and registered connections, whoever has copies of them. Listeners that are lent stay open.
-    pub(crate) fn renounce(&mut self) {
+    pub(crate) fn shut_sockets(&mut self) {
         self.accepting.abort_all();
         for listener in self.listeners.iter().filter(|_| !self.lent) {
             let _ = os::end_listener(listener);
@@ -278,13 +280,13 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
                     shared.metrics().accepted.count();
                     connection::serve(&shared, stream.into(), peer, &mut inbox);
                 }
-                Err(error) => match Fault::of(&error) {
-                    Fault::NoneWaits => {
+                Err(error) => match AcceptError::of(&error) {
+                    AcceptError::WouldBlock => {
                         ready.clear_ready();
                         continue 'waiting;
                     }
-                    Fault::Peer => {}
-                    Fault::OutOfDescriptors => {
+                    AcceptError::Peer => {}
+                    AcceptError::OutOfDescriptors => {
                         if shared.connections.close_oldest_waiting(JUST_CAME) {
                             break;
                         }
@@ -296,7 +298,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
                         }
                         tokio::time::sleep(DESCRIPTOR_PAUSE).await;
                     }
-                    Fault::Ours => return error,
+                    AcceptError::Listener => return error,
                 },
             }
         }
@@ -305,19 +307,19 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
 }
 
 /// Whose fault a failed accept is. accept(2) hands over the errors of connections that broke before they were accepted.
-enum Fault {
-    NoneWaits,
+enum AcceptError {
+    WouldBlock,
     Peer,
     OutOfDescriptors,
-    Ours,
+    Listener,
 }
 
-impl Fault {
+impl AcceptError {
     fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
-            _ if error.kind() == ErrorKind::WouldBlock => Self::NoneWaits,
+            _ if error.kind() == ErrorKind::WouldBlock => Self::WouldBlock,
             Some(Errno::NOMEM | Errno::NOBUFS | Errno::NFILE | Errno::MFILE) => Self::OutOfDescriptors,
-            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Self::Ours,
+            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Self::Listener,
             _ => Self::Peer,
         }
     }
@@ -329,14 +331,14 @@ mod tests {
 
     #[test]
     fn what_lacks_descriptors_or_memory_waits_and_what_is_no_listener_ends() {
-        let fault = |error: Errno| Fault::of(&error.into());
+        let kind = |error: Errno| AcceptError::of(&error.into());
         for lack in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
-            assert!(matches!(fault(lack), Fault::OutOfDescriptors), "{lack}");
+            assert!(matches!(kind(lack), AcceptError::OutOfDescriptors), "{lack}");
         }
         for end in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK] {
-            assert!(matches!(fault(end), Fault::Ours), "{end}");
+            assert!(matches!(kind(end), AcceptError::Listener), "{end}");
         }
-        assert!(matches!(fault(Errno::CONNABORTED), Fault::Peer));
-        assert!(matches!(fault(Errno::AGAIN), Fault::NoneWaits));
+        assert!(matches!(kind(Errno::CONNABORTED), AcceptError::Peer));
+        assert!(matches!(kind(Errno::AGAIN), AcceptError::WouldBlock));
     }
 }

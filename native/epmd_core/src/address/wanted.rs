@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use crate::os;
 
 /// Where OTP's clients register: at the first, or with `inet6_tcp` at the second. Nobody else is exposed by them.
-pub(crate) const LOCALS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+pub(crate) const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
 /// The addresses that a list stands for, in the order in which they are bound. The first that there is decides who
@@ -51,7 +51,7 @@ impl Wanted {
         let is_local = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified();
         let only_local = addresses.iter().all(is_local);
         if !only_local {
-            for local in LOCALS {
+            for local in LOOPBACKS {
                 let ip = if covered(&local) { any_of(&local) } else { local };
                 wanted.add(ip, addresses.contains(&ip), any_excludes_others);
             }
@@ -60,7 +60,7 @@ impl Wanted {
             wanted.add(*ip, true, any_excludes_others);
         }
         let registers_there = |local: &IpAddr| local.is_ipv4() || inet6;
-        for local in LOCALS.iter().filter(|local| registers_there(local) && !covered(local)) {
+        for local in LOOPBACKS.iter().filter(|local| registers_there(local) && !covered(local)) {
             wanted.add(*local, false, any_excludes_others);
         }
         wanted
@@ -75,7 +75,7 @@ impl Wanted {
         }
         // Another process could bind the loopback, and get all that comes from this host.
         if let Some(family) = ANY.iter().position(|any| *any == ip) {
-            self.add(LOCALS[family], true, true);
+            self.add(LOOPBACKS[family], true, true);
         }
     }
 
@@ -111,8 +111,8 @@ pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
 }
 
 /// Whether every host has this address that has its family.
-pub(super) fn stands_for_its_family(address: IpAddr) -> bool {
-    LOCALS.contains(&address) || address.is_unspecified()
+pub(super) fn comes_with_its_family(address: IpAddr) -> bool {
+    LOOPBACKS.contains(&address) || address.is_unspecified()
 }
 
 /// Whether an address is this host's: what goes there also comes from there. Nothing is sent to find out.

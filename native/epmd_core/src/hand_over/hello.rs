@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::body::{Body, Malformed};
-use crate::address::LOCALS;
+use crate::address::LOOPBACKS;
 use crate::node::NodeName;
 use crate::registry::follower::Position;
 
@@ -15,6 +16,8 @@ use crate::registry::follower::Position;
 pub(crate) const VERSION: u16 = 2;
 /// The version that does not negotiate, and knows one standby and no other follower.
 pub(crate) const FIRST_VERSION: u16 = 1;
+/// How long the other side may take to send its hello.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that begins otherwise is no member.
 const MAGIC: &[u8; 4] = b"epmd";
 
@@ -50,12 +53,12 @@ impl Hello {
     /// The addresses in which two must agree. Those where nodes of this host register expose nothing, and each has them
     /// or not as its own nodes need them.
     fn exposed(&self) -> BTreeSet<IpAddr> {
-        self.addresses.iter().copied().filter(|address| !LOCALS.contains(address)).collect()
+        self.addresses.iter().copied().filter(|address| !LOOPBACKS.contains(address)).collect()
     }
 
     /// Whether the member may go on with a listener on this address.
     pub(super) fn may_listen_on(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address) || LOCALS.contains(&address)
+        self.addresses.contains(&address) || LOOPBACKS.contains(&address)
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

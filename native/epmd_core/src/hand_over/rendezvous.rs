@@ -18,7 +18,7 @@ use crate::os;
 const BACKLOG: i32 = 64;
 
 /// A pause while the last one who had the names is going.
-const GOING: Duration = Duration::from_millis(5);
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Somebody else is the owner.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Rendezvous {
             match self.connect(trusted).await {
                 Ok(_) => return Err(Owned),
                 // It has just gone.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => sleep(GOING).await,
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => sleep(RELEASE_PAUSE).await,
                 Err(_) => return Ok(None),
             }
         }

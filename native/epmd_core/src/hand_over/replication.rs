@@ -12,13 +12,13 @@ use super::channel::Sender;
 use super::hello::FIRST_VERSION;
 use super::message::{self, Message};
 use super::store::Store;
-use crate::registry::follower::{Behind, Follower, Step};
+use crate::registry::follower::{Follower, Lagged, Step};
 use crate::registry::Descriptor;
 
 /// Messages that are sent before other peers get a turn.
 const MESSAGES_AT_ONCE: usize = 256;
 /// How long a standby may say nothing: it says something every 5 seconds.
-pub(super) const SILENCE: Duration = Duration::from_secs(12);
+pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Passes steps to everybody who follows, if anybody does.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,7 @@ pub(crate) struct Replication(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    began: u64,
+    last_id: u64,
     sessions: BTreeMap<u64, Session>,
     /// The service manager's, if that keeps anything.
     store: Option<Store>,
@@ -47,7 +47,7 @@ pub(super) struct Session {
     /// What the other end's socket did not take.
     waiting: Option<OutgoingMessage>,
     whole: bool,
-    last: Last,
+    ending: Ending,
 }
 
 /// A message, and the descriptor that goes with it.
@@ -55,10 +55,10 @@ type OutgoingMessage = (Vec<u8>, Option<Arc<dyn Descriptor>>);
 
 /// Whether there is a last message to say when all else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
-    No,
+enum Ending {
+    None,
     TakeOver,
-    Said,
+    Sent,
 }
 
 /// How far the passing came.
@@ -88,7 +88,7 @@ impl Reason {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Gone => "it has gone".into(),
-            Self::Silent => format!("it has said nothing for {} seconds", SILENCE.as_secs()),
+            Self::Silent => format!("it has said nothing for {} seconds", SILENCE_TIMEOUT.as_secs()),
             Self::Slow => "it is too slow".into(),
             Self::Malformed => "what it says is no message".into(),
             Self::Changed => "the settings have changed".into(),
@@ -106,7 +106,7 @@ impl Session {
         lent: bool,
         follower: Arc<Follower>,
     ) -> Self {
-        Self { sender, version, listeners, lent, follower, waiting: None, whole: false, last: Last::No }
+        Self { sender, version, listeners, lent, follower, waiting: None, whole: false, ending: Ending::None }
     }
 }
 
@@ -124,20 +124,20 @@ impl Replication {
     }
 
     /// Passes to this store, too, from now on.
-    pub(crate) fn keep(&self, store: Option<Store>) {
+    pub(crate) fn set_store(&self, store: Option<Store>) {
         self.0.lock().store = store;
     }
 
     /// Whether another serves now what this owner had.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_handed_over(&self) -> bool {
         self.0.lock().handed_over
     }
 
     /// Passes to this one, too, from now on: the listeners, all of the table, and each of its steps.
     pub(super) fn begin(&self, session: Session) -> u64 {
         let mut state = self.0.lock();
-        state.began += 1;
-        let id = state.began;
+        state.last_id += 1;
+        let id = state.last_id;
         state.sessions.insert(id, session);
         id
     }
@@ -167,17 +167,17 @@ impl Replication {
     }
 
     /// Tells all that can to take over: who claims the names first does. The others are told nothing more. Whether any can.
-    pub(super) fn leave(&self) -> bool {
+    pub(super) fn request_takeover(&self) -> bool {
         let mut state = self.0.lock();
         let mut any = false;
         for session in state.sessions.values_mut() {
             if session.can_take_over() {
-                session.last = Last::TakeOver;
+                session.ending = Ending::TakeOver;
                 any = true;
             } else {
                 // What happens here from now on is not true of the table that goes on: the next owner ends its own link.
                 let _ = session.pass();
-                session.last = Last::Said;
+                session.ending = Ending::Sent;
             }
         }
         any
@@ -199,7 +199,7 @@ impl Replication {
         }
     }
 
-    pub(super) fn over(&self) {
+    pub(super) fn set_handed_over(&self) {
         self.0.lock().handed_over = true;
     }
 }
@@ -229,16 +229,16 @@ impl Session {
         if let Some(waiting) = self.waiting.take() {
             return Ok(Some(waiting));
         }
-        if self.last == Last::Said {
+        if self.ending == Ending::Sent {
             return Ok(None);
         }
         if let Some(listener) = self.listeners.as_mut().and_then(VecDeque::pop_front) {
             return Ok(Some((Message::Listener { lent: self.lent }.encode(), Some(listener))));
         }
         let message = match self.follower.take() {
-            Err(Behind) => return Err(Reason::Slow),
-            Ok(None) if self.last == Last::TakeOver => {
-                self.last = Last::Said;
+            Err(Lagged) => return Err(Reason::Slow),
+            Ok(None) if self.ending == Ending::TakeOver => {
+                self.ending = Ending::Sent;
                 Message::TakeOver
             }
             Ok(None) => return Ok(None),

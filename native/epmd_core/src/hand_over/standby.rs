@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
 use super::channel::{self, Failure, Receiver, Sender};
 use super::copying;
-use super::hello::{Hello, FIRST_VERSION, VERSION};
+use super::hello::{Hello, FIRST_VERSION, HELLO_TIMEOUT, VERSION};
 use super::message::Message;
 use super::rendezvous::{Claim, Claimant, Name, Rendezvous};
 use super::settings::{HandOver, Trusted};
@@ -26,18 +26,16 @@ use crate::registry::NodeConnection;
 use crate::reserve::Reserve;
 
 /// How often a standby says that it is there.
-pub(super) const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// How long an owner may take to say who it is.
-pub(super) const INTRODUCTION: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a member that has no node waits for one, by whose name it would be known as a standby.
-const NODE_PATIENCE: Duration = Duration::from_secs(1);
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the name of an owner that ended may still be its own: the system closes one descriptor after the other.
-pub(super) const CLAIM_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a copy is kept whose owner has gone, while the next one has not told how to go on with it.
-const COPY_PATIENCE: Duration = Duration::from_secs(2);
+const COPY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pauses between attempts to stand by: while another owner comes, and while it cannot work out.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-const LONG_PAUSE: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+const INCOMPATIBLE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A member that would stand by.
 pub(crate) struct Candidate<'a> {
@@ -95,47 +93,47 @@ impl LastOwner {
 
 /// Why this member does not stand by.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum StandbyError {
     /// Nobody is there to stand by for, or only for a moment.
     Absent,
     /// The owner goes on, and does without this standby.
     Dismissed,
     OutOfDescriptors,
     /// It cannot work out with this owner, unless one of both changes: its addresses may.
-    Unlike(String),
+    AddressMismatch(String),
     /// The copies would take more than this member may have.
-    NoRoom {
+    TooManyNodes {
         descriptors: usize,
     },
     /// It cannot work out with this owner.
-    Unfit(String),
+    Incompatible(String),
 }
 
-impl Trouble {
+impl StandbyError {
     /// What an error of the system means, which came while the other end did nothing wrong.
     fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE) => Self::OutOfDescriptors,
-            _ => Self::Unfit(channel::explain(error)),
+            _ => Self::Incompatible(channel::explain(error)),
         }
     }
 
     /// Tells it, unless it passes or was the last thing told.
-    fn tell(&self, told: &mut String) {
+    fn log(&self, logged: &mut String) {
         let reason = match self {
             Self::Absent | Self::Dismissed => return,
             Self::OutOfDescriptors => {
                 tracing::error!("no descriptors are left to stand by for the owner of the port");
                 return;
             }
-            Self::NoRoom { descriptors } => {
+            Self::TooManyNodes { descriptors } => {
                 format!("the owner has more nodes than this server may have descriptors here, which are {descriptors}")
             }
-            Self::Unlike(reason) | Self::Unfit(reason) => reason.clone(),
+            Self::AddressMismatch(reason) | Self::Incompatible(reason) => reason.clone(),
         };
-        if reason != *told {
+        if reason != *logged {
             tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
-            *told = reason;
+            *logged = reason;
         }
     }
 }
@@ -143,7 +141,7 @@ impl Trouble {
 /// Stands by for the owner at this rendezvous, and for each that follows, until one ends.
 pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> (Handoff, Inherited) {
     if candidate.node.is_none() {
-        sleep(NODE_PATIENCE).await;
+        sleep(NODE_TIMEOUT).await;
     }
     let mut hello = Hello {
         version: VERSION,
@@ -152,31 +150,33 @@ pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> (Handoff, Inherite
         stands_by: true,
         resume: None,
     };
-    let mut backoff = Backoff::up_to(LONGEST_PAUSE);
-    let (mut told, mut copy) = (String::new(), None);
+    let mut backoff = Backoff::up_to(MAX_BACKOFF);
+    let (mut logged, mut copy) = (String::new(), None);
     let mut settings = candidate.settings.clone();
     loop {
         let trusted = HandOver::enabled(&mut settings).await.trusted;
-        let mut met = false;
-        let trouble = tokio::select! {
-            outcome = follow_owner(&candidate, &trusted, &mut hello, &mut copy, &mut met) => match outcome {
+        let mut greeted = false;
+        let error = tokio::select! {
+            outcome = follow_owner(&candidate, &trusted, &mut hello, &mut copy, &mut greeted) => match outcome {
                 Ok(handoff) => return handoff,
-                Err(trouble) => trouble,
+                Err(error) => error,
             },
-            Ok(()) = settings.changed() => Trouble::Dismissed,
+            Ok(()) = settings.changed() => StandbyError::Dismissed,
         };
         // A copy that was whole is one of the next owner's table as well, as far as both had the same.
-        if !(candidate.whole.send_replace(false) && matches!(trouble, Trouble::Dismissed)) {
+        if !(candidate.whole.send_replace(false) && matches!(error, StandbyError::Dismissed)) {
             copy = None;
         }
-        if met {
-            backoff = Backoff::up_to(LONGEST_PAUSE);
+        if greeted {
+            backoff = Backoff::up_to(MAX_BACKOFF);
         }
-        trouble.tell(&mut told);
-        sleep(match trouble {
-            Trouble::Absent | Trouble::Dismissed => backoff.next(),
-            Trouble::Unlike(_) => LONGEST_PAUSE,
-            Trouble::OutOfDescriptors | Trouble::NoRoom { .. } | Trouble::Unfit(_) => LONG_PAUSE,
+        error.log(&mut logged);
+        sleep(match error {
+            StandbyError::Absent | StandbyError::Dismissed => backoff.next(),
+            StandbyError::AddressMismatch(_) => MAX_BACKOFF,
+            StandbyError::OutOfDescriptors | StandbyError::TooManyNodes { .. } | StandbyError::Incompatible(_) => {
+                INCOMPATIBLE_PAUSE
+            }
         })
         .await;
     }
@@ -188,31 +188,31 @@ async fn follow_owner(
     trusted: &Trusted,
     hello: &mut Hello,
     copy: &mut Option<Replica>,
-    met: &mut bool,
-) -> Result<(Handoff, Inherited), Trouble> {
+    greeted: &mut bool,
+) -> Result<(Handoff, Inherited), StandbyError> {
     let Candidate { rendezvous, whole, .. } = candidate;
     let (mut owner, mut receiver, name) = rendezvous.connect(trusted).await.map_err(|error| match error.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::NotFound | ErrorKind::WouldBlock => Trouble::Absent,
-        _ => Trouble::of(&error),
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound | ErrorKind::WouldBlock => StandbyError::Absent,
+        _ => StandbyError::of(&error),
     })?;
     hello.version = if name == Name::Shared { VERSION } else { FIRST_VERSION };
     hello.resume = copy.as_ref().map(Replica::position);
-    owner.send(&Message::Hello(hello.clone()).encode(), None).map_err(|_| Trouble::Absent)?;
-    introduced(&mut receiver, hello).await?;
-    *met = true;
+    owner.send(&Message::Hello(hello.clone()).encode(), None).map_err(|_| StandbyError::Absent)?;
+    await_hello(&mut receiver, hello).await?;
+    *greeted = true;
 
     // Whatever it takes to go on for the owner is there before the copy is: nothing can be lacking when it ends.
     let reserve = Reserve::new();
     if !reserve.is_whole() {
-        return Err(Trouble::OutOfDescriptors);
+        return Err(StandbyError::OutOfDescriptors);
     }
-    let claimant = rendezvous.claimant().map_err(|error| Trouble::of(&error))?;
+    let claimant = rendezvous.claimant().map_err(|error| StandbyError::of(&error))?;
     let (mut listeners, mut lent) = (Vec::new(), false);
-    let mut alive = tokio::time::interval(ALIVE_EVERY);
+    let mut alive = tokio::time::interval(KEEPALIVE_INTERVAL);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Who has to wait for its turn must not keep the connections of an owner that has gone.
-    let patience = sleep(COPY_PATIENCE);
-    tokio::pin!(patience);
+    let expired = sleep(COPY_TIMEOUT);
+    tokio::pin!(expired);
     let mut begun = false;
     loop {
         let (message, descriptor) = tokio::select! {
@@ -220,16 +220,16 @@ async fn follow_owner(
             received = receiver.receive() => match received {
                 Ok(received) => received,
                 Err(Failure::Closed) if *whole.borrow() => break,
-                Err(Failure::Closed) => return Err(Trouble::Absent),
+                Err(Failure::Closed) => return Err(StandbyError::Absent),
                 Err(Failure::Malformed) => return Err(malformed()),
-                Err(Failure::OutOfDescriptors) => return Err(Trouble::OutOfDescriptors),
+                Err(Failure::OutOfDescriptors) => return Err(StandbyError::OutOfDescriptors),
             },
             _ = alive.tick() => {
                 // The owner reads when it can; its end is found by reading.
                 let _ = owner.send(&Message::Alive.encode(), None);
                 continue;
             }
-            () = &mut patience, if !begun && copy.is_some() => {
+            () = &mut expired, if !begun && copy.is_some() => {
                 *copy = None;
                 continue;
             }
@@ -244,7 +244,7 @@ async fn follow_owner(
             (message @ Message::Entered(_), descriptor) => {
                 let descriptors = (candidate.limits)().descriptors();
                 if descriptor.is_some() && replica.len() >= descriptors {
-                    return Err(Trouble::NoRoom { descriptors });
+                    return Err(StandbyError::TooManyNodes { descriptors });
                 }
                 let connection = descriptor.map(connection).transpose()?;
                 copying::follow(replica, message, connection)?;
@@ -255,7 +255,7 @@ async fn follow_owner(
                 whole.send_replace(true);
             }
             (Message::TakeOver, None) if *whole.borrow() => break,
-            (Message::Reconnect, None) => return Err(Trouble::Dismissed),
+            (Message::Reconnect, None) => return Err(StandbyError::Dismissed),
             (message, None) if message != Message::Whole && copying::follow(replica, message.clone(), None)? => {}
             _ => return Err(malformed()),
         }
@@ -264,7 +264,7 @@ async fn follow_owner(
     let claim = claim(candidate, trusted, claimant, name).await?;
     // An owner that takes its listeners back shuts them.
     if !listeners.iter().all(os::is_listening) {
-        return Err(Trouble::Dismissed);
+        return Err(StandbyError::Dismissed);
     }
     let replica = copy.take().unwrap_or_default();
     let (claim, last_owner) = (Some(claim), Some(LastOwner(owner)));
@@ -272,10 +272,10 @@ async fn follow_owner(
 }
 
 /// Waits until the owner has said who it is, and whether that fits.
-async fn introduced(receiver: &mut Receiver, hello: &Hello) -> Result<(), Trouble> {
-    match timeout(INTRODUCTION, receiver.receive()).await {
-        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(Trouble::Unlike),
-        Ok(Err(Failure::Closed)) | Err(_) => Err(Trouble::Absent),
+async fn await_hello(receiver: &mut Receiver, hello: &Hello) -> Result<(), StandbyError> {
+    match timeout(HELLO_TIMEOUT, receiver.receive()).await {
+        Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(StandbyError::AddressMismatch),
+        Ok(Err(Failure::Closed)) | Err(_) => Err(StandbyError::Absent),
         Ok(_) => Err(malformed()),
     }
 }
@@ -286,19 +286,19 @@ async fn claim(
     trusted: &Trusted,
     mut claimant: Claimant,
     name: Name,
-) -> Result<Claim, Trouble> {
-    let (mut backoff, deadline) = (Backoff::up_to(CLAIM_PATIENCE / 10), Instant::now() + CLAIM_PATIENCE);
+) -> Result<Claim, StandbyError> {
+    let (mut backoff, deadline) = (Backoff::up_to(CLAIM_TIMEOUT / 10), Instant::now() + CLAIM_TIMEOUT);
     loop {
         match claimant.claim(name) {
             Ok(claim) => return Ok(claim),
-            Err(error) if error.kind() != ErrorKind::AddrInUse => return Err(Trouble::of(&error)),
-            Err(_) if Instant::now() >= deadline => return Err(Trouble::Dismissed),
+            Err(error) if error.kind() != ErrorKind::AddrInUse => return Err(StandbyError::of(&error)),
+            Err(_) if Instant::now() >= deadline => return Err(StandbyError::Dismissed),
             Err(_) => {}
         }
         // An owner that is just ending answers nobody any more.
         if let Ok((_owner, mut receiver, _)) = candidate.rendezvous.connect(trusted).await {
-            if let Ok(Ok((Message::Hello(_), None))) = timeout(CLAIM_PATIENCE / 10, receiver.receive()).await {
-                return Err(Trouble::Dismissed);
+            if let Ok(Ok((Message::Hello(_), None))) = timeout(CLAIM_TIMEOUT / 10, receiver.receive()).await {
+                return Err(StandbyError::Dismissed);
             }
         }
         sleep(backoff.next()).await;
@@ -306,7 +306,7 @@ async fn claim(
 }
 
 /// A listener, if it is one of those that this member would have opened itself.
-fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, Trouble> {
+fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, StandbyError> {
     let is_listener = is_listener(&descriptor);
     let listener = TcpListener::from(descriptor);
     let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && hello.may_listen_on(bound.ip()));
@@ -318,21 +318,21 @@ fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener
 }
 
 /// A registered node's connection, watched from now on: its end is not missed, and nothing is left to do for it later.
-pub(super) fn connection(descriptor: OwnedFd) -> Result<NodeConnection, Trouble> {
+pub(super) fn connection(descriptor: OwnedFd) -> Result<NodeConnection, StandbyError> {
     if !is_tcp(&descriptor) {
         return Err(malformed());
     }
     let stream = TcpStream::from(descriptor);
     stream.set_nonblocking(true).map_err(|_| malformed())?;
-    os::watch(stream).map(Arc::new).map_err(|error| Trouble::of(&error))
+    os::watch(stream).map(Arc::new).map_err(|error| StandbyError::of(&error))
 }
 
-fn malformed() -> Trouble {
-    Trouble::Unfit("what it says is no message of the hand-over".into())
+fn malformed() -> StandbyError {
+    StandbyError::Incompatible("what it says is no message of the hand-over".into())
 }
 
-impl From<Impossible> for Trouble {
+impl From<Impossible> for StandbyError {
     fn from(Impossible(what): Impossible) -> Self {
-        Self::Unfit(format!("it told of {what}"))
+        Self::Incompatible(format!("it told of {what}"))
     }
 }

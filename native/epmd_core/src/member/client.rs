@@ -14,9 +14,9 @@ use crate::node::Node;
 use crate::protocol::{self, Alive2Reply, Malformed};
 
 /// How long an answer may take. An EPMD that needs longer is as good as none.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(4);
 /// A name that no node can have, asked for when there is no node of our own: nobody waits until one comes back.
-const NOBODY: &str = "no node";
+const ABSENT_NAME: &str = "no node";
 
 /// The connection that keeps a registration alive.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
 
 /// Looks a name up, or that of nobody: what matters is that the answer is an EPMD's.
 pub(crate) async fn is_registered(owner: SocketAddr, name: Option<&str>) -> io::Result<bool> {
-    let name = name.unwrap_or(NOBODY);
+    let name = name.unwrap_or(ABSENT_NAME);
     let (_, found) = ask(owner, &protocol::port_please2_request(name), protocol::decode_port2_reply).await?;
     Ok(found)
 }
@@ -115,5 +115,5 @@ async fn ask<T>(
             }
         }
     };
-    timeout(PATIENCE, conversation).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    timeout(TIMEOUT, conversation).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }

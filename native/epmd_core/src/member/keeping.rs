@@ -83,7 +83,7 @@ impl Shared {
     }
 
     fn settle(&self, store: Option<Store>) {
-        self.replication.keep(store.clone());
+        self.replication.set_store(store.clone());
         self.store.send_replace(Some(store));
     }
 
@@ -95,7 +95,7 @@ impl Shared {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        self.shared.replication.keep(None);
+        self.shared.replication.set_store(None);
     }
 }
 

@@ -19,7 +19,7 @@ impl Member {
     pub(super) async fn bind(&mut self) -> Event {
         let wanted = self.handle.wanted();
         let kept = self.kept.take();
-        let bound = match self.passed(&wanted, kept.as_ref()) {
+        let bound = match self.passed_listeners(&wanted, kept.as_ref()) {
             Ok(None) => self.open(&wanted),
             Ok(Some(listeners)) => match self.claim(&wanted).await {
                 Ok(claim) => Ok(self.begin(listeners, claim)),
@@ -31,14 +31,14 @@ impl Member {
             Err(error) => Err(OpenError { address: SocketAddr::new(wanted.first(), self.settings.port), error }),
         };
         if let Some(kept) = kept {
-            self.take_back(kept, bound.as_ref().is_ok_and(|event| *event == Event::Bound)).await;
+            self.resume_from_store(kept, bound.as_ref().is_ok_and(|event| *event == Event::Bound)).await;
         }
         bound.unwrap_or_else(|error| self.failed(StartError::Open(error)))
     }
 
     /// Listeners that this process has been passed, lent or kept. Those that are not wanted any more are shut, unless
     /// they are lent.
-    fn passed(&self, wanted: &Wanted, kept: Option<&Kept>) -> io::Result<Option<Listeners>> {
+    fn passed_listeners(&self, wanted: &Wanted, kept: Option<&Kept>) -> io::Result<Option<Listeners>> {
         let port = self.settings.port;
         let lent = self.settings.service_manager.listeners()?;
         if !lent.is_empty() {
@@ -67,7 +67,7 @@ impl Member {
     }
 
     /// Goes on with the table that was kept, if this member serves; else the store is emptied, and another serves.
-    async fn take_back(&mut self, kept: Kept, serves: bool) {
+    async fn resume_from_store(&mut self, kept: Kept, serves: bool) {
         let Kept { replica, stored, .. } = kept;
         match (self.startup.take(), replica) {
             (Some(Startup::Bound(listeners, claim)), Some(replica)) if serves => {

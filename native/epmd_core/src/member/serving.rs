@@ -14,7 +14,7 @@ use super::keeping::Keeping;
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{Claim, Handoff, Offer, Replication, Stored, Terms};
+use crate::hand_over::{Claim, Handoff, Offer, OfferConfig, Replication, Stored};
 use crate::registry::replica::Restored;
 use crate::registry::{Contents, Descriptor, Entry, NameTaken, Registration, Registry};
 use crate::reserve::Reserve;
@@ -25,7 +25,7 @@ use crate::server::Server;
 const SETTLING: Duration = Duration::from_millis(2_500);
 
 /// The longest pause between attempts to get an address that somebody else still has.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// What a member is about to serve.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ pub(super) async fn serve(
             if let Some(last_owner) = &mut last_owner {
                 last_owner.confirm();
             }
-            server.keep(restored.connected);
+            server.adopt(restored.connected);
             own = match restored.own {
                 Some(registration) => LocalRegistration::Registered(registration),
                 None => LocalRegistration::register(local, registry),
@@ -98,7 +98,7 @@ pub(super) async fn serve(
         }
     }
     let wanted = handle.wanted();
-    let terms = Terms {
+    let config = OfferConfig {
         rendezvous: super::rendezvous(&wanted, port),
         addresses: wanted.addresses().collect(),
         lent: server.is_lent(),
@@ -108,9 +108,9 @@ pub(super) async fn serve(
         settings: handle.hand_over.subscribe(),
         standbys: Arc::clone(&handle.standbys),
     };
-    let keeping = Keeping::begin(handle, terms.hello(), &terms.replication, kept_listeners(&server), stored);
-    let mut offer = Offer::new(terms, claim, server.listeners());
-    let mut backoff = Backoff::up_to(LONGEST_PAUSE);
+    let keeping = Keeping::begin(handle, config.hello(), &config.replication, kept_listeners(&server), stored);
+    let mut offer = Offer::new(config, claim, server.listeners());
+    let mut backoff = Backoff::up_to(MAX_BACKOFF);
     loop {
         tokio::select! {
             error = server.failed() => {
@@ -148,7 +148,7 @@ pub(super) async fn serve(
             }
             () = handle.stop.notified() => {
                 drop(own);
-                server.halt();
+                server.stop_accepting();
                 if offer.hand_over().await {
                     keeping.end().await;
                     server.drain().await;
@@ -156,7 +156,7 @@ pub(super) async fn serve(
                     // The next life of this service finds everything.
                     drop(keeping);
                 } else {
-                    server.renounce();
+                    server.shut_sockets();
                     keeping.end().await;
                 }
                 return Ok(());

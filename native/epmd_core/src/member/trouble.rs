@@ -9,7 +9,7 @@ use super::settings::StartError;
 
 /// How long what may pass by itself is given to pass: between the end of one owner and the start of the next, there is
 /// nobody to answer. Whatever does not pass is named within two seconds, the last attempt included.
-const PASSES_WITHIN: Duration = Duration::from_millis(1_500);
+const TRANSIENT_FOR: Duration = Duration::from_millis(1_500);
 /// How long an owner that ends may still take connections, and answer none.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// What an owner under load gets for its answer, also at the end of that time.
@@ -27,7 +27,7 @@ impl Trouble {
     /// When the next attempt has taken too long.
     pub(super) fn deadline(&self) -> Instant {
         let now = Instant::now();
-        self.end().map_or(now + PASSES_WITHIN, |end| end.max(now + LAST_ATTEMPT))
+        self.end().map_or(now + TRANSIENT_FOR, |end| end.max(now + LAST_ATTEMPT))
     }
 
     /// A pause before the next attempt, which is not put off beyond the time in which this may pass.
@@ -42,13 +42,13 @@ impl Trouble {
 
     /// When it is no more taken for something that passes, if that is still to come.
     fn end(&self) -> Option<Instant> {
-        self.since.map(|since| since + PASSES_WITHIN).filter(|end| *end > Instant::now())
+        self.since.map(|since| since + TRANSIENT_FOR).filter(|end| *end > Instant::now())
     }
 
     /// An attempt failed. Whether that will not pass by itself.
     pub(super) fn lasts(&mut self, error: &StartError) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
-        !passes(error) || since.elapsed() >= PASSES_WITHIN
+        !is_transient(error) || since.elapsed() >= TRANSIENT_FOR
     }
 
     /// Says what does not pass, once.
@@ -62,7 +62,7 @@ impl Trouble {
 }
 
 /// Whether an error may say that an owner is just going or coming.
-fn passes(error: &StartError) -> bool {
+fn is_transient(error: &StartError) -> bool {
     match error {
         StartError::Open(_) | StartError::Lent(_) => false,
         StartError::NoRegistrations { .. } => true,

@@ -10,9 +10,9 @@ use super::entry::Entry;
 use super::refusals::Refusal;
 
 /// Steps that a copy may be behind. At 30,000 registrations in a second that is about a second.
-const BEHIND: usize = 65_536;
+const MAX_LAG: usize = 65_536;
 /// Steps that a copy may be behind and still be told of refusals, which it does without rather than fall behind.
-const BEHIND_FOR_REFUSALS: usize = 1_024;
+const MAX_LAG_FOR_REFUSALS: usize = 1_024;
 
 /// What the copy of a table is told.
 #[derive(Clone, Debug)]
@@ -77,25 +77,25 @@ pub(crate) struct Departure {
 /// What a copy still lacks: first the whole table, then each step, in order.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    lacking: Mutex<Lacking>,
+    queue: Mutex<Queue>,
     stepped: Notify,
 }
 
 #[derive(Debug)]
-struct Lacking {
+struct Queue {
     steps: VecDeque<Step>,
-    most: usize,
-    lost: bool,
+    capacity: usize,
+    overflowed: bool,
 }
 
 /// The copy fell too far behind, so steps were lost.
 #[derive(Debug)]
-pub(crate) struct Behind;
+pub(crate) struct Lagged;
 
 impl Follower {
     pub(super) fn new(table: VecDeque<Step>) -> Self {
-        let most = table.len() + BEHIND;
-        Self { lacking: Mutex::new(Lacking { steps: table, most, lost: false }), stepped: Notify::new() }
+        let capacity = table.len() + MAX_LAG;
+        Self { queue: Mutex::new(Queue { steps: table, capacity, overflowed: false }), stepped: Notify::new() }
     }
 
     pub(super) fn entered(&self, entry: &Arc<Entry>) {
@@ -111,30 +111,30 @@ impl Follower {
     }
 
     pub(super) fn refused(&self, refusal: &Refusal) {
-        if self.lacking.lock().steps.len() < BEHIND_FOR_REFUSALS {
+        if self.queue.lock().steps.len() < MAX_LAG_FOR_REFUSALS {
             self.push(Step::Refused(refusal.clone()));
         }
     }
 
     fn push(&self, step: Step) {
-        let mut lacking = self.lacking.lock();
-        if lacking.steps.len() < lacking.most {
-            lacking.steps.push_back(step);
+        let mut queue = self.queue.lock();
+        if queue.steps.len() < queue.capacity {
+            queue.steps.push_back(step);
         } else {
-            lacking.lost = true;
-            lacking.steps.clear();
+            queue.overflowed = true;
+            queue.steps.clear();
         }
-        drop(lacking);
+        drop(queue);
         self.stepped.notify_one();
     }
 
     /// The next step.
-    pub(crate) fn take(&self) -> Result<Option<Step>, Behind> {
-        let mut lacking = self.lacking.lock();
-        if lacking.lost {
-            return Err(Behind);
+    pub(crate) fn take(&self) -> Result<Option<Step>, Lagged> {
+        let mut queue = self.queue.lock();
+        if queue.overflowed {
+            return Err(Lagged);
         }
-        Ok(lacking.steps.pop_front())
+        Ok(queue.steps.pop_front())
     }
 
     /// Waits until there is another step.

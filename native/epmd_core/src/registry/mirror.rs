@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 
 use super::entry::{ByName, Entry, Holder};
 use super::follower::{Counters, Position};
-use super::former::Former;
 use super::refusals::Refusal;
 use super::replica::Impossible;
+use super::unconfirmed::Unconfirmed;
 use crate::journal::{Change, Journal};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
@@ -131,9 +131,9 @@ impl Mirror {
     pub(crate) fn replace(&self, mut image: Image) {
         let mut state = self.state.lock();
         let last = state.take();
-        let mut former = Former::of(last.into_iter().flat_map(|last| last.by_age.into_values()));
-        image.by_age.values().for_each(|entry| former.registered(entry, &self.journal));
-        former.settled(&self.journal);
+        let mut unconfirmed = Unconfirmed::of(last.into_iter().flat_map(|last| last.by_age.into_values()));
+        image.by_age.values().for_each(|entry| unconfirmed.registered(entry, &self.journal));
+        unconfirmed.settled(&self.journal);
         image.refusals.drain(..).for_each(|refusal| self.journal.record(|| refusal.change()));
         *state = Some(image);
     }
@@ -173,10 +173,10 @@ impl Mirror {
     }
 
     /// Takes the copy out, for a table that takes its place: its nodes, and the number of the last refusal.
-    pub(crate) fn take(&self) -> (Former, u64) {
+    pub(crate) fn take(&self) -> (Unconfirmed, u64) {
         let image = self.state.lock().take();
         let refusals = image.as_ref().map_or(u64::MAX, |image| image.position.refusals);
-        (Former::of(image.into_iter().flat_map(|image| image.by_age.into_values())), refusals)
+        (Unconfirmed::of(image.into_iter().flat_map(|image| image.by_age.into_values())), refusals)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use super::departed::{Departed, Left};
+use super::departed::{Departed, LastRegistration};
 use super::entry::{Entry, Holder, NodeConnection};
 use super::follower::{Counters, Departure, Position};
 use super::refusals::{Refusal, Refusals};
@@ -106,7 +106,7 @@ impl Replica {
         if number > self.departed.leaves || self.departed.names.contains_key(&name) {
             return Err(Impossible("a name that left and cannot have left"));
         }
-        self.departed.put(&name, Left { number, creation, port, descriptor });
+        self.departed.put(&name, LastRegistration { number, creation, port, descriptor });
         Ok(())
     }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::departed::{Departed, Left};
+use super::departed::{Departed, LastRegistration};
 use super::entry::{ByName, Entry};
 use super::epoch::Epoch;
 use super::follower::{Counters, Departure, Follower, Position, Step};
-use super::former::Former;
 use super::refusals::Refusals;
+use super::unconfirmed::Unconfirmed;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -23,7 +23,7 @@ pub(super) struct State {
     /// Until when nodes may be missing that were registered with the owner before us.
     pub(super) fills_until: Option<Instant>,
     /// Those nodes, as far as observers were told of them.
-    pub(super) former: Former,
+    pub(super) unconfirmed: Unconfirmed,
     /// Who keeps a copy of the table.
     pub(super) followers: Vec<Weak<Follower>>,
 }
@@ -79,7 +79,7 @@ impl State {
             (None, _) => refusals,
         };
         let departures = order.values().filter_map(|name| {
-            let Left { number, creation, port, descriptor } = *names.get(name)?;
+            let LastRegistration { number, creation, port, descriptor } = *names.get(name)?;
             Some(Departure { number, name: name.clone(), creation, port, descriptor })
         });
         let entries = self.by_age.values().cloned().map(|entry| match shared {

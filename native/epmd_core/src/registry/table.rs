@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use super::departed::DepartedName;
 use super::entry::{ByName, Entry, Holder};
 use super::follower::{Follower, Position};
-use super::former::Former;
 use super::refusals::Refusal;
 use super::state::{Contents, State};
+use super::unconfirmed::Unconfirmed;
 use crate::journal::Journal;
 use crate::node::Node;
 use crate::protocol::Port2Reply;
@@ -56,8 +56,8 @@ impl Registry {
     pub fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
         let state = self.0.state.lock();
         // Who observes the table takes those that may still come back for registered.
-        let former = state.former.by_age().rev();
-        (self.0.journal.number(), state.by_age.values().rev().cloned().chain(former).collect())
+        let unconfirmed = state.unconfirmed.by_age().rev();
+        (self.0.journal.number(), state.by_age.values().rev().cloned().chain(unconfirmed).collect())
     }
 
     /// Puts a node into the table, with a creation that its name did not have before.
@@ -80,7 +80,7 @@ impl Registry {
         state.registrations += 1;
         let entry = Arc::new(Entry::new(state.registrations, creation.unwrap_or(next), holder, Port2Reply::new(node)));
         state.enter(&entry);
-        state.former.registered(&entry, &self.0.journal);
+        state.unconfirmed.registered(&entry, &self.0.journal);
         drop(state);
         self.0.registered.notify_waiters();
         Ok(Registration::new(self, entry))
@@ -97,15 +97,15 @@ impl Registry {
     }
 
     /// Observers were told of these nodes: those that come back are the same to them.
-    pub(crate) fn expect(&self, former: Former) {
-        self.0.state.lock().former = former;
+    pub(crate) fn expect(&self, unconfirmed: Unconfirmed) {
+        self.0.state.lock().unconfirmed = unconfirmed;
     }
 
     /// Nobody is waited for any more.
     pub(crate) fn settle(&self) {
         let mut state = self.0.state.lock();
         state.fills_until = None;
-        state.former.settled(&self.0.journal);
+        state.unconfirmed.settled(&self.0.journal);
         state.followers().for_each(|follower| follower.settled());
     }
 
@@ -190,11 +190,11 @@ impl Registry {
 
     /// Takes a copy's contents for its own, which were none. Observers were told of
     /// those nodes, and of the refusals up to this number.
-    pub(crate) fn adopt(&self, contents: Contents, mut former: Former, refusals: u64) {
+    pub(crate) fn adopt(&self, contents: Contents, mut unconfirmed: Unconfirmed, refusals: u64) {
         let (mut state, journal) = (self.0.state.lock(), &self.0.journal);
         *state = contents.into();
-        state.by_age.values().for_each(|entry| former.registered(entry, journal));
-        former.settled(journal);
+        state.by_age.values().for_each(|entry| unconfirmed.registered(entry, journal));
+        unconfirmed.settled(journal);
         state.refusals.after(refusals).for_each(|refusal| journal.record(|| refusal.clone().change()));
         drop(state);
         self.0.registered.notify_waiters();
@@ -255,7 +255,7 @@ impl Drop for Registration {
 mod tests {
     use std::sync::Weak;
 
-    use super::super::departed::DEPARTED;
+    use super::super::departed::MAX_DEPARTED;
     use super::*;
     use crate::node::NodeName;
 
@@ -301,7 +301,7 @@ mod tests {
         let first = register(&registry, "a").creation();
         assert_eq!(register(&registry, "a").creation(), first + 1);
         assert_eq!(register(&registry, "a").creation(), first + 2);
-        for other in 0..=DEPARTED + 1 {
+        for other in 0..=MAX_DEPARTED + 1 {
             register(&registry, &format!("other{other}"));
         }
         assert!(register(&registry, "a").creation() > first + 2);

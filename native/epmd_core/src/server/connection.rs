@@ -119,7 +119,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     };
     let limits = shared.limits();
     let deadline = Instant::now() + limits.deadline;
-    shared.connections.spawn(peer.ip(), &limits, |slot| {
+    shared.connections.spawn_waiting(peer.ip(), &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
@@ -280,7 +280,7 @@ async fn is_free(shared: &Shared, node: &Node) -> bool {
 
 /// Registers a node whose name is free, passes that on to the standby, and then tells the node.
 fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
-    if shared.replication.is_over() {
+    if shared.replication.is_handed_over() {
         return;
     }
     if !shared.has_room_for_a_node() {
@@ -298,7 +298,7 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
     if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
-        shared.connections.keep(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
+        shared.connections.spawn_registered(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
     }
 }
 

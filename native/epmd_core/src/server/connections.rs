@@ -53,7 +53,7 @@ pub(crate) struct Slot {
 impl Connections {
     /// Runs a connection's task. Where the table is full, whoever has waited longest gives way to the newcomer: of
     /// the same source if that has its share of the slots, else of all.
-    pub(crate) fn spawn<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Slot) -> F)
+    pub(crate) fn spawn_waiting<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -71,7 +71,7 @@ impl Connections {
 
     /// Runs the task of a registered node's connection, which waits for nothing and gives way to nobody. Those that
     /// wait give way where together they would have more than so many descriptors.
-    pub(crate) fn keep<F>(&self, descriptors: usize, task: impl FnOnce(Slot) -> F)
+    pub(crate) fn spawn_registered<F>(&self, descriptors: usize, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {

@@ -8,14 +8,14 @@ use super::settings::HandOver;
 
 /// Those that may stand by at one time.
 #[derive(Clone, Debug)]
-pub(super) struct Turns {
+pub(super) struct Permits {
     pub(super) semaphore: Arc<Semaphore>,
-    pub(super) number: u32,
+    pub(super) count: u32,
 }
 
-impl Turns {
+impl Permits {
     pub(super) fn of(settings: &HandOver) -> Self {
-        let number = settings.standbys.max(1);
-        Self { semaphore: Arc::new(Semaphore::new(number as usize)), number }
+        let count = settings.standbys.max(1);
+        Self { semaphore: Arc::new(Semaphore::new(count as usize)), count }
     }
 }

@@ -8,11 +8,11 @@ use crate::journal::Journal;
 
 /// Nodes that were told of, and of which the table has not said yet whether they are still there.
 #[derive(Debug, Default)]
-pub(crate) struct Former {
+pub(crate) struct Unconfirmed {
     names: HashSet<ByName>,
 }
 
-impl Former {
+impl Unconfirmed {
     pub(super) fn of(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
         Self { names: entries.into_iter().map(ByName).collect() }
     }
@@ -20,8 +20,8 @@ impl Former {
     /// A node is in the table: records what is new of it.
     pub(super) fn registered(&mut self, entry: &Entry, journal: &Journal) {
         match self.names.take(entry.name()) {
-            Some(ByName(former)) if former.is_same(entry) => return,
-            Some(ByName(former)) => journal.record(|| former.unregistered()),
+            Some(ByName(known)) if known.is_same(entry) => return,
+            Some(ByName(known)) => journal.record(|| known.unregistered()),
             None => {}
         }
         journal.record(|| entry.registered());
