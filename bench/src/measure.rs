@@ -18,7 +18,7 @@ use crate::wire::{self, Node};
 /// For a reply to a registration before a measurement, where nothing else is going on.
 const REGISTRATION: Duration = Duration::from_secs(5);
 /// After the last exchange a server may still have to notice that a connection was closed.
-const AFTERMATH: Duration = Duration::from_millis(20);
+const SETTLE_TIME: Duration = Duration::from_millis(20);
 /// Names that come and go in turn, far more than are registered at a time: none is back before the server has seen it go.
 const COMING_AND_GOING: usize = 256;
 
@@ -86,7 +86,7 @@ pub(crate) fn measure(
 
 /// What the server has used once it is at rest.
 fn at_rest(server: &Server) -> Result<Usage> {
-    thread::sleep(AFTERMATH);
+    thread::sleep(SETTLE_TIME);
     server.threads.usage()
 }
 

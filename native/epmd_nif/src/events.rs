@@ -49,13 +49,13 @@ struct State {
     entries: VecDeque<Entry>,
     /// Entries that found the queue full.
     lost_entries: u64,
-    kinds: HashMap<Identifier, Kind>,
+    windows: HashMap<Identifier, Window>,
     changes: VecDeque<(u64, Change)>,
     lost_changes: u64,
 }
 
 /// The entries of one callsite in the current window.
-struct Kind {
+struct Window {
     began: Instant,
     count: u64,
     left_out: u64,
@@ -71,7 +71,7 @@ pub(crate) struct Entry {
 }
 
 /// What waited.
-pub(crate) struct Taken {
+pub(crate) struct Batch {
     entries: VecDeque<Entry>,
     changes: VecDeque<(u64, Change)>,
     lost_changes: u64,
@@ -88,15 +88,15 @@ impl Events {
     }
 
     /// Takes all that waits.
-    pub(crate) fn take(&self) -> Taken {
+    pub(crate) fn take(&self) -> Batch {
         let mut state = self.0.state.lock();
         state.woken = false;
         let now = Instant::now();
         let mut entries = std::mem::take(&mut state.entries);
-        state.kinds.retain(|_, kind| {
-            let is_over = now.duration_since(kind.began) >= WINDOW;
-            if is_over && kind.left_out > 0 {
-                entries.push_back(left_out(kind.level, &kind.text, kind.left_out));
+        state.windows.retain(|_, window| {
+            let is_over = now.duration_since(window.began) >= WINDOW;
+            if is_over && window.left_out > 0 {
+                entries.push_back(left_out(window.level, &window.text, window.left_out));
             }
             !is_over
         });
@@ -104,11 +104,11 @@ impl Events {
         if lost > 0 {
             entries.push_back(left_out(Level::WARN, "log entries", lost));
         }
-        Taken {
+        Batch {
             entries,
             changes: std::mem::take(&mut state.changes),
             lost_changes: std::mem::take(&mut state.lost_changes),
-            again: state.kinds.values().any(|kind| kind.left_out > 0),
+            again: state.windows.values().any(|window| window.left_out > 0),
         }
     }
 
@@ -160,31 +160,31 @@ impl State {
 
     fn log(&mut self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let mut sentence = Sentence::default();
-        event.record(&mut sentence);
+        let mut rendered = EventText::default();
+        event.record(&mut rendered);
         let (level, now) = (*metadata.level(), Instant::now());
-        let kind = self.kinds.entry(metadata.callsite()).or_insert_with(|| Kind {
+        let window = self.windows.entry(metadata.callsite()).or_insert_with(|| Window {
             began: now,
             count: 0,
             left_out: 0,
             level,
-            text: sentence.text.clone(),
+            text: rendered.text.clone(),
         });
-        if now.duration_since(kind.began) >= WINDOW {
-            if kind.left_out > 0 {
-                sentence.fields.push(("left_out", kind.left_out.to_string()));
+        if now.duration_since(window.began) >= WINDOW {
+            if window.left_out > 0 {
+                rendered.fields.push(("left_out", window.left_out.to_string()));
             }
-            (kind.began, kind.count, kind.left_out) = (now, 0, 0);
+            (window.began, window.count, window.left_out) = (now, 0, 0);
         }
-        kind.count += 1;
-        if kind.count > PER_WINDOW {
-            kind.left_out += 1;
+        window.count += 1;
+        if window.count > PER_WINDOW {
+            window.left_out += 1;
             // The first of them has the process come back after the window; the others need not wake it.
-            if kind.left_out > 1 {
+            if window.left_out > 1 {
                 return;
             }
         } else if self.entries.len() < ENTRIES {
-            self.entries.push_back(Entry { level, text: sentence.text, fields: sentence.fields });
+            self.entries.push_back(Entry { level, text: rendered.text, fields: rendered.fields });
         } else {
             self.lost_entries += 1;
         }
@@ -211,7 +211,7 @@ impl Encoder for Entry {
     }
 }
 
-impl Encoder for Taken {
+impl Encoder for Batch {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         let change = |(number, change): &(u64, Change)| (*number, encode(env, change)).encode(env);
         let entries: Vec<Term<'a>> = self.entries.iter().map(|entry| entry.encode(env)).collect();
@@ -265,12 +265,12 @@ impl Subscriber for Events {
 
 /// The message and the fields of an event.
 #[derive(Default)]
-struct Sentence {
+struct EventText {
     text: String,
     fields: Vec<(&'static str, String)>,
 }
 
-impl Visit for Sentence {
+impl Visit for EventText {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => self.text.push_str(value),

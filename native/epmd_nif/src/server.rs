@@ -13,7 +13,7 @@ use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term
 use crate::atoms;
 use crate::config::Config;
 use crate::error::Error;
-use crate::events::{Events, Taken};
+use crate::events::{Batch, Events};
 use crate::terms::{RoleAtom, TableAtom};
 
 /// How long a registration or a change of addresses may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
@@ -224,7 +224,7 @@ fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Atom, Error> {
 /// Takes the log entries and changes that wait: `{entries, changes, lost_changes, again}`. With `again` there will be
 /// more after a second, of which nobody is woken.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn take(server: ResourceArc<Server>) -> Taken {
+fn take(server: ResourceArc<Server>) -> Batch {
     server.events.take()
 }
 
