@@ -53,7 +53,7 @@ impl Fault {
 
     /// Has it happen on a host that is whole. Whether a standby was whole that had no part in it, so that nothing is
     /// lost.
-    pub fn strike(self, host: &mut Host, nodes: &Nodes, random: &mut Random) -> Result<bool, String> {
+    pub fn inject(self, host: &mut Host, nodes: &Nodes, random: &mut Random) -> Result<bool, String> {
         // The same number of draws for every fault, so that what comes later does not depend on who serves.
         let (which, moment) = (random.below(2), random.below(1_000));
         let pause = Duration::from_millis(random.below(3_000) as u64 + if random.below(8) == 0 { 12_000 } else { 0 });

@@ -67,20 +67,20 @@ impl Host {
     }
 
     pub fn owner(&self) -> Option<usize> {
-        self.that_say("serving").first().copied()
+        self.in_state("serving").first().copied()
     }
 
     /// Those who have a copy of everything, and were not told to end.
     pub fn standbys(&self) -> Vec<usize> {
-        self.that_say("standing by")
+        self.in_state("standing by")
     }
 
     /// Those who have joined and do not stand by.
     pub fn joined(&self) -> Vec<usize> {
-        self.that_say("joined")
+        self.in_state("joined")
     }
 
-    fn that_say(&self, state: &str) -> Vec<usize> {
+    fn in_state(&self, state: &str) -> Vec<usize> {
         let says = |member: &Member| !member.ends && member.process.is(state);
         (0..self.members.len()).filter(|at| says(&self.members[*at])).collect()
     }
@@ -143,7 +143,7 @@ impl Host {
 
     /// One owner at a time, by what the members say.
     fn one_owner(&self) -> Result<(), String> {
-        match self.that_say("serving").len() {
+        match self.in_state("serving").len() {
             0 | 1 => Ok(()),
             owners => Err(format!("{owners} serve: {}", self.describe())),
         }
@@ -158,7 +158,7 @@ impl Host {
     }
 
     pub fn someone_serves(&self) -> Result<(), String> {
-        self.until("one serves", || (self.that_say("serving").len() == 1).then_some(()).ok_or_else(|| self.describe()))
+        self.until("one serves", || (self.in_state("serving").len() == 1).then_some(()).ok_or_else(|| self.describe()))
     }
 
     /// Waits until the host is whole: one serves, two stand by, and everybody is found.
@@ -171,7 +171,7 @@ impl Host {
     }
 
     fn is_whole(&self) -> Result<(), String> {
-        let (owners, standbys, joined) = (self.that_say("serving"), self.standbys(), self.joined());
+        let (owners, standbys, joined) = (self.in_state("serving"), self.standbys(), self.joined());
         if owners.len() != 1 || standbys.len() != STANDBYS || joined.len() != MEMBERS - 1 - STANDBYS {
             return Err(self.describe());
         }

@@ -70,7 +70,7 @@ fn run(seed: u64, time: Duration, history: &History) -> Result<usize, String> {
         let fault = Fault::random(&mut random);
         nodes.pace(random.below(6), random.below(6));
         history.add(format!("fault {rounds}: {fault:?}"));
-        let held = fault.strike(&mut host, &nodes, &mut random)?;
+        let held = fault.inject(&mut host, &nodes, &mut random)?;
         host.resume();
         if held {
             host.someone_serves()?;

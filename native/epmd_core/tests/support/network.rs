@@ -129,12 +129,12 @@ fn ip(arguments: &[&str]) {
 
 /// A pair of source and destination.
 #[derive(Clone, Copy, Debug)]
-pub struct Way {
+pub struct Route {
     pub from: IpAddr,
     pub to: IpAddr,
 }
 
-impl Way {
+impl Route {
     pub fn new(from: impl Into<IpAddr>, to: impl Into<IpAddr>) -> Self {
         Self { from: from.into(), to: to.into() }
     }
