@@ -6,9 +6,21 @@ use crate::host::Host;
 use crate::nodes::Nodes;
 use crate::support::random::Random;
 
-/// One or more things that go wrong at once.
-#[derive(Clone, Copy, Debug)]
-pub enum Fault {
+macro_rules! faults {
+    ($($name:ident),+ $(,)?) => {
+        /// One or more things that go wrong at once.
+        #[derive(Clone, Copy, Debug)]
+        pub enum Fault {
+            $($name),+
+        }
+
+        use Fault::*;
+
+        const FAULTS: &[Fault] = &[$($name),+];
+    };
+}
+
+faults! {
     KillOwner,
     StopOwner,
     KillOwnerAndStandby,
@@ -26,29 +38,9 @@ pub enum Fault {
     ExhaustStandbysStopOwner,
 }
 
-use Fault::*;
-
-const FAULTS: [Fault; 15] = [
-    KillOwner,
-    StopOwner,
-    KillOwnerAndStandby,
-    StopOwnerKillStandby,
-    StopOwnerAndStandby,
-    KillOwnerAndStandbys,
-    KillStandby,
-    StopStandby,
-    KillJoined,
-    PauseOwner,
-    PauseStandby,
-    KillOwnerWhileStandbyPaused,
-    StopOwnerWhileStandbyPaused,
-    ExhaustStandbysKillOwner,
-    ExhaustStandbysStopOwner,
-];
-
 impl Fault {
     pub fn random(random: &mut Random) -> Self {
-        random.one_of(&FAULTS)
+        random.one_of(FAULTS)
     }
 
     /// Has it happen on a host that is whole. Whether a standby was whole that had no part in it, so that nothing is
