@@ -26,6 +26,8 @@ mod replication;
 mod settings;
 mod standby;
 mod store;
+#[allow(missing_docs, unreachable_pub, reason = "public for the fuzz targets; documented at `Message`")]
+pub mod tags;
 
 pub(crate) use hello::Hello;
 pub(crate) use kept::{Kept, Stored, LISTENER};

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use super::tags;
+
 use super::message::{self, Message};
 use super::{stand_by, Candidate, HandOver, Rendezvous};
 use crate::limits::Limits;

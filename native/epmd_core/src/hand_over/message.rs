@@ -5,6 +5,7 @@
 
 use super::body::{Body, Malformed};
 use super::hello::Hello;
+use super::tags;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
 use crate::registry::follower::{Counters, Departure};
@@ -69,23 +70,6 @@ pub(crate) struct Entered {
     pub(crate) node: Node,
 }
 
-const HELLO: u8 = 1;
-const ALIVE: u8 = 2;
-const LISTENER: u8 = 3;
-const COUNTERS: u8 = 4;
-const DEPARTED: u8 = 5;
-const ENTERED: u8 = 6;
-const LEFT: u8 = 7;
-const WHOLE: u8 = 8;
-const TAKE_OVER: u8 = 9;
-const TAKEN: u8 = 10;
-const EPOCH: u8 = 11;
-const RESUMED: u8 = 12;
-const KEPT: u8 = 13;
-const RECONNECT: u8 = 14;
-const SETTLED: u8 = 15;
-const REFUSED: u8 = 16;
-
 impl Message {
     /// Whether a descriptor comes with it.
     pub(crate) fn has_descriptor(&self) -> bool {
@@ -99,16 +83,16 @@ impl Message {
     /// Encodes it, length included.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Hello(hello) => framed(HELLO, |out| hello.encode(out)),
-            Self::Alive => framed(ALIVE, |_| {}),
+            Self::Hello(hello) => framed(tags::HELLO, |out| hello.encode(out)),
+            Self::Alive => framed(tags::ALIVE, |_| {}),
             // As in the first version, unless there is more to say.
-            Self::Listener { lent } => framed(LISTENER, |out| out.extend(lent.then_some(1))),
-            Self::Counters(Counters { registrations, leaves, floor }) => framed(COUNTERS, |out| {
+            Self::Listener { lent } => framed(tags::LISTENER, |out| out.extend(lent.then_some(1))),
+            Self::Counters(Counters { registrations, leaves, floor }) => framed(tags::COUNTERS, |out| {
                 out.extend(registrations.to_be_bytes());
                 out.extend(leaves.to_be_bytes());
                 out.extend(floor.to_be_bytes());
             }),
-            Self::Departed(departure) => framed(DEPARTED, |out| {
+            Self::Departed(departure) => framed(tags::DEPARTED, |out| {
                 out.extend(departure.number.to_be_bytes());
                 out.extend(departure.creation.to_be_bytes());
                 out.extend(departure.port.to_be_bytes());
@@ -119,22 +103,22 @@ impl Message {
                 // The request that registered the node describes it, and is decoded with every check.
                 entered(*id, *creation, *connected, &protocol::alive2_request(node)[2..])
             }
-            Self::Left(id) => framed(LEFT, |out| out.extend(id.to_be_bytes())),
-            Self::Whole => framed(WHOLE, |_| {}),
-            Self::TakeOver => framed(TAKE_OVER, |_| {}),
-            Self::Taken => framed(TAKEN, |_| {}),
-            Self::Epoch { epoch, refusals } => framed(EPOCH, |out| {
+            Self::Left(id) => framed(tags::LEFT, |out| out.extend(id.to_be_bytes())),
+            Self::Whole => framed(tags::WHOLE, |_| {}),
+            Self::TakeOver => framed(tags::TAKE_OVER, |_| {}),
+            Self::Taken => framed(tags::TAKEN, |_| {}),
+            Self::Epoch { epoch, refusals } => framed(tags::EPOCH, |out| {
                 out.extend(epoch.to_be_bytes());
                 out.extend(refusals.to_be_bytes());
             }),
-            Self::Resumed(registrations) => framed(RESUMED, |out| out.extend(registrations.to_be_bytes())),
-            Self::Kept { id, connected } => framed(KEPT, |out| {
+            Self::Resumed(registrations) => framed(tags::RESUMED, |out| out.extend(registrations.to_be_bytes())),
+            Self::Kept { id, connected } => framed(tags::KEPT, |out| {
                 out.extend(id.to_be_bytes());
                 out.push(u8::from(*connected));
             }),
-            Self::Reconnect => framed(RECONNECT, |_| {}),
-            Self::Settled => framed(SETTLED, |_| {}),
-            Self::Refused(Refusal { number, name, reason }) => framed(REFUSED, |out| {
+            Self::Reconnect => framed(tags::RECONNECT, |_| {}),
+            Self::Settled => framed(tags::SETTLED, |_| {}),
+            Self::Refused(Refusal { number, name, reason }) => framed(tags::REFUSED, |out| {
                 out.extend(number.to_be_bytes());
                 out.extend((name.len() as u16).to_be_bytes());
                 out.extend(name.as_bytes());
@@ -148,22 +132,22 @@ impl Message {
         let (tag, body) = bytes.split_first().ok_or(Malformed)?;
         let mut body = Body::new(body);
         let message = match *tag {
-            HELLO => Self::Hello(Hello::decode(&mut body)?),
-            ALIVE => Self::Alive,
-            LISTENER => Self::Listener { lent: !body.is_empty() && body.flag()? },
-            COUNTERS => Self::Counters(Counters {
+            tags::HELLO => Self::Hello(Hello::decode(&mut body)?),
+            tags::ALIVE => Self::Alive,
+            tags::LISTENER => Self::Listener { lent: !body.is_empty() && body.flag()? },
+            tags::COUNTERS => Self::Counters(Counters {
                 registrations: u64::from_be_bytes(body.take()?),
                 leaves: u64::from_be_bytes(body.take()?),
                 floor: u32::from_be_bytes(body.take()?),
             }),
-            DEPARTED => Self::Departed(Departure {
+            tags::DEPARTED => Self::Departed(Departure {
                 number: u64::from_be_bytes(body.take()?),
                 creation: u32::from_be_bytes(body.take()?),
                 port: u16::from_be_bytes(body.take()?),
                 descriptor: i32::from_be_bytes(body.take()?),
                 name: NodeName::new(body.rest()).map_err(|_| Malformed)?.as_str().as_bytes().into(),
             }),
-            ENTERED => Self::Entered(Entered {
+            tags::ENTERED => Self::Entered(Entered {
                 id: u64::from_be_bytes(body.take()?),
                 creation: u32::from_be_bytes(body.take()?),
                 connected: body.flag()?,
@@ -172,18 +156,18 @@ impl Message {
                     _ => return Err(Malformed),
                 },
             }),
-            LEFT => Self::Left(u64::from_be_bytes(body.take()?)),
-            WHOLE => Self::Whole,
-            TAKE_OVER => Self::TakeOver,
-            TAKEN => Self::Taken,
-            EPOCH => {
+            tags::LEFT => Self::Left(u64::from_be_bytes(body.take()?)),
+            tags::WHOLE => Self::Whole,
+            tags::TAKE_OVER => Self::TakeOver,
+            tags::TAKEN => Self::Taken,
+            tags::EPOCH => {
                 Self::Epoch { epoch: u64::from_be_bytes(body.take()?), refusals: u64::from_be_bytes(body.take()?) }
             }
-            RESUMED => Self::Resumed(u64::from_be_bytes(body.take()?)),
-            KEPT => Self::Kept { id: u64::from_be_bytes(body.take()?), connected: body.flag()? },
-            RECONNECT => Self::Reconnect,
-            SETTLED => Self::Settled,
-            REFUSED => {
+            tags::RESUMED => Self::Resumed(u64::from_be_bytes(body.take()?)),
+            tags::KEPT => Self::Kept { id: u64::from_be_bytes(body.take()?), connected: body.flag()? },
+            tags::RECONNECT => Self::Reconnect,
+            tags::SETTLED => Self::Settled,
+            tags::REFUSED => {
                 let number = u64::from_be_bytes(body.take()?);
                 let length = usize::from(u16::from_be_bytes(body.take()?));
                 let name = text(body.bytes(length)?)?;
@@ -209,7 +193,7 @@ pub(crate) fn entry(entry: &Entry, connected: bool) -> Vec<u8> {
 }
 
 fn entered(id: u64, creation: u32, connected: bool, alive2: &[u8]) -> Vec<u8> {
-    framed(ENTERED, |out| {
+    framed(tags::ENTERED, |out| {
         out.extend(id.to_be_bytes());
         out.extend(creation.to_be_bytes());
         out.push(u8::from(connected));
