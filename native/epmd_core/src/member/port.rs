@@ -90,10 +90,7 @@ impl Member {
     /// Opens these addresses, or finds who has them.
     fn open(&mut self, wanted: &Wanted) -> Result<Event, OpenError> {
         match Listeners::open_all(wanted, self.settings.port) {
-            Ok(listeners) => {
-                self.startup = Some(Startup::Bound(listeners, None));
-                Ok(Event::Bound)
-            }
+            Ok(listeners) => Ok(self.begin(listeners, None)),
             Err(error) if error.is_taken() => {
                 self.owner = Some(error.holder());
                 Ok(Event::Taken)
