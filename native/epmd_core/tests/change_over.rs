@@ -5,10 +5,10 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::client::{eventually, listing};
+use support::client::{eventually, free_address, listing};
 use support::process::Process;
 
 const MEMBERS: usize = 10;
@@ -54,8 +54,4 @@ fn owner(members: &[(String, Process)]) -> Option<usize> {
 fn all_found(server: SocketAddr, members: &[(String, Process)]) -> bool {
     let found = |listing: String| members.iter().all(|(name, _)| listing.contains(&format!("name {name} at")));
     listing(server).is_ok_and(found)
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }

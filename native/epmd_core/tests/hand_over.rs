@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
@@ -184,7 +184,7 @@ fn settings(port: u16) -> Settings {
     support::member::settings(&[LOOPBACK.into()], port)
 }
 
-/// What `Place` calls it.
+/// The name of the rendezvous (`rendezvous.rs`).
 fn name(port: u16) -> String {
     format!("embedded_epmd/127.0.0.1:{port}")
 }
@@ -226,7 +226,7 @@ fn only_head(server: SocketAddr) -> bool {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind((IpAddr::from(LOOPBACK), 0)).unwrap().local_addr().unwrap().port()
+    client::free_address().port()
 }
 
 /// A port to try with a second user, if there is one: a plain user in a user namespace of his own has none.

@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use epmd_core::{Answer, Change, HandOver, Journal, Settings, Table};
@@ -205,6 +205,6 @@ fn name(port: u16) -> String {
 }
 
 fn free() -> (u16, SocketAddr) {
-    let server = TcpListener::bind((IpAddr::from(LOOPBACK), 0)).unwrap().local_addr().unwrap();
+    let server = client::free_address();
     (server.port(), server)
 }

@@ -5,11 +5,11 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use rustix::process::Signal;
 
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, exchange, free_address, register};
 use support::member::{settings, Running};
 use support::process::Process;
 use support::request::{names, port_please2};
@@ -118,8 +118,4 @@ fn is_found(server: SocketAddr, name: &str) -> bool {
 
 fn listed(server: SocketAddr) -> usize {
     exchange(server, &names()).map_or(0, |reply| reply[4..].iter().filter(|byte| **byte == b'\n').count())
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }

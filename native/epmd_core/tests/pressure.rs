@@ -5,9 +5,9 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, exchange, free_address, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 
@@ -137,8 +137,4 @@ fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
 
 fn port(n: usize) -> u16 {
     n as u16 + 1
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }

@@ -7,11 +7,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, exchange, free_address, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
@@ -167,8 +167,4 @@ fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
         assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found(), "{name}");
     }
     assert!(!nodes.iter().any(client::is_closed), "a connection ended");
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use epmd_core::{HandOver, RegisterError, Role};
-use support::client::{eventually, PATIENCE};
+use support::client::{eventually, free_address, PATIENCE};
 use support::member::{settings, timed, Running};
 use support::network::{Network, PEER};
 use support::rounds::rounds;
@@ -98,7 +98,7 @@ fn an_owner_that_needs_a_second_or_has_just_gone_is_no_stranger() {
 
 #[test]
 fn an_owner_that_waits_for_the_nodes_of_the_last_one_is_no_stranger() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let start = || {
         let settings = settings(&["127.0.0.1".parse().unwrap()], port);
         Running::try_start(epmd_core::Settings { hand_over: HandOver::off(), ..settings })

@@ -1,7 +1,7 @@
 //! The members of a host, each a process of its own.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::history::History;
 use crate::nodes::Nodes;
-use crate::support::client::{eventually, listing};
+use crate::support::client::{eventually, free_address, listing};
 use crate::support::process::Process;
 use crate::support::random::Random;
 
@@ -35,9 +35,7 @@ pub struct Member {
 
 impl Host {
     pub fn new(history: &History) -> Self {
-        let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).expect("a free port");
-        let server = listener.local_addr().expect("its address");
-        Self { server, members: Vec::new(), history: history.clone() }
+        Self { server: free_address(), members: Vec::new(), history: history.clone() }
     }
 
     /// Starts members until all are there.

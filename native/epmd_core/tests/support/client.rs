@@ -1,7 +1,7 @@
 //! Clients: plain sockets that time out rather than hang a test.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,12 @@ pub enum End {
     KeptOpen,
     /// The script closed it before the server did.
     ClosedByClient,
+}
+
+/// An address on 127.0.0.1 whose port nobody uses.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
 }
 
 pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
