@@ -1,4 +1,4 @@
-//! The side of a member that only wants to know what is in the owner's table.
+//! The side of a member that mirrors the owner's table without standing by.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -19,24 +19,24 @@ use crate::registry::follower::Position;
 use crate::registry::mirror::{Image, Mirror};
 use crate::registry::replica::Impossible;
 
-/// How long a copy answers whose owner has gone, while no other can be followed.
+/// How long a copy goes on answering after its owner has gone, while no other owner can be followed.
 const COPY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pauses between attempts to follow: while another owner comes, and while it cannot work out.
+/// The longest pause before the next attempt, and the pause after an owner that cannot be followed.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 const INCOMPATIBLE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Why an owner is not followed any more.
+/// Why the member stopped following an owner.
 #[derive(Debug)]
 enum Ended {
-    /// It has gone, or has something else to offer.
+    /// The owner has gone, or wants the member to connect again.
     Gone,
-    /// What it tells does not fit the copy.
+    /// A message did not fit the copy.
     Diverged,
-    /// It cannot work out with this owner.
+    /// This owner cannot be followed.
     Incompatible,
 }
 
-/// How far the copy has come.
+/// How far the session with an owner has come.
 #[derive(Debug)]
 enum Stage {
     Introduced,
@@ -44,7 +44,7 @@ enum Stage {
     Following,
 }
 
-/// Has the mirror follow the owner at this rendezvous, and each that comes after it.
+/// Keeps the mirror up to date with the owner at this rendezvous, and with each owner after it.
 pub(crate) async fn follow(
     rendezvous: Rendezvous,
     mut settings: watch::Receiver<HandOver>,
@@ -74,7 +74,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// Follows one owner. A copy that is there from the last one is gone on with where that can be.
+/// Follows one owner until that ends. Resumes from an earlier copy where both tables allow it.
 async fn follow_owner(
     rendezvous: &Rendezvous,
     trusted: &Trusted,
@@ -84,7 +84,7 @@ async fn follow_owner(
 ) -> Ended {
     let (mut owner, mut receiver) = match rendezvous.connect(trusted).await {
         Ok((owner, receiver, Name::Shared)) => (owner, receiver),
-        // An owner of the first version tells nothing to who does not stand by; one that ends lets go of this name last.
+        // An owner of version 1 serves standbys only. An owner that is just ending lets go of this name last.
         Ok((_, _, Name::OwnUser)) => return Ended::Gone,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ended::Incompatible,
         Err(_) => return Ended::Gone,
@@ -109,7 +109,7 @@ async fn follow_owner(
                 Ok((_, Some(_))) | Err(Failure::Malformed | Failure::OutOfDescriptors) => return Ended::Incompatible,
             },
             _ = alive.tick() => {
-                // The owner reads when it can; its end is found by reading.
+                // A failure does not matter: the end of the owner is found by reading.
                 let _ = owner.send(&Message::Alive.encode(), None);
                 continue;
             }
@@ -121,7 +121,7 @@ async fn follow_owner(
     }
 }
 
-/// What the owner at these addresses said.
+/// Applies a message of the owner that listens at these addresses.
 fn apply(message: Message, addresses: &[IpAddr], mirror: &Mirror, stage: &mut Stage) -> Result<(), Impossible> {
     let entry = |Entered { id, creation, node, .. }: Entered| Image::entry(id, creation, &node);
     match (message, &mut *stage) {

@@ -1,4 +1,4 @@
-//! The owner's side: it takes standbys, and passes them what they need to go on for it.
+//! The owner's side: accepts followers, and passes to standbys what they need to take over.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,54 +24,54 @@ use crate::registry::follower::Follower;
 use crate::registry::{Descriptor, Registry};
 use crate::reserve::Reserve;
 
-/// How long a standby may take to say that it serves. It takes less than a millisecond.
+/// How long a standby may take to confirm that it serves. It normally takes less than a millisecond.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long after a change of owners another who stood by for the last one is waited for. It takes a few milliseconds.
+/// How long after a change of owner to wait for the last owner's other standbys. They normally take a few milliseconds.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(1);
-/// Members that may follow or wait for their permit to stand by.
+/// Members that may follow, or wait for a permit to stand by, at one time.
 const MAX_FOLLOWERS: usize = 256;
-/// The pauses between attempts to get the name, which somebody else may have.
+/// The longest pause between attempts to claim the name.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// The pause after a member that could not be accepted.
+/// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the name may be somebody else's before that is told: an owner that ends may still have it.
+/// How long another process may hold the name before that is logged: an owner that is ending may still have it.
 const CLAIM_WARNING: Duration = Duration::from_secs(1);
 
-/// Who stands by.
+/// A member that stands by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standby {
     /// Its node's name, if it has one.
     pub node: Option<NodeName>,
-    /// Its process, where the system says which it is.
+    /// Its process id, where the system reports it.
     pub pid: Option<i32>,
 }
 
-/// What an owner offers to those that would stand by for it, for as long as this is kept.
+/// The owner's offer to other members to follow it. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Offer {
     context: Arc<Context>,
-    /// Has the claim.
+    /// The task that accepts members. It holds the claim.
     accepting: JoinSet<()>,
 }
 
-/// What an offer is made with.
+/// How to make an offer.
 #[derive(Clone, Debug)]
 pub(crate) struct OfferConfig {
     pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
-    /// Whether the listeners are the service manager's as well.
+    /// Whether the service manager holds the listeners as well.
     pub(crate) lent: bool,
     pub(crate) node: Option<NodeName>,
     pub(crate) registry: Registry,
     pub(crate) replication: Replication,
-    /// How many may stand by.
+    /// How many may stand by, and who.
     pub(crate) settings: watch::Receiver<HandOver>,
-    /// Where it is told who does.
+    /// Where the current standbys are published.
     pub(crate) standbys: Arc<watch::Sender<Vec<Standby>>>,
 }
 
 impl OfferConfig {
-    /// Who the owner is.
+    /// The hello of this owner.
     pub(crate) fn hello(&self) -> Hello {
         let (addresses, node) = (self.addresses.clone(), self.node.clone());
         Hello { version: VERSION, addresses, node, stands_by: true, resume: None }
@@ -86,12 +86,12 @@ struct Context {
     members: Mutex<JoinSet<()>>,
     hung: Notify,
     taken: Notify,
-    /// Until when those that stood by for the last owner may take to do so for this one.
+    /// Until when standbys of the last owner are waited for.
     resume_until: Instant,
 }
 
 impl Offer {
-    /// Claims the rendezvous, unless the last owner left its claim, and passes these listeners to whoever stands by.
+    /// Claims the rendezvous, unless it comes with a claim, and passes these listeners to every standby.
     pub(crate) fn new(config: OfferConfig, claim: Option<Claim>, listeners: Vec<Arc<dyn Descriptor>>) -> Self {
         let permits = Permits::of(&config.settings.borrow());
         let context = Arc::new(Context {
@@ -108,28 +108,28 @@ impl Offer {
         Self { context, accepting }
     }
 
-    /// Has these listeners passed from now on, in the place of those that everybody who stands by has.
+    /// Replaces the listeners. Standbys are told to connect again, and get the new ones.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         self.context.listeners.send_replace(listeners);
     }
 
-    /// Has these listeners passed as well, also to who stands by already.
+    /// Adds listeners. Current standbys get them too.
     pub(crate) fn extend(&self, new: Vec<Arc<dyn Descriptor>>) {
         self.context.config.replication.extend(&new);
-        // Nothing to begin anew for.
+        // Without a notification: no standby has to connect again.
         self.context.listeners.send_if_modified(|listeners| {
             listeners.extend(new);
             false
         });
     }
 
-    /// Where those who follow find this.
+    /// Where followers find this owner.
     pub(crate) fn rendezvous(&self) -> &Rendezvous {
         &self.context.config.rendezvous
     }
 
-    /// Offers other listeners, at another rendezvous if their first address is another. Who stands by begins anew: it
-    /// finds the last rendezvous claimed, until it has given up the copies that it has of the last listeners.
+    /// Offers other listeners, at another rendezvous if their first address has changed. Standbys connect again. The
+    /// old rendezvous stays claimed until they must have given up their copies of the old listeners.
     pub(crate) async fn relocate(
         &mut self,
         rendezvous: Rendezvous,
@@ -152,13 +152,13 @@ impl Offer {
         });
     }
 
-    /// Waits until a standby hangs. It still has copies of the listeners, and may hold the port with them.
+    /// Waits until a standby hangs. Its copies of the listeners may keep the port taken.
     pub(crate) async fn hung(&self) {
         self.context.hung.notified().await;
     }
 
-    /// Hands over to a standby, if there is one with a whole copy; nothing may be accepted any more. Whether another
-    /// process serves now: otherwise none can, since this one still has the name.
+    /// Hands over to a standby that has a whole copy. The caller must have stopped accepting. Returns whether another
+    /// process serves now. If not, none can later: this process holds the name.
     pub(crate) async fn hand_over(&mut self) -> bool {
         let context = Arc::clone(&self.context);
         let config = &context.config;
@@ -184,7 +184,7 @@ impl Offer {
             () = gone => false,
             () = sleep(CONFIRM_TIMEOUT) => false,
         };
-        // One that took over and could not say so any more has the name.
+        // A standby that took over and could not confirm it holds the name.
         match if confirmed { None } else { config.rendezvous.claim().ok() } {
             Some(claim) => {
                 self.accepting.spawn(async move {
@@ -203,7 +203,7 @@ impl Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        // They share what has them.
+        // The tasks share the context that holds them, so they would never be dropped.
         self.context.members.lock().abort_all();
         self.context.config.standbys.send_replace(Vec::new());
     }
@@ -233,8 +233,8 @@ async fn accept(context: Arc<Context>, claim: Option<Claim>) {
                     members.spawn(serve(Arc::clone(&context), stream, name));
                 }
             }
-            // A member that went at once, or no descriptor for it: one is kept for that, or else there would be no
-            // standby just when the VM is full.
+            // The member closed at once, or no descriptor was left. One is kept in reserve for that: a VM that is full
+            // needs its standby most.
             Err(_) => {
                 if !spare.give_up() {
                     sleep(ACCEPT_PAUSE).await;
@@ -244,7 +244,7 @@ async fn accept(context: Arc<Context>, claim: Option<Claim>) {
     }
 }
 
-/// Waits until the name is this process's.
+/// Claims the name; tries again until it succeeds.
 async fn claim_name(config: &OfferConfig) -> Claim {
     HandOver::enabled(&mut config.settings.clone()).await;
     let (mut backoff, began, mut told) = (Backoff::up_to(MAX_BACKOFF), Instant::now(), false);
@@ -261,7 +261,7 @@ async fn claim_name(config: &OfferConfig) -> Claim {
     }
 }
 
-/// One member that would follow: it says who it is, waits for its permit if it would stand by, and follows.
+/// Serves one member: exchanges hellos, waits for a permit if it wants to stand by, and replicates to it.
 async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     let config = &context.config;
     let mut settings = config.settings.clone();
@@ -285,16 +285,16 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
         return;
     }
     let said = match timeout(HELLO_TIMEOUT, receiver.receive()).await {
-        // The other side finds what does not fit, and tells it.
+        // If they do not fit, the other side finds that out too, and logs it.
         Ok(Ok((Message::Hello(said), None))) if said.fits(&hello).is_ok() || !said.stands_by => said,
         _ => return,
     };
     let version = said.common_version(&hello);
     if config.lent && version == FIRST_VERSION {
-        // It would shut what is not its own.
+        // It would shut the service manager's listeners.
         return;
     }
-    // A member of the first version knows no other standby beside it.
+    // A standby of version 1 must be the only one.
     let permit = permits.semaphore.acquire_many(if version == FIRST_VERSION { permits.count } else { 1 });
     tokio::pin!(permit);
     let _permit = loop {
@@ -340,12 +340,12 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     }
     if matches!(reason, Reason::Silent | Reason::Slow) {
         context.hung.notify_one();
-        // The next one gets the listeners that take the place of those which this one has.
+        // Keeps the permit until the listeners are replaced, so that the next standby gets the new ones.
         let _ = listeners.changed().await;
     }
 }
 
-/// Passes all that comes to one who follows, until one of both ends.
+/// Replicates to a follower until one side ends; returns why.
 async fn run_session(
     context: &Context,
     id: u64,
@@ -367,7 +367,8 @@ async fn run_session(
             config.standbys.send_modify(|standbys| standbys.push(standby.clone()));
         }
         tokio::select! {
-            // What was said while this process did not run counts.
+            // Reading comes first: after a stop of this process the standby's messages are there, and it was not
+            // silent.
             biased;
             said = receiver.receive() => match said {
                 Ok((Message::Alive, None)) => heard = Instant::now(),

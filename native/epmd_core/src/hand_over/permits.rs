@@ -1,4 +1,4 @@
-//! How many may stand by at one time.
+//! Limits how many members stand by at one time.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::settings::HandOver;
 
-/// Those that may stand by at one time.
+/// The permits to stand by, and how many there are in all.
 #[derive(Clone, Debug)]
 pub(super) struct Permits {
     pub(super) semaphore: Arc<Semaphore>,

@@ -1,4 +1,4 @@
-//! The standby's side: it keeps a copy of all that an owner has, and goes on with it when the owner ends.
+//! The standby's side: keeps a copy of everything that an owner has, and takes over when the owner ends.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -25,29 +25,29 @@ use crate::registry::replica::{Impossible, Replica};
 use crate::registry::NodeConnection;
 use crate::reserve::Reserve;
 
-/// How often a standby says that it is there.
+/// How often a follower says that it is alive.
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a member that has no node waits for one, by whose name it would be known as a standby.
+/// How long a member without a node waits for one, so that the owner can log the standby by name.
 const NODE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the name of an owner that ended may still be its own: the system closes one descriptor after the other.
+/// How long an owner that has ended may still hold the name: the system closes its descriptors one by one.
 pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a copy is kept whose owner has gone, while the next one has not told how to go on with it.
+/// How long a copy is kept after its owner has gone, while the next owner sends nothing.
 const COPY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pauses between attempts to stand by: while another owner comes, and while it cannot work out.
+/// The longest pause before the next attempt, and the pause after a failure that will not pass soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const INCOMPATIBLE_PAUSE: Duration = Duration::from_secs(60);
 
-/// A member that would stand by.
+/// A member that wants to stand by.
 pub(crate) struct Candidate<'a> {
     pub(crate) rendezvous: &'a Rendezvous,
-    /// Where it would listen.
+    /// Where it listens when it serves.
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) node: Option<NodeName>,
     /// Whether it may stand by, and for whom.
     pub(crate) settings: watch::Receiver<HandOver>,
-    /// What it may use of its process, at any moment.
+    /// Its current limits.
     pub(crate) limits: &'a (dyn Fn() -> Limits + Send + Sync),
-    /// Where it is told whether its copy is whole.
+    /// Where it publishes whether its copy is whole.
     pub(crate) whole: &'a watch::Sender<bool>,
 }
 
@@ -55,12 +55,12 @@ pub(crate) struct Candidate<'a> {
 #[derive(Debug)]
 pub(crate) struct Inherited {
     sockets: Vec<TcpListener>,
-    /// Whether they are the service manager's as well.
+    /// Whether the service manager holds them as well.
     lent: bool,
 }
 
 impl Inherited {
-    /// These, and those of the wanted addresses that the owner lacked.
+    /// These listeners, and new ones for the wanted addresses that the owner lacked.
     pub(crate) fn listeners(self, wanted: &Wanted, port: u16) -> Listeners {
         if self.lent {
             Listeners::lent(self.sockets, port)
@@ -70,22 +70,22 @@ impl Inherited {
     }
 }
 
-/// What an owner had beside its listeners, and all that it takes to go on with it.
+/// What a new owner inherits beside the listeners.
 #[derive(Debug)]
 pub(crate) struct Handoff {
-    /// The names, unless they could not be claimed.
+    /// `None` if the names could not be claimed.
     pub(crate) claim: Option<Claim>,
     pub(crate) replica: Replica,
     pub(crate) reserve: Reserve,
     pub(crate) last_owner: Option<LastOwner>,
 }
 
-/// Who had it, if it is still there.
+/// The channel to the last owner, which may have ended.
 #[derive(Debug)]
 pub(crate) struct LastOwner(Sender);
 
 impl LastOwner {
-    /// Tells it that its place is taken.
+    /// Tells the last owner that this member serves now.
     pub(crate) fn confirm(&mut self) {
         let _ = self.0.send(&Message::Taken.encode(), None);
     }
@@ -94,23 +94,23 @@ impl LastOwner {
 /// Why this member does not stand by.
 #[derive(Debug)]
 pub(super) enum StandbyError {
-    /// Nobody is there to stand by for, or only for a moment.
+    /// There is no owner, or it has just gone.
     Absent,
-    /// The owner goes on, and does without this standby.
+    /// The owner told it to connect again, or another standby took over.
     Dismissed,
     OutOfDescriptors,
-    /// It cannot work out with this owner, unless one of both changes: its addresses may.
+    /// The owner exposes other addresses. Either side may change its own.
     AddressMismatch(String),
-    /// The copies would take more than this member may have.
+    /// The owner has more nodes than this member may have descriptors.
     TooManyNodes {
         descriptors: usize,
     },
-    /// It cannot work out with this owner.
+    /// The owner is not trusted, or what it sends cannot be used.
     Incompatible(String),
 }
 
 impl StandbyError {
-    /// What an error of the system means, which came while the other end did nothing wrong.
+    /// Classifies an error of the system.
     fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE) => Self::OutOfDescriptors,
@@ -118,7 +118,7 @@ impl StandbyError {
         }
     }
 
-    /// Tells it, unless it passes or was the last thing told.
+    /// Logs what does not pass by itself. The same reason is not logged twice in a row.
     fn log(&self, logged: &mut String) {
         let reason = match self {
             Self::Absent | Self::Dismissed => return,
@@ -138,7 +138,7 @@ impl StandbyError {
     }
 }
 
-/// Stands by for the owner at this rendezvous, and for each that follows, until one ends.
+/// Stands by for the owner at this rendezvous, and for each later one, until it can take over.
 pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> (Handoff, Inherited) {
     if candidate.node.is_none() {
         sleep(NODE_TIMEOUT).await;
@@ -163,7 +163,7 @@ pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> (Handoff, Inherite
             },
             Ok(()) = settings.changed() => StandbyError::Dismissed,
         };
-        // A copy that was whole is one of the next owner's table as well, as far as both had the same.
+        // A copy that was whole can be resumed with the next owner, as far as both had the same table.
         if !(candidate.whole.send_replace(false) && matches!(error, StandbyError::Dismissed)) {
             copy = None;
         }
@@ -182,7 +182,7 @@ pub(crate) async fn stand_by(mut candidate: Candidate<'_>) -> (Handoff, Inherite
     }
 }
 
-/// Stands by for one owner. A copy that is there from the last one is gone on with where that can be.
+/// Stands by for one owner. Resumes from an earlier copy where both tables allow it.
 async fn follow_owner(
     candidate: &Candidate<'_>,
     trusted: &Trusted,
@@ -201,7 +201,7 @@ async fn follow_owner(
     await_hello(&mut receiver, hello).await?;
     *greeted = true;
 
-    // Whatever it takes to go on for the owner is there before the copy is: nothing can be lacking when it ends.
+    // What taking over needs is acquired before the copy begins, so that no descriptor is missing when the owner ends.
     let reserve = Reserve::new();
     if !reserve.is_whole() {
         return Err(StandbyError::OutOfDescriptors);
@@ -210,7 +210,7 @@ async fn follow_owner(
     let (mut listeners, mut lent) = (Vec::new(), false);
     let mut alive = tokio::time::interval(KEEPALIVE_INTERVAL);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Who has to wait for its turn must not keep the connections of an owner that has gone.
+    // While this member waits for a permit, it must not hold the connections of an owner that has gone.
     let expired = sleep(COPY_TIMEOUT);
     tokio::pin!(expired);
     let mut begun = false;
@@ -225,7 +225,7 @@ async fn follow_owner(
                 Err(Failure::OutOfDescriptors) => return Err(StandbyError::OutOfDescriptors),
             },
             _ = alive.tick() => {
-                // The owner reads when it can; its end is found by reading.
+                // A failure does not matter: the end of the owner is found by reading.
                 let _ = owner.send(&Message::Alive.encode(), None);
                 continue;
             }
@@ -262,7 +262,7 @@ async fn follow_owner(
     }
 
     let claim = claim(candidate, trusted, claimant, name).await?;
-    // An owner that takes its listeners back shuts them.
+    // An owner that replaces its listeners shuts the old ones.
     if !listeners.iter().all(os::is_listening) {
         return Err(StandbyError::Dismissed);
     }
@@ -271,7 +271,7 @@ async fn follow_owner(
     Ok((Handoff { claim, replica, reserve, last_owner }, Inherited { sockets: listeners, lent }))
 }
 
-/// Waits until the owner has said who it is, and whether that fits.
+/// Waits for the owner's hello, and checks that it fits.
 async fn await_hello(receiver: &mut Receiver, hello: &Hello) -> Result<(), StandbyError> {
     match timeout(HELLO_TIMEOUT, receiver.receive()).await {
         Ok(Ok((Message::Hello(said), None))) => said.fits(hello).map_err(StandbyError::AddressMismatch),
@@ -280,7 +280,7 @@ async fn await_hello(receiver: &mut Receiver, hello: &Hello) -> Result<(), Stand
     }
 }
 
-/// The names, which are free as soon as the owner has ended, unless another standby has them then: that serves.
+/// Claims the names. They are free once the owner has ended, unless another standby has claimed them and serves.
 async fn claim(
     candidate: &Candidate<'_>,
     trusted: &Trusted,
@@ -295,7 +295,7 @@ async fn claim(
             Err(_) if Instant::now() >= deadline => return Err(StandbyError::Dismissed),
             Err(_) => {}
         }
-        // An owner that is just ending answers nobody any more.
+        // An owner that is just ending sends no hello any more.
         if let Ok((_owner, mut receiver, _)) = candidate.rendezvous.connect(trusted).await {
             if let Ok(Ok((Message::Hello(_), None))) = timeout(CLAIM_TIMEOUT / 10, receiver.receive()).await {
                 return Err(StandbyError::Dismissed);
@@ -305,7 +305,7 @@ async fn claim(
     }
 }
 
-/// A listener, if it is one of those that this member would have opened itself.
+/// Checks that a descriptor is a listener that this member would open itself.
 fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener, StandbyError> {
     let is_listener = is_listener(&descriptor);
     let listener = TcpListener::from(descriptor);
@@ -317,7 +317,8 @@ fn listener(descriptor: OwnedFd, hello: &Hello, port: u16) -> Result<TcpListener
     }
 }
 
-/// A registered node's connection, watched from now on: its end is not missed, and nothing is left to do for it later.
+/// A registered node's connection, watched by the runtime at once: its end is not missed, and a takeover needs no more
+/// descriptors or memory for it.
 pub(super) fn connection(descriptor: OwnedFd) -> Result<NodeConnection, StandbyError> {
     if !is_tcp(&descriptor) {
         return Err(malformed());
