@@ -1,4 +1,5 @@
-//! Where members listen, and how they move to other addresses: each test in network namespaces of its own, as root.
+//! Where members listen, and how they change to other addresses. Each test runs as root in network namespaces of its
+//! own.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -18,7 +19,7 @@ use support::member::{settings, Running};
 use support::network::Network;
 use support::request::{names, port_please2, Alive2};
 
-/// In a namespace of a test's own every port is free.
+/// In a new network namespace every port is free.
 const PORT: u16 = 4369;
 
 #[test]
@@ -40,7 +41,7 @@ fn an_owner_moves_and_keeps_registrations_links_and_its_standby() {
             assert_eq!(listening(), bound(to), "{from} to {to}");
             assert_eq!(owner.handle.status().addresses.into_iter().collect::<BTreeSet<_>>(), bound(to));
             assert_eq!(ports(at(to)), [1, 2, 3], "{from} to {to}");
-            // Whoever has copies of the listeners that were shut does not serve with them.
+            // The standby's copies of the listeners that were shut are useless.
             eventually("it stands by no more", || !standby.handle.status().stands_by);
             move_to(&standby, to);
             standby.stands_by_for(&owner);
@@ -60,7 +61,7 @@ fn an_owner_moves_and_keeps_registrations_links_and_its_standby() {
 fn a_member_that_has_joined_moves_first_and_stands_by_when_its_owner_follows() {
     let network = Network::new();
     network.on_server_host(|| {
-        // With the first address changes where both meet, or it does not.
+        // In the first case the rendezvous changes with the first address, in the second it does not.
         for (from, to) in [("", "127.0.0.1"), ("127.0.0.1", "10.77.0.1")] {
             let owner = start(from);
             let member = start(from);
@@ -98,7 +99,7 @@ fn registrations_that_arrive_while_an_owner_moves_are_kept() {
                     let node = register(local(), format!("node{number}"), nodes.len() as u16 + 1);
                     let node = node.unwrap_or_else(|error| panic!("the registration {number} was lost: {error}"));
                     registered.fetch_add(1, Ordering::Relaxed);
-                    // All of them would take the descriptors of this process.
+                    // This process has not enough descriptors to keep all of them.
                     if nodes.len() < KEPT {
                         nodes.push(node);
                     } else {
@@ -130,7 +131,7 @@ fn who_was_connecting_when_the_owner_moved_is_answered() {
     network.on_server_host(|| {
         let owner = start("");
         let loopback = bound("127.0.0.1");
-        // The time to ask is short on a machine that has no time for this test.
+        // The request must arrive within 100 ms, which a busy machine may miss.
         let answered = (0..500).any(|_| {
             let stream = client::connect(local()).unwrap();
             let reply = thread::scope(|scope| {
@@ -188,7 +189,7 @@ fn addresses_that_cannot_be_listened_on_leave_everything_as_it_was() {
         }
         assert_eq!(listening(), bound("127.0.0.1"));
         assert!(member.handle.status().stands_by && !owner.handle.status().standbys.is_empty());
-        // Nor does the list that a member has already.
+        // The list that a member has already changes nothing either.
         move_to(&owner, "127.0.0.1");
         move_to(&member, "127.0.0.1");
         assert!(member.handle.status().stands_by && !owner.handle.status().standbys.is_empty());
@@ -212,12 +213,12 @@ fn a_member_that_moves_where_nobody_is_serves_there() {
         member.serves();
         assert_eq!(ports(SocketAddr::new("127.0.0.3".parse().unwrap(), PORT)), [2]);
         eventually("it has left its owner", || ports(local()).is_empty());
-        // Its loopback is the owner's until that ends.
+        // 127.0.0.1 is the owner's until that ends.
         owner.stop();
         eventually("it serves 127.0.0.1 as well", || client::listing(local()).is_ok());
         assert_eq!(ports(local()), [2]);
         eventually("it says so", || member.handle.status().addresses.len() == 2);
-        // Whoever stands by gets the listener that came later, too.
+        // A standby gets the listener that was added later, too.
         let standby = start("127.0.0.3");
         standby.stands_by_for(&member);
         member.kill();
@@ -255,7 +256,7 @@ fn loopbacks_of_a_family_that_the_host_lacks_are_left_out_and_said_once() {
         let said = member.log.lines("a family that this host does not have");
         assert!(matches!(&said[..], [line] if line.starts_with("WARN") && line.contains("address=::1")), "{said:?}");
         drop(member);
-        // Beside OTP's daemon 127.0.0.1 would be served.
+        // OTP's daemon would serve 127.0.0.1 as well.
         let member = start("::1");
         assert_eq!(listening(), ["127.0.0.1".parse().unwrap()].into());
         drop(member);
@@ -309,7 +310,7 @@ fn where_nodes_can_register_with_the_daemon_they_can_register_with_us() {
             assert!(with_us.is_superset(&with_daemon), "{list}: {with_daemon:?} with the daemon, {with_us:?} with us");
             drop(member);
         }
-        // It cannot be told to listen on "any" of one family.
+        // OTP's daemon cannot be told to listen on "any" of one family, so ours is tried alone.
         for list in ["::", "0.0.0.0"] {
             let member = start(list);
             assert!(works().contains("127.0.0.1"), "{list}");
@@ -331,7 +332,7 @@ fn two_with_a_loopback_each_do_not_disturb_each_other() {
         one.stop();
         eventually("the other one takes 127.0.0.1", || client::listing(local()).is_ok());
         assert_eq!((ports(at("127.0.0.3")), ports(local())), (vec![2], vec![2]));
-        // Those that agree in what they name stand by for each other, whatever loopback they lack or want more.
+        // Members with the same named addresses stand by for each other, whichever loopbacks they lack or want beside.
         let mut wants_more = settings(&parse_addresses("127.0.0.3").unwrap(), PORT);
         wants_more.inet6 = true;
         let standby = Running::start(wants_more);
@@ -382,7 +383,7 @@ fn ports(server: SocketAddr) -> Vec<u16> {
     ports
 }
 
-/// What a list stands for in these tests.
+/// The addresses that a list stands for in these tests.
 fn bound(list: &str) -> BTreeSet<IpAddr> {
     let addresses = match list {
         "" => "0.0.0.0,::",
@@ -437,7 +438,7 @@ impl Daemon {
         let spawn = || Command::new("epmd").args(["-port", &PORT.to_string(), "-address", list]).spawn().unwrap();
         let mut daemon = Self(spawn());
         eventually("the daemon answers", || {
-            // It ends when whoever had the port before it is not quite gone.
+            // It ends at once if the last server has not quite gone.
             if daemon.0.try_wait().unwrap().is_some() {
                 daemon = Self(spawn());
             }

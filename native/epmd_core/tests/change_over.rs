@@ -37,7 +37,7 @@ fn the_next_owner_is_found_as_fast_after_many_kills_in_a_row_as_after_the_first(
         sorted[sorted.len() / 2]
     };
     let (first, last) = (median(&took[..4]), median(&took[KILLS - 4..]));
-    // What else the machine does may make it slower.
+    // Other load on the machine may make it slower.
     assert!(last < first * 5 + Duration::from_millis(400), "first {first:?}, and at last {last:?}: {took:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Who may ask what, between two hosts: network namespaces that each test makes for itself, as root.
+//! Who may ask what, between two hosts. Each test runs as root and makes two network namespaces.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -42,14 +42,14 @@ fn local_routes() -> [Route; 8] {
     ]
 }
 
-/// From the server's own host, but from one of its addresses to another: not local for the reference.
+/// From the server's own host, but from one of its addresses to another. The reference does not take this for local.
 fn routes_between_own_addresses() -> [Route; 3] {
     [Route::new(SERVER, SERVER_ALIAS), Route::new(SERVER, LOOPBACK), Route::new(SERVER_ALIAS, SERVER)]
 }
 
 #[test]
 fn a_peer_on_another_host_looks_up_and_can_do_nothing_else() {
-    // Relaxed, so that nothing but the peer's address stands against it.
+    // Relaxed, so that only the peer's address is a reason to refuse.
     let network = Network::new();
     let site = Site::on(&network, &Settings::ours().relaxed());
     let _anchor = site.register_locally("anchor");
@@ -180,7 +180,7 @@ fn from_everywhere_ours_differs_from_the_reference_by_remote_listing_only() {
                         site.on_server_host(reply)
                     }
                 };
-                // A peer that is not local: the reference lists to it, ours does not.
+                // To a peer that is not local, the reference lists its names, and ours does not.
                 let unlisted = what == "NAMES" && heard_nothing_from(&reference, *route, remote);
                 let (reference, ours) = (heard(&reference), heard(&ours));
                 if unlisted {
@@ -202,14 +202,14 @@ fn idle_connections_of_one_remote_address_displace_nobody_else() {
     let network = Network::new();
     let site = Site::on(&network, &Settings::ours().flag("-max_pending").flag(&CAP.to_string()));
     let _anchor = site.register_locally("anchor");
-    // Each has begun its request: the kernel keeps silent ones to itself for a second.
+    // Each sends one byte: the kernel reports silent connections after a second only.
     let open = |server: &Server, from: Ipv4Addr, to: Ipv4Addr| {
         let mut stream =
             connect_from(from.into(), server.at(to)).unwrap_or_else(|error| panic!("from {from}: {error}"));
         stream.write_all(&[0]).unwrap();
         stream
     };
-    // Three that have waited longest of all when the flood comes, so that age alone would cost them their place.
+    // These two have waited longest when the flood comes, so that by age alone they would be closed first.
     let local = site.on_server_host(|server| open(server, LOOPBACK, LOOPBACK));
     let neighbour = site.on_peer_host(|server| open(server, OTHER_PEER, SERVER));
     let flood = site.on_peer_host(|server| (0..3 * CAP).map(|_| open(server, PEER, SERVER)).collect::<Vec<_>>());
@@ -287,23 +287,23 @@ fn register_over(server: &Server, route: Route, name: &str) -> Result<TcpStream,
     register_on(stream, &alive2(name, 4711))
 }
 
-/// The whole reply; nothing if the server just closes.
+/// The whole reply; empty if the server just closes.
 fn ask(server: &Server, route: Route, request: &[u8]) -> Vec<u8> {
     let stream = connect_from(route.from, server.at(route.to)).unwrap_or_else(|error| panic!("{route:?}: {error}"));
     converse(stream, request).unwrap_or_else(|error| panic!("{route:?}: {error}"))
 }
 
-/// How the reply starts, without waiting for a close, which a refused registration gets from ours only.
+/// The first byte of the reply. Does not wait for a close, since the reference does not close a refused registration.
 fn starts(server: &Server, route: Route, request: &[u8]) -> Option<u8> {
     let mut stream = connect_from(route.from, server.at(route.to)).unwrap_or_else(|error| panic!("{route:?}: {error}"));
     stream.write_all(request).expect("a fresh connection takes a request");
     let mut heard = Vec::new();
     client::read_until(&stream, &mut heard, Instant::now() + PATIENCE, 1);
-    // The first two bytes of a listing are zero, those of every other reply are its kind.
+    // A listing starts with two zero bytes, every other reply with its tag.
     heard.first().copied()
 }
 
-/// True where the reference takes a peer for not local: it dumps nothing to it.
+/// Whether a server takes a peer for remote: then it does not answer DUMP_REQ.
 fn heard_nothing_from(site: &Site<'_>, route: Route, remote: bool) -> bool {
     let reply = |server: &Server| starts(server, route, &dump());
     let heard = if remote { site.on_peer_host(reply) } else { site.on_server_host(reply) };

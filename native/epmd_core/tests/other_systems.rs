@@ -1,4 +1,4 @@
-//! What differs on macOS and the BSDs, on Linux, whose system calls the members find to answer as theirs do.
+//! What differs on macOS and the BSDs. The tests run on Linux, with system calls that behave as on those systems.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -23,7 +23,7 @@ fn nobody_stands_by_so_that_a_member_that_hangs_holds_nothing() {
     hung.joins();
     let next = start(server, "next");
     next.joins();
-    // On Linux they would all do by now what one does that began later.
+    // Long enough: meanwhile a pair of members started later has a standby, as Linux allows.
     on_linux_somebody_stands_by();
     assert!(hung.is("joined") && next.is("joined"), "somebody stands by");
 

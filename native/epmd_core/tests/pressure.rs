@@ -1,4 +1,4 @@
-//! Few descriptors: what a server leaves to its process, and what a standby has when its owner ends.
+//! Few descriptors: how many a server leaves to its process, and what a standby needs when its owner ends.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -21,11 +21,11 @@ enum End {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Copied {
-    /// The standby is there before the first node.
+    /// The standby starts before the first node.
     First,
-    /// It comes when the owner is full.
+    /// The standby starts when the owner is full.
     Last,
-    /// It comes in between.
+    /// The standby starts in between.
     Between,
 }
 
@@ -80,7 +80,7 @@ fn nodes_get_a_share_of_the_descriptors_and_those_who_ask_for_them_are_answered(
     let nodes = fill(server, usize::MAX);
     // 40 % of 256 are 102, of which 8 are for those that wait.
     assert_eq!(nodes.len(), 94);
-    // Idle connections make way for each other, within the share.
+    // Within the share, older idle connections are closed for newer ones.
     for _ in 0..100 {
         waiting.push(client::connect(server).unwrap());
     }
@@ -117,7 +117,7 @@ fn standby(server: SocketAddr) -> Process {
     standby
 }
 
-/// Registers nodes until one is refused, so many at most.
+/// Registers nodes until one is refused, or up to this number.
 fn fill(server: SocketAddr, most: usize) -> Vec<TcpStream> {
     fill_from(server, 0, most)
 }

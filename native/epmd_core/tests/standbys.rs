@@ -61,7 +61,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
         sockets
     };
     let before: Vec<_> = standbys.iter().map(copies).collect();
-    // What happens to the table until then is in both copies.
+    // A change of the table until then is in both copies.
     client::close(register(server, "gone", 1).unwrap());
     owner.kill();
     eventually("one serves", || standbys.iter().any(|standby| standby.is("serving")));
@@ -74,7 +74,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
     let kept = had.iter().filter(|(descriptor, number)| has.get(descriptor) == Some(number)).count();
     assert!(kept >= usize::from(NODES), "only {kept} copies are the same");
 
-    // It is a standby like any other: what comes from now on is in its copy.
+    // It is a standby like any other: later changes are in its copy.
     let late = register(server, "late", 77).unwrap();
     next.kill();
     loser.serves();

@@ -43,10 +43,10 @@ impl Fault {
         random.one_of(FAULTS)
     }
 
-    /// Has it happen on a host that is whole. Whether a standby was whole that had no part in it, so that nothing is
+    /// Makes it happen on a host that is whole. Returns whether a whole standby was spared, so that nothing may be
     /// lost.
     pub fn inject(self, host: &mut Host, nodes: &Nodes, random: &mut Random) -> Result<bool, String> {
-        // The same number of draws for every fault, so that what comes later does not depend on who serves.
+        // Every fault draws the same number of times, so that later faults depend on the seed only.
         let (which, moment) = (random.below(2), random.below(1_000));
         let pause = Duration::from_millis(random.below(3_000) as u64 + if random.below(8) == 0 { 12_000 } else { 0 });
         let (Some(owner), &[first, second]) = (host.owner(), host.standbys().as_slice()) else {
@@ -70,7 +70,7 @@ impl Fault {
                 host.kill(&[standby]);
             }
             StopOwnerAndStandby => {
-                // The standby may serve for a moment, and stop in its turn.
+                // The standby may serve for a moment before it stops.
                 host.stop(&[owner, standby]);
             }
             KillOwnerAndStandbys => {
@@ -86,7 +86,7 @@ impl Fault {
                 host.wait(pause.min(Duration::from_secs(3)))?;
             }
             PauseStandby => {
-                // An owner that takes it for dead opens the port again.
+                // An owner that takes it for dead opens the port again, which may cost a look-up.
                 nodes.expect_failures();
                 host.pause(standby);
                 host.wait(pause)?;
@@ -104,7 +104,7 @@ impl Fault {
                 host.wait(pause / 10)?;
             }
             ExhaustStandbysKillOwner | ExhaustStandbysStopOwner => {
-                // A node that goes leaves a descriptor, and one that comes would take one that is not there.
+                // No nodes may come or go: one that goes would free a descriptor.
                 nodes.pace(0, 1_000);
                 host.wait(Duration::from_millis(20))?;
                 let exhausted = [first, second].map(|at| host.member(at).name.clone());
@@ -125,7 +125,7 @@ impl Fault {
                 }
                 host.someone_serves()?;
                 nodes.all_held()?;
-                // Neither can take anybody new: both have had their turn.
+                // Without descriptors they are of no more use to the soak.
                 nodes.expect_losses();
                 host.kill_named(&exhausted);
                 return Ok(false);

@@ -14,9 +14,9 @@ use crate::support::process::Process;
 use crate::support::random::Random;
 
 const MEMBERS: usize = 6;
-/// As many stand by as the members are set to.
+/// How many members stand by: the default of `HandOver`.
 const STANDBYS: usize = 2;
-/// How long all of it may take to be whole again. A standby that cannot work out with its owner pauses for longer.
+/// How long the host may take to be whole again. A standby whose owner is incompatible would pause for longer.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 pub struct Host {
@@ -28,7 +28,7 @@ pub struct Host {
 pub struct Member {
     pub name: String,
     pub process: Process,
-    /// It was told to end, and may still say that it serves.
+    /// It was told to stop; its last state may still say that it serves.
     pub ends: bool,
     paused: bool,
 }
@@ -38,7 +38,7 @@ impl Host {
         Self { server: free_address(), members: Vec::new(), history: history.clone() }
     }
 
-    /// Starts members until all are there.
+    /// Starts the members that are missing.
     pub fn fill(&mut self, random: &mut Random) {
         self.reap();
         for number in 0..MEMBERS {
@@ -53,7 +53,7 @@ impl Host {
         self.members.sort_by(|one, other| one.name.cmp(&other.name));
     }
 
-    /// Waits for the end of those who were told to.
+    /// Waits for members that were told to stop, and removes them.
     fn reap(&mut self) {
         self.members.retain_mut(|member| {
             if member.ends {
@@ -68,12 +68,12 @@ impl Host {
         self.in_state("serving").first().copied()
     }
 
-    /// Those who have a copy of everything, and were not told to end.
+    /// Members that have a copy of everything, and were not told to stop.
     pub fn standbys(&self) -> Vec<usize> {
         self.in_state("standing by")
     }
 
-    /// Those who have joined and do not stand by.
+    /// Members that have joined and do not stand by.
     pub fn joined(&self) -> Vec<usize> {
         self.in_state("joined")
     }
@@ -109,7 +109,7 @@ impl Host {
         self.kill(&those);
     }
 
-    /// Has these end in order, at once.
+    /// Tells these to stop in order, all at once.
     pub fn stop(&mut self, those: &[usize]) {
         for at in those {
             self.history.add(format!("{} is told to stop", self.members[*at].name));
@@ -132,14 +132,14 @@ impl Host {
         }
     }
 
-    /// Kills the owner, if there is one, or anybody else.
+    /// Kills the owner, if that is wanted and there is one, or a random member.
     pub fn kill_some(&mut self, owner: bool, random: &mut Random) {
         let any = random.below(MEMBERS) % self.members.len();
         let at = self.owner().filter(|_| owner).unwrap_or(any);
         self.kill(&[at]);
     }
 
-    /// One owner at a time, by what the members say.
+    /// Checks that at most one member says that it serves.
     fn one_owner(&self) -> Result<(), String> {
         match self.in_state("serving").len() {
             0 | 1 => Ok(()),
@@ -197,7 +197,7 @@ impl Host {
         }
     }
 
-    /// Waits, and has one owner meanwhile.
+    /// Waits, and checks meanwhile that there is at most one owner.
     pub fn wait(&self, time: Duration) -> Result<(), String> {
         let began = Instant::now();
         while began.elapsed() < time {
@@ -208,7 +208,7 @@ impl Host {
     }
 }
 
-/// How many sockets listen on this port. Copies of one count as one.
+/// How many sockets listen on this port. Copies of a socket count once.
 fn listening(port: u16) -> usize {
     let (address, table) = (format!("0100007F:{port:04X}"), fs::read_to_string("/proc/net/tcp").expect("Linux"));
     table.lines().filter(|line| line.contains(&address) && line.contains(" 00000000:0000 0A ")).count()

@@ -1,8 +1,8 @@
-//! A standby that is told anything, by one owner after the other, and then inherits.
+//! A standby is sent any messages by one owner after the other, and then takes over.
 //!
-//! What it was told is kept here as well, much simpler. The table of the standby that serves must be the same: every
-//! node that has a connection and has not left, with its creation and port. A standby that was told nothing wrong must
-//! serve.
+//! A simple model follows the same messages. When the standby takes over, its table must equal the model's: every node
+//! that has a connection and has not left, with its creation and port. A standby that was sent nothing wrong must take
+//! over.
 
 #![no_main]
 
@@ -24,7 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// After how long a standby that has not come again does not.
+/// How long to wait for the standby to connect again.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The hello of an owner.
@@ -54,16 +54,16 @@ impl Sockets {
     }
 }
 
-/// What the standby was told.
+/// The model: what the standby should have in its table.
 #[derive(Default)]
 struct Told {
     nodes: BTreeMap<u64, Known>,
     unconfirmed: BTreeMap<u64, Known>,
     listens: bool,
     whole: bool,
-    /// Something that may have been wrong.
+    /// It was sent something that may be wrong, so it may give up.
     doubtful: bool,
-    /// Something that may have been anything.
+    /// It was sent arbitrary bytes, so the model no longer knows the table.
     unknown: bool,
 }
 
@@ -83,7 +83,7 @@ impl Told {
         self.nodes.insert(id, node);
     }
 
-    /// Another owner, or the same again.
+    /// The standby connects again, to another owner or the same one.
     fn reconnect(&mut self) {
         if !self.whole {
             self.nodes.clear();
@@ -105,7 +105,7 @@ enum Said {
     Nothing,
 }
 
-/// Takes the next message from the input, and keeps what it tells.
+/// Takes the next message from the input, and applies it to the model.
 fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<Said> {
     let mut take = || input.split_off_first().copied();
     let message = |tag: u8, body: &[&[u8]]| Said::Message([&[tag][..], &body.concat()].concat());
@@ -156,7 +156,7 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
         }
         9 => {
             told.doubtful |= !told.whole;
-            // Nothing more is heard.
+            // The standby reads nothing more.
             *input = &[];
             message(tags::TAKE_OVER, &[])
         }
@@ -195,7 +195,8 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
     })
 }
 
-/// Has a standby come, and tells it what the input says; ends when it has gone without going on for the owner.
+/// Acts as the owner: accepts the standby, and sends it the messages in the input. Returns when the standby has gone
+/// without taking over.
 async fn own(mut input: &[u8], told: &mut Told, sockets: &'static Sockets, rendezvous: UnixListener) {
     loop {
         let Ok(Ok((mut stream, _))) = timeout(PATIENCE, rendezvous.accept()).await else { return };
@@ -226,7 +227,7 @@ async fn own(mut input: &[u8], told: &mut Told, sockets: &'static Sockets, rende
     }
 }
 
-/// Sends a message behind its length. The standby may have closed already.
+/// Sends a message with its length before it. The standby may have closed already.
 async fn send(stream: &mut UnixStream, message: &[u8], descriptor: Option<BorrowedFd<'_>>) {
     let bytes = [&(message.len() as u16).to_be_bytes()[..], message].concat();
     if let Some(descriptor) = descriptor {

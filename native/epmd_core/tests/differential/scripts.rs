@@ -15,7 +15,7 @@ fn requests() -> [(&'static str, Vec<u8>); 6] {
         ("PORT_PLEASE2", port_please2("one")),
         ("NAMES", names()),
         ("DUMP", dump()),
-        // With `keeper` registered, KILL is answered NO.
+        // With `keeper` registered, the reply to KILL_REQ is NO.
         ("KILL", kill()),
         ("STOP", stop("one")),
     ]
@@ -74,7 +74,7 @@ fn lengths() -> Vec<Script> {
     scripts
 }
 
-/// Requests that never come whole: left open, half-closed, closed and reset at each stage.
+/// Requests that are never completed, and connections that are left open or half-closed meanwhile.
 fn unfinished() -> Vec<Script> {
     let mut scripts = vec![
         with_keeper("unfinished", "nothing, left open").open(1),
@@ -95,7 +95,7 @@ fn unfinished() -> Vec<Script> {
     scripts
 }
 
-/// The same bytes in other segments are the same request.
+/// The same request, split into segments in different ways.
 fn segments() -> Vec<Script> {
     let mut scripts = Vec::new();
     for (name, request) in requests() {
@@ -221,7 +221,7 @@ fn unknown_tags() -> Vec<Script> {
     scripts
 }
 
-/// What the two length fields claim against what is there.
+/// Length fields that differ from the actual lengths.
 fn alive2_lengths() -> Vec<Script> {
     let mut scripts = Vec::new();
     for name_length in [0, 1, 2, 3, 4, 5, 6, 7, 255, 256, 1020, 1021, 3043, 3044, 65535] {
@@ -309,7 +309,7 @@ fn alive2_names() -> Vec<Script> {
     scripts
 }
 
-/// Names that would forge lines in a listing or a log.
+/// Names that would forge lines in a listing or in a log.
 fn forged_names() -> Vec<Script> {
     let mut scripts = Vec::new();
     let mut chars: Vec<char> = ('\u{1}'..='\u{20}').chain('\u{7f}'..='\u{a0}').collect();
@@ -339,7 +339,7 @@ fn forged_names() -> Vec<Script> {
     scripts
 }
 
-/// The fields nobody checks come back as they were; the highest version alone chooses the reply.
+/// Fields that are not checked come back unchanged. Only the highest version selects the form of the reply.
 fn alive2_fields() -> Vec<Script> {
     let mut scripts = Vec::new();
     let mut fields = |title: String, request: &Alive2| {

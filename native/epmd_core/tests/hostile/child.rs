@@ -12,7 +12,7 @@ use crate::support::client::register;
 pub(crate) struct ClientProcess(Child);
 
 impl ClientProcess {
-    /// Returns once it has registered the name, at port 4711.
+    /// Starts the process, and waits until it has registered the name at port 4711.
     pub(crate) fn start(server: SocketAddr, name: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("a test knows its own path"))
             .args(["--exact", "child::client_process", "--ignored", "--nocapture"])
@@ -41,7 +41,7 @@ impl Drop for ClientProcess {
     }
 }
 
-/// What `ClientProcess` runs: a client in a process of its own, which can be stopped and killed.
+/// The body of the child process that `ClientProcess` starts.
 #[test]
 #[ignore = "no test: the body of a child process"]
 fn client_process() {

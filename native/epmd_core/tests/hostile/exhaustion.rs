@@ -19,7 +19,8 @@ use crate::watch::{Latencies, Watch};
 #[test]
 fn idle_slow_and_reset_connections_do_not_keep_a_node_from_being_found() {
     const SLOW: usize = 200;
-    // Without a turn for the server in between, it is the kernel's accept queue that is measured: see the end.
+    // After each batch the server gets time to catch up. Without that, the kernel's accept queue is measured: see the
+    // end.
     const BATCH: usize = 25;
     let (idle_count, resets) = (rounds(1_000, 5_000), rounds(2_000, 10_000));
     let _alone = alone();
@@ -31,7 +32,7 @@ fn idle_slow_and_reset_connections_do_not_keep_a_node_from_being_found() {
     let watch = Watch::start(address, "anchor", 4711);
     let idle: Vec<TcpStream> = (0..idle_count)
         .map(|number| {
-            // Every other one says nothing at all: the kernel keeps it to itself for a second.
+            // Every other one sends nothing: the kernel reports it to the server after a second only.
             let mut stream = connect(address).expect("one more connection");
             if number % 2 == 0 {
                 stream.write_all(&[0]).expect("the first byte of a request");
@@ -58,8 +59,8 @@ fn idle_slow_and_reset_connections_do_not_keep_a_node_from_being_found() {
     let latencies = watch.stop();
     report(&format!("while {SLOW} slow ones had {finished} requests answered, and {resets} were reset: {latencies}"));
 
-    // Unpaced they come faster than two cores serve them and fill the kernel's accept queue of 4,096, in which everybody
-    // waits for his turn. That costs time, but no look-up may be lost or wrong.
+    // Without pauses they come faster than two cores can serve them, and fill the kernel's accept queue of 4,096.
+    // Look-ups then wait in that queue, but none may be lost or wrong.
     let watch = Watch::start(address, "anchor", 4711);
     flood_with_resets(address, resets, None);
     let latencies = watch.stop_within(rounds(PATIENCE, Duration::from_secs(2)));
@@ -147,7 +148,7 @@ fn clients_that_do_not_read_a_large_listing_stall_nobody() {
     assert!(whole.len() > 5_000_000 && whole.lines().count() == usize::from(NODES) + 1);
 
     let watch = Watch::start(address, "anchor", 4711);
-    // With the newcomer and the watch's own connection that are to come.
+    // Two more are to come: the newcomer, and the watch's own connection.
     let before = open_descriptors(&server) + 2;
     let asked = Instant::now();
     let deaf: Vec<_> = (0..CLIENTS)
@@ -167,8 +168,8 @@ fn clients_that_do_not_read_a_large_listing_stall_nobody() {
         whole.len() as f32 / 1e6
     ));
 
-    // The kernel keeps what was written, and the end behind it, for a peer that does not read: only the server's
-    // descriptors show that it has let go.
+    // The kernel keeps written data, and the FIN behind it, for a peer that does not read. So only the server's
+    // descriptors show that it has closed the connection.
     eventually("clients that do not read are let go at the deadline", || open_descriptors(&server) <= before);
     report(&format!("the last of them was let go after {:.1} s of a deadline of 5 s", asked.elapsed().as_secs_f32()));
     drop(deaf);
@@ -241,7 +242,7 @@ fn register_within_patience(server: SocketAddr, name: &str) {
     });
 }
 
-/// Keeps so many connections that send a look-up byte by byte; how many got their answer.
+/// Keeps this number of connections that send a look-up byte by byte. Returns how many were answered.
 fn drip(server: SocketAddr, connections: usize, go_on: &AtomicBool) -> usize {
     let request = port_please2("anchor");
     let mut slow: Vec<(TcpStream, usize)> = Vec::new();
@@ -257,7 +258,7 @@ fn drip(server: SocketAddr, connections: usize, go_on: &AtomicBool) -> usize {
             }
             let mut reply = Vec::new();
             client::read_until(stream, &mut reply, Instant::now() + PATIENCE, usize::MAX);
-            // Nothing, if it had waited longest at the cap.
+            // It is empty if the connection was closed to make room.
             if !reply.is_empty() {
                 assert_eq!(reply, Alive2::new("anchor", 4711).found());
                 finished += 1;
@@ -269,7 +270,7 @@ fn drip(server: SocketAddr, connections: usize, go_on: &AtomicBool) -> usize {
     finished
 }
 
-/// Resets so many connections from four threads; each waits after a batch until the server has got that far.
+/// Resets this number of connections from four threads. After each batch a thread waits for the server to catch up.
 fn flood_with_resets(server: SocketAddr, resets: usize, batch: Option<usize>) {
     const WORKERS: usize = 4;
     thread::scope(|scope| {
@@ -288,7 +289,7 @@ fn flood_with_resets(server: SocketAddr, resets: usize, batch: Option<usize>) {
     });
 }
 
-/// Sends some bytes of some request, perhaps reads some of the reply, and resets.
+/// Sends a random part of a random request, perhaps reads part of the reply, and resets.
 fn reset_somewhere(server: SocketAddr, random: &mut Random, name: &str) {
     let requests = [alive2(name, 1), port_please2("anchor"), names(), request::dump(), request::stop("anchor")];
     let request = &requests[random.below(requests.len())];

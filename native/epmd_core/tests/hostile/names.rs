@@ -48,7 +48,7 @@ fn a_client_reset_at_any_byte_leaves_the_table_right() {
         // And at each byte of the reply.
         for read in 0..=6 {
             let mut stream = connect(address).unwrap();
-            // The one before may still be on its way out, so a refusal is right here too.
+            // The server may not have noticed the end of the previous one, so a refusal is right here too.
             stream.write_all(&request).unwrap();
             let _ = stream.read_exact(&mut vec![0; read]);
             client::reset(stream);
@@ -77,7 +77,7 @@ fn a_reset_client_never_evicts_the_holder_of_a_name() {
         let mut stream = connect(address).unwrap();
         stream.write_all(&alive2("anchor", 4712)).unwrap();
         if attempt % 2 == 0 {
-            // Late enough, in some of the attempts, for the refusal to be under way.
+            // In some attempts this is long enough for the refusal to be under way.
             thread::sleep(Duration::from_micros(random.below(500) as u64));
         }
         client::reset(stream);
@@ -96,7 +96,7 @@ fn a_holder_that_goes_while_another_asks_for_its_name_leaves_exactly_one() {
     for round in 0..100_u16 {
         let holder = register(address, "swapped", 2 * round).expect("a free name");
         client::close(holder);
-        // At once: the server may not have seen the end of the first.
+        // At once: the server may not have noticed the end of the first.
         let successor = register(address, "swapped", 2 * round + 1).expect("a name whose holder has gone");
         let expected = format!("name swapped at port {}\n", 2 * round + 1);
         assert_eq!(only_names_of(address, 1), expected);

@@ -20,7 +20,7 @@ fn one_absolute_deadline_ends_a_request_however_it_dribbles() {
     let registered = register(address, "anchor", 4711).expect("a name nobody has");
     let began = Instant::now();
     let in_time = |what: &str, closed_after: Duration| {
-        // The kernel keeps a silent connection to itself for a second.
+        // The kernel reports a silent connection to the server after a second only.
         let held = if what == "nothing sent" { Duration::from_secs(1) } else { Duration::ZERO };
         let late = DEADLINE + held + limit(Duration::from_millis(700));
         assert!((DEADLINE - Duration::from_millis(50)..late).contains(&closed_after), "{what}: {closed_after:?}");
@@ -44,7 +44,7 @@ fn one_absolute_deadline_ends_a_request_however_it_dribbles() {
             in_time("a byte each 200 ms", began.elapsed());
         });
     });
-    // The deadline is that of a request, not of a registration.
+    // The deadline applies to requests, not to registered connections.
     let twice = (2 * DEADLINE).saturating_sub(began.elapsed());
     assert_eq!(client::read_until(&registered, &mut Vec::new(), Instant::now() + twice, 1), End::KeptOpen);
     assert_eq!(only_names_of(address, 1), "name anchor at port 4711\n");
@@ -56,7 +56,7 @@ fn a_refused_registration_does_not_hold_a_descriptor() {
     let address = server.ipv4();
     let _anchor = register(address, "anchor", 4711).expect("a name nobody has");
     let before = open_descriptors(&server);
-    // As a stock node does that re-registers a name which somebody else has: it never closes, it opens one more.
+    // A stock node whose name is taken does this when it registers again: it never closes, and opens one more.
     let refused: Vec<TcpStream> = (0..20)
         .map(|_| {
             let mut stream = connect(address).unwrap();
@@ -76,7 +76,7 @@ fn at_the_cap_the_one_that_has_waited_longest_gives_way() {
     const CAP: usize = 10;
     let server = Settings::ours().flag("-max_pending").flag(&CAP.to_string()).start();
     let address = server.ipv4();
-    // Registered connections are no part of the cap.
+    // Registered connections do not count against the cap.
     let nodes: Vec<_> = (0..2 * CAP as u16)
         .map(|number| register(address, format!("node{number}"), number).expect("a new name"))
         .collect();
@@ -105,14 +105,14 @@ fn at_the_cap_the_one_that_has_waited_longest_gives_way() {
 }
 
 fn is_reset_or_ended(stream: &TcpStream) -> bool {
-    // With unread data before it, an end shows in the socket's state only.
+    // Behind unread data, a FIN shows only in the state of the socket.
     let mut poll = [rustix::event::PollFd::new(stream, rustix::event::PollFlags::RDHUP)];
     let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     let ready = rustix::event::poll(&mut poll, Some(&zero)).expect("a socket can be polled");
     ready > 0
 }
 
-/// How long the server leaves a connection open on which these bytes came.
+/// How long the server leaves a connection open after it has received these bytes.
 fn lives(mut stream: TcpStream, bytes: &[u8]) -> Duration {
     let began = Instant::now();
     stream.write_all(bytes).expect("a fresh connection takes bytes");

@@ -10,11 +10,11 @@ use crate::support::client::{exchange, PATIENCE};
 use crate::support::request::{port_please2, Alive2};
 use crate::support::rounds::rounds;
 
-/// A registered node is found within this, whatever anybody else does, if the machine does nothing else. If it does,
-/// it is found while the client has patience: a look-up that hangs ends with the server's deadline, which is no sooner.
+/// How soon a registered node is found on a machine that does nothing else, whatever other peers do. On a busy machine
+/// the limit is [`PATIENCE`]: a look-up that hangs takes at least as long, since the server's deadline ends it.
 const SOON: Duration = Duration::from_millis(100);
 
-/// Looks a node up again and again while something else goes on.
+/// Looks a node up again and again on a thread of its own.
 pub(crate) struct Watch {
     go_on: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
@@ -46,14 +46,14 @@ impl Watch {
         Self { go_on, done, looking }
     }
 
-    /// Every look-up was right and soon, or this panics.
+    /// Stops. Panics unless every look-up was right and in time.
     pub(crate) fn stop(self) -> Latencies {
         self.stop_within(rounds(PATIENCE, SOON))
     }
 
-    /// Every look-up was right and took no longer than this, or this panics.
+    /// Stops. Panics unless every look-up was right and took no longer than this.
     pub(crate) fn stop_within(self, limit: Duration) -> Latencies {
-        // However short the disturbance, let it be looked at.
+        // However short the disturbance was, measure at least 50 look-ups.
         while self.done.load(Ordering::Relaxed) < 50 && !self.looking.is_finished() {
             thread::sleep(Duration::from_millis(2));
         }
