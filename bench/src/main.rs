@@ -1,4 +1,5 @@
-//! Measures embedded_epmd against OTP's C daemon and against the least a server can do. Run it with `bench/run`.
+//! Measures embedded_epmd against OTP's C daemon and against a server that does the least possible. Run it with
+//! `bench/run`.
 
 mod cpu;
 mod interrupt;
@@ -72,7 +73,7 @@ fn bench(root: &Path, form: Form, is_short: bool, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// A table of 10,000 names is as many connections, here and in the server, which inherits the limit.
+/// 10,000 names need as many connections, here and in the server, which inherits the limit.
 fn raise_descriptor_limit() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)

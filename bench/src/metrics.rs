@@ -17,7 +17,7 @@ pub(crate) struct Metric {
     pub(crate) targets: &'static [Target],
 }
 
-/// A limit for the ratio of our metric to another one.
+/// A limit for the ratio of our value to a reference.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) limit: Limit,
@@ -32,9 +32,9 @@ pub(crate) enum Limit {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reference {
-    /// The same metric of another server.
+    /// The value of another server.
     Server(Who),
-    /// Our own metric with this number of names.
+    /// Our own value with this number of names.
     OursWith(usize),
 }
 
@@ -45,7 +45,7 @@ const fn target(limit: Limit, reference: Reference) -> Target {
     Target { limit, reference }
 }
 
-/// All rows, in the order of the table. Those that were not measured are left out of it.
+/// All rows, in the order of the table. The table leaves out those that were not measured.
 pub(crate) fn metrics() -> Vec<Metric> {
     use Scenario::{LookUps, PacedLookUps, Registrations};
     let row = |label, unit, scenario, names, of, targets| Metric { label, unit, scenario, names, of, targets };
@@ -85,7 +85,7 @@ const REGISTRATIONS: &[(usize, &[Target])] =
     &[(10, &[target(AtLeast(1.2), Server(Who::C))]), (900, &[target(AtLeast(3.0), Server(Who::C))])];
 
 impl Metric {
-    /// This metric of one server in each round; empty if it was not measured.
+    /// The value for one server in each round; empty if it was not measured.
     pub(crate) fn rounds(&self, samples: &Samples, who: Who) -> Vec<f64> {
         self.rounds_with(samples, who, self.names)
     }
@@ -94,8 +94,8 @@ impl Metric {
         samples.get(&(self.scenario, names, who)).into_iter().flatten().map(self.of).collect()
     }
 
-    /// Our metric divided by the other one, round by round, and the median of that: what slows the machine down for a while
-    /// is then in both. Nothing if one of them was not measured.
+    /// The median of the ratio of our value to the reference in each round: whatever slows the machine down for a while
+    /// affects both. `None` if either was not measured.
     pub(crate) fn ratio(&self, samples: &Samples, reference: Reference) -> Option<f64> {
         let others = match reference {
             Server(who) => self.rounds(samples, who),

@@ -8,9 +8,9 @@ use crate::metrics::{Metric, Reference};
 use crate::plan::{median, Samples};
 use crate::servers::Who;
 
-/// The share of the time from which on a load generator counts as fully occupied.
+/// From this share of busy time on, the load generator counts as the limit.
 const GENERATOR_IS_THE_LIMIT: f64 = 0.9;
-/// The share of the time, lost to other processes, above which latencies and rates say more about these.
+/// Above this share of time lost to other processes, the results are not worth quoting.
 const NOTABLE_DISTURBANCE: f64 = 0.03;
 
 /// The table.
@@ -52,7 +52,7 @@ fn or_blank(value: f64, digits: usize) -> String {
     }
 }
 
-/// What keeps these metrics from being as good as they could be.
+/// Warnings about the quality of the results.
 pub(crate) fn reservations(samples: &Samples) -> Vec<String> {
     let mut lines = Vec::new();
     for who in [Who::Ours, Who::C, Who::Null] {
@@ -96,7 +96,7 @@ pub(crate) fn failures(samples: &Samples) -> Vec<String> {
     lines
 }
 
-/// Figures with their targets, and every sample they come from.
+/// The metrics with their targets, and every sample behind them.
 pub(crate) fn json(settings: &Value, metrics: &[Metric], samples: &Samples) -> Value {
     let measured = metrics.iter().filter(|metric| !metric.rounds(samples, Who::Ours).is_empty());
     json!({

@@ -1,4 +1,4 @@
-//! The table alone, in this process: how long a look-up takes, and how much memory a name.
+//! Measures the table alone, in this process: the time of a look-up, and the memory of a name.
 
 use std::fs;
 use std::hint::black_box;
@@ -12,9 +12,9 @@ use serde_json::json;
 
 use crate::plan::median;
 
-/// Look-ups of one round. Each is of another name, and far from the last one's in memory.
+/// Look-ups in one round. Each is of a name far from the last one in memory.
 const LOOK_UPS: usize = 1_000_000;
-/// A prime greater than half of every number of names, so that all of them have their turn.
+/// A prime that divides no number of names, so that every name has its turn.
 const STRIDE: usize = 700_001;
 
 /// Measures, prints, and writes `table.json`.
@@ -35,7 +35,8 @@ pub(crate) fn bench(root: &Path, is_short: bool) -> Result<()> {
     let own = names * size_of::<Registration>();
     let bytes = (resident_bytes()? - before).saturating_sub(own) as f64 / names as f64;
 
-    // One behind the other in memory, as a request is in the cache when it is looked up: only the table's misses count.
+    // Contiguous in memory: a real request is in the cache when it is looked up, so only the table's misses should
+    // count.
     let requests: Vec<[u8; 12]> = (0..LOOK_UPS)
         .map(|step| name(step * STRIDE % names).as_bytes().try_into().context("twelve characters"))
         .collect::<Result<_>>()?;
