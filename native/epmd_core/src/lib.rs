@@ -10,7 +10,7 @@
 //! | `hand_over` | passes an owner's sockets and table to its standbys |
 //! | [`registry`] | the table of registered nodes, and copies of it |
 //! | `service_manager` | sockets and descriptors that systemd passes to this process |
-//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, change log, counters, spare descriptors, pauses |
+//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `os` | the ground: bytes and words, no I/O but in `os` |
 //!
 //! This crate knows no Erlang terms; `epmd_nif` puts it into a VM.
