@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs a member until standard input ends. Prints each change of its state: `serving`, `joined` or `standing by`. On a
-/// line `use up N` it sets its descriptor limit to N and opens files until none is left.
+/// line `use up N` it sets its descriptor limit to N, opens files until no descriptor is left, and prints that.
 async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();
@@ -80,6 +80,7 @@ async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Bo
             while let Ok(file) = File::open("/dev/null") {
                 std::mem::forget(file);
             }
+            println!("no descriptor is left");
         }
         handle.stop_with_process();
     });
