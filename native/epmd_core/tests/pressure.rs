@@ -76,7 +76,7 @@ fn a_standby_whose_process_uses_up_its_descriptors_later_has_what_it_needs() {
 #[test]
 fn nodes_get_a_share_of_the_descriptors_and_those_who_ask_for_them_are_answered() {
     let server = free_address();
-    let _owner = start(server, &["-descriptor_share", "40"]);
+    let owner = start(server, &["-descriptor_share", "40"]);
     let mut waiting: Vec<TcpStream> = Vec::new();
     let nodes = fill(server, usize::MAX);
     // 40 % of 256 are 102, of which 8 are for those that wait.
@@ -86,7 +86,7 @@ fn nodes_get_a_share_of_the_descriptors_and_those_who_ask_for_them_are_answered(
         waiting.push(client::connect(server).unwrap());
     }
     all_found(server, &nodes);
-    assert!(_owner.descriptors() <= 102 + 40, "{} descriptors", _owner.descriptors());
+    assert!(owner.descriptors() <= 102 + 40, "{} descriptors", owner.descriptors());
     drop(nodes);
     eventually("there is room again", || register(server, "again", 1).is_ok());
 }

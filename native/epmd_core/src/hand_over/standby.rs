@@ -118,7 +118,7 @@ impl StandbyError {
         }
     }
 
-    /// Logs what does not pass by itself. The same reason is not logged twice in a row.
+    /// Logs what does not pass by itself. The same reason is not logged twice in a row, but a lack of descriptors is.
     fn log(&self, logged: &mut String) {
         let reason = match self {
             Self::Absent | Self::Dismissed => return,
