@@ -1,11 +1,11 @@
 defmodule EmbeddedEpmd.HostAddress do
   @moduledoc false
-  # Whether the node is looked up where its server listens: at the address of its own host's name.
+  # Other nodes look a node up at the address of its host's name. Checks whether the server listens there.
 
   alias EmbeddedEpmd.{Environment, Native, Server}
 
   @doc """
-  The address of the node's host, if it is this machine's and the server does not listen there, so that no node finds it.
+  The address of the node's host, if it belongs to this machine and the server does not listen there; otherwise `nil`.
   """
   @spec missing(Native.server(), node()) :: :inet.ip_address() | nil
   def missing(server, node) do
@@ -20,7 +20,7 @@ defmodule EmbeddedEpmd.HostAddress do
     end
   end
 
-  @doc "Warns of it. Whoever resolves names may take its time, so this is a process of its own."
+  @doc "Logs a warning if that address is missing. Runs in a process of its own, since resolving a name may take long."
   @spec warn_if_missing(Native.server()) :: :ok
   def warn_if_missing(server) do
     spawn(fn ->

@@ -1,21 +1,21 @@
 defmodule EmbeddedEpmd.Roles do
   @moduledoc false
-  # Which of this host's nodes owns the EPMD's port, and which stands by, as far as /proc tells. Both hold the listener; the
-  # owner alone listens for who wants to stand by.
+  # Which nodes of this host own the EPMD's port, and which stand by, as far as /proc shows. Owner and standby both
+  # hold the listener. Only the owner listens on the Unix socket at which standbys connect.
 
   alias EmbeddedEpmd.Doctor.Linux
 
   @type role :: :owner | :standby
   @type t :: %{
           nodes: %{:inet.port_number() => role()},
-          # Those with a role that are no node, such as OTP's daemon.
+          # Processes with a role that are no node, such as OTP's daemon.
           others: [{role(), program :: String.t(), pid :: String.t()}]
         }
 
-  # Of a line of /proc/net/unix that is a listener.
+  # The flags of a listener in /proc/net/unix: __SO_ACCEPTCON.
   @accepts "00010000"
 
-  @doc "The roles of the nodes with these ports; of nobody where it cannot be seen."
+  @doc "The roles of the nodes with these ports. A node whose sockets this user cannot see has none."
   @spec of([:inet.port_number()], :inet.port_number()) :: t()
   def of(ports, epmd_port) do
     epmd = inodes(epmd_port)

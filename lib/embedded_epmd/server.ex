@@ -1,19 +1,20 @@
 defmodule EmbeddedEpmd.Server do
   @moduledoc false
-  # Looks after the native server: claims it, takes its log entries to the logger and its changes to the subscribers,
-  # and has it started again should it end while the VM is a node. Where there is no server it waits for one. Its own
-  # end does not interrupt service.
+  # The supervised process: claims the native server, passes its log entries to the logger and its changes to the
+  # subscribers, and restarts it if it ends while the VM is a node. If there is no server, it waits for one. When this
+  # process ends, the native server goes on.
   #
-  # One such process looks after the server, under the name of this module. Further ones of the same VM wait until that
-  # ends, and one of them follows.
+  # The first such process registers under the name of this module. Further ones of the same VM wait until it ends,
+  # and one of them takes its place.
 
   use GenServer
 
   alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Native, Subscribers}
 
-  # How long the native side counts what it leaves out of the log before it says so; milliseconds.
+  # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000
-  # The pauses between attempts to start the server, and how long one must have run to be started again at once.
+  # The backoff between attempts to start the server, and how long one must have run to be restarted at once;
+  # milliseconds.
   @first_pause 1_000
   @longest_pause 30_000
   @lasting 60_000
@@ -27,7 +28,7 @@ defmodule EmbeddedEpmd.Server do
     GenServer.start_link(__MODULE__, options)
   end
 
-  @doc "Has changes sent to `pid` from now on; returns what they are to be added to."
+  @doc "Sends changes to `pid` from now on; returns the state that they change."
   @spec subscribe(pid()) :: EmbeddedEpmd.snapshot()
   def subscribe(pid), do: GenServer.call(__MODULE__, {:subscribe, pid})
 
@@ -63,7 +64,7 @@ defmodule EmbeddedEpmd.Server do
     ArgumentError -> false
   end
 
-  # There is one server, and the options of the first hold for it, also when another process looks after it.
+  # There is one server, and it runs with the options of the first process, even after that process has ended.
   defp agree(options) do
     {mine, theirs} = {Config.load(options), Config.load(Lifecycle.options())}
 
@@ -95,7 +96,7 @@ defmodule EmbeddedEpmd.Server do
   end
 
   def handle_call({:subscribe, pid}, _from, state) do
-    # Changes are kept before the snapshot is made: nothing falls in between.
+    # The native side must record changes before the snapshot is made, so that none is lost between the two.
     Native.follow(state.server, true)
     {number, role, nodes} = Native.snapshot(state.server)
     nodes = for {name, port, creation} <- nodes, do: %{name: name, port: port, creation: creation}
@@ -131,8 +132,8 @@ defmodule EmbeddedEpmd.Server do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  # Ends the server only where nobody can need it: a VM that stops, or one that is no node and has nobody left who asked
-  # for it.
+  # Stops the server only if nobody can need it: the VM stops, or it is not a node and no other supervised process
+  # waits.
   @impl GenServer
   def terminate(_reason, {:waits, _}), do: :ok
 
@@ -146,7 +147,7 @@ defmodule EmbeddedEpmd.Server do
 
   ## The server
 
-  # Claims the server of this VM, if it has one or needs one now.
+  # Claims the server of this VM, and starts one before if the VM needs it.
   defp look_after(%{server: nil} = state) do
     case Lifecycle.ensure() do
       {:ok, server} -> claim(state, server)
@@ -172,7 +173,7 @@ defmodule EmbeddedEpmd.Server do
     end
   end
 
-  # While the VM runs no trouble with the server ends this process: it would take the application along.
+  # After its start this process survives every error of the server: its end could end the application.
   defp look_after_later(state) do
     case look_after(state) do
       {:ok, %{server: server} = claimed} when server != state.server -> take(introduce(claimed))
@@ -181,7 +182,7 @@ defmodule EmbeddedEpmd.Server do
     end
   end
 
-  # Subscribers, who have followed another server or none, get the state of this one.
+  # The subscribers know another server or none, so they get the whole state of this one.
   defp introduce(state) do
     if Subscribers.wanted?(state.subscribers) do
       {number, role, nodes} = Native.snapshot(state.server)
@@ -192,7 +193,7 @@ defmodule EmbeddedEpmd.Server do
     end
   end
 
-  # It ends with the distribution; or for a reason of its own, and then there is a node without it.
+  # The server ends with the distribution. For any other reason it leaves a node without a server.
   defp ended(state, reason) do
     if reason != :stopped, do: log({:error, "the native server ended", [reason: text(reason)]})
     subscribers = Subscribers.renew(state.subscribers, [{:role, :stopped}], 0)
@@ -215,7 +216,7 @@ defmodule EmbeddedEpmd.Server do
     %{state | complaint: sentence}
   end
 
-  # Where OTP does not route to us, how far the server reaches depends on who is registered.
+  # If OTP does not call Discovery, the server listens on loopback only until a node is registered.
   defp adapt(%{beside?: true, server: server} = state) when server != nil do
     case Exposure.needed?(server) do
       needed? when needed? == state.needed? ->
@@ -255,7 +256,7 @@ defmodule EmbeddedEpmd.Server do
     state
   end
 
-  @doc "Takes an entry to the logger, as a report."
+  @doc "Logs an entry as a report."
   @spec log(Native.entry()) :: :ok
   def log({level, text, fields}) do
     report = Map.new([{:what, text} | fields])
@@ -264,7 +265,7 @@ defmodule EmbeddedEpmd.Server do
   end
 
   @doc false
-  # A report as one line.
+  # Formats a report as one line.
   def format(%{what: text} = report) do
     fields = for {key, value} <- Map.delete(report, :what), do: [" ", Atom.to_string(key), "=", value]
     {~c"embedded_epmd: ~ts~ts", [text, fields]}

@@ -1,13 +1,13 @@
 defmodule EmbeddedEpmd.Subscribers do
   @moduledoc false
-  # Who wants to know of changes: processes, and :telemetry where that library is.
+  # The receivers of changes: processes, and :telemetry if that library is loaded.
   #
   # A subscriber's mailbox is its queue. While it is full, changes are counted instead of sent, and the count is sent
   # when there is room again.
 
   alias EmbeddedEpmd.Native
 
-  # Messages of whatever kind that may wait in a subscriber's mailbox.
+  # How many messages, of any kind, may wait in a subscriber's mailbox.
   @full 1_000
 
   @enforce_keys [:telemetry?]
@@ -18,7 +18,7 @@ defmodule EmbeddedEpmd.Subscribers do
   @spec new() :: t()
   def new, do: %__MODULE__{telemetry?: Code.ensure_loaded?(:telemetry)}
 
-  @doc "Adds a process that knows everything up to the change of this number; a process is added once."
+  @doc "Adds a process that knows all changes up to this number. Replaces an earlier subscription of the process."
   @spec add(t(), pid(), non_neg_integer()) :: t()
   def add(subscribers, pid, number) do
     subscribers = remove(subscribers, pid)
@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Subscribers do
   @spec missed?(t()) :: boolean()
   def missed?(subscribers), do: Enum.any?(subscribers.processes, fn {_, process} -> process.missed > 0 end)
 
-  @doc "Tells everybody of these changes, and of how many were lost after them."
+  @doc "Sends these changes to all subscribers, and counts those that were lost after them."
   @spec tell(t(), [{pos_integer(), Native.change()}], non_neg_integer()) :: t()
   def tell(subscribers, changes, lost) do
     for {_, change} <- changes, subscribers.telemetry?, do: execute(event(change))
@@ -50,7 +50,7 @@ defmodule EmbeddedEpmd.Subscribers do
     end)
   end
 
-  @doc "Tells everybody of another server, or of the end of one: these changes, and then those after this number."
+  @doc "Sends these changes of another server, or of the end of one. Changes up to this number are then skipped."
   @spec renew(t(), [Native.change()], non_neg_integer()) :: t()
   def renew(subscribers, changes, number) do
     subscribers
@@ -59,7 +59,7 @@ defmodule EmbeddedEpmd.Subscribers do
     |> each(fn _pid, process -> %{process | after: number} end)
   end
 
-  @doc "Tells those who missed something how much, where there is room for it."
+  @doc "Sends the count of missed changes to the subscribers whose mailbox has room again."
   @spec tell_missed(t()) :: t()
   def tell_missed(subscribers) do
     each(subscribers, fn pid, process -> if room?(pid), do: tell_overflow(process, pid), else: process end)
@@ -69,7 +69,7 @@ defmodule EmbeddedEpmd.Subscribers do
     %{subscribers | processes: Map.new(subscribers.processes, fn {pid, process} -> {pid, function.(pid, process)} end)}
   end
 
-  # It was in the snapshot.
+  # Already part of the snapshot.
   defp tell_one(%{after: known} = process, _pid, {number, _change}) when number <= known, do: process
 
   defp tell_one(process, pid, {_number, change}) do
@@ -104,7 +104,7 @@ defmodule EmbeddedEpmd.Subscribers do
   defp event({:role, role}), do: {:role, role}
   defp event({:table, where}), do: {:table, where}
 
-  # Not a dependency: it is there, or it is not.
+  # :telemetry is no dependency, so a direct call would not compile without a warning.
   defp execute({:role, role}), do: execute([:embedded_epmd, :role], 1, %{role: role})
   defp execute({:table, where}), do: execute([:embedded_epmd, :table], 1, %{table: where})
   defp execute({:overflow, lost}), do: execute([:embedded_epmd, :overflow], lost, %{})

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Doctor.Connection do
   @moduledoc false
-  # Why this node does not connect to another: goes the way that a connection takes, step by step, up to the first that
+  # Finds out why this node does not connect to another: performs the steps of a connection, up to the first that
   # fails.
 
   alias EmbeddedEpmd.{Discovery, Doctor}
@@ -17,18 +17,18 @@ defmodule EmbeddedEpmd.Doctor.Connection do
     identity: &Identity.examine/1
   ]
 
-  @typedoc "What the steps so far have found out."
+  @typedoc "What the steps so far have found out about the connection."
   @type way :: map()
-  @typedoc "A step's findings, and the way on. It ends where one of them is a problem."
+  @typedoc "A step's findings, and what the next steps need. No further step is performed after a problem."
   @type step :: {[Finding.t()], way()}
 
   @spec examine(node() | String.t()) :: [Finding.t()]
   def examine(node) do
-    # Every socket ends with the process that goes the way.
+    # A process of its own, so that all sockets are closed at its end.
     Task.await(Task.async(fn -> alone(fn -> walk(@steps, start(to_string(node))) end) end), :infinity)
   end
 
-  # A second probe of this VM would take the first one's place at the other node.
+  # One examination at a time: all probes of this VM have one name, and a second one would replace the first.
   defp alone(walk), do: :global.trans({__MODULE__, self()}, walk, [node()])
 
   defp start(node) do
@@ -39,12 +39,12 @@ defmodule EmbeddedEpmd.Doctor.Connection do
       here: if(Node.alive?(), do: node()),
       tls: tls,
       family: family,
-      # A VM that is no node would find the other as one of ours does.
+      # If this VM is not a node, examine what a node with `embedded_epmd` would do.
       discovery: if(Node.alive?(), do: :net_kernel.epmd_module(), else: Discovery)
     }
   end
 
-  # OTP has many ways to carry the distribution, and takes the first that is named.
+  # OTP uses the first -proto_dist.
   defp protocol do
     case with({:ok, [[protocol | _] | _]} <- :init.get_argument(:proto_dist), do: protocol, else: (_ -> ~c"inet_tcp")) do
       ~c"inet_tcp" -> {false, :inet}
@@ -65,7 +65,7 @@ defmodule EmbeddedEpmd.Doctor.Connection do
     if Enum.any?(findings, &(&1.status == :problem)), do: findings, else: findings ++ walk(steps, way)
   end
 
-  @doc "The findings in plain sentences, each step's last one with the time that the step took."
+  @doc "The findings as text, the last one of each step with the time that the step took."
   @spec format([Finding.t()]) :: String.t()
   def format(findings) do
     findings

@@ -1,12 +1,12 @@
 defmodule EmbeddedEpmd.Doctor.Owner do
   @moduledoc false
-  # Who has the port on this host, and what that means. Pure.
+  # Judges who has the port on this host. Pure.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Finding
 
-  @doc "The findings about the host, which hold for every VM on it."
+  @doc "The findings about the host, which are the same for every VM on it."
   @spec judge(map()) :: [Finding.t()]
   def judge(facts), do: List.flatten([holder(facts), stranger(facts), daemon(facts)])
 
@@ -49,7 +49,7 @@ defmodule EmbeddedEpmd.Doctor.Owner do
 
   defp holder(%{holders: holders, port: port}) do
     inodes = Enum.flat_map(holders, & &1.inodes)
-    # The copies of a listener are one socket. Others are of different addresses.
+    # Copies of a listener share an inode. Different inodes are listeners of different addresses.
     shared = if inodes == Enum.uniq(inodes), do: ".", else: ": by its owner, and by who stands by for it."
     ok("Port #{port} is held by #{programs(holders)}#{shared}")
   end

@@ -1,12 +1,13 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Address do
   @moduledoc false
-  # Where the host of the other node is, for the family of this node's distribution, and who says so.
+  # The step `:address`: the address of the other node's host, in the family of this node's distribution, and its
+  # sources.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
 
-  # For one source; in milliseconds.
+  # For a DNS query; milliseconds.
   @patience 2_000
 
   @spec examine(Connection.way()) :: Connection.step()
@@ -23,7 +24,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
     end
   end
 
-  # As OTP does: a discovery module need not have it.
+  # The callback is optional; OTP falls back in the same way.
   defp address_please(%{discovery: discovery, name: name, host: host, family: family}) do
     module =
       if Code.ensure_loaded?(discovery) and function_exported?(discovery, :address_please, 3),
@@ -40,7 +41,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
 
   ## Sources
 
-  # The answers of each source that this VM asks, which is none where the host is an address.
+  # The answer of each source that this VM's resolver asks. None is asked if the host is an address.
   defp sources(%{host: host, family: family}) do
     name = String.to_charlist(host)
     asked = :inet_db.res_option(:lookup)
@@ -58,7 +59,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
 
   defp hosts(name, family), do: addresses(:inet_hosts.gethostbyname(name, family))
 
-  # No DNS knows localhost, and many have a host that is called so.
+  # The DNS need not know localhost, and a search domain may have a host of that name.
   defp dns(~c"localhost", _family), do: []
 
   defp dns(name, family) do
@@ -72,7 +73,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
     end
   end
 
-  # A hostent of OTP: its last element are the addresses.
+  # The last element of OTP's record hostent is the list of addresses.
   defp addresses({:ok, hostent}), do: {:ok, elem(hostent, tuple_size(hostent) - 1)}
   defp addresses({:error, reason}), do: {:error, reason}
 

@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   @moduledoc false
-  # Whether the node lets this one in: the handshake of the distribution, as a hidden node of a name of its own. The name is
-  # the same for the life of the VM: the other keeps an atom of it.
+  # The step `:handshake`: whether the other node accepts this one. A probe, a hidden node with a name of its own,
+  # performs the handshake. Its name is the same for the life of this VM, since the other node creates an atom for it.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -9,12 +9,12 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   alias EmbeddedEpmd.Doctor.Connection.{Cookie, Reach, Tls}
   alias EmbeddedEpmd.Handshake
 
-  # The whole of it must be an atom.
+  # In characters. The probe's full name must fit into an atom.
   @longest_name 40
 
   @spec examine(Connection.way()) :: Connection.step()
   def examine(way) do
-    # Each time another life of the same node.
+    # A new creation marks each probe as a new incarnation of the same node.
     way = Map.merge(way, %{probe: probe(way), creation: rem(System.unique_integer([:positive]), 0xFFFFFF00) + 4})
 
     with {:ok, link} <- secure(way),
@@ -29,7 +29,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
     end
   end
 
-  # Hosts may be allowed, so the host is that of this node.
+  # With this node's host, since the other node may allow that host only.
   defp probe(way) do
     [name, host] =
       if way.here, do: String.split(Atom.to_string(way.here), "@"), else: ["mix", to_string(:net_adm.localhost())]
@@ -60,12 +60,12 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   defp greet(way) do
     case Handshake.greet(way.link, way.probe, way.creation) do
       {:ok, status} when status in [:ok, :ok_simultaneous] -> :ok
-      # Of the last probe, whose end it has not seen yet.
+      # The other node has not noticed the end of the last probe yet.
       {:ok, :alive} -> with({:error, reason} <- Handshake.supersede(way.link), do: {:stop, broken(way, reason)})
       {:ok, :not_allowed} -> {:stop, not_allowed(way)}
       {:ok, status} -> {:stop, unwilling(way, status)}
       {:error, :tls} -> {:stop, they_are_tls(way)}
-      # In TLS 1.3 what the other does not accept comes after the handshake.
+      # In TLS 1.3 the server's alert about a certificate may come after the client's handshake is done.
       {:error, {:tls_alert, _} = reason} -> {:stop, Tls.refused(way, reason)}
       {:error, reason} -> {:stop, if(tls_there?(way), do: they_are_tls(way), else: broken(way, reason))}
     end

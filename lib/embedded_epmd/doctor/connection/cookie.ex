@@ -1,12 +1,12 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Cookie do
   @moduledoc false
-  # The cookie that this VM shows to the other node.
+  # The cookie that this VM uses for the other node.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.{Connection, Finding}
 
-  @doc "As OTP chooses it. A VM that is no node has none yet; it would take that of its flag, or of the user's file."
+  @doc "The cookie that OTP would use. A VM that is not a node has none yet: it would read its flag or the user's file."
   @spec of(Connection.way()) :: atom()
   def of(%{here: nil}) do
     case :init.get_argument(:setcookie) do

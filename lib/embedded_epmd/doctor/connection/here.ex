@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Here do
   @moduledoc false
-  # What only this side knows: settings of this VM that keep a connection from being made, or from lasting.
+  # The step `:here`: settings of this VM that prevent a connection, or make it end.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -124,6 +124,6 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
 
   defp about(_fact, _way), do: []
 
-  # An entry is a node, a host, or NAME@.
+  # An entry is a node, a host, or `NAME@`.
   defp allowed?(allowed, way), do: Enum.any?(allowed, &(to_string(&1) in [way.node, way.host, way.name <> "@"]))
 end

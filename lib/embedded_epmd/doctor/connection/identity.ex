@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Identity do
   @moduledoc false
-  # Whether the node is connected to somebody else who has this node's name. The handshake under another name does not
-  # tell, and one under this name could break a connection that is being made.
+  # The step `:identity`: whether the other node is connected to another node that has this node's name. The probe's
+  # handshake cannot tell, and a handshake under this node's name could break a connection that is just being made.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Identity do
     case HiddenCall.call(link, way.probe, way.creation, :net_kernel, :node_info, [here]) do
       {:ok, {:ok, info}} -> {[if(connected?(way), do: itself(way), else: taken(way, info))], way}
       {:ok, _unknown} -> {[itself(way)], way}
-      # It may be no node of OTP.
+      # It may not be a node of OTP, and so have no net_kernel.
       {:error, _} -> {[], way}
     end
   end
@@ -37,7 +37,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Identity do
     )
   end
 
-  # net_address, a record of OTP.
+  # The record net_address of OTP's net_address.hrl.
   defp from(info) do
     case List.keyfind(info, :address, 0) do
       {:address, {:net_address, {ip, port}, _host, _protocol, _family}} -> ", from #{:inet.ntoa(ip)}, port #{port}"

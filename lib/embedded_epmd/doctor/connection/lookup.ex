@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
   @moduledoc false
-  # Whether the EPMD of the other host tells the node's port.
+  # The step `:epmd`: whether the EPMD of the other host knows the node's port.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -8,12 +8,12 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
   alias EmbeddedEpmd.Doctor.Connection
   alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
 
-  # Of the names that are registered there.
+  # How many of the names that are registered there are shown.
   @shown 5
   @near 0.8
 
   @spec examine(Connection.way()) :: Connection.step()
-  # An endpoint says it.
+  # An endpoint has given the port.
   def examine(%{port: _} = way), do: {[], way}
 
   def examine(way) do
@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
     ArgumentError -> 4_369
   end
 
-  # Whether there is anybody, and whether they answer, are two questions.
+  # Connects first, to tell a port that cannot be reached from an EPMD that does not answer.
   defp ask(%{ip: ip} = way, port) do
     where = "Port #{port} of #{Address.at(ip)}"
 
@@ -120,7 +120,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
     {[finding], way}
   end
 
-  # They may be listed from the same host only.
+  # The EPMD may list names to its own host only.
   defp names(%{epmd: port} = way) do
     case Client.names(way.ip, port, Reach.patience()) do
       {:ok, []} -> " It knows no name at all, or does not list them to this host."

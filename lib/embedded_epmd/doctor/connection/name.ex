@@ -1,12 +1,12 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Name do
   @moduledoc false
-  # Whether this node can ask for such a name at all.
+  # The step `:name`: whether this node can connect to a node of such a name at all.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
 
-  # What `net_kernel` lets a node be called.
+  # The names that `net_kernel` accepts for a node.
   @name ~r/^[0-9A-Za-z_-]+$/
   @longest_atom 255
 

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Port do
   @moduledoc false
-  # Whether the node's port takes connections.
+  # The step `:port`: whether the node's port accepts connections.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -29,7 +29,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Port do
 
   defp remedy(_reason, way), do: "Open #{range()} from this machine to #{way.host}."
 
-  # What the other has is not known here; most sites have one range for all.
+  # The other node's range is not known here; most sites configure the same one everywhere.
   defp range do
     case {Application.get_env(:kernel, :inet_dist_listen_min), Application.get_env(:kernel, :inet_dist_listen_max)} do
       {nil, _} -> "the ports that nodes take, any unless inet_dist_listen_min and inet_dist_listen_max are set there,"

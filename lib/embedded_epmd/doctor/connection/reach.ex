@@ -1,22 +1,22 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Reach do
   @moduledoc false
-  # A connection to a port of the other host, and what it means when there is none.
+  # Connects to a port of the other host, and explains why that fails.
 
   alias EmbeddedEpmd.Handshake
 
-  # As long as a person waits. OTP gives the whole of a connection 7 seconds (net_setuptime).
+  # Milliseconds. OTP gives the whole set-up of a connection 7 seconds (net_setuptime).
   @patience 3_000
-  # Long enough for a TLS server to answer, on a network of any kind.
+  # Milliseconds; enough for a TLS server to answer on any network.
   @short_patience 1_000
 
-  # A client's first message in TLS 1.2, without extensions: whoever speaks TLS answers, if with an alert.
+  # A ClientHello of TLS 1.2 without extensions: every TLS server answers it, at least with an alert.
   @client_hello <<22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3, 0::256, 0, 0, 2, 0xC0, 0x2F, 1, 0>>
 
-  @doc "How long is waited for an answer, in milliseconds."
+  @doc "How long to wait for an answer, in milliseconds."
   @spec patience() :: pos_integer()
   def patience, do: @patience
 
-  @doc "Connects as the distribution does: over TCP, with messages of its handshake."
+  @doc "Connects over TCP, as the distribution does."
   @spec open(:inet.ip_address(), :inet.port_number(), pos_integer()) :: {:ok, Handshake.t()} | {:error, atom()}
   def open(ip, port, patience \\ @patience) do
     family = if tuple_size(ip) == 8, do: :inet6, else: :inet
@@ -26,7 +26,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
          do: {:ok, Handshake.within(%Handshake{transport: :gen_tcp, socket: socket, length_bits: 16}, patience)}
   end
 
-  @doc "Whether TLS is spoken there."
+  @doc "Whether a TLS server listens there."
   @spec tls?(:inet.ip_address(), :inet.port_number()) :: boolean()
   def tls?(ip, port) do
     with {:ok, link} <- open(ip, port, @short_patience) do
@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
     end
   end
 
-  @doc "What an error of `open/3` means, of which port of which address, as the first and second sentence of a finding."
+  @doc "What an error of `open/3` means, as the first and second sentence of a finding. `where` names port and address."
   @spec explain(atom(), String.t()) :: {String.t(), String.t()}
   def explain(:econnrefused, where),
     do: {"#{where} refuses connections.", "The machine answers, and nobody listens on that port at that address."}

@@ -8,19 +8,19 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   alias EmbeddedEpmd.Doctor.Connection.Reach
   alias EmbeddedEpmd.Handshake
 
-  @doc "TLS over a connection, in the time that is left."
+  @doc "Upgrades the connection to TLS, before its deadline."
   @spec secure(Connection.way()) :: {:ok, Handshake.t()} | {:error, term()}
   def secure(%{link: %{socket: socket} = link} = way) do
     options = [mode: :binary, active: false, packet: :raw] ++ processes(way) ++ options()
 
-    # A VM whose distribution needs the application has it; the library does not.
+    # A VM whose distribution is over TLS has the application ssl. It is no dependency of this library.
     connect = Function.capture(:ssl, :connect, 3)
 
     with {:ok, socket} <- connect.(socket, options, Handshake.left(link)),
          do: {:ok, Handshake.within(%{link | transport: :ssl, socket: socket, length_bits: 32}, Reach.patience())}
   end
 
-  # A node over TLS has processes for that, and need not run the application.
+  # With erl_dist ssl uses the processes of the distribution, which run even if the application ssl does not.
   defp processes(%{here: nil}), do: with({:ok, _} <- Application.ensure_all_started(:ssl), do: [])
   defp processes(_way), do: [erl_dist: true]
 
@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   defp text(reason) when is_atom(reason), do: to_string(reason)
   defp text(reason), do: inspect(reason)
 
-  # As inet_tls_dist reads them; its function is not exported.
+  # Reads them as inet_tls_dist does, whose function is not exported.
   defp options do
     options = by_flags(:init.get_argument(:ssl_dist_opt)) ++ by_file()
 
