@@ -5,7 +5,7 @@ defmodule EmbeddedEpmd.ClusterTest do
 
   alias EmbeddedEpmd.Cluster
 
-  # Only the first has a cluster, and `global` disconnects those that are not connected to each other.
+  # Only the first node has a cluster, and `global` would disconnect nodes that are not all connected to each other.
   @star ~w(-kernel prevent_overlapping_partitions false)
 
   setup do
@@ -19,7 +19,7 @@ defmodule EmbeddedEpmd.ClusterTest do
     others = for name <- ["db#{tag}", "web10_#{tag}"], do: start_ours(name, port)
     nodes = for vm <- fits, do: call(vm, :erlang, :node)
     eventually(fn -> call(first, Node, :list) |> Enum.sort() == Enum.sort(nodes) end)
-    # One that went and has come back is another.
+    # A node that went down and came back is connected again.
     [vm | _] = fits
     kill(vm)
     eventually(fn -> length(call(first, Node, :list)) == 1 end)

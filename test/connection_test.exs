@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.ConnectionTest do
-  # The way to another node where nothing is wrong, and up to its port.
+  # The steps of a connection up to the other node's port, and connections without a fault.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Faults, Vm}
@@ -20,7 +20,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
       {a, b} = pair(context)
       node = node_of(b)
       log = log_of(b)
-      # What it starts once, it keeps.
+      # The first examination may open descriptors that stay open.
       assert_healthy(examine(a, node))
       before = descriptors(pid(a))
 
@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
       assert call(a, :erlang, :nodes, [:connected]) == []
       eventually(fn -> call(b, :erlang, :nodes, [:connected]) == [] end)
-      # One name for the life of this VM: of six probes the other keeps one atom.
+      # All six probes had one name, so the other node keeps one atom.
       assert [probe] = for(known <- call(b, :erlang, :nodes, [:known]), "#{known}" =~ "doctor", do: known)
       assert Atom.to_string(probe) =~ ~r/^doctor-#{context.here}-\d+@127\.0\.0\.1$/
       assert File.read!(log) == ""
@@ -71,7 +71,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
     end
 
     test "with short names", context do
-      # Nobody but this file is asked for the host, which the machine's name server need not know.
+      # This file alone resolves the host, since the machine's name server may not know it.
       {:ok, host} = :inet.gethostname()
       {a, b} = pair(context, host: "#{host}", longnames: false, flags: inetrc("{host,{127,0,0,1},[\"#{host}\"]}."))
       assert_fine(context, "none, short names", a, b)
@@ -79,7 +79,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
     test "with an endpoint", context do
       a = start_ours(context.here, context.port)
-      # Its EPMD is unknown here.
+      # The nodes are registered on different ports, so only the endpoint leads to the other one.
       b = start_ours(context.other, free_port())
       {:ok, [%{port: port}]} = call(b, EmbeddedEpmd, :names)
       put(a, :endpoints, %{"#{context.other}@*" => port})

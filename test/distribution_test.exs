@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.DistributionTest do
-  # The ways of OTP's distribution, each between two real VMs whose look-ups go through ours.
+  # Each kind of OTP's distribution, between two real VMs whose look-ups go through this library.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
@@ -13,7 +13,7 @@ defmodule EmbeddedEpmd.DistributionTest do
     [a, b] = for name <- [first, second], do: start_ours(name, port, flags: flags)
     assert_connected(a, b)
     assert registered(port) == Enum.sort([first, second])
-    # Each has a TLS connection process for the other; and who does not speak TLS is found, and gets no connection.
+    # Each has TLS processes. A node without TLS can look them up, but not connect.
     for vm <- [a, b], do: assert(call(vm, :erlang, :whereis, [:ssl_dist_sup]) |> is_pid())
     plain = start_ours(unique("plain"), port)
     assert {:port, _, _} = look_up(plain, first, {127, 0, 0, 1})
@@ -49,11 +49,11 @@ defmodule EmbeddedEpmd.DistributionTest do
   test "a fixed port needs no look-up, and is registered all the same", %{port: port, first: first, second: second} do
     fixed = free_port()
     a = start_ours(first, port, flags: ~w(-erl_epmd_port #{fixed}))
-    # A node that knows the port of all others asks nobody: its own EPMD is elsewhere. It listens on no port itself.
+    # A node that expects all others at the fixed port looks nobody up: its own EPMD is on another port.
     b = start_ours(second, free_port(), flags: ~w(-erl_epmd_port #{fixed} -dist_listen false))
     assert call(b, :net_kernel, :connect_node, [node_of(a)])
     assert stock_names(port) == [%{name: first, port: fixed}]
-    # One that knows nothing of it looks it up.
+    # A node without the flag looks it up.
     c = start_ours(unique("third"), port)
     assert_connected(c, a)
   end
@@ -76,7 +76,7 @@ defmodule EmbeddedEpmd.DistributionTest do
     given = call(b, :erlang, :node)
     assert given != :nonode@nohost
     assert call(a, :erlang, :nodes, [:hidden]) == [given]
-    # Such a node does not listen, so that there is nothing to register.
+    # Such a node does not listen, so it does not register.
     assert registered(port) == [first]
   end
 

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.DoctorHostTest do
-  # What the doctor sees of hosts and units of other kinds, each made by the kernel as systemd or a container makes it.
+  # What the doctor sees in network namespaces and under the restrictions of systemd units, which the tests create.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
@@ -26,7 +26,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     text = EmbeddedEpmd.Doctor.format(call(vm, EmbeddedEpmd, :examine))
     assert text =~ "ok       Port #{port} is owned by beam.smp (pid #{pid(vm)}, user id "
     refute text =~ "epmd daemon has"
-    # As a user to whom the descriptors of others are not shown. Only root can become one.
+    # Also as a user who cannot see the descriptors of others, which only root can switch to.
     if root?(), do: refute(as_nobody(port) =~ "epmd (pid")
   end
 
@@ -54,7 +54,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   test "under ProcSubset=pid the listeners are seen" do
     script = "mount -t proc -o subset=pid proc /proc && test ! -e /proc/net && exec \"$@\""
-    # Another pid namespace: the processes cannot be seen, but the port.
+    # In another pid namespace the port can be seen, but not the processes.
     port = free_port()
     vm = start_ours(unique("host"), port)
     text = run(own_proc() ++ ["sh", "-c", script, "sh"], owner_of(port))
@@ -92,7 +92,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     %{linux: true, port: port, sockets: sockets, holders: Linux.holders(sockets, port), names: {:error, :econnrefused}}
   end
 
-  # A command that prints who has the port.
+  # A command that prints the findings about the owner of the port.
   defp owner_of(port) do
     expression = "EmbeddedEpmd.Doctor.Facts.host() |> EmbeddedEpmd.Doctor.Owner.judge() |> EmbeddedEpmd.Doctor.format()"
     ["env", "ERL_EPMD_PORT=#{port}", "elixir", "-pa", ebin(), "-e", "IO.puts(#{expression})"]
@@ -105,7 +105,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     text
   end
 
-  # A plain user is root in a user namespace; root may not make one in a chroot, and needs none.
+  # Other users than root get a user namespace. Root needs none, and may not create one in a chroot.
   defp unshare, do: ["unshare" | if(root?(), do: [], else: ~w(--user --map-root-user))]
   defp own_network, do: unshare() ++ ["--net"]
   defp own_proc, do: unshare() ++ ~w(--mount --pid --fork --mount-proc)
@@ -114,7 +114,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   defp root?, do: System.cmd("id", ["-u"]) == {"0\n", 0}
   defp hex(port), do: port |> Integer.to_string(16) |> String.pad_leading(4, "0")
 
-  # Its process id; it ends with the test.
+  # Starts a program that ends with the test; returns its pid.
   defp daemon(command) do
     {pid, 0} = System.cmd("sh", ["-c", "\"$@\" </dev/null >/dev/null 2>&1 & echo $!", "sh" | command])
     pid = String.trim(pid)

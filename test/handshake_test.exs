@@ -1,6 +1,5 @@
 defmodule EmbeddedEpmd.HandshakeTest do
-  # What a node may answer that no test can make a real one answer at will, byte by byte as OTP's "Distribution Protocol"
-  # has it.
+  # Answers that a real node cannot be made to give in a test, byte by byte as in OTP's "Distribution Protocol".
   use ExUnit.Case, async: true
 
   alias EmbeddedEpmd.Handshake
@@ -28,7 +27,7 @@ defmodule EmbeddedEpmd.HandshakeTest do
     assert size == 1 + 8 + 4 + 2 + 15
     {sent, mandatory} = Handshake.flags()
     assert flags == sent
-    # PUBLISHED is what a hidden node does not have.
+    # A hidden node does not have the flag PUBLISHED.
     assert Bitwise.band(flags, 1) == 0
     assert Handshake.missing(mandatory, flags) == 0
   end
@@ -76,7 +75,8 @@ defmodule EmbeddedEpmd.HandshakeTest do
 
   defp message(bytes), do: <<byte_size(bytes)::16, bytes::binary>>
 
-  # A link to somebody who tells this process what came first, then sends these bytes, and ends; silence is an empty one.
+  # A link to a peer that sends the first bytes it receives to this process, answers with these bytes, and closes. If
+  # the only answer is "", it stays silent.
   defp against(answers, options \\ []) do
     test = self()
     {:ok, listener} = :gen_tcp.listen(0, [:binary, ip: {127, 0, 0, 1}, active: false, nodelay: true])

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.UmbrellaTest do
-  # From mix new --umbrella to rpc, as the README has it; and the doctor, when rpc does not get through.
+  # An umbrella from `mix new --umbrella` to `rpc`, as in the README, and the doctor when `rpc` cannot reach the node.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Umbrella, Vm}
@@ -58,7 +58,7 @@ defmodule EmbeddedEpmd.UmbrellaTest do
   end
 
   test "eval names what is missing where rpc does not get through", %{release: release} do
-    # The daemon has 127.0.0.1 only, and the node's host is another address, as Debian's host names are.
+    # The daemon listens on 127.0.0.1 only, and the node's host has another address, like Debian's host names.
     epmd = daemon(release.port)
     eventually(fn -> stock_names(release.port) == [] end)
     node = "#{release.node}@127.0.1.1"
@@ -93,7 +93,7 @@ defmodule EmbeddedEpmd.UmbrellaTest do
     assert text =~ "Do: Write -epmd_module Elixir.EmbeddedEpmd.Discovery into #{own} "
   end
 
-  # Release has its nodes at 127.0.0.1.
+  # Release.run would use 127.0.0.1 as the host.
   defp command(release, node, command, argument, environment \\ []) do
     environment = environment(release, node) ++ environment
     System.cmd(bin(release), [command, argument], env: environment, stderr_to_stdout: true)

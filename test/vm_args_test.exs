@@ -22,7 +22,7 @@ defmodule EmbeddedEpmd.VmArgsTest do
     assert VmArgs.missing([], wanted) == wanted
     assert VmArgs.missing(VmArgs.flags("-start_epmd false -epmd_module #{@module}"), wanted) == []
     assert VmArgs.missing(VmArgs.flags("-start_epmd false -start_epmd true"), wanted) == wanted
-    # With the kernel parameter no flag names the module.
+    # With the kernel parameter no flag is needed for the module.
     assert VmArgs.wanted(:vm_args, true) == [{"-start_epmd", "false"}]
     assert VmArgs.wanted(:remote_vm_args, false) == [{"-start_epmd", "false"}]
   end
