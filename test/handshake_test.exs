@@ -37,7 +37,7 @@ defmodule EmbeddedEpmd.HandshakeTest do
     assert Handshake.greet(against(["HTTP/1.1 400"]), @probe, 7) == {:error, {:unexpected, "HT"}}
     assert Handshake.greet(against([message("x")]), @probe, 7) == {:error, {:unexpected, "x"}}
     assert Handshake.greet(against([message("")]), @probe, 7) == {:error, {:unexpected, <<0, 0>>}}
-    assert Handshake.greet(against([""], patience: 200), @probe, 7) == {:error, :timeout}
+    assert Handshake.greet(against([""], timeout: 200), @probe, 7) == {:error, :timeout}
     assert Handshake.greet(against([]), @probe, 7) == {:error, :closed}
   end
 
@@ -93,6 +93,10 @@ defmodule EmbeddedEpmd.HandshakeTest do
     end)
 
     assert_receive :accepted, 5_000
-    Handshake.within(%Handshake{transport: :gen_tcp, socket: socket, length_bits: 16}, options[:patience] || 5_000)
+
+    Handshake.with_timeout(
+      %Handshake{transport: :gen_tcp, socket: socket, length_bits: 16},
+      options[:timeout] || 5_000
+    )
   end
 end

@@ -11,7 +11,7 @@ defmodule EmbeddedEpmd.Client do
   @highest 6
   @lowest 5
   # How long to wait for an answer if the timeout is :infinity, in milliseconds: :erl_epmd never waits longer.
-  @patience 10_000
+  @receive_timeout 10_000
 
   @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport
 
@@ -110,7 +110,7 @@ defmodule EmbeddedEpmd.Client do
     end
   end
 
-  defp left(:infinity), do: @patience
+  defp left(:infinity), do: @receive_timeout
   defp left(deadline), do: :erlang.max(0, deadline - now())
 
   defp now, do: :erlang.monotonic_time(:millisecond)

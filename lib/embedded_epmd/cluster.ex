@@ -17,9 +17,9 @@ defmodule EmbeddedEpmd.Cluster do
   use GenServer
 
   # How often nodes that are not connected are tried; milliseconds.
-  @again 5_000
+  @retry_interval 5_000
   # How many names may become atoms: otherwise whoever registers names could exhaust the VM's atoms.
-  @most_names 10_000
+  @max_names 10_000
 
   @typedoc """
     * `:nodes` - the names to connect to, without their hosts: a list of patterns, in which `*` stands for any
@@ -43,19 +43,19 @@ defmodule EmbeddedEpmd.Cluster do
   end
 
   defp patterns!([_ | _] = nodes), do: Enum.map(nodes, &pattern!(&1, nodes))
-  defp patterns!(nodes), do: refuse(nodes)
+  defp patterns!(nodes), do: bad_nodes!(nodes)
 
   defp pattern!(%Regex{} = regex, _nodes), do: regex
 
   defp pattern!(text, nodes) when is_binary(text) do
-    if text == "" or String.contains?(text, "@"), do: refuse(nodes)
+    if text == "" or String.contains?(text, "@"), do: bad_nodes!(nodes)
     text = text |> Regex.escape() |> String.replace("\\*", ".*") |> String.replace("\\?", ".")
     Regex.compile!("\\A#{text}\\z", "su")
   end
 
-  defp pattern!(_, nodes), do: refuse(nodes)
+  defp pattern!(_, nodes), do: bad_nodes!(nodes)
 
-  defp refuse(nodes) do
+  defp bad_nodes!(nodes) do
     raise ArgumentError,
           "nodes: expected a list of patterns such as \"app*\", without hosts, or of regular expressions, " <>
             "got #{inspect(nodes)}"
@@ -64,14 +64,14 @@ defmodule EmbeddedEpmd.Cluster do
   @impl GenServer
   def init(patterns) do
     state = %{patterns: patterns, names: MapSet.new(), connecting: %{}, subscription: nil, warned?: false}
-    {:ok, state, {:continue, :again}}
+    {:ok, state, {:continue, :retry}}
   end
 
   @impl GenServer
-  def handle_continue(:again, state), do: {:noreply, again(state)}
+  def handle_continue(:retry, state), do: {:noreply, connect_all(state)}
 
   @impl GenServer
-  def handle_info(:again, state), do: {:noreply, again(state)}
+  def handle_info(:retry, state), do: {:noreply, connect_all(state)}
   def handle_info({:embedded_epmd, {:registered, %{name: name}}}, state), do: {:noreply, connect(state, name)}
 
   def handle_info({:DOWN, reference, :process, _, _}, %{subscription: reference} = state),
@@ -83,8 +83,8 @@ defmodule EmbeddedEpmd.Cluster do
   def handle_info(_other, state), do: {:noreply, state}
 
   # The subscription ends with the supervised process, so it may have to be renewed.
-  defp again(state) do
-    Process.send_after(self(), :again, @again)
+  defp connect_all(state) do
+    Process.send_after(self(), :retry, @retry_interval)
     state = subscribe(state)
 
     case EmbeddedEpmd.names() do
@@ -105,8 +105,8 @@ defmodule EmbeddedEpmd.Cluster do
   defp connect(state, name) do
     cond do
       not (Node.alive?() and node_name?(name) and Enum.any?(state.patterns, &Regex.match?(&1, name))) -> state
-      name in state.names or MapSet.size(state.names) < @most_names -> connect_node(state, name)
-      true -> warn(state)
+      name in state.names or MapSet.size(state.names) < @max_names -> connect_node(state, name)
+      true -> warn_once(state)
     end
   end
 
@@ -133,11 +133,11 @@ defmodule EmbeddedEpmd.Cluster do
     end
   end
 
-  defp warn(%{warned?: true} = state), do: state
+  defp warn_once(%{warned?: true} = state), do: state
 
-  defp warn(state) do
+  defp warn_once(state) do
     text = ~c"embedded_epmd: more than ~b names fit the patterns of the cluster; others are left out"
-    :logger.warning(text, [@most_names])
+    :logger.warning(text, [@max_names])
     %{state | warned?: true}
   end
 end

@@ -22,8 +22,8 @@ defmodule EmbeddedEpmd.Discovery do
   # As long as :erl_epmd waits.
   @timeout 10_000
   # How long a look-up waits while the port changes hands, and the pause between its attempts; milliseconds.
-  @change_over 4_000
-  @change_over_pause 5
+  @change_over_timeout 4_000
+  @retry_interval 5
   # How long a server may run after boot without a supervised process; milliseconds.
   @unclaimed_after 60_000
 
@@ -50,12 +50,12 @@ defmodule EmbeddedEpmd.Discovery do
           :ignore
 
         {:error, sentence} ->
-          if Environment.fixed_port?(), do: go_on_without(sentence), else: refuse(sentence)
+          if Environment.fixed_port?(), do: continue_without_server(sentence), else: fail(sentence)
       end
     end
   end
 
-  defp go_on_without(sentence) do
+  defp continue_without_server(sentence) do
     :logger.warning(~c"~ts; the node goes on without EPMD, since its port is fixed", [sentence])
     :ignore
   end
@@ -77,7 +77,7 @@ defmodule EmbeddedEpmd.Discovery do
     if :erlang.whereis(:erl_epmd) == :undefined do
       with {:error, reason} when reason != :already_registered <- Lifecycle.register(to_binary(name), advertised(port)),
            false <- Environment.fixed_port?() do
-        if is_binary(reason), do: refuse(reason), else: {:error, reason}
+        if is_binary(reason), do: fail(reason), else: {:error, reason}
       else
         true -> {:ok, -1}
         answer -> answer
@@ -112,10 +112,15 @@ defmodule EmbeddedEpmd.Discovery do
     case Lifecycle.latest() do
       {server, :ports} when is_tuple(ip) ->
         case lookup(server, ip, to_binary(name)) do
-          {:port, port, highest, lowest} -> {:port, port, Client.version(highest, lowest)}
-          :stopped -> :erl_epmd.port_please(name, ip, timeout)
+          {:port, port, highest, lowest} ->
+            {:port, port, Client.version(highest, lowest)}
+
+          :stopped ->
+            :erl_epmd.port_please(name, ip, timeout)
+
           # In Erlang's term order every number is less than :infinity.
-          other -> find(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over))
+          other ->
+            resolve(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over_timeout))
         end
 
       _ ->
@@ -130,7 +135,7 @@ defmodule EmbeddedEpmd.Discovery do
     _ in [ArgumentError, ErlangError] -> :stopped
   end
 
-  defp find(answer, server, ip, name, timeout, deadline) do
+  defp resolve(answer, server, ip, name, timeout, deadline) do
     case answer do
       {:port, port, highest, lowest} ->
         {:port, port, Client.version(highest, lowest)}
@@ -144,24 +149,24 @@ defmodule EmbeddedEpmd.Discovery do
       # The owner may have just ended: then another VM takes the port.
       :owner ->
         with {:error, reason} <- Client.port(name, ip, port(server), timeout),
-             do: find_again(reason, server, ip, name, timeout, deadline)
+             do: retry(reason, server, ip, name, timeout, deadline)
 
       :unsettled ->
-        find_again(:econnrefused, server, ip, name, timeout, deadline)
+        retry(:econnrefused, server, ip, name, timeout, deadline)
 
       :stopped ->
         {:error, :econnrefused}
     end
   end
 
-  defp find_again(reason, server, ip, name, timeout, deadline) do
+  defp retry(reason, server, ip, name, timeout, deadline) do
     if now() < deadline do
-      :timer.sleep(@change_over_pause)
+      :timer.sleep(@retry_interval)
 
       with :stopped <- lookup(server, ip, name) do
         {:error, reason}
       else
-        answer -> find(answer, server, ip, name, timeout, deadline)
+        answer -> resolve(answer, server, ip, name, timeout, deadline)
       end
     else
       {:error, reason}
@@ -257,7 +262,7 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   # While the VM boots, a returned error would end it with pages of reports that hide the sentence.
-  defp refuse(sentence) do
+  defp fail(sentence) do
     if Environment.booting?() do
       stderr = :erlang.open_port({:fd, 0, 2}, [:out, :binary])
       :erlang.port_command(stderr, [sentence, ?\n])

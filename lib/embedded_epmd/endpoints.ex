@@ -35,7 +35,7 @@ defmodule EmbeddedEpmd.Endpoints do
   @type setting :: %{(pattern :: String.t()) => endpoint()} | {module(), function :: atom()}
 
   # For a call of the user's function; milliseconds.
-  @patience 1_000
+  @timeout 1_000
 
   @doc false
   # The setting as a map; or the error: what is expected, and what came.
@@ -84,7 +84,7 @@ defmodule EmbeddedEpmd.Endpoints do
     Config.get(:endpoints, Lifecycle.options())
   rescue
     error in ArgumentError ->
-      complain(error.message)
+      log_error(error.message)
       %{}
   end
 
@@ -105,7 +105,7 @@ defmodule EmbeddedEpmd.Endpoints do
 
   defp find([{pattern, endpoint} | endpoints], node, host, family) do
     with true <- matches?(node, pattern),
-         {to, port} <- at(endpoint, node, host) do
+         {to, port} <- target(endpoint, node, host) do
       with {:ok, ip} <- :inet.getaddr(to, family), do: {:ok, ip, port}
     else
       _ -> find(endpoints, node, host, family)
@@ -136,45 +136,45 @@ defmodule EmbeddedEpmd.Endpoints do
     end
   end
 
-  defp at(port, _node, host) when is_integer(port), do: {host, port}
+  defp target(port, _node, host) when is_integer(port), do: {host, port}
 
-  defp at({to, port}, _node, _host) when is_integer(port),
+  defp target({to, port}, _node, _host) when is_integer(port),
     do: {if(is_binary(to), do: :unicode.characters_to_list(to), else: to), port}
 
-  defp at({module, function}, node, host), do: ask(module, function, node, host)
+  defp target({module, function}, node, host), do: call_function(module, function, node, host)
 
-  defp ask(module, function, node, host) do
+  defp call_function(module, function, node, host) do
     {pid, monitor} = :erlang.spawn_monitor(fn -> :erlang.exit({:endpoint, apply(module, function, [node])}) end)
 
     receive do
-      {:DOWN, ^monitor, _, _, {:endpoint, answer}} -> answered(answer, module, function, node, host)
-      {:DOWN, ^monitor, _, _, reason} -> complain(said(module, function, node, [" failed: ", inspected(reason)]))
+      {:DOWN, ^monitor, _, _, {:endpoint, answer}} -> check_answer(answer, module, function, node, host)
+      {:DOWN, ^monitor, _, _, reason} -> log_error(message(module, function, node, [" failed: ", format(reason)]))
     after
-      @patience ->
+      @timeout ->
         :erlang.demonitor(monitor, [:flush])
         :erlang.exit(pid, :kill)
-        complain(said(module, function, node, " took more than a second"))
+        log_error(message(module, function, node, " took more than a second"))
     end
   end
 
-  defp answered(nil, _module, _function, _node, _host), do: :none
+  defp check_answer(nil, _module, _function, _node, _host), do: :none
 
-  defp answered(answer, module, function, node, host) do
+  defp check_answer(answer, module, function, node, host) do
     # A function must not return another function.
     if endpoint?(answer) and not match?({_, name} when is_atom(name), answer),
-      do: at(answer, node, host),
+      do: target(answer, node, host),
       else:
-        complain(said(module, function, node, [" must return {host, port}, a port, or nil, got: ", inspected(answer)]))
+        log_error(message(module, function, node, [" must return {host, port}, a port, or nil, got: ", format(answer)]))
   end
 
-  defp said(module, function, node, what) do
-    ["embedded_epmd: endpoints: ", inspected({module, function}), " for \"", node, "\"", what]
+  defp message(module, function, node, what) do
+    ["embedded_epmd: endpoints: ", format({module, function}), " for \"", node, "\"", what]
   end
 
-  defp inspected(term), do: :io_lib.format(~c"~tp", [term])
+  defp format(term), do: :io_lib.format(~c"~tp", [term])
 
   # The look-up continues with the next key.
-  defp complain(sentence) do
+  defp log_error(sentence) do
     :logger.error(~c"~ts", [sentence])
     :none
   end

@@ -11,9 +11,9 @@ defmodule EmbeddedEpmd.Exposure do
   def needed?(server), do: Environment.distributed?() or Native.metrics(server).names > 0
 
   @doc "The settings of a server that no node needs: loopback addresses only, and no hand-over."
-  @spec narrow(Native.config()) :: Native.config()
+  @spec loopback_only(Native.config()) :: Native.config()
   # The addresses of a socket unit cannot be changed; they count unless others have been chosen.
-  def narrow(config),
+  def loopback_only(config),
     do: %{config | addresses: loopbacks(config.addresses), addresses_chosen: false, hand_over: false}
 
   defp loopbacks([]), do: ["127.0.0.1", "::1"]

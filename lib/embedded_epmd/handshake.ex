@@ -110,12 +110,12 @@ defmodule EmbeddedEpmd.Handshake do
   end
 
   @doc "Sets the deadline for all that follows: this many milliseconds from now."
-  @spec within(t(), pos_integer()) :: t()
-  def within(link, patience), do: %{link | deadline: System.monotonic_time(:millisecond) + patience}
+  @spec with_timeout(t(), pos_integer()) :: t()
+  def with_timeout(link, timeout), do: %{link | deadline: System.monotonic_time(:millisecond) + timeout}
 
   @doc "The milliseconds until the deadline."
-  @spec left(t()) :: non_neg_integer()
-  def left(link), do: max(0, link.deadline - System.monotonic_time(:millisecond))
+  @spec time_left(t()) :: non_neg_integer()
+  def time_left(link), do: max(0, link.deadline - System.monotonic_time(:millisecond))
 
   @doc "Sends bytes without a length before them."
   @spec send_bytes(t(), iodata()) :: :ok | {:error, term()}
@@ -123,7 +123,7 @@ defmodule EmbeddedEpmd.Handshake do
 
   @spec receive_bytes(t(), pos_integer()) :: {:ok, binary()} | {:error, term()}
   def receive_bytes(%{transport: transport, socket: socket} = link, count),
-    do: transport.recv(socket, count, left(link))
+    do: transport.recv(socket, count, time_left(link))
 
   defp send_message(%{length_bits: bits} = link, message),
     do: send_bytes(link, [<<byte_size(message)::size(bits)>>, message])

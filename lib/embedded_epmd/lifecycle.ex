@@ -10,8 +10,8 @@ defmodule EmbeddedEpmd.Lifecycle do
   @node {__MODULE__, :node}
   @options {__MODULE__, :options}
   # How often a running node retries to register after a restart of the server, and the pause between; milliseconds.
-  @tries 20
-  @pause 50
+  @attempts 20
+  @retry_interval 50
 
   @doc """
   The server that was started last. It may have ended: a look-up in it tells so, and need not ask first. With
@@ -75,14 +75,14 @@ defmodule EmbeddedEpmd.Lifecycle do
         Environment.stopping?() or Environment.client?() -> :none
         Environment.routed?() -> if Environment.distributed?(), do: start_again(), else: :none
         not Environment.distributed?() and Environment.route() -> :none
-        true -> start_beside()
+        true -> start_unrouted()
       end
     end
   end
 
   defp start_again do
     with keeper when is_pid(keeper) <- :erlang.whereis(:net_sup),
-         :ok <- give_up(keeper),
+         :ok <- drop_references(keeper),
          :ok <- load(),
          {:ok, config} <- config(),
          {:ok, server} <- start(config, keeper) do
@@ -95,16 +95,16 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   # A server without references ends. If the keeper started it, a reference may still be on the keeper's heap.
-  defp give_up(keeper) do
+  defp drop_references(keeper) do
     :persistent_term.erase(@server)
     :erlang.garbage_collect(keeper)
     :ok
   end
 
-  defp start_beside do
+  defp start_unrouted do
     with :ok <- load(),
          {:ok, config} <- config(),
-         do: start(reach(config, Environment.distributed?()), :erlang.whereis(:kernel_sup))
+         do: start(exposed(config, Environment.distributed?()), :erlang.whereis(:kernel_sup))
   end
 
   @doc "Stops the server, if there is one, and waits for its end."
@@ -122,13 +122,13 @@ defmodule EmbeddedEpmd.Lifecycle do
     with {:ok, config} <- config(),
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
-      config = reach(config, Environment.routed?() or Exposure.needed?(server))
-      with {:ok, :ok} <- named(Native.configure(server, config)), do: :ok
+      config = exposed(config, Environment.routed?() or Exposure.needed?(server))
+      with {:ok, :ok} <- prefix_error(Native.configure(server, config)), do: :ok
     end
   end
 
-  defp reach(config, true), do: config
-  defp reach(config, false), do: Exposure.narrow(config)
+  defp exposed(config, true), do: config
+  defp exposed(config, false), do: Exposure.loopback_only(config)
 
   # The nodes are registered at this port, so a server never changes it. A default contradicts nothing: the port may
   # be that of a socket unit.
@@ -144,12 +144,12 @@ defmodule EmbeddedEpmd.Lifecycle do
 
   defp same_advertised(%{advertise: [port: wanted]}, {_name, port, _creation, registrant}) when port != wanted do
     # Otherwise the registration is that of a node that was stopped.
-    if :erlang.whereis(:net_kernel) == registrant, do: {:error, late(wanted, port)}, else: :ok
+    if :erlang.whereis(:net_kernel) == registrant, do: {:error, registered_already(wanted, port)}, else: :ok
   end
 
   defp same_advertised(_config, _node), do: :ok
 
-  defp late(wanted, port) do
+  defp registered_already(wanted, port) do
     "embedded_epmd: #{Config.source(:advertise, options())} says #{wanted}, but this node is registered with port #{port}: " <>
       "it registers when it starts, before runtime.exs and the child's options are read. " <>
       "Set -embedded_epmd advertise '[{port,#{wanted}}]' in vm.args, or advertise in config.exs"
@@ -179,17 +179,17 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   # The node keeps the creation that it booted with. The owner may not have seen the end of the last registration yet.
-  defp register_again(server, tries \\ @tries) do
+  defp register_again(server, attempts \\ @attempts) do
     with {_, _, _, registrant} = node <- :persistent_term.get(@node, :none),
          true <- :erlang.whereis(:net_kernel) == registrant,
-         {:error, :duplicate_name} when tries > 0 <- register_at(server, node) do
-      :timer.sleep(@pause)
-      register_again(server, tries - 1)
+         {:error, :duplicate_name} when attempts > 0 <- register_at(server, node) do
+      :timer.sleep(@retry_interval)
+      register_again(server, attempts - 1)
     end
   end
 
   defp register_at(server, {name, port, creation, registrant}),
-    do: named(Native.register(server, name, port, Client.versions(), creation, registrant))
+    do: prefix_error(Native.register(server, name, port, Client.versions(), creation, registrant))
 
   defp load do
     case Native.load() do
@@ -215,7 +215,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   defp start(config, keeper) do
-    with {:ok, server} <- named(Native.start(config, keeper)) do
+    with {:ok, server} <- prefix_error(Native.start(config, keeper)) do
       :persistent_term.put(@server, {server, ports()})
       ServiceManager.forget()
       {:ok, server}
@@ -225,6 +225,6 @@ defmodule EmbeddedEpmd.Lifecycle do
   # Stored with the server, since asking `init` takes longer than a look-up in memory.
   defp ports, do: if(:erl_epmd.listen_port_please(~c"", ~c"") == {:ok, 0}, do: :ports, else: :fixed_port)
 
-  defp named({:error, {_, sentence}}), do: {:error, "embedded_epmd: " <> sentence}
-  defp named(result), do: result
+  defp prefix_error({:error, {_, sentence}}), do: {:error, "embedded_epmd: " <> sentence}
+  defp prefix_error(result), do: result
 end

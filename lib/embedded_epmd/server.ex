@@ -15,12 +15,21 @@ defmodule EmbeddedEpmd.Server do
   @window 1_000
   # The backoff between attempts to start the server, and how long one must have run to be restarted at once;
   # milliseconds.
-  @first_pause 1_000
-  @longest_pause 30_000
-  @lasting 60_000
+  @min_backoff 1_000
+  @max_backoff 30_000
+  @stable_after 60_000
 
   @enforce_keys [:subscribers]
-  defstruct [:subscribers, server: nil, since: 0, pause: 0, complaint: nil, beside?: false, needed?: false, waiting: []]
+  defstruct [
+    :subscribers,
+    server: nil,
+    since: 0,
+    backoff: 0,
+    last_warning: nil,
+    unrouted?: false,
+    needed?: false,
+    waiting: []
+  ]
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options) do
@@ -43,11 +52,11 @@ defmodule EmbeddedEpmd.Server do
       Lifecycle.put_options(options)
 
       case look_after(new()) do
-        {:ok, state} -> {:ok, state, {:continue, :take}}
+        {:ok, state} -> {:ok, state, {:continue, :drain}}
         {:error, sentence} -> {:stop, sentence}
       end
     else
-      case agree(options) do
+      case check_options(options) do
         :ok -> {:ok, wait()}
         {:error, sentence} -> {:stop, sentence}
       end
@@ -65,7 +74,7 @@ defmodule EmbeddedEpmd.Server do
   end
 
   # There is one server, and it runs with the options of the first process, even after that process has ended.
-  defp agree(options) do
+  defp check_options(options) do
     {mine, theirs} = {Config.load(options), Config.load(Lifecycle.options())}
 
     case Enum.find(options, fn {key, _} -> mine[key] != theirs[key] end) do
@@ -88,7 +97,7 @@ defmodule EmbeddedEpmd.Server do
   ## Requests
 
   @impl GenServer
-  def handle_continue(:take, state), do: {:noreply, take(state)}
+  def handle_continue(:drain, state), do: {:noreply, drain(state)}
 
   @impl GenServer
   def handle_call({:subscribe, pid}, _from, %{server: nil} = state) do
@@ -116,14 +125,14 @@ defmodule EmbeddedEpmd.Server do
 
   def handle_info(_, {:waits, _} = state), do: {:noreply, state}
   def handle_info({:waits, pid}, state), do: {:noreply, update_in(state.waiting, &[pid | &1])}
-  def handle_info({:embedded_epmd, :events}, state), do: {:noreply, take(state)}
+  def handle_info({:embedded_epmd, :events}, state), do: {:noreply, drain(state)}
 
   def handle_info({:embedded_epmd, :started}, state), do: {:noreply, look_after_later(state)}
   def handle_info(:look_after, state), do: {:noreply, look_after_later(state)}
-  def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(take(state), reason)}
+  def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(drain(state), reason)}
 
   def handle_info(:overflow, state) do
-    {:noreply, retell(update_in(state.subscribers, &Subscribers.tell_missed/1))}
+    {:noreply, schedule_overflow(update_in(state.subscribers, &Subscribers.notify_missed/1))}
   end
 
   def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
@@ -152,7 +161,7 @@ defmodule EmbeddedEpmd.Server do
     case Lifecycle.ensure() do
       {:ok, server} -> claim(state, server)
       :none -> {:ok, state}
-      {:error, sentence} -> {:ok, try_again(complain(state, sentence))}
+      {:error, sentence} -> {:ok, retry_later(warn_once(state, sentence))}
     end
   end
 
@@ -163,12 +172,12 @@ defmodule EmbeddedEpmd.Server do
       case Native.claim(server, self()) do
         {:ok, :ok} ->
           if Environment.distributed?(), do: HostAddress.warn_if_missing(server)
-          {beside?, needed?} = {not Environment.routed?(), Exposure.needed?(server)}
-          state = %{state | server: server, since: now(), complaint: nil, beside?: beside?, needed?: needed?}
+          {unrouted?, needed?} = {not Environment.routed?(), Exposure.needed?(server)}
+          state = %{state | server: server, since: now(), last_warning: nil, unrouted?: unrouted?, needed?: needed?}
           {:ok, follow(state)}
 
         {:error, :stopped} ->
-          {:ok, try_again(state)}
+          {:ok, retry_later(state)}
       end
     end
   end
@@ -176,18 +185,18 @@ defmodule EmbeddedEpmd.Server do
   # After its start this process survives every error of the server: its end could end the application.
   defp look_after_later(state) do
     case look_after(state) do
-      {:ok, %{server: server} = claimed} when server != state.server -> take(introduce(claimed))
+      {:ok, %{server: server} = claimed} when server != state.server -> drain(send_snapshot(claimed))
       {:ok, state} -> state
-      {:error, sentence} -> try_again(complain(state, sentence))
+      {:error, sentence} -> retry_later(warn_once(state, sentence))
     end
   end
 
   # The subscribers know another server or none, so they get the whole state of this one.
-  defp introduce(state) do
-    if Subscribers.wanted?(state.subscribers) do
+  defp send_snapshot(state) do
+    if Subscribers.any?(state.subscribers) do
       {number, role, nodes} = Native.snapshot(state.server)
       nodes = for {name, port, creation} <- Enum.reverse(nodes), do: {:registered, name, port, creation}
-      update_in(state.subscribers, &Subscribers.renew(&1, [{:role, role} | nodes], number))
+      update_in(state.subscribers, &Subscribers.reset(&1, [{:role, role} | nodes], number))
     else
       state
     end
@@ -196,62 +205,62 @@ defmodule EmbeddedEpmd.Server do
   # The server ends with the distribution. For any other reason it leaves a node without a server.
   defp ended(state, reason) do
     if reason != :stopped, do: log({:error, "the native server ended", [reason: text(reason)]})
-    subscribers = Subscribers.renew(state.subscribers, [{:role, :stopped}], 0)
-    pause = if now() - state.since >= @lasting, do: 0, else: state.pause
-    try_again(%{state | server: nil, subscribers: subscribers, pause: pause})
+    subscribers = Subscribers.reset(state.subscribers, [{:role, :stopped}], 0)
+    backoff = if now() - state.since >= @stable_after, do: 0, else: state.backoff
+    retry_later(%{state | server: nil, subscribers: subscribers, backoff: backoff})
   end
 
   defp text(reason) when is_binary(reason), do: reason
   defp text(reason), do: inspect(reason)
 
-  defp try_again(state) do
-    Process.send_after(self(), :look_after, state.pause)
-    %{state | pause: min(max(2 * state.pause, @first_pause), @longest_pause)}
+  defp retry_later(state) do
+    Process.send_after(self(), :look_after, state.backoff)
+    %{state | backoff: min(max(2 * state.backoff, @min_backoff), @max_backoff)}
   end
 
-  defp complain(%{complaint: sentence} = state, sentence), do: state
+  defp warn_once(%{last_warning: sentence} = state, sentence), do: state
 
-  defp complain(state, sentence) do
+  defp warn_once(state, sentence) do
     :logger.warning(~c"~ts; trying again", [sentence], %{domain: [:embedded_epmd]})
-    %{state | complaint: sentence}
+    %{state | last_warning: sentence}
   end
 
   # If OTP does not call Discovery, the server listens on loopback only until a node is registered.
-  defp adapt(%{beside?: true, server: server} = state) when server != nil do
+  defp update_exposure(%{unrouted?: true, server: server} = state) when server != nil do
     case Exposure.needed?(server) do
       needed? when needed? == state.needed? ->
         state
 
       needed? ->
         case Lifecycle.configure(server) do
-          :ok -> %{state | needed?: needed?, complaint: nil}
-          {:error, sentence} -> complain(state, sentence)
+          :ok -> %{state | needed?: needed?, last_warning: nil}
+          {:error, sentence} -> warn_once(state, sentence)
         end
     end
   end
 
-  defp adapt(state), do: state
+  defp update_exposure(state), do: state
 
   ## Events
 
   defp follow(%{server: nil} = state), do: state
 
   defp follow(state) do
-    Native.follow(state.server, state.beside? or Subscribers.wanted?(state.subscribers))
+    Native.follow(state.server, state.unrouted? or Subscribers.any?(state.subscribers))
     state
   end
 
-  defp take(%{server: nil} = state), do: state
+  defp drain(%{server: nil} = state), do: state
 
-  defp take(state) do
+  defp drain(state) do
     {entries, changes, lost, again} = Native.take(state.server)
     Enum.each(entries, &log/1)
     if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
-    state = retell(update_in(state.subscribers, &Subscribers.tell(&1, changes, lost)))
-    if changes == [] and lost == 0, do: state, else: adapt(state)
+    state = schedule_overflow(update_in(state.subscribers, &Subscribers.notify(&1, changes, lost)))
+    if changes == [] and lost == 0, do: state, else: update_exposure(state)
   end
 
-  defp retell(state) do
+  defp schedule_overflow(state) do
     if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
     state
   end

@@ -13,9 +13,9 @@ defmodule EmbeddedEpmd.VmArgs do
   @type kind :: :vm_args | :remote_vm_args
 
   @doc "The flags that a file needs. If the kernel parameter names the module, -epmd_module is not among them."
-  @spec wanted(kind(), parameter? :: boolean()) :: [flag()]
-  def wanted(:vm_args, false), do: [@no_daemon, @discovery]
-  def wanted(_kind, _parameter?), do: [@no_daemon]
+  @spec required(kind(), parameter? :: boolean()) :: [flag()]
+  def required(:vm_args, false), do: [@no_daemon, @discovery]
+  def required(_kind, _parameter?), do: [@no_daemon]
 
   @doc "The flags of a file that concern EPMD, without those in comments."
   @spec flags(String.t()) :: [flag()]
@@ -35,9 +35,9 @@ defmodule EmbeddedEpmd.VmArgs do
     if name == "-start_epmd", do: List.last(values), else: List.first(values)
   end
 
-  @doc "The wanted flags that are missing or have another value."
+  @doc "The required flags that are missing or have another value."
   @spec missing([flag()], [flag()]) :: [flag()]
-  def missing(flags, wanted), do: Enum.filter(wanted, fn {name, value} -> value(flags, name) != value end)
+  def missing(flags, required), do: Enum.filter(required, fn {name, value} -> value(flags, name) != value end)
 
   @doc "Whether the flags name the discovery module, by flag or by kernel parameter."
   @spec discovery?([flag()]) :: boolean()

@@ -7,13 +7,13 @@ defmodule Mix.EmbeddedEpmd do
   @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
   @heading "## The EPMD is inside the VM: https://hexdocs.pm/mix/Mix.Tasks.Release.html#module-vm-args"
 
-  @typedoc "If Mix cannot tell what the release contains, `assembled` is nil and `trouble` says why."
+  @typedoc "If Mix cannot tell what the release contains, `assembled` is nil and `error` says why."
   @type release :: %{
           name: atom(),
           folder: Path.t(),
           contains?: boolean(),
           assembled: Mix.Release.t() | nil,
-          trouble: String.t() | nil
+          error: String.t() | nil
         }
 
   @typedoc "A template of vm.args or remote.vm.args; `content` is nil if the file does not exist."
@@ -63,14 +63,14 @@ defmodule Mix.EmbeddedEpmd do
       folder: assembled.options[:rel_templates_path] || "rel",
       contains?: Map.has_key?(assembled.applications, :embedded_epmd),
       assembled: assembled,
-      trouble: nil
+      error: nil
     }
   rescue
     error in Mix.Error ->
       options = config[:releases][name]
       folder = if is_list(options), do: options[:rel_templates_path]
-      trouble = error |> Exception.message() |> String.split("\n") |> hd()
-      %{name: name || config[:app], folder: folder || "rel", contains?: true, assembled: nil, trouble: trouble}
+      error = error |> Exception.message() |> String.split("\n") |> hd()
+      %{name: name || config[:app], folder: folder || "rel", contains?: true, assembled: nil, error: error}
   end
 
   # The root of the umbrella that this application belongs to, if the root has releases. Mix itself does not know the
@@ -93,9 +93,9 @@ defmodule Mix.EmbeddedEpmd do
   defp project?(folder), do: File.regular?(Path.join(folder, "mix.exs"))
 
   @doc "Why a release does not contain the library, as a clause."
-  @spec why_without() :: String.t()
-  def why_without do
-    if Enum.any?(configs(), fn config -> Enum.any?(config[:deps] || [], &kept_out?/1) end),
+  @spec why_missing() :: String.t()
+  def why_missing do
+    if Enum.any?(configs(), fn config -> Enum.any?(config[:deps] || [], &runtime_false?/1) end),
       do: "the dependency has `runtime: false`, which keeps it out",
       else: "none of its applications has it among its dependencies"
   end
@@ -108,9 +108,9 @@ defmodule Mix.EmbeddedEpmd do
 
   defp config(_module), do: Mix.Project.config()
 
-  defp kept_out?({:embedded_epmd, options}) when is_list(options), do: options[:runtime] == false
-  defp kept_out?({:embedded_epmd, _requirement, options}), do: options[:runtime] == false
-  defp kept_out?(_dependency), do: false
+  defp runtime_false?({:embedded_epmd, options}) when is_list(options), do: options[:runtime] == false
+  defp runtime_false?({:embedded_epmd, _requirement, options}), do: options[:runtime] == false
+  defp runtime_false?(_dependency), do: false
 
   ## The kernel parameter
 
@@ -148,10 +148,10 @@ defmodule Mix.EmbeddedEpmd do
   end
 
   @doc "What is wrong with the parameter, as a sentence; `nil` if nothing."
-  @spec parameter_trouble({Path.t(), module()} | nil, [release()]) :: String.t() | nil
-  def parameter_trouble(nil, _releases), do: nil
+  @spec parameter_error({Path.t(), module()} | nil, [release()]) :: String.t() | nil
+  def parameter_error(nil, _releases), do: nil
 
-  def parameter_trouble({file, module}, releases) do
+  def parameter_error({file, module}, releases) do
     reboots? = Enum.all?(releases, &(&1.assembled && &1.assembled.options[:reboot_system_after_config]))
 
     cond do
@@ -191,7 +191,7 @@ defmodule Mix.EmbeddedEpmd do
 
     contradiction =
       Enum.find_value(with_it, fn {_, flags} -> VmArgs.contradiction(flags, kind, parameter?) end) ||
-        Enum.find_value(without_it, &stranded/1)
+        Enum.find_value(without_it, &undefined_module/1)
 
     missing = with_it |> Enum.flat_map(fn {_, flags} -> missing(flags, kind, parameter?) end) |> Enum.uniq()
 
@@ -203,10 +203,10 @@ defmodule Mix.EmbeddedEpmd do
   end
 
   defp missing(flags, kind, parameter?),
-    do: VmArgs.missing(flags, VmArgs.wanted(kind, parameter? or VmArgs.value(flags, "epmd_module") != nil))
+    do: VmArgs.missing(flags, VmArgs.required(kind, parameter? or VmArgs.value(flags, "epmd_module") != nil))
 
   # A release that names the module and does not contain it ends with undef when its node starts.
-  defp stranded({release, flags}) do
+  defp undefined_module({release, flags}) do
     if VmArgs.discovery?(flags) do
       "names EmbeddedEpmd.Discovery also for the release #{release.name}, which does not contain embedded_epmd and will " <>
         "not boot: write the flags between #{@condition} and <% end %>"

@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Prober do
   alias EmbeddedEpmd.Client
 
   @loopback {127, 0, 0, 1}
-  @patience 10_000
+  @timeout 10_000
 
   @doc "Starts to look up these names in turn, `rate` times a second. `expected` is a list of names and their answers."
   def start(expected, port, rate) do
@@ -74,7 +74,7 @@ defmodule EmbeddedEpmd.Prober do
 
     spawn_link(fn ->
       began = now()
-      got = Client.port(name, @loopback, port, @patience)
+      got = Client.port(name, @loopback, port, @timeout)
       send(collector, {:result, {began, now() - began, if(got == answer, do: :ok, else: {:failed, {name, got}})}})
     end)
 

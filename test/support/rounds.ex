@@ -7,13 +7,13 @@ defmodule EmbeddedEpmd.Rounds do
   """
 
   # The factor by which a busy machine may exceed the promised times.
-  @patience 50
+  @slack 50
 
   @doc "The first number, or the second one with EMBEDDED_EPMD_ROUNDS=full."
   def rounds(few, full), do: if(full?(), do: full, else: few)
 
   @doc "The promised milliseconds with EMBEDDED_EPMD_ROUNDS=full, a multiple of them otherwise."
-  def limit(milliseconds), do: rounds(milliseconds * @patience, milliseconds)
+  def limit(milliseconds), do: rounds(milliseconds * @slack, milliseconds)
 
   @doc "Whether EMBEDDED_EPMD_ROUNDS is full."
   def full? do

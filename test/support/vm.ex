@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Vm do
 
   @ours ~w(-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery)
   @stock ~w(-start_epmd false)
-  @patience 60_000
+  @timeout 60_000
 
   @doc "A port that nobody listens on, outside the range that the system uses for outgoing connections."
   def free_port do
@@ -42,7 +42,7 @@ defmodule EmbeddedEpmd.Vm do
     receive do
       {^tag, {:started, _, ^vm}} -> :ok
     after
-      @patience -> ExUnit.Assertions.flunk("a VM did not boot in a minute")
+      @timeout -> ExUnit.Assertions.flunk("a VM did not boot in a minute")
     end
   end
 
@@ -84,7 +84,7 @@ defmodule EmbeddedEpmd.Vm do
         {String.to_charlist(name), String.to_charlist(value)}
       end
 
-    wait_boot = options[:wait_boot] || @patience
+    wait_boot = options[:wait_boot] || @timeout
 
     started =
       :peer.start_link(
@@ -125,7 +125,7 @@ defmodule EmbeddedEpmd.Vm do
 
   @doc "Calls a function in a VM."
   def call(vm, module, function, arguments \\ []),
-    do: :peer.call(vm, module, function, arguments, @patience)
+    do: :peer.call(vm, module, function, arguments, @timeout)
 
   @doc "Starts the supervised process in a VM, under a supervisor that outlives the call."
   def supervise(vm, options \\ [], flags \\ []) do
@@ -224,17 +224,17 @@ defmodule EmbeddedEpmd.Vm do
   end
 
   @doc "Waits until a condition holds, at most a minute, since the machine may be busy; returns what it returned."
-  def eventually(condition, patience \\ @patience) do
+  def eventually(condition, timeout \\ @timeout) do
     cond do
       result = condition.() ->
         result
 
-      patience <= 0 ->
+      timeout <= 0 ->
         ExUnit.Assertions.flunk("the condition did not come to hold")
 
       true ->
         Process.sleep(20)
-        eventually(condition, patience - 20)
+        eventually(condition, timeout - 20)
     end
   end
 end

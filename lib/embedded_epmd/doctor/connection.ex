@@ -4,34 +4,34 @@ defmodule EmbeddedEpmd.Doctor.Connection do
   # fails.
 
   alias EmbeddedEpmd.{Discovery, Doctor}
-  alias EmbeddedEpmd.Doctor.Connection.{Address, Admission, Here, Identity, Lookup, Name, Port}
+  alias EmbeddedEpmd.Doctor.Connection.{Address, Admission, Epmd, Here, Identity, Name, Port}
   alias EmbeddedEpmd.Doctor.Finding
 
   @steps [
     name: &Name.examine/1,
     here: &Here.examine/1,
     address: &Address.examine/1,
-    epmd: &Lookup.examine/1,
+    epmd: &Epmd.examine/1,
     port: &Port.examine/1,
     handshake: &Admission.examine/1,
     identity: &Identity.examine/1
   ]
 
   @typedoc "What the steps so far have found out about the connection."
-  @type way :: map()
+  @type state :: map()
   @typedoc "A step's findings, and what the next steps need. No further step is performed after a problem."
-  @type step :: {[Finding.t()], way()}
+  @type step :: {[Finding.t()], state()}
 
   @spec examine(node() | String.t()) :: [Finding.t()]
   def examine(node) do
     # A process of its own, so that all sockets are closed at its end.
-    Task.await(Task.async(fn -> alone(fn -> walk(@steps, start(to_string(node))) end) end), :infinity)
+    Task.await(Task.async(fn -> one_at_a_time(fn -> run(@steps, initial_state(to_string(node))) end) end), :infinity)
   end
 
   # One examination at a time: all probes of this VM have one name, and a second one would replace the first.
-  defp alone(walk), do: :global.trans({__MODULE__, self()}, walk, [node()])
+  defp one_at_a_time(examination), do: :global.trans({__MODULE__, self()}, examination, [node()])
 
-  defp start(node) do
+  defp initial_state(node) do
     {tls, family} = protocol()
 
     %{
@@ -55,14 +55,14 @@ defmodule EmbeddedEpmd.Doctor.Connection do
     end
   end
 
-  defp walk([], _way), do: []
+  defp run([], _state), do: []
 
-  defp walk([{step, examine} | steps], way) do
+  defp run([{step, examine} | steps], state) do
     started = System.monotonic_time()
-    {findings, way} = examine.(way)
+    {findings, state} = examine.(state)
     took = System.convert_time_unit(System.monotonic_time() - started, :native, :microsecond)
     findings = for finding <- findings, do: Map.merge(finding, %{step: step, took: took})
-    if Enum.any?(findings, &(&1.status == :problem)), do: findings, else: findings ++ walk(steps, way)
+    if Enum.any?(findings, &(&1.status == :problem)), do: findings, else: findings ++ run(steps, state)
   end
 
   @doc "The findings as text, the last one of each step with the time that the step took."

@@ -73,28 +73,28 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
       Enum.map(releases, &release/1)
     else
       problem(
-        "No release of this project contains embedded_epmd: #{Project.why_without()}.",
+        "No release of this project contains embedded_epmd: #{Project.why_missing()}.",
         "One that names EmbeddedEpmd.Discovery all the same does not boot.",
         "Correct the dependency in mix.exs."
       )
     end
   end
 
-  defp release(%{trouble: trouble, name: name}) when trouble != nil do
+  defp release(%{error: error, name: name}) when error != nil do
     warning(
-      "Whether the release #{name} contains embedded_epmd cannot be told: #{trouble}.",
+      "Whether the release #{name} contains embedded_epmd cannot be told: #{error}.",
       "One that names EmbeddedEpmd.Discovery and does not contain it does not boot.",
       "Run this in the environment that the release is assembled in (MIX_ENV=prod)."
     )
   end
 
   defp release(%{contains?: true}), do: []
-  defp release(%{name: name}), do: ok("The release #{name} does not contain embedded_epmd: #{Project.why_without()}.")
+  defp release(%{name: name}), do: ok("The release #{name} does not contain embedded_epmd: #{Project.why_missing()}.")
 
   defp parameter(nil, _releases), do: []
 
   defp parameter({file, _module} = parameter, releases) do
-    case Project.parameter_trouble(parameter, releases) do
+    case Project.parameter_error(parameter, releases) do
       nil ->
         ok("#{file} names EmbeddedEpmd.Discovery as the kernel parameter epmd_module: no flag has to.")
 
@@ -120,7 +120,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
         )
 
       {:amend, _new} ->
-        flags = for {flag, value} <- VmArgs.wanted(kind, parameter?), do: "#{flag} #{value}"
+        flags = for {flag, value} <- VmArgs.required(kind, parameter?), do: "#{flag} #{value}"
 
         problem(
           "#{path} #{if content, do: "does not have all of", else: "is missing; it should have"} " <>

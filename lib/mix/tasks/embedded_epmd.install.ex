@@ -32,11 +32,11 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
     verdicts = for template <- Project.templates(releases), do: {template, Project.judge(template, parameter != nil)}
 
     case contradictions(releases, parameter, verdicts) do
-      [] -> Enum.each(verdicts, &carry_out(&1, options[:yes]))
+      [] -> Enum.each(verdicts, &apply_verdict(&1, options[:yes]))
       sentences -> Mix.raise("nothing was changed:\n\n" <> Enum.map_join(sentences, "\n", &("  * " <> &1)))
     end
 
-    Enum.each(releases, &tell/1)
+    Enum.each(releases, &report/1)
 
     Mix.shell().info("""
 
@@ -47,22 +47,22 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
   end
 
   defp contradictions(releases, parameter, verdicts) do
-    without = if Enum.any?(releases, & &1.contains?), do: nil, else: "no release contains it: #{Project.why_without()}"
+    without = if Enum.any?(releases, & &1.contains?), do: nil, else: "no release contains it: #{Project.why_missing()}"
     in_files = for {%{path: path}, {:contradiction, sentence}} <- verdicts, do: "#{path} #{sentence}"
-    Enum.filter([without, Project.parameter_trouble(parameter, releases)], & &1) ++ in_files
+    Enum.filter([without, Project.parameter_error(parameter, releases)], & &1) ++ in_files
   end
 
-  defp tell(%{trouble: trouble, name: name}) when trouble != nil,
-    do: Mix.shell().info("* whether the release #{name} contains embedded_epmd cannot be told here: #{trouble}")
+  defp report(%{error: error, name: name}) when error != nil,
+    do: Mix.shell().info("* whether the release #{name} contains embedded_epmd cannot be told here: #{error}")
 
-  defp tell(%{contains?: false, name: name}),
+  defp report(%{contains?: false, name: name}),
     do: Mix.shell().info("* the release #{name} does not contain embedded_epmd, and keeps OTP's daemon")
 
-  defp tell(_release), do: :ok
+  defp report(_release), do: :ok
 
-  defp carry_out({%{path: path}, :nothing_to_do}, _yes), do: Mix.shell().info("* #{path} has all it needs")
+  defp apply_verdict({%{path: path}, :nothing_to_do}, _yes), do: Mix.shell().info("* #{path} has all it needs")
 
-  defp carry_out({%{path: path, content: old}, {:amend, new}}, yes) do
+  defp apply_verdict({%{path: path, content: old}, {:amend, new}}, yes) do
     if old in [nil, ""] or yes == true or agreed?(path, old, new) do
       File.mkdir_p!(Path.dirname(path))
       File.write!(path, new)

@@ -40,7 +40,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
         Mix.shell().info(if options[:json], do: json(rows), else: table(rows, host, port))
 
       {:error, reason} ->
-        Mix.raise(nobody(host, port, reason))
+        Mix.raise(no_answer(host, port, reason))
     end
   end
 
@@ -48,7 +48,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     shown =
       case Client.names(ip, port, @timeout) do
         {:ok, names} -> if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port)
-        {:error, reason} -> if options[:json], do: "[]", else: nobody(host, port, reason)
+        {:error, reason} -> if options[:json], do: "[]", else: no_answer(host, port, reason)
       end
 
     if shown != last, do: show(shown, IO.ANSI.enabled?() and !options[:json])
@@ -70,7 +70,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     match?({127, _, _, _}, ip) or ip in for({_, options} <- interfaces, {:addr, address} <- options, do: address)
   end
 
-  defp nobody(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}"
+  defp no_answer(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}"
 
   defp rows(names, ip), do: for({name, port} <- Enum.sort(names), do: {name, port, at(ip)})
 

@@ -8,32 +8,32 @@ defmodule EmbeddedEpmd.Doctor.Connection.Identity do
   alias EmbeddedEpmd.Doctor.Connection
   alias EmbeddedEpmd.{Handshake, HiddenCall}
 
-  @patience 1_000
+  @timeout 1_000
 
-  @spec examine(Connection.way()) :: Connection.step()
-  def examine(%{here: here, admitted: true} = way) when here != nil do
-    link = Handshake.within(way.link, @patience)
+  @spec examine(Connection.state()) :: Connection.step()
+  def examine(%{here: here, admitted: true} = state) when here != nil do
+    link = Handshake.with_timeout(state.link, @timeout)
 
-    case HiddenCall.call(link, way.probe, way.creation, :net_kernel, :node_info, [here]) do
-      {:ok, {:ok, info}} -> {[if(connected?(way), do: itself(way), else: taken(way, info))], way}
-      {:ok, _unknown} -> {[itself(way)], way}
+    case HiddenCall.call(link, state.probe, state.creation, :net_kernel, :node_info, [here]) do
+      {:ok, {:ok, info}} -> {[if(connected?(state), do: itself(state), else: taken(state, info))], state}
+      {:ok, _unknown} -> {[itself(state)], state}
       # It may not be a node of OTP, and so have no net_kernel.
-      {:error, _} -> {[], way}
+      {:error, _} -> {[], state}
     end
   end
 
-  def examine(way), do: {[], way}
+  def examine(state), do: {[], state}
 
-  defp connected?(way), do: way.atom in Node.list(:connected)
+  defp connected?(state), do: state.atom in Node.list(:connected)
 
-  defp itself(way), do: ok("#{way.node} takes no other node for #{way.here}.")
+  defp itself(state), do: ok("#{state.node} takes no other node for #{state.here}.")
 
-  defp taken(way, info) do
+  defp taken(state, info) do
     problem(
-      "#{way.node} is connected to another node called #{way.here}#{from(info)}.",
+      "#{state.node} is connected to another node called #{state.here}#{from(info)}.",
       "Of two nodes of one name it talks to one only. It may also be this node's last life, whose end it has not seen.",
       "Give each node a name of its own. If it was this one, wait for net_ticktime, or call there: " <>
-        "Node.disconnect(:\"#{way.here}\")"
+        "Node.disconnect(:\"#{state.here}\")"
     )
   end
 
