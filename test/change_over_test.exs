@@ -163,17 +163,6 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     end)
   end
 
-  # OTP's daemon, which is killed at the end of the test.
-  defp start_daemon(port) do
-    sh = System.find_executable("sh")
-    command = "exec epmd -port #{port} -address 127.0.0.1"
-    daemon = Port.open({:spawn_executable, sh}, [:binary, :stderr_to_stdout, args: ["-c", command]])
-    {:os_pid, pid} = Port.info(daemon, :os_pid)
-    on_exit(fn -> System.cmd("kill", ["-9", "#{pid}"], stderr_to_stdout: true) end)
-    eventually(fn -> stock_names(port) == [] end)
-    "#{pid}"
-  end
-
   defp found?(names, port) do
     Enum.all?(names, &match?({:port, _, _}, Client.port(&1, {127, 0, 0, 1}, port, 1_000)))
   end

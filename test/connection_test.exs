@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
   import EmbeddedEpmd.{Faults, Vm}
 
-  alias EmbeddedEpmd.{Network, Tls}
+  alias EmbeddedEpmd.{Folder, Network, Tls}
   alias EmbeddedEpmd.Doctor.Connection
 
   @moduletag timeout: 120_000
@@ -102,7 +102,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
     test "a VM that is no node asks as one would, by the task", context do
       b = start_ours(context.other, context.port)
-      home = folder()
+      home = Folder.new("home")
       File.write!(Path.join(home, ".erlang.cookie"), "test")
       assert {text, 0} = task(context, home, ["#{node_of(b)}"])
       assert text =~ "ok       #{node_of(b)} lets the probe in: the cookies are the same. ("
@@ -291,22 +291,15 @@ defmodule EmbeddedEpmd.ConnectionTest do
   end
 
   test "an EPMD that does not answer this host", context do
-    [one, other] = linked()
+    [one, other] = Network.start_linked("10.99.0.1", "10.99.0.2")
     a = start_ours(context.here, context.port, [Network.option(one), host: "10.99.0.1"])
     flags = ["-embedded_epmd", "allow", "[<<\"10.1.0.0/16\">>]"]
     b = start_ours(context.other, context.port, [Network.option(other), host: "10.99.0.2", flags: flags])
     assert_fault(context, "EPMD with an allow-list", a, node_of(b), :epmd, "does not answer this host")
   end
 
-  defp linked do
-    one = Network.start()
-    other = Network.start(one)
-    Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
-    [one, other]
-  end
-
   defp log_of(vm) do
-    file = Path.join(folder(), "log")
+    file = Path.join(Folder.new("log"), "log")
     :ok = call(vm, :logger, :add_handler, [:file, :logger_std_h, %{config: %{file: String.to_charlist(file)}}])
     :ok = call(vm, :logger, :set_primary_config, [:level, :all])
     file

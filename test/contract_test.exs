@@ -4,13 +4,11 @@ defmodule EmbeddedEpmd.ContractTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Client, Discovery}
+  alias EmbeddedEpmd.{Client, Discovery, Folder}
 
   @localhost {127, 0, 0, 1}
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   describe "register_node" do
     test "refuses a second registration, and the first one stays", %{port: port, name: name} do
@@ -74,10 +72,9 @@ defmodule EmbeddedEpmd.ContractTest do
   describe "in a VM that is booted beside others" do
     # The boot scripts and the environment of a release.
     setup do
-      root = Path.join(System.tmp_dir!(), "embedded_epmd_boot_#{System.pid()}_#{System.unique_integer([:positive])}")
+      root = Folder.new("boot")
       scripts = Path.join(root, "releases/1")
       File.mkdir_p!(scripts)
-      on_exit(fn -> File.rm_rf!(root) end)
       start_clean = Path.join(:code.root_dir(), "bin/start_clean.boot")
       for name <- ["start_clean", "clean", "start"], do: File.cp!(start_clean, Path.join(scripts, name <> ".boot"))
       %{scripts: scripts, release: [{"RELEASE_ROOT", root}, {"RELEASE_VSN", "1"}]}
@@ -170,9 +167,8 @@ defmodule EmbeddedEpmd.ContractTest do
     end
 
     test "pass on why a host has none", %{port: port, name: name} do
-      inetrc = Path.join(System.tmp_dir!(), "embedded_epmd_inetrc_#{System.unique_integer([:positive])}")
+      inetrc = Path.join(Folder.new("inetrc"), "inetrc")
       File.write!(inetrc, "{lookup, [file]}.\n")
-      on_exit(fn -> File.rm!(inetrc) end)
       vm = start_ours(name, port, flags: ["-kernel", "inetrc", inspect(inetrc)])
       assert call(vm, :net_adm, :names, [~c"no.such.host"]) == {:error, :nxdomain}
       assert call(vm, :net_adm, :names, [{127, 0, 0, 2}]) == {:error, :address}

@@ -9,9 +9,7 @@ defmodule EmbeddedEpmd.DependencyTest do
   @installed "lib/embedded_epmd/priv/native/epmd_nif.so"
 
   setup do
-    project = Path.join(System.tmp_dir!(), "embedded_epmd_user_#{System.pid()}_#{System.unique_integer([:positive])}")
-    on_exit(fn -> File.rm_rf!(project) end)
-    File.mkdir_p!(project)
+    project = EmbeddedEpmd.Folder.new("user")
 
     File.write!(Path.join(project, "mix.exs"), """
     defmodule User.MixProject do

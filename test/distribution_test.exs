@@ -9,7 +9,7 @@ defmodule EmbeddedEpmd.DistributionTest do
   end
 
   test "TLS", %{port: port, first: first, second: second} do
-    flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{tls_options()})
+    flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{EmbeddedEpmd.Tls.options()})
     [a, b] = for name <- [first, second], do: start_ours(name, port, flags: flags)
     assert_connected(a, b)
     assert registered(port) == Enum.sort([first, second])
@@ -119,31 +119,4 @@ defmodule EmbeddedEpmd.DistributionTest do
   defp look_up(vm, name, ip), do: call(vm, EmbeddedEpmd.Discovery, :port_please, [String.to_charlist(name), ip])
 
   defp registered(port), do: port |> stock_names() |> Enum.map(& &1.name) |> Enum.sort()
-
-  # A certificate of its own for this test, as OTP's "Using TLS for Erlang Distribution" has it.
-  defp tls_options do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_tls_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-
-    # What every OTP of today accepts: the defaults are older than that.
-    modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
-    chain = %{root: modern, intermediates: [], peer: modern}
-    %{server_config: config} = :public_key.pkix_test_data(%{server_chain: chain, client_chain: chain})
-
-    {type, key} = config[:key]
-    pem = [{:Certificate, config[:cert], :not_encrypted}, {type, key, :not_encrypted}]
-    certificate = Path.join(folder, "node.pem")
-    File.write!(certificate, :public_key.pem_encode(pem))
-
-    path = Path.join(folder, "dist.conf")
-
-    options = [
-      server: [certfile: to_charlist(certificate), verify: :verify_none],
-      client: [certfile: to_charlist(certificate), verify: :verify_none]
-    ]
-
-    File.write!(path, :io_lib.format("~tp.~n", [options]))
-    path
-  end
 end

@@ -9,17 +9,17 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   @moduletag timeout: 120_000
 
   setup do
-    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_host_#{System.pid()}_"))
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    %{folder: folder}
+    %{folder: EmbeddedEpmd.Folder.new("host")}
   end
 
   test "daemons of another network namespace, and of another port, are nobody's business here" do
     port = free_port()
     vm = start_ours(unique("host"), port)
-    contained = daemon(own_network() ++ ["sh", "-c", "ip link set lo up; exec epmd -port #{port} -address 127.0.0.1"])
-    elsewhere = daemon(["epmd", "-port", "#{free_port()}", "-address", "127.0.0.1"])
+
+    contained =
+      start_program(own_network() ++ ["sh", "-c", "ip link set lo up; exec epmd -port #{port} -address 127.0.0.1"])
+
+    elsewhere = start_daemon(free_port())
     for pid <- [contained, elsewhere], do: eventually(fn -> File.read("/proc/#{pid}/comm") == {:ok, "epmd\n"} end)
     eventually(fn -> File.read!("/proc/#{contained}/net/tcp") =~ ":#{hex(port)} " end)
 
@@ -32,8 +32,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   test "the daemon that has the port is named, also by a user who may not see its descriptors" do
     port = free_port()
-    pid = daemon(["epmd", "-port", "#{port}", "-address", "127.0.0.1"])
-    eventually(fn -> stock_names(port) == [] end)
+    pid = start_daemon(port)
     text = EmbeddedEpmd.Doctor.format(Owner.judge(host(port)))
     assert text =~ "warning  An epmd daemon has port #{port}: pid #{pid}."
     if root?(), do: assert(as_nobody(port) =~ "warning  An epmd daemon has port #{port}: pid #{pid}.")
@@ -113,12 +112,4 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   defp ebin, do: Path.join(:code.lib_dir(:embedded_epmd), "ebin")
   defp root?, do: System.cmd("id", ["-u"]) == {"0\n", 0}
   defp hex(port), do: port |> Integer.to_string(16) |> String.pad_leading(4, "0")
-
-  # Starts a program that ends with the test; returns its pid.
-  defp daemon(command) do
-    {pid, 0} = System.cmd("sh", ["-c", "\"$@\" </dev/null >/dev/null 2>&1 & echo $!", "sh" | command])
-    pid = String.trim(pid)
-    on_exit(fn -> System.cmd("kill", ["-9", pid], stderr_to_stdout: true) end)
-    pid
-  end
 end

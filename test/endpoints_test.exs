@@ -97,9 +97,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
   end
 
   test "two nodes in networks of their own connect by endpoints, and by what is advertised, in both directions" do
-    one = Network.start()
-    other = Network.start(one)
-    Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
+    [one, other] = Network.start_linked("10.99.0.1", "10.99.0.2")
     port = free_port()
 
     # Each node listens on its own loopback; only its forwarder can be reached from the other network.
@@ -130,9 +128,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
   end
 
   test "a node behind a forwarder that advertises its port is found by the EPMD of its network" do
-    one = Network.start()
-    other = Network.start(one)
-    Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
+    [one, other] = Network.start_linked("10.99.0.1", "10.99.0.2")
     port = free_port()
     everywhere = [{"ERL_EPMD_ADDRESS", "0.0.0.0"}]
 

@@ -1,15 +1,14 @@
 defmodule EmbeddedEpmd.EventsTest do
   use ExUnit.Case, async: true
 
+  import EmbeddedEpmd.Registration, only: [alive2: 2]
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.{Client, Mailbox, Watch}
 
   @localhost {127, 0, 0, 1}
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   describe "subscribe" do
     test "tells of every node of the host, from a snapshot on", %{port: port, name: name} do
@@ -313,13 +312,5 @@ defmodule EmbeddedEpmd.EventsTest do
   defp invalid_registration(port) do
     {socket, <<?v, 1, _::32>>} = alive2("a\nb", port)
     :gen_tcp.close(socket)
-  end
-
-  defp alive2(name, port) do
-    {:ok, socket} = :gen_tcp.connect(@localhost, port, [:binary, active: false])
-    body = <<?x, 4711::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, <<byte_size(body)::16, body::binary>>)
-    {:ok, reply} = :gen_tcp.recv(socket, 0, 5_000)
-    {socket, reply}
   end
 end

@@ -2,9 +2,9 @@ defmodule EmbeddedEpmd.HandOverTest do
   # Measures how long nobody accepts, so with EMBEDDED_EPMD_ROUNDS=full no other test runs beside it.
   use ExUnit.Case, async: not EmbeddedEpmd.Rounds.full?()
 
-  import EmbeddedEpmd.{Rounds, Vm}
+  import EmbeddedEpmd.{Registration, Rounds, Vm}
 
-  alias EmbeddedEpmd.{Client, Prober, Watch}
+  alias EmbeddedEpmd.{Client, Folder, Prober, Watch}
 
   @moduletag timeout: 600_000
 
@@ -68,7 +68,7 @@ defmodule EmbeddedEpmd.HandOverTest do
 
   test "two VMs hand over to each other again and again, and nothing leaks", %{port: port} do
     members = pair(port)
-    {node, _} = register("witness", 4711, port)
+    {node, _} = register("witness", port)
     swap = fn members, times -> Enum.reduce(1..times, members, fn _, members -> swap(members, port) end) end
     # The first rounds allocate what is kept for the life of the VM.
     members = swap.(members, rounds(50, 100))
@@ -133,8 +133,8 @@ defmodule EmbeddedEpmd.HandOverTest do
 
     # Meanwhile the owner serves without delay.
     for n <- 1..200 do
-      {socket, _} = register("churn#{n}", 5_000, port)
-      assert ask("churn#{n}", port) == {:port, 5_000, 6}
+      {socket, _} = register("churn#{n}", port)
+      assert ask("churn#{n}", port) == {:port, 4711, 6}
       :gen_tcp.close(socket)
     end
 
@@ -142,7 +142,7 @@ defmodule EmbeddedEpmd.HandOverTest do
     assert ask(owner.name, port) == {:port, distribution_port(owner), 6}
     third = start_member(port)
     await_standby(owner, third)
-    {witness, _} = register("witness", 4711, port)
+    {witness, _} = register("witness", port)
     kill(third.vm)
     eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
     kill(owner.vm)
@@ -164,9 +164,9 @@ defmodule EmbeddedEpmd.HandOverTest do
     await_standby(owner, standby)
     call(standby.vm, Watch, :start)
     :ok = call(standby.vm, Watch, :log)
-    nodes = for n <- 1..40, do: register("early#{n}", 5_000, port)
+    nodes = for n <- 1..40, do: register("early#{n}", port)
     {_, 0} = System.cmd("prlimit", ["--pid", standby.pid, "--nofile=#{descriptors(standby.pid) + 20}"])
-    more = for n <- 1..40, do: register("late#{n}", 5_000, port)
+    more = for n <- 1..40, do: register("late#{n}", port)
     eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
     eventually(fn -> descriptors(standby.pid) < 80 end)
     refute call(standby.vm, EmbeddedEpmd, :status).stands_by
@@ -250,9 +250,7 @@ defmodule EmbeddedEpmd.HandOverTest do
 
   # Starts a C node, which never registers again.
   defp start_c_node(name, port) do
-    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_cnode_#{System.pid()}_"))
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
+    folder = Folder.new("cnode")
     # The code server does not know this application, since it has no modules.
     [lib] = Path.wildcard("#{:code.root_dir()}/lib/erl_interface-*")
     program = Path.join(folder, "cnode")
@@ -293,15 +291,6 @@ defmodule EmbeddedEpmd.HandOverTest do
 
   defp find({:ok, names}, name),
     do: {:ok, Enum.find_value(names, fn {n, port} -> List.to_string(n) == name && port end)}
-
-  # Registers a name without a node.
-  defp register(name, node_port, port) do
-    {:ok, socket} = :gen_tcp.connect(@loopback, port, [:binary, active: false])
-    body = <<?x, node_port::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, <<byte_size(body)::16, body::binary>>)
-    {:ok, <<?v, 0, creation::32>>} = :gen_tcp.recv(socket, 6, 5_000)
-    {socket, creation}
-  end
 
   # The reply to DUMP, without the numbers of descriptors.
   defp dump(port) do

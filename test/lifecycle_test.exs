@@ -9,9 +9,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
   @supervisor EmbeddedEpmd.Vm.Supervisor
   @everywhere [env: [{"ERL_EPMD_ADDRESS", ""}]]
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   describe "a VM that is no node" do
     test "has no server, and needs none, until it becomes one", %{port: port, name: name} do

@@ -3,9 +3,7 @@ defmodule EmbeddedEpmd.NodeTest do
 
   import EmbeddedEpmd.Vm
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   test "a node is registered when it has booted, and everybody finds it", %{
     port: port,

@@ -12,12 +12,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   @archive @name <> ".tar.gz"
 
   setup do
-    folder =
-      Path.join(System.tmp_dir!(), "embedded_epmd_prebuilt_#{System.pid()}_#{System.unique_integer([:positive])}")
-
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    %{folder: folder}
+    %{folder: EmbeddedEpmd.Folder.new("prebuilt")}
   end
 
   test "an archive that is not what was promised is refused with a sentence, and nothing is installed", %{
@@ -283,23 +278,17 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   end
 
   defp archive(files) do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_archive_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
-    path = Path.join(folder, "tar.gz")
+    path = Path.join(EmbeddedEpmd.Folder.new("archive"), "tar.gz")
     {:ok, tar} = :erl_tar.open(path, [:write, :compressed])
     for {name, contents} <- files, do: :ok = :erl_tar.add(tar, contents, String.to_charlist(name), [])
     :ok = :erl_tar.close(tar)
-    contents = File.read!(path)
-    File.rm_rf!(folder)
-    contents
+    File.read!(path)
   end
 
   defp link do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_archive_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
+    folder = EmbeddedEpmd.Folder.new("archive")
     File.ln_s!("/etc/passwd", Path.join(folder, @name))
     {contents, 0} = System.cmd("tar", ["-cz", "-C", folder, @name])
-    File.rm_rf!(folder)
     contents
   end
 

@@ -6,9 +6,7 @@ defmodule EmbeddedEpmd.ReloadTest do
 
   alias EmbeddedEpmd.{Client, Config, Discovery, Lifecycle, Native, Server, Subscribers}
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   setup %{port: port, name: name} do
     vm = start_ours(name, port)
@@ -57,8 +55,7 @@ defmodule EmbeddedEpmd.ReloadTest do
   end
 
   test "a release upgrade from another version restarts the VM" do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_relup_#{System.unique_integer([:positive])}")
-    on_exit(fn -> File.rm_rf!(folder) end)
+    folder = EmbeddedEpmd.Folder.new("relup")
     ebin = Path.join(:code.lib_dir(:embedded_epmd), "ebin")
     {:ok, [{:application, name, properties}]} = :file.consult(Path.join(ebin, "embedded_epmd.app"))
     needed = [:kernel, :stdlib, :elixir, :logger]

@@ -3,6 +3,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
   # store across restarts.
   use ExUnit.Case, async: true
 
+  import EmbeddedEpmd.Registration, only: [register: 2]
   import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, listening: 1, stock_names: 1, unique: 1]
 
   setup_all do
@@ -60,7 +61,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
       assert eventually(fn -> names(port) == [name] end)
       # OTP loses a SIGTERM that arrives before the VM has booted.
       assert eventually(fn -> said?(service, "LISTEN_FDS is") end)
-      {socket, reply} = register(port, "stock")
+      {socket, reply} = register("stock", port)
       assert eventually(fn -> stored?(service, ["epmd-2", "epmd-listener", "epmd-table-1"]) end)
 
       tell(service, unquote(letter))
@@ -73,7 +74,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
       # The creation counts on across the restart.
       :gen_tcp.close(socket)
       assert eventually(fn -> names(port) == [name] end)
-      {_, again} = register(port, "stock")
+      {_, again} = register("stock", port)
       assert again == reply + 1
     end
   end
@@ -136,14 +137,5 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
 
   defp names(port) do
     with names when is_list(names) <- stock_names(port), do: names |> Enum.map(& &1.name) |> Enum.sort()
-  end
-
-  # Registers a name as a stock node does; returns the socket and the creation.
-  defp register(port, name) do
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false])
-    request = <<?x, 4_321::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, <<byte_size(request)::16, request::binary>>)
-    {:ok, <<?v, 0, creation::32>>} = :gen_tcp.recv(socket, 6, 10_000)
-    {socket, creation}
   end
 end

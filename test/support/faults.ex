@@ -10,6 +10,7 @@ defmodule EmbeddedEpmd.Faults do
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.Registration
 
   @doc "For `setup_all`: a table of the findings, printed at the end if EMBEDDED_EPMD_TABLE is set."
   def table(_context) do
@@ -86,28 +87,17 @@ defmodule EmbeddedEpmd.Faults do
 
   # Flags for OTP's own resolver with these lines, so that only name servers of the test are asked.
   def inetrc(lines, sources \\ [:file]) do
-    file = Path.join(folder(), "inetrc")
+    file = Path.join(EmbeddedEpmd.Folder.new("inetrc"), "inetrc")
     lookup = Enum.join(sources, ",")
     File.write!(file, "{lookup,[#{lookup}]}.\n{hosts_file,\"\"}.\n{resolv_conf,\"\"}.\n#{lines}\n")
     ["-kernel", "inetrc", inspect(file)]
-  end
-
-  def folder do
-    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_connection_#{System.pid()}_"))
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    folder
   end
 
   ## Programs that are not nodes
 
   # Registers the other node's name, as a node of this distribution version would, until the test ends.
   def register(context, port, version) do
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, context.port, [:binary, active: false])
-    name = context.other
-    request = <<?x, port::16, 77, 0, version::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, [<<byte_size(request)::16>>, request])
-    {:ok, <<_, 0, _::binary>>} = :gen_tcp.recv(socket, 0, 5_000)
+    {_, <<_, 0, _::binary>>} = Registration.alive2(context.other, context.port, node_port: port, highest: version)
   end
 
   # Listens, answers the first bytes of each connection with a sentence, and closes it; returns the port.

@@ -6,8 +6,11 @@ defmodule EmbeddedEpmd.Network do
 
   import EmbeddedEpmd.Vm, only: [eventually: 1]
 
-  @doc "Creates a network with only a loopback. A network that is created beside another one can be linked to it."
-  def start(beside \\ nil) do
+  @doc "Creates a network with only a loopback."
+  def start, do: start(nil)
+
+  # Networks can be connected only if they belong to one user namespace, so the second one is created in the first.
+  defp start(beside) do
     unshare = ["unshare" | if(beside == nil and not root?(), do: ["--map-root-user", "--net"], else: ["--net"])]
     # cat ends when its input ends, which is when the port is closed.
     [program | arguments] = if(beside, do: enter(beside), else: []) ++ unshare ++ ["cat"]
@@ -19,14 +22,18 @@ defmodule EmbeddedEpmd.Network do
     network
   end
 
-  @doc "Connects two networks, with an address in each."
-  def link({one, address}, {other, other_address}) do
+  @doc "Creates two networks that are connected to each other, with these addresses; returns both."
+  def start_linked(address, other_address) do
+    one = start()
+    other = start(one)
     run(one, ~w(ip link add wire type veth peer name wire netns #{other}))
 
     for {network, address} <- [{one, address}, {other, other_address}] do
       run(network, ~w(ip address add #{address}/24 dev wire))
       run(network, ~w(ip link set wire up))
     end
+
+    [one, other]
   end
 
   @doc "Drops all packets from a port of this network, as a firewall would."

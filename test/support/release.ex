@@ -24,9 +24,9 @@ defmodule EmbeddedEpmd.Release do
     folder
   end
 
-  @doc "Runs a command of the release to its end; returns its output and status."
-  def run(release, command, arguments \\ []) do
-    System.cmd(bin(release), [command | arguments], env: environment(release), stderr_to_stdout: true)
+  @doc "Runs a command of the release to its end, with further variables; returns its output and status."
+  def run(release, command, arguments \\ [], variables \\ []) do
+    System.cmd(bin(release), [command | arguments], env: environment(release) ++ variables, stderr_to_stdout: true)
   end
 
   @doc """
@@ -113,7 +113,7 @@ defmodule EmbeddedEpmd.Release do
     [
       {"RELEASE_TMP", release.tmp},
       {"RELEASE_MODE", release.mode},
-      {"RELEASE_NODE", "#{release.node}@127.0.0.1"},
+      {"RELEASE_NODE", "#{release.node}@#{Map.get(release, :host, "127.0.0.1")}"},
       {"RELEASE_DISTRIBUTION", "name"},
       {"ERL_EPMD_PORT", "#{release.port}"},
       {"ERL_EPMD_ADDRESS", "127.0.0.1"},

@@ -19,10 +19,7 @@ defmodule EmbeddedEpmd.Tls do
   def certificate, do: elem(make(), 0)
 
   defp make do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_tls_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
-    ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(folder) end)
-
+    folder = EmbeddedEpmd.Folder.new("tls")
     # The defaults of pkix_test_data are too weak for current versions of OTP.
     modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
     chain = %{root: modern, intermediates: [], peer: modern}

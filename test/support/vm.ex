@@ -25,6 +25,9 @@ defmodule EmbeddedEpmd.Vm do
   @doc "A name that no other test uses."
   def unique(name), do: "#{name}#{System.unique_integer([:positive])}"
 
+  @doc "For `setup`: a free port, and a name for a node."
+  def port_and_name(_context), do: %{port: free_port(), name: unique("ours")}
+
   @doc "Boots a node whose discovery module is ours."
   def start_ours(name, port, options \\ []), do: start(name, port, @ours, options)
 
@@ -157,6 +160,21 @@ defmodule EmbeddedEpmd.Vm do
       :gen_tcp.send(peer, "220 mail.example ESMTP\r\n")
       answer_as_stranger(socket)
     end
+  end
+
+  @doc "Starts OTP's daemon on a port of 127.0.0.1, until the test ends; returns its process id when it answers."
+  def start_daemon(port) do
+    pid = start_program(["epmd", "-port", "#{port}", "-address", "127.0.0.1"])
+    eventually(fn -> stock_names(port) == [] end)
+    pid
+  end
+
+  @doc "Starts a program in the background, until the test ends; returns its process id."
+  def start_program(command) do
+    {pid, 0} = System.cmd("sh", ["-c", "\"$@\" </dev/null >/dev/null 2>&1 & echo $!", "sh" | command])
+    pid = String.trim(pid)
+    ExUnit.Callbacks.on_exit(fn -> System.cmd("kill", ["-9", pid], stderr_to_stdout: true) end)
+    pid
   end
 
   @doc "The VM's process id."
