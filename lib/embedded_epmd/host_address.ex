@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.HostAddress do
   @moduledoc false
-  # Other nodes look a node up at the address of its host's name. Checks whether the server listens there.
+  # The addresses of this machine, and whether the server listens at the one where other nodes look this node up.
 
   alias EmbeddedEpmd.{Environment, Native, Server}
 
@@ -37,9 +37,13 @@ defmodule EmbeddedEpmd.HostAddress do
     :ok
   end
 
-  defp own?({127, _, _, _}), do: true
+  @doc "Whether an address belongs to this machine."
+  @spec own?(:inet.ip_address()) :: boolean()
+  # The whole of 127.0.0.0/8 does, and interfaces list one address of it.
+  def own?({127, _, _, _}), do: true
+  def own?({0, 0, 0, 0, 0, 0xFFFF, _, _} = ip), do: own?(:inet.ipv4_mapped_ipv6_address(ip))
 
-  defp own?(ip) do
+  def own?(ip) do
     {:ok, interfaces} = :inet.getifaddrs()
     Enum.any?(interfaces, fn {_, options} -> {:addr, ip} in options end)
   end

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config}
+  alias EmbeddedEpmd.{Client, Config, HostAddress}
   alias EmbeddedEpmd.Doctor.Linux
 
   @timeout 2_000
@@ -130,7 +130,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       %{
         node: name,
         host: with({:ok, ip} <- address, do: ask.(ip)),
-        own_address: with({:ok, ip} <- address, do: own?(ip), else: (_ -> false)),
+        own_address: with({:ok, ip} <- address, do: HostAddress.own?(ip), else: (_ -> false)),
         loopback: ask.(loopback())
       }
     end
@@ -155,15 +155,6 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   defp family, do: if(argument(:proto_dist) in ["inet6_tcp", "inet6_tls"], do: :inet6, else: :inet)
 
   defp loopback, do: if(family() == :inet6, do: {0, 0, 0, 0, 0, 0, 0, 1}, else: {127, 0, 0, 1})
-
-  # The whole of 127.0.0.0/8 is this host.
-  defp own?({127, _, _, _}), do: true
-  defp own?({0, 0, 0, 0, 0, 0xFFFF, _, _} = ip), do: own?(:inet.ipv4_mapped_ipv6_address(ip))
-
-  defp own?(ip) do
-    {:ok, interfaces} = :inet.getifaddrs()
-    ip in for {_, options} <- interfaces, {:addr, address} <- options, do: address
-  end
 
   defp names(port), do: Client.names(loopback(), port, @timeout)
 

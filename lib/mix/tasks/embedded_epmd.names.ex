@@ -18,7 +18,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, Roles}
+  alias EmbeddedEpmd.{Client, HostAddress, Roles}
 
   @timeout 5_000
   # Between two requests of --watch; milliseconds.
@@ -60,14 +60,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   defp show(text, false), do: IO.write([text, "\n"])
 
   defp roles(names, ip, host, port) do
-    roles = if own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: %{nodes: %{}, others: []}
+    roles = if HostAddress.own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: %{nodes: %{}, others: []}
     others = for {role, program, pid} <- roles.others, do: "#{role}: #{program}, pid #{pid}"
     Enum.join([table(rows(names, ip), host, port, roles.nodes) | others], "\n")
-  end
-
-  defp own?(ip) do
-    {:ok, interfaces} = :inet.getifaddrs()
-    match?({127, _, _, _}, ip) or ip in for({_, options} <- interfaces, {:addr, address} <- options, do: address)
   end
 
   defp no_answer(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}"
