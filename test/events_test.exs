@@ -178,6 +178,23 @@ defmodule EmbeddedEpmd.EventsTest do
       assert Enum.all?(later, &match?({:warning, "registration refused", %{name: ^name, reason: _}}, &1))
     end
 
+    test "a standby is one line in its owner's log, with its node's name", %{port: port, name: name} do
+      {_vm, logged} = logging(name, port, log_level: :info)
+      names = for _ <- 1..2, do: unique("standby")
+      vms = start_together(names, port)
+      for vm <- vms, do: eventually(fn -> call(vm, EmbeddedEpmd, :status).stands_by end)
+
+      told = fn -> Enum.sort(for {_, text, %{standby: standby}} <- logged.(), do: {text, standby}) end
+      eventually(fn -> length(told.()) >= length(vms) end)
+
+      assert told.() ==
+               for(
+                 {name, vm} <- Enum.zip(names, vms),
+                 do: {"a standby has a copy of everything", "#{name}, process #{pid(vm)}"}
+               )
+               |> Enum.sort()
+    end
+
     test "a flood of one kind is cut, and what was left out is counted", %{port: port, name: name} do
       {_vm, logged} = logging(name, port)
       for _ <- 1..500, do: invalid_registration(port)
