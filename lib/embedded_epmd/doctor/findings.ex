@@ -78,7 +78,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   defp fixed_port(%{fixed_port: port}) when port != nil do
     warning(
       "This node has the fixed distribution port #{port} (-erl_epmd_port or erl_epmd_node_listen_port).",
-      "It takes every other node to have that port, too, and asks no EPMD.",
+      "It expects every other node at the same port, and asks no EPMD.",
       "Remove it, or do without embedded_epmd: with a fixed port nobody needs an EPMD."
     )
   end
@@ -151,7 +151,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   defp role(%{status: %{role: :searching}, port: port}) do
     problem(
       "This VM looks for port #{port} or its owner.",
-      "Its node is registered nowhere at this moment.",
+      "Its node is not registered at this moment.",
       "Ask again in a second. If it stays so, look at the log, and at who owns the port."
     )
   end
@@ -174,7 +174,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     warning(
       "No VM can stand by for another: this one may not open Unix sockets (#{:inet.format_error(reason)}).",
       "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
-      "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false to hear no more of it."
+      "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false, which ends this warning."
     )
   end
 
@@ -208,7 +208,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
         warning(
           "Registered nodes (#{connections.registered}) and connections that wait (#{connections.waiting}) have #{ours} of " <>
             "the #{share} descriptors that they may have, of #{limit} of this VM.",
-          "At their share no registration is granted; the others are the application's.",
+          "Beyond that share no registration is granted; the other descriptors are left to the application.",
           "See who registers so many names (EmbeddedEpmd.names()), or raise LimitNOFILE= in the unit, or :descriptor_share."
         )
 

@@ -105,7 +105,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
       others ->
         warning(
           "The host #{state.host} is #{format_ip(ip)}; #{Enum.join(others, ", ")}.",
-          "What counts is #{format_ip(ip)}, and another machine may see it otherwise.",
+          "This machine uses #{format_ip(ip)}; another machine may use another one.",
           "Correct the entry that is out of date."
         )
     end
@@ -116,7 +116,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
     if loopback?(ip) and not own_host?(state) and literal(state.host) != {:ok, ip} and state.host != "localhost" do
       warning(
         "The host #{state.host} is #{format_ip(ip)}, which is this machine.",
-        "If #{state.node} runs on another one, it is looked for in the wrong place. Debian writes 127.0.1.1 into /etc/hosts.",
+        "If #{state.node} runs on another machine, this address is wrong. Debian writes 127.0.1.1 into /etc/hosts.",
         "Correct the entry for #{state.host} in /etc/hosts."
       )
     end
@@ -153,8 +153,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
           "or give it one of #{family(family)}."
 
       {:error, _} ->
-        "Add #{host} to /etc/hosts or to the DNS, or give the node a host that resolves; a name is short or whole, and " <>
-          "nothing between."
+        "Add #{host} to /etc/hosts or to the DNS, or give the node a host that resolves. " <>
+          "A host name must be either short or fully qualified."
     end
   end
 

@@ -76,17 +76,17 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   defp not_allowed(state) do
     problem(
       "#{state.node} does not allow #{state.probe}, the probe: status not_allowed.",
-      "It lets only the nodes in that its :net_kernel.allow/1 names, or it needs a newer OTP than #{otp()}. If it names this " <>
-        "node, and not its host, only the probe is kept out.",
-      "See the log there: it says which of them it is. Call :net_kernel.allowed() there, and allow this node or its host."
+      "It accepts only nodes that its :net_kernel.allow/1 names, or it needs a newer OTP than #{otp()}. " <>
+        "If it allows this node by name, and not its host, only the probe is refused.",
+      "The log there says which of the two it is. Call :net_kernel.allowed() there, and allow this node or its host."
     )
   end
 
   defp unwilling(state, status) do
     problem(
       "#{state.node} answers the probe with the status #{status_text(status)}.",
-      "It has begun a connection of that name itself, or cannot make one now.",
-      "Ask again in some seconds; if it stays so, look at the log there."
+      "It is just connecting to a node of that name itself, or cannot accept a connection now.",
+      "Ask again in a few seconds. If it stays so, look at the log there."
     )
   end
 
@@ -112,7 +112,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   defp broken(state, reason) when reason in [:timeout, :etimedout] do
     problem(
       "#{state.node} takes the connection, and says nothing.",
-      "Its VM hangs or is stopped, or somebody else takes connections on that port and waits for more.",
+      "Its VM hangs or is stopped, or another program has that port and waits for more data.",
       "Look there at who owns port #{state.port}, and at the process of the node."
     )
   end
@@ -120,7 +120,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   defp broken(state, {:unexpected, bytes}) do
     problem(
       "Whoever answers for #{state.node} is no Erlang node: it says #{inspect(bytes)}.",
-      "Another program has the port: the node has gone and its port was given away, or the address is another machine's.",
+      "Another program has the port: the node has ended and its port was reused, or the address is another machine's.",
       "Look there at who owns port #{state.port}."
     )
   end
@@ -128,8 +128,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   defp broken(state, reason) do
     problem(
       "Whoever takes connections for #{state.node} ends them at the first message: #{format(reason)}.",
-      "No node of OTP 23 or later listens there: an older one, a node on its way down, a forwarder with nobody behind it, or " <>
-        "another program.",
+      "No node of OTP 23 or later listens there, but an older one, a node that is stopping, a forwarder with nobody " <>
+        "behind it, or another program.",
       "Look there at who owns port #{state.port}, and at the log of the node."
     )
   end
@@ -160,8 +160,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   defp somebody_else(state, name) do
     problem(
       "At that port the node #{name} answers, and not #{state.node}.",
-      "OTP ends the connection then: the port was given to another node, or an endpoint or a forwarder leads to it.",
-      "Ask for #{name}, or correct who says that #{state.node} has port #{state.port}."
+      "OTP refuses such a connection. The port was reused by another node, or an endpoint or a forwarder leads to it.",
+      "Ask for #{name}, or correct the EPMD or the setting that gives #{state.node} the port #{state.port}."
     )
   end
 
@@ -170,8 +170,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
 
     problem(
       "#{state.node} is too old for this VM#{flags}.",
-      "OTP #{otp()} needs what that node's OTP does not have yet; two releases apart is what OTP promises.",
-      "Bring the older one to a newer OTP."
+      "OTP #{otp()} requires what that node's OTP does not have. OTP promises compatibility over two major versions only.",
+      "Upgrade the OTP of the older node."
     )
   end
 

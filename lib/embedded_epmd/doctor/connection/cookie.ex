@@ -37,7 +37,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Cookie do
   def missing(state) do
     warning(
       "#{state.node} answers, but this VM has no cookie to show.",
-      "Whether it would be let in cannot be told.",
+      "So it cannot be told whether the node would accept it.",
       "Ask in a VM that is a node, or start this one with --cookie."
     )
   end

@@ -58,8 +58,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
     action =
       case reason do
         :econnrefused ->
-          "Look there whether an EPMD or a node of ours listens at that address (ss -ltn 'sport = :#{port}'), and not at " <>
-            "127.0.0.1 only (ERL_EPMD_ADDRESS, :addresses); and that both hosts have one ERL_EPMD_PORT."
+          "Check there that an EPMD listens at that address (ss -ltn 'sport = :#{port}'), and not at 127.0.0.1 only " <>
+            "(ERL_EPMD_ADDRESS, :addresses), and that both hosts have the same ERL_EPMD_PORT."
 
         _ ->
           "Open port #{port} from this machine to that one, and the port of the node, or correct the address."
@@ -80,7 +80,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
       problem(
         "#{where}: the EPMD knows #{state.name}, which speaks #{spoken} of the distribution protocol.",
         "This VM, OTP #{:erlang.system_info(:otp_release)}, speaks version 6, as OTP 23 and later do.",
-        "Bring that node to a newer OTP."
+        "Upgrade the OTP of that node."
       )
 
     {[finding], state}
@@ -101,7 +101,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
     finding =
       problem(
         "#{where} takes connections, and answers nothing within #{div(Reach.timeout(), 1_000)} seconds.",
-        "The EPMD there hangs or is stopped, or it is something else that waits for more.",
+        "The EPMD there hangs or is stopped, or it is another program that waits for more data.",
         "Look there at who owns the port, and end it if it hangs."
       )
 

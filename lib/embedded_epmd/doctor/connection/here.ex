@@ -59,8 +59,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
     [
       warning(
         "This node is hidden (-hidden).",
-        "Once connected, #{state.node} has it in Node.list(:hidden) only, and brings it together with no third node.",
-        "Remove -hidden if it is to be one of the cluster."
+        "Once connected, #{state.node} lists it in Node.list(:hidden) only, and does not connect it to further nodes.",
+        "Remove -hidden if it is to be a member of the cluster."
       )
     ]
   end
@@ -82,7 +82,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
     [
       warning(
         "This node has connect_all false.",
-        "Connected to one node of a cluster, it is not connected to the others by itself.",
+        "When it connects to one node of a cluster, it does not connect to the others automatically.",
         "Call Node.connect/1 for #{state.node} itself."
       )
     ]
@@ -92,7 +92,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
     [
       warning(
         "This node has a cookie for #{state.node} alone (Node.set_cookie/2).",
-        "It is what counts for this connection, and not the one of Node.get_cookie().",
+        "This connection uses that cookie, and not the one of Node.get_cookie().",
         "If the cookies differ below, look for the call that set it."
       )
     ]
@@ -102,7 +102,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
     [
       warning(
         "This node has a net_ticktime of #{seconds} seconds.",
-        "If #{state.node} has another one, such as OTP's #{@usual_ticktime}, each may take the other for dead.",
+        "If #{state.node} has another one, such as OTP's default of #{@usual_ticktime}, each may consider the other dead.",
         "Set the same net_ticktime in all nodes."
       )
     ]

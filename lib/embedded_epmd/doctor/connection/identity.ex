@@ -31,7 +31,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Identity do
   defp taken(state, info) do
     problem(
       "#{state.node} is connected to another node called #{state.here}#{from(info)}.",
-      "Of two nodes of one name it talks to one only. It may also be this node's last life, whose end it has not seen.",
+      "It is connected to only one of two nodes with the same name. It may also be an earlier life of this " <>
+        "node, whose end it has not noticed yet.",
       "Give each node a name of its own. If it was this one, wait for net_ticktime, or call there: " <>
         "Node.disconnect(:\"#{state.here}\")"
     )

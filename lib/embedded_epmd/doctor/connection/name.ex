@@ -91,8 +91,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Name do
     [
       warning(
         "The host of #{node} is localhost.",
-        "That is this machine, or this container, and never another one.",
-        "If the node runs elsewhere, give it a host that leads there."
+        "That is always this machine or this container.",
+        "If the node runs elsewhere, give it a host that resolves to that machine."
       )
     ]
   end
@@ -103,7 +103,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Name do
         warning(
           "The host of this node, #{here}, is localhost.",
           "#{state.node} cannot connect to it from another machine.",
-          "Give this node a host that leads here from there."
+          "Give this node a host that other machines resolve to this one."
         )
       ]
     else

@@ -24,7 +24,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Port do
 
   defp remedy(:econnrefused, state) do
     "If the node has gone, start it again. If it runs, it listens at another address (inet_dist_use_interface), or " <>
-      "#{state.host} is another machine than it."
+      "#{state.host} is another machine."
   end
 
   defp remedy(_reason, state), do: "Open #{range()} from this machine to #{state.host}."

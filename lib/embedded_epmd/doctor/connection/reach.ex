@@ -55,6 +55,6 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
 
   def explain(reason, where) do
     {"#{where} cannot be reached: #{:inet.format_error(reason)}.",
-     "No way leads there: the network, the address, or a firewall on the way that says so."}
+     "There is no route to it: check the network, the address, and the firewalls in between."}
   end
 end

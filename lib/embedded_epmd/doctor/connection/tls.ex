@@ -28,9 +28,9 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   def refused(state, reason) do
     problem(
       "#{state.node} and this VM do not agree on TLS: #{text(reason)}.",
-      "Of two nodes over TLS each shows a certificate, and the other may ask for more than that.",
-      "Compare the options of both (-ssl_dist_optfile, -ssl_dist_opt): certificates and their dates, authorities, versions; " <>
-        "the log there has the other half."
+      "Each of the two nodes presents a certificate, and the other may reject it.",
+      "Compare the options of both (-ssl_dist_optfile, -ssl_dist_opt): certificates, their dates, authorities, " <>
+        "versions. The log there has the other side's reason."
     )
   end
 
