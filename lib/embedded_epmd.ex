@@ -8,9 +8,8 @@ defmodule EmbeddedEpmd do
 
   The server lives as long as the VM is a node. A release becomes a node while it boots, before any application runs,
   and the server starts with it. It ends when the distribution or the VM stops, and then hands over to a standby. This
-  process supervises the server: it logs the server's events, tells subscribers, and restarts the server if its thread
-  ends. If this process or its application ends, the server and the node go on, and the next such process claims the
-  server.
+  process supervises the server: it logs its events, tells subscribers, and restarts it if its thread ends. If this
+  process or its application ends, the server and the node go on, and the next such process claims the server.
 
   A VM that is not a node has no server and needs none: the process waits until `Node.start/2` makes the VM a node.
   That also works without the flag `-epmd_module`, as under `iex -S mix`. On OTP 27.2 and later the process sets the
@@ -32,8 +31,7 @@ defmodule EmbeddedEpmd do
   ## Telemetry
 
   If the library `:telemetry` is loaded when this process starts, these events are executed in every VM that has the
-  table or a copy of it (`:table` of `t:status/0`). Each has the measurement `count`, which is 1 except for
-  `:overflow`.
+  table or a copy of it (`:table` of `t:status/0`). Each has the measurement `count`, 1 except for `:overflow`.
 
     * `[:embedded_epmd, :registered]` - metadata `name`, `port`, `creation`
     * `[:embedded_epmd, :unregistered]` - metadata `name`, `port`
@@ -77,13 +75,12 @@ defmodule EmbeddedEpmd do
     * `:addresses` - where to listen: a list of IPv4 and IPv6 addresses, as strings or tuples, or one string separated
       by commas. `ERL_EPMD_ADDRESS`. If the list has an address that is neither a loopback nor the any address,
       127.0.0.1 and ::1 are added, since nodes register there. A list of loopbacks gets the loopback where this VM's
-      nodes register (127.0.0.1, or ::1 with IPv6 distribution), unless somebody else listens there. Defaults to `[]`,
-      which means all addresses.
+      nodes register (127.0.0.1, or ::1 with IPv6 distribution), unless it is taken. Defaults to `[]`: all addresses.
     * `:relaxed` - lets local peers end the registrations of others, as `epmd -stop` and `-kill` do.
       `ERL_EPMD_RELAXED_COMMAND_CHECK`, where an empty value, `0` and `false` mean no. Defaults to `false`.
     * `:remote_names` - lets remote peers list the names. Defaults to `false`.
     * `:allow` - the networks that may look nodes up, such as `["10.0.0.0/8"]`; local peers always may. Defaults to
-      `nil`, which means everybody.
+      `nil`: everybody.
     * `:request_deadline` - milliseconds from the start of a connection to the end of its reply, 100 to 600000.
       Defaults to 10000. Linux holds back a connection without data for about a second before the deadline starts.
     * `:max_waiting` - how many connections may wait for their request or reply, 1 to 65535. At the limit the one that
@@ -97,13 +94,11 @@ defmodule EmbeddedEpmd do
       groups: ["epmd"]]`, with names or numbers, adds VMs of other users, whose setting must in turn name this VM's
       user or group. Defaults to `true`.
     * `:standbys` - how many VMs may stand by, 1 to 8. Defaults to 2.
-    * `:endpoints` - the addresses and ports of nodes that no EPMD can look up: see `EmbeddedEpmd.Endpoints`. Defaults
-      to `%{}`.
+    * `:endpoints` - where to reach nodes that no EPMD can look up: see `EmbeddedEpmd.Endpoints`. Defaults to `%{}`.
     * `:advertise` - `[port: 30100]` registers this port instead of the one that the node listens on, for instance
       that of a port forwarder. It must lead to the node from this host as well, since `bin/app rpc`, `remote`,
-      `stop`, `pid` and the other nodes of this host look it up, too. If possible, let the node listen on the same
-      port (`inet_dist_listen_min`). Once the node is registered, another value is refused, as for `:port`. Defaults
-      to `[]`.
+      `stop`, `pid` and the other nodes of this host look it up, too: best let the node listen on the same port
+      (`inet_dist_listen_min`). Once the node is registered, another value is refused. Defaults to `[]`.
     * `:log_level` - the lowest level that the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or
       `:debug`. Defaults to `:notice`.
   """
@@ -127,8 +122,7 @@ defmodule EmbeddedEpmd do
   The state of this VM's server.
 
     * `:role` - `:serving` when it owns the port, `:joined` when it is registered with another owner, `:searching`
-      while it tries to bind the port or to join its owner, `:stopped` when there is no server, as in a VM that is not
-      a node
+      while it tries to bind the port or to join its owner, `:stopped` when the VM has no server
     * `:since` - when it took that role
     * `:changes` - how often the role changed
     * `:port` - the port
@@ -144,8 +138,7 @@ defmodule EmbeddedEpmd do
       the port changes hands; `:owner` when it has no copy and asks its owner each time, which is so if the owner is
       OTP's daemon or belongs to another user that `:hand_over` does not name, or if `:hand_over` is `false`; `nil`
       without a server
-    * `:names` - how many names are registered, or `nil` when that cannot be told: there is no server, or its owner
-      does not answer
+    * `:names` - how many names are registered, or `nil` if there is no server or its owner does not answer
   """
   @type status :: %{
           role: :serving | :joined | :searching | :stopped,
@@ -200,24 +193,22 @@ defmodule EmbeddedEpmd do
           | {:overflow, pos_integer()}
 
   @typedoc """
-  The state that a subscriber's events change. The nodes are those of this VM's table or copy of it. If the VM has
-  neither, the list is empty; once it has a copy, each node in it is sent as registered.
+  The state that a subscriber's events change. Without a table or a copy of it the VM knows no nodes, and the list is
+  empty; once it has a copy, each node in it is sent as registered.
   """
   @type snapshot :: %{
           role: :serving | :joined | :searching | :stopped,
           nodes: [%{name: String.t(), port: :inet.port_number(), creation: pos_integer()}]
         }
 
-  @doc """
-  The child specification. The process is permanent, and has 5 seconds to hand over when the VM stops.
-  """
+  @doc "The child specification. The process is permanent, and has 5 seconds to hand over when the VM stops."
   @spec child_spec([option()]) :: Supervisor.child_spec()
   def child_spec(options) do
     %{id: __MODULE__, start: {__MODULE__, :start_link, [options]}, shutdown: 5_000}
   end
 
   @doc """
-  Starts the process that supervises this VM's server. If the VM is not a node yet, the process waits for that. If
+  Starts the process that supervises this VM's server. If the VM is not a node yet, the process waits until it is; if
   another such process runs already, it waits for the end of that one.
 
   Raises an `ArgumentError` for a bad option; the message names the option, what is expected and what came. Returns
@@ -232,9 +223,8 @@ defmodule EmbeddedEpmd do
       EmbeddedEpmd.names()
       #=> {:ok, [%{name: "stage", port: 41234}, %{name: "prod", port: 37111}]}
 
-  If this VM has neither the table nor a copy of it, it asks the owner, for at most 5 seconds. Errors are `:stopped`
-  when this VM has no server, `:searching` when its server has found no owner yet, `:address` when whoever has the
-  port is no EPMD or refuses to list, and those of `:gen_tcp`.
+  Without the table or a copy of it, asks the owner, for at most 5 seconds. Errors are `:stopped` without a server,
+  `:searching` without an owner, `:address` if the port's owner does not answer as an EPMD, and those of `:gen_tcp`.
   """
   @spec names() :: {:ok, [%{name: String.t(), port: :inet.port_number()}]} | {:error, atom()}
   def names do
@@ -250,7 +240,7 @@ defmodule EmbeddedEpmd do
       EmbeddedEpmd.status().role
       #=> :serving
 
-  If this VM has neither the table nor a copy of it, it asks the owner for the number of names, for at most 5 seconds.
+  Without the table or a copy of it, asks the owner for the number of names, for at most 5 seconds.
   """
   @spec status() :: status()
   def status do
@@ -303,9 +293,7 @@ defmodule EmbeddedEpmd do
     :exit, _ -> {:error, :stopped}
   end
 
-  @doc """
-  Ends a subscription.
-  """
+  @doc "Ends a subscription."
   @spec unsubscribe(pid()) :: :ok
   def unsubscribe(pid \\ self()) do
     Server.unsubscribe(pid)
@@ -348,9 +336,7 @@ defmodule EmbeddedEpmd do
     if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
   end
 
-  @doc """
-  What `doctor/0` finds, as data.
-  """
+  @doc "What `doctor/0` finds, as data."
   @spec examine() :: [finding()]
   defdelegate examine, to: Doctor
 
@@ -371,9 +357,7 @@ defmodule EmbeddedEpmd do
     if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
   end
 
-  @doc """
-  What `doctor/1` finds, as data.
-  """
+  @doc "What `doctor/1` finds, as data."
   @spec examine(node() | String.t()) :: [finding()]
   defdelegate examine(node), to: Connection
 
