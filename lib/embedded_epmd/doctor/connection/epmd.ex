@@ -1,6 +1,6 @@
-defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
+defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
   @moduledoc false
-  # Whether the EPMD of the other host tells the node's port.
+  # The step `:epmd`: whether the EPMD of the other host knows the node's port.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -8,27 +8,27 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
   alias EmbeddedEpmd.Doctor.Connection
   alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
 
-  # Of the names that are registered there.
+  # How many of the names that are registered there are shown.
   @shown 5
   @near 0.8
 
-  @spec examine(Connection.way()) :: Connection.step()
-  # An endpoint says it.
-  def examine(%{port: _} = way), do: {[], way}
+  @spec examine(Connection.state()) :: Connection.step()
+  # An endpoint has given the port.
+  def examine(%{port: _} = state), do: {[], state}
 
-  def examine(way) do
-    case :erl_epmd.listen_port_please(String.to_charlist(way.name), String.to_charlist(way.host)) do
+  def examine(state) do
+    case :erl_epmd.listen_port_please(String.to_charlist(state.name), String.to_charlist(state.host)) do
       {:ok, port} when port != 0 ->
         found =
           ok("All nodes are taken to have port #{port} (-erl_epmd_port or erl_epmd_node_listen_port): nobody is asked.")
 
-        {[found], Map.merge(way, %{port: port, version: 6})}
+        {[found], Map.merge(state, %{port: port, version: 6})}
 
-      _ when way.discovery in [Discovery, :erl_epmd] ->
-        ask(way, epmd_port())
+      _ when state.discovery in [Discovery, :erl_epmd] ->
+        ask(state, epmd_port())
 
       _ ->
-        judge(way, inspect(way.discovery), way.discovery.port_please(String.to_charlist(way.name), way.ip))
+        judge(state, inspect(state.discovery), state.discovery.port_please(String.to_charlist(state.name), state.ip))
     end
   end
 
@@ -38,17 +38,17 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
     ArgumentError -> 4_369
   end
 
-  # Whether there is anybody, and whether they answer, are two questions.
-  defp ask(%{ip: ip} = way, port) do
-    where = "Port #{port} of #{Address.at(ip)}"
+  # Connects first, to tell a port that cannot be reached from an EPMD that does not answer.
+  defp ask(%{ip: ip} = state, port) do
+    where = "Port #{port} of #{Address.format_ip(ip)}"
 
     case Reach.open(ip, port) do
       {:ok, link} ->
         EmbeddedEpmd.Handshake.close(link)
-        judge(Map.put(way, :epmd, port), where, Client.port(way.name, ip, port, Reach.patience()))
+        judge(Map.put(state, :epmd, port), where, Client.port(state.name, ip, port, Reach.timeout()))
 
       {:error, reason} ->
-        {[unreachable(reason, where, port)], way}
+        {[unreachable(reason, where, port)], state}
     end
   end
 
@@ -58,8 +58,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
     action =
       case reason do
         :econnrefused ->
-          "Look there whether an EPMD or a node of ours listens at that address (ss -ltn 'sport = :#{port}'), and not at " <>
-            "127.0.0.1 only (ERL_EPMD_ADDRESS, :addresses); and that both hosts have one ERL_EPMD_PORT."
+          "Check there that an EPMD listens at that address (ss -ltn 'sport = :#{port}'), and not at 127.0.0.1 only " <>
+            "(ERL_EPMD_ADDRESS, :addresses), and that both hosts have the same ERL_EPMD_PORT."
 
         _ ->
           "Open port #{port} from this machine to that one, and the port of the node, or correct the address."
@@ -68,46 +68,47 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
     problem(what, "#{why} That is where the EPMD is asked for the node's port.", action)
   end
 
-  defp judge(way, where, {:port, port, version}) when version >= 6 do
-    {[ok("#{where}: the EPMD knows #{way.name}, with port #{port}.")], Map.merge(way, %{port: port, version: version})}
+  defp judge(state, where, {:port, port, version}) when version >= 6 do
+    {[ok("#{where}: the EPMD knows #{state.name}, with port #{port}.")],
+     Map.merge(state, %{port: port, version: version})}
   end
 
-  defp judge(way, where, {:port, _port, version}) do
+  defp judge(state, where, {:port, _port, version}) do
     spoken = if version == 0, do: "no known version", else: "version #{version}"
 
     finding =
       problem(
-        "#{where}: the EPMD knows #{way.name}, which speaks #{spoken} of the distribution protocol.",
+        "#{where}: the EPMD knows #{state.name}, which speaks #{spoken} of the distribution protocol.",
         "This VM, OTP #{:erlang.system_info(:otp_release)}, speaks version 6, as OTP 23 and later do.",
-        "Bring that node to a newer OTP."
+        "Upgrade the OTP of that node."
       )
 
-    {[finding], way}
+    {[finding], state}
   end
 
-  defp judge(way, where, :noport) do
+  defp judge(state, where, :noport) do
     finding =
       problem(
-        "#{where}: the EPMD does not know #{way.name}.#{names(way)}",
+        "#{where}: the EPMD does not know #{state.name}.#{names(state)}",
         "No node of that name is registered there: it does not run, has another name, or is registered with another EPMD.",
         "Look there whether it runs, what Node.self() gives, and with which EPMD it is registered (EmbeddedEpmd.doctor())."
       )
 
-    {[finding], way}
+    {[finding], state}
   end
 
-  defp judge(way, where, {:error, reason}) when reason in [:timeout, :etimedout] do
+  defp judge(state, where, {:error, reason}) when reason in [:timeout, :etimedout] do
     finding =
       problem(
-        "#{where} takes connections, and answers nothing within #{div(Reach.patience(), 1_000)} seconds.",
-        "The EPMD there hangs or is stopped, or it is something else that waits for more.",
+        "#{where} takes connections, and answers nothing within #{div(Reach.timeout(), 1_000)} seconds.",
+        "The EPMD there hangs or is stopped, or it is another program that waits for more data.",
         "Look there at who owns the port, and end it if it hangs."
       )
 
-    {[finding], way}
+    {[finding], state}
   end
 
-  defp judge(way, where, {:error, reason}) do
+  defp judge(state, where, {:error, reason}) do
     said = if reason == :noport, do: "an answer that is none", else: to_string(:inet.format_error(reason))
 
     finding =
@@ -117,19 +118,19 @@ defmodule EmbeddedEpmd.Doctor.Connection.Lookup do
         "Look there at who owns the port, and at :allow."
       )
 
-    {[finding], way}
+    {[finding], state}
   end
 
-  # They may be listed from the same host only.
-  defp names(%{epmd: port} = way) do
-    case Client.names(way.ip, port, Reach.patience()) do
+  # The EPMD may list names to its own host only.
+  defp names(%{epmd: port} = state) do
+    case Client.names(state.ip, port, Reach.timeout()) do
       {:ok, []} -> " It knows no name at all, or does not list them to this host."
-      {:ok, names} -> names |> Enum.map(&elem(&1, 0)) |> near(way.name)
+      {:ok, names} -> names |> Enum.map(&elem(&1, 0)) |> near(state.name)
       {:error, _} -> ""
     end
   end
 
-  defp names(_way), do: ""
+  defp names(_state), do: ""
 
   @doc false
   @spec near([String.t()], String.t()) :: String.t()
