@@ -104,14 +104,15 @@ impl Fault {
                 host.wait(pause / 10)?;
             }
             ExhaustStandbysKillOwner | ExhaustStandbysStopOwner => {
-                // No nodes may come or go: one that goes would free a descriptor.
-                nodes.pace(0, 1_000);
-                host.wait(Duration::from_millis(20))?;
+                // One that goes would free a descriptor, and one that comes needs one that is not there.
+                let _still = nodes.hold_still();
+                // Time for the standbys to receive what was sent, and to close what has ended.
+                host.wait(Duration::from_millis(100))?;
                 let exhausted = [first, second].map(|at| host.member(at).name.clone());
                 for at in [first, second] {
                     host.member(at).process.use_up_descriptors();
                 }
-                host.wait(Duration::from_millis(10))?;
+                host.wait(Duration::from_millis(50))?;
                 if host.standbys() != [first, second] {
                     nodes.expect_losses();
                     host.kill_named(&exhausted);
