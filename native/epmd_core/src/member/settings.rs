@@ -78,7 +78,7 @@ impl fmt::Display for StartError {
             }
             Self::NoRegistrations { address } => {
                 write!(f, "{address} answers look-ups, but takes no registrations from this host: ")?;
-                f.write_str("it may be a port that is forwarded to a container or to another host; ")?;
+                f.write_str("it may be a port that is forwarded to a container or to another host, or have no descriptors left; ")?;
                 write_who(f, address.port())
             }
         }
