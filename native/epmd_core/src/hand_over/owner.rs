@@ -1,5 +1,6 @@
 //! The owner's side: accepts followers, and passes to standbys what they need to take over.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,8 @@ struct Context {
     members: Mutex<JoinSet<()>>,
     hung: Notify,
     taken: Notify,
+    /// Why processes could not stand by, each told once.
+    told: Mutex<BTreeSet<String>>,
     /// Until when standbys of the last owner are waited for.
     resume_until: Instant,
 }
@@ -101,6 +104,7 @@ impl Offer {
             members: Mutex::default(),
             hung: Notify::new(),
             taken: Notify::new(),
+            told: Mutex::default(),
             resume_until: Instant::now() + if claim.is_some() { RESUME_TIMEOUT } else { Duration::ZERO },
         });
         let mut accepting = JoinSet::new();
@@ -270,7 +274,11 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     let (mut sender, mut receiver) = match rendezvous::open(stream, name, &trusted) {
         Ok(ends) => ends,
         Err(error) => {
-            tracing::warn!(%error, "nobody but this user's processes may stand by");
+            let mut told = context.told.lock();
+            // The same process asks again and again.
+            if told.len() < MAX_FOLLOWERS && told.insert(error.to_string()) {
+                tracing::warn!(%error, "only processes of this user and of those in :hand_over may stand by");
+            }
             return;
         }
     };

@@ -118,14 +118,11 @@ impl StandbyError {
         }
     }
 
-    /// Logs what does not pass by itself. The same reason is not logged twice in a row, but a lack of descriptors is.
+    /// Logs what does not pass by itself, unless it was logged last.
     fn log(&self, logged: &mut String) {
         let reason = match self {
             Self::Absent | Self::Dismissed => return,
-            Self::OutOfDescriptors => {
-                tracing::error!("no descriptors are left to stand by for the owner of the port");
-                return;
-            }
+            Self::OutOfDescriptors => "no descriptors are left".into(),
             Self::TooManyNodes { descriptors } => {
                 format!("the owner has more nodes than this server may have descriptors here, which are {descriptors}")
             }
