@@ -1,6 +1,11 @@
 //! The addresses that a configured list stands for, and which of them decides who serves.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::os;
 
@@ -116,16 +121,35 @@ pub(super) fn comes_with_its_family(address: IpAddr) -> bool {
     LOOPBACKS.contains(&address) || address.is_unspecified()
 }
 
-/// Whether an address is this host's: then the kernel chooses it as the source of packets to it. Nothing is sent.
+/// Whether an address is this host's. What the kernel said counts for a second: look-ups ask all the time.
 fn is_own(address: IpAddr) -> bool {
+    const VALID: Duration = Duration::from_secs(1);
+    const MAX_KNOWN: usize = 256;
+    static KNOWN: Mutex<BTreeMap<IpAddr, (Instant, bool)>> = Mutex::new(BTreeMap::new());
+    if address.is_loopback() {
+        return true;
+    }
+    let mut known = KNOWN.lock();
+    match known.get(&address) {
+        Some((since, own)) if since.elapsed() < VALID => return *own,
+        None if known.len() >= MAX_KNOWN => known.clear(),
+        _ => {}
+    }
+    let own = is_source(address).unwrap_or_else(|_| known.get(&address).is_some_and(|(_, own)| *own));
+    known.insert(address, (Instant::now(), own));
+    own
+}
+
+/// Whether the kernel chooses this address as the source of packets to itself, as it does for its own. Nothing is sent.
+fn is_source(address: IpAddr) -> io::Result<bool> {
     const DISCARD: u16 = 9;
     let any = if address.is_ipv4() { ANY[0] } else { ANY[1] };
-    let comes_from = || {
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((address, DISCARD))?;
-        socket.local_addr()
-    };
-    address.is_loopback() || comes_from().is_ok_and(|own| own.ip() == address)
+    let socket = UdpSocket::bind((any, 0))?;
+    match socket.connect((address, DISCARD)) {
+        // No route leads there.
+        Err(_) => Ok(false),
+        Ok(()) => Ok(socket.local_addr()?.ip() == address),
+    }
 }
 
 #[cfg(test)]
