@@ -29,7 +29,7 @@ pub fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, String> {
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) sockets: Vec<TcpListener>,
-    /// Wanted addresses that are not required and that another process has.
+    /// Wanted addresses that are not required, and that another process has or that failed.
     pub(crate) missing: Vec<IpAddr>,
     /// Required addresses of a family that this host does not have.
     pub(crate) absent: Vec<IpAddr>,
@@ -136,7 +136,10 @@ impl Listeners {
                 first_absent.get_or_insert(failure);
             } else if target.required || sockets.is_empty() {
                 return Err(failure);
-            } else if failure.is_taken() {
+            } else {
+                if !failure.is_taken() {
+                    tracing::warn!(%failure, "serving without an address, which is tried again");
+                }
                 missing.push(target.ip);
             }
         }
