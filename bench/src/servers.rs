@@ -84,7 +84,7 @@ impl Launcher {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+            .with_context(|| format!("cannot start {}", Path::new(command.get_program()).display()))?;
         let mut running = Running(child);
         running.wait_until_up(port, interrupt).with_context(|| format!("{who} ({command:?}) does not come up"))?;
         let id = running.0.id();

@@ -43,6 +43,9 @@ use trouble::Trouble;
 pub use handle::{Answer, Handle, RegisterError, Snapshot, Status, Table};
 pub use settings::{ListenError, Settings, StartError};
 
+/// How long a new owner waits for the nodes that were registered with the last one. Stock nodes register again after
+/// 2 seconds (OTP's `erl_epmd`). Until then, look-ups of missing names wait rather than fail.
+const SETTLING: Duration = Duration::from_millis(2_500);
 /// How often a member that has joined checks that the owner answers.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between attempts to bind or join.
@@ -127,9 +130,9 @@ impl Member {
         loop {
             if let Some(startup) = self.startup.take() {
                 drop(following);
-                let Self { settings, handle, local, moves, was_joined, stored, .. } = &mut self;
+                let Self { settings, handle, local, moves, stored, .. } = &mut self;
                 let stored = std::mem::take(stored);
-                return serving::serve(startup, handle, local, moves, settings.port, *was_joined, stored).await;
+                return serving::serve(startup, handle, local, moves, settings.port, stored).await;
             }
             tokio::select! {
                 // A member that is told to stop must not start serving first.
@@ -315,7 +318,12 @@ impl Member {
                 let (unconfirmed, refusals) = self.handle.mirror.take();
                 match contents {
                     Some(contents) => self.handle.registry.adopt(contents, unconfirmed, refusals),
-                    None => self.handle.registry.expect(unconfirmed),
+                    None => {
+                        self.handle.registry.expect(unconfirmed);
+                        if self.was_joined {
+                            self.handle.registry.fills_until(std::time::Instant::now() + SETTLING);
+                        }
+                    }
                 }
                 drop(status);
             }

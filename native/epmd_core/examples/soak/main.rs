@@ -31,12 +31,14 @@ fn main() -> ExitCode {
     while let Some(flag) = arguments.next() {
         let value = arguments.next();
         let taken = match flag.as_str() {
-            "--minutes" => value.and_then(|value| value.parse().ok()).filter(|n| *n > 0.0).map(|n| minutes = n),
+            "--minutes" => {
+                value.and_then(|value| value.parse().ok()).filter(|n| *n > 0.0 && *n < 1e6).map(|n| minutes = n)
+            }
             "--seed" => value.and_then(|value| value.parse().ok()).map(|n| seed = n),
             _ => None,
         };
         if taken.is_none() {
-            eprintln!("{USAGE}\n--minutes is a number above 0, --seed a whole number; got {flag}");
+            eprintln!("{USAGE}\n--minutes is a number above 0 and below a million, --seed a whole number; got {flag}");
             return ExitCode::from(2);
         }
     }

@@ -20,10 +20,6 @@ use crate::registry::{Contents, Descriptor, Entry, NameTaken, Registration, Regi
 use crate::reserve::Reserve;
 use crate::server::Server;
 
-/// How long a new owner waits for the nodes that were registered with the last one. Stock nodes register again after
-/// 2 seconds (OTP's `erl_epmd`). Until then, look-ups of missing names wait rather than fail.
-const SETTLING: Duration = Duration::from_millis(2_500);
-
 /// The longest pause between attempts to open an address that another process still has.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -55,15 +51,12 @@ impl Takeover {
 }
 
 /// Serves the port until the member is stopped, or until a listener fails for good.
-///
-/// With `refills`, the table lacks the nodes that were registered with the last owner, until they register again.
 pub(super) async fn serve(
     startup: Startup,
     handle: &Handle,
     local: &mut LocalNode,
     moves: &mut mpsc::UnboundedReceiver<Move>,
     port: u16,
-    refills: bool,
     stored: Stored,
 ) -> io::Result<()> {
     let (registry, replication) = (&handle.registry, Replication::default());
@@ -71,13 +64,10 @@ pub(super) async fn serve(
         let rules = Arc::clone(&handle.rules);
         Server::start(listeners, registry.clone(), rules, handle.connections.clone(), replication.clone(), reserve)
     };
-    let (mut server, mut own, claim, mut settled);
+    let (mut server, mut own, claim);
+    let mut settled = registry.settles_at();
     match startup {
         Startup::Bound(listeners, claimed) => {
-            settled = refills.then(|| Instant::now() + SETTLING);
-            if let Some(settled) = settled {
-                registry.fills_until(settled);
-            }
             (server, claim) = (start(listeners, Reserve::new())?, claimed);
             own = LocalRegistration::register(local, registry);
         }
@@ -94,7 +84,6 @@ pub(super) async fn serve(
                 None => LocalRegistration::register(local, registry),
             };
             claim = claimed;
-            settled = None;
         }
     }
     let wanted = handle.wanted();
@@ -136,7 +125,10 @@ pub(super) async fn serve(
                 let _ = reply.send(moved);
             }
             () = sleep(backoff.next()), if server.lacks_addresses() => {
-                offer.extend(server.open_what_is_free()?);
+                match server.open_what_is_free() {
+                    Ok(opened) => offer.extend(opened),
+                    Err(error) => tracing::warn!(%error, "an address that became free cannot be served"),
+                }
                 keeping.renew(kept_listeners(&server));
                 handle.status.lock().addresses = server.addresses();
             }

@@ -119,14 +119,20 @@ impl Registry {
         self.0.journal.record(|| refusal.change());
     }
 
+    /// Until when a missing name may still come, if it may.
+    pub(crate) fn settles_at(&self) -> Option<Instant> {
+        self.0.state.lock().fills_until
+    }
+
     /// Whether a missing name is certainly not registered.
     pub fn is_settled(&self) -> bool {
-        self.0.state.lock().fills_until.is_none_or(|settled| settled <= Instant::now())
+        self.settles_at().is_none_or(|settled| settled <= Instant::now())
     }
 
     /// Finds a node by its name, and waits for it while the table fills.
     pub async fn find_when_settled(&self, name: &[u8]) -> Option<Arc<Entry>> {
-        let settled = self.0.state.lock().fills_until?;
+        // It may have settled since the caller looked.
+        let Some(settled) = self.settles_at() else { return self.find(name) };
         let found = async {
             loop {
                 // Created before the check, so that nothing in between is missed.
@@ -137,7 +143,7 @@ impl Registry {
                 }
             }
         };
-        tokio::time::timeout_at(settled.into(), found).await.ok()
+        tokio::time::timeout_at(settled.into(), found).await.ok().or_else(|| self.find(name))
     }
 
     /// All nodes, the newest registration first.
@@ -295,6 +301,17 @@ mod tests {
         assert!(registry.find(b"a").is_some());
         drop(second);
         assert!(registry.find(b"a").is_none());
+    }
+
+    #[test]
+    fn a_node_that_came_just_before_the_table_settled_is_found() {
+        let registry = Registry::default();
+        let _held = register(&registry, "a");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let found = |name: &str| runtime.block_on(registry.find_when_settled(name.as_bytes())).is_some();
+        assert!(found("a") && !found("b"));
+        registry.fills_until(Instant::now());
+        assert!(found("a") && !found("b"));
     }
 
     #[test]
