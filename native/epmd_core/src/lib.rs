@@ -11,7 +11,7 @@
 //! | [`registry`] | the table of registered nodes, and its copy |
 //! | `service_manager` | what systemd passes to the process |
 //! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, the record of changes, counters, spare descriptors, pauses |
-//! | [`protocol`], `node`, `role`, `limits`, `os` | the ground: bytes and words, no I/O but in `os` |
+//! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
 //! Nothing here knows of Erlang terms; `epmd_nif` puts this crate into a VM.
 
@@ -30,6 +30,7 @@ mod reserve;
 mod role;
 mod server;
 mod service_manager;
+mod users;
 
 pub use address::{parse_addresses, Listeners, OpenError};
 #[cfg(fuzzing)]

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::channel::{self, Receiver, Sender};
 use super::settings::Trusted;
 use crate::os;
+use crate::users::own_user;
 
 /// Members that may wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -32,11 +33,6 @@ pub(crate) enum Name {
     Shared,
     /// The one that each user had before version 2 of the format. It is kept for members that know no other.
     OwnUser,
-}
-
-/// The user of this process, as the other end is told it.
-fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 /// Where the owner of a port is found by the members of its host.
