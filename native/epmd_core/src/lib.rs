@@ -10,6 +10,7 @@
 //! | `hand_over` | an owner's sockets and table, on their way to a standby |
 //! | [`registry`] | the table of registered nodes, and its copy |
 //! | `service_manager` | what systemd passes to the process |
+//! | `owners` | to whom names belong, and whose a connection is |
 //! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, the record of changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
@@ -24,6 +25,7 @@ mod member;
 mod metrics;
 mod node;
 mod os;
+mod owners;
 pub mod protocol;
 pub mod registry;
 mod reserve;
@@ -43,6 +45,7 @@ pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
 #[cfg(feature = "simulation")]
 pub use os::act_as_bsd;
+pub use owners::Owners;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};
 pub use service_manager::ServiceManager;
