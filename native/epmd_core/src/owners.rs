@@ -45,10 +45,10 @@ impl Owners {
     /// # Errors
     ///
     /// A sentence that tells what was expected, and what came.
-    pub fn named(list: &[(String, Vec<String>)]) -> Result<Self, String> {
-        let rule = |(pattern, users): &(String, Vec<String>)| Rule::new(pattern, users);
-        let mut rules = list.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
-        rules.sort_by_key(Rule::rank);
+    pub fn named(list: impl IntoIterator<Item = (String, Vec<String>)>) -> Result<Self, String> {
+        let rules = list.into_iter().map(|(pattern, users)| Rule::new(pattern, &users));
+        let mut rules = rules.collect::<Result<Vec<_>, _>>()?;
+        rules.sort_by(|one, other| (one.rank(), &one.pattern).cmp(&(other.rank(), &other.pattern)));
         for (n, one) in rules.iter().enumerate() {
             let rival = |other: &&Rule| {
                 other.rank() == one.rank() && other.users != one.users && overlap(&one.pattern, &other.pattern)
@@ -69,13 +69,19 @@ impl Owners {
         self.rules.is_empty()
     }
 
-    /// Whether the processes of this user may register a name.
+    /// Whether this process may register a name.
     ///
     /// # Errors
     ///
-    /// A sentence that tells whose the name is.
+    /// A sentence that tells whose the name is, and what to do.
     pub fn admit_own_user(&self, name: &NodeName) -> Result<(), String> {
-        self.admit(name, || Ok(own_user())).map_err(|not_theirs| not_theirs.to_string())
+        let own = own_user();
+        self.admit(name, || Ok(own)).map_err(|NotTheirs { owners, .. }| {
+            format!(
+                "the name {name:?} of this node belongs to {owners}, and this VM runs as user {own}: run it as whom the \
+                 name belongs to, or correct the setting owners"
+            )
+        })
     }
 
     /// Whether somebody may register a name. Who it is, is found out if that matters.
@@ -89,7 +95,7 @@ impl Owners {
 }
 
 impl Rule {
-    fn new(pattern: &str, users: &[String]) -> Result<Self, String> {
+    fn new(pattern: String, users: &[String]) -> Result<Self, String> {
         let expected = |reason: String| {
             format!(
                 "expected the name of a node without its host, or a pattern such as \"billing_*\", got {pattern:?}: {reason}"
@@ -110,7 +116,7 @@ impl Rule {
         let told = told(users, &numbers);
         numbers.sort_unstable();
         numbers.dedup();
-        Ok(Self { pattern: pattern.into(), users: numbers, told })
+        Ok(Self { pattern, users: numbers, told })
     }
 
     /// What says more comes first: a name, then the pattern with more characters of its own.
@@ -181,7 +187,7 @@ mod tests {
 
     fn owners(list: &[(&str, &[&str])]) -> Result<Owners, String> {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        Owners::named(&list.iter().map(|(pattern, users)| ((*pattern).into(), owned(users))).collect::<Vec<_>>())
+        Owners::named(list.iter().map(|(pattern, users)| ((*pattern).into(), owned(users))))
     }
 
     fn admitted(owners: &Owners, name: &str, user: u32) -> bool {

@@ -48,6 +48,8 @@ pub(crate) enum Joined {
     /// The node is registered by the link that it came with.
     Kept(Link),
     /// The node's name is another's.
+    Taken,
+    /// It is not, and the node is refused all the same.
     Refused,
     /// There was no node to register.
     Alone,
@@ -84,6 +86,8 @@ async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
     let (stream, reply) = ask(owner, &protocol::alive2_request(node), protocol::decode_alive2_reply).await?;
     Ok(match reply {
         Alive2Reply::Granted(creation) => Joined::Granted(Link(stream), creation),
+        // The reply has no reason.
+        Alive2Reply::Refused if is_registered(owner, Some(node.name.as_str())).await.unwrap_or(true) => Joined::Taken,
         Alive2Reply::Refused => Joined::Refused,
     })
 }

@@ -64,6 +64,8 @@ pub enum RegisterError {
     AlreadyRegistered,
     /// Another node of that name is registered.
     DuplicateName,
+    /// The name belongs to other users than that of this process: a sentence that says to whom.
+    NotTheirs(String),
     /// Whoever holds the port does not register it: a sentence that says who, and how to find out more. The member
     /// does not try again.
     Held(String),
@@ -186,6 +188,8 @@ impl Handle {
     /// It stays registered until [`Handle::unregister`], through every change of owner. A node that is registered
     /// again brings the creation that it booted with.
     pub fn register(&self, node: Node, creation: Option<u32>, patience: Duration) -> Result<u32, RegisterError> {
+        // Whoever serves now may have another list; this member will serve with its own.
+        self.rules.read().policy.owners.admit_own_user(&node.name).map_err(RegisterError::NotTheirs)?;
         let (reply, answer) = std_mpsc::sync_channel(1);
         self.commands.send(Command::Register { node, creation, reply }).map_err(|_| RegisterError::Stopped)?;
         answer.recv_timeout(patience).unwrap_or_else(|error| match error {
