@@ -21,6 +21,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       settings: config.error,
       hand_over: config.hand_over,
       descriptor_share: config[:descriptor_share],
+      owners: config[:owners] || %{},
       module: module(),
       both: argument(:epmd_module) != nil and parameter?(),
       parameter_ignored: parameter?() and not parameter_read?(),
@@ -33,6 +34,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       status: status,
       stats: with({:ok, stats} <- EmbeddedEpmd.stats(), do: stats, else: (_ -> nil)),
       unix_sockets: unix_sockets(),
+      netlink: netlink(),
       node: node(),
       ipv6: family() == :inet6,
       look_up: look_up(port, release),
@@ -180,5 +182,10 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   # A unit may forbid them, and a standby is asked for over one.
   defp unix_sockets do
     with {:ok, socket} <- :gen_udp.open(0, [:local]), do: :gen_udp.close(socket)
+  end
+
+  # Likewise one of sock_diag, over which the kernel is asked whose a registration is: AF_NETLINK, NETLINK_SOCK_DIAG.
+  defp netlink do
+    with {:ok, socket} <- :socket.open(16, :raw, 4), do: :socket.close(socket)
   end
 end
