@@ -80,6 +80,13 @@ defmodule EmbeddedEpmd do
     * `:remote_names` - lets remote peers list the names. Defaults to `false`.
     * `:allow` - the networks that may look nodes up, such as `["10.0.0.0/8"]`; local peers always may. Defaults to
       `nil`, which is everybody.
+    * `:owners` - names that belong to users: `%{"prod" => "prod", "billing_*" => ["billing", 1001]}`. Only a process of one
+      of these users, which are names or numbers of this host's, registers such a name. `*` stands for any characters; of
+      those that match, the one that says the most counts: a name before every pattern, then the pattern with more
+      characters of its own. The kernel says whose a connection is, on Linux, within one network namespace: where it cannot,
+      the registration is refused. A VM whose own name belongs to others does not boot with it. The list of the VM that
+      serves counts, so give all VMs of a host the same. It is asked when a name is registered: who is registered stays when
+      the list changes, and when another VM goes on. See [security](security.md). Defaults to `%{}`.
     * `:request_deadline` - milliseconds from a connection to the end of its reply. Defaults to 10000. Linux keeps a
       connection that says nothing to itself for a second; its time starts then.
     * `:max_waiting` - connections that may wait for their request or reply. At the limit the one that has waited
@@ -108,6 +115,7 @@ defmodule EmbeddedEpmd do
           | {:relaxed, boolean()}
           | {:remote_names, boolean()}
           | {:allow, [String.t()] | nil}
+          | {:owners, %{(pattern :: String.t()) => user() | [user()]}}
           | {:request_deadline, 100..600_000}
           | {:max_waiting, 1..65_535}
           | {:max_waiting_per_source, 1..65_535}
@@ -117,6 +125,9 @@ defmodule EmbeddedEpmd do
           | {:endpoints, EmbeddedEpmd.Endpoints.setting()}
           | {:advertise, [port: :inet.port_number()]}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
+
+  @typedoc "A user of this host, by name or number."
+  @type user :: String.t() | non_neg_integer()
 
   @typedoc """
   The state of this VM's server.

@@ -5,20 +5,22 @@
 
 mod support;
 
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{mpsc, Arc, Mutex};
 
 use epmd_core::{Change, HandOver, Handle, Journal, Limits, Owners, Policy, RegisterError, Settings};
+use socket2::{Domain, Socket, Type};
 use support::client::{self, eventually, exchange, register};
 use support::member::Running;
 use support::network::Network;
 use support::process::Process;
-use support::request::port_please2;
+use support::request::{alive2, port_please2};
 use support::rounds::rounds;
 use support::server::{standalone, Kind};
-use support::users::{self, is_granted, Client, Then, NOBODY, THIRD};
+use support::users::{self, is_granted, run_as, Client, Then, NOBODY, THIRD};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const MAPPED: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -138,6 +140,53 @@ fn a_connection_from_another_network_namespace_is_nobodys() {
     let server = SocketAddr::new(LOOPBACK, inside.port);
     assert!(!is_granted(0, server, "prod"));
     assert!(is_granted(0, server, "other"));
+}
+
+#[test]
+fn a_connection_with_the_same_addresses_in_another_network_namespace_is_another_one() {
+    if !users::are_there() {
+        return;
+    }
+    let network = Network::new();
+    let member = DualStack::start_in(Some(&network.server_host), &["-owner", "prod=65534"]);
+    let (server, client) = (SocketAddr::new(LOOPBACK, member.port), SocketAddr::new(LOOPBACK, free_port()));
+    // In the member's namespace the right user has a connection from there to there.
+    let listener = network.on_server_host(|| TcpListener::bind(server).unwrap());
+    let script = format!(
+        r#"use Socket; socket(S, AF_INET, SOCK_STREAM, 0); bind(S, pack_sockaddr_in({}, inet_aton("127.0.0.1"))) or die "bind: $!";
+           connect(S, pack_sockaddr_in({}, inet_aton("127.0.0.1"))) or die "connect: $!"; syswrite(STDOUT, "connected"); sleep 600"#,
+        client.port(),
+        server.port()
+    );
+    let mut theirs =
+        network.on_server_host(|| run_as(NOBODY, "perl").args(["-e", &script]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut said = [0; 9];
+    theirs.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    let _accepted = listener.accept().unwrap();
+
+    let ours = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    ours.bind(&client.into()).unwrap();
+    ours.connect(&server.into()).unwrap();
+    let registered = client::register_on(ours.into(), &alive2("prod", 1));
+    theirs.kill().unwrap();
+    theirs.wait().unwrap();
+    assert!(registered.is_err_and(|refusal| refusal.starts_with("refused")));
+}
+
+#[test]
+fn a_user_from_outside_the_user_namespace_is_not_taken_for_nobody() {
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
+    let mut inside = Command::new("unshare");
+    inside.arg("--map-root-user").arg(standalone());
+    let owner = Process::spawn(inside, port, &["-owner", "prod=65534", "-owner", "mine=0"]);
+    owner.serves();
+    let server = SocketAddr::new(LOOPBACK, port);
+    assert!(!is_granted(NOBODY, server, "prod"));
+    assert!(!is_granted(THIRD, server, "prod"));
+    assert!(is_granted(0, server, "mine"), "root is the one user who has a number there");
 }
 
 #[test]
