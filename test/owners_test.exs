@@ -28,6 +28,7 @@ defmodule EmbeddedEpmd.OwnersTest do
 
     assert {"registered", 0} = boot(port, name <> "_1")
     assert {:ok, %{requests: %{alive2: %{granted: 1, refused: 1}}}} = call(vm, EmbeddedEpmd, :stats)
+    assert Enum.any?(call(vm, EmbeddedEpmd.Doctor, :examine), &(&1.what =~ "users alone: prod* (#{@other}), prod*_1"))
   end
 
   test "a VM whose own name belongs to another user does not boot with it", %{port: port, name: name, user: user} do

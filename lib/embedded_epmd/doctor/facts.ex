@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # What can be seen of this VM, of its release and of the host. Nothing is judged here.
 
-  alias EmbeddedEpmd.{Client, Config}
+  alias EmbeddedEpmd.{Client, Config, Lifecycle}
   alias EmbeddedEpmd.Doctor.Linux
 
   @timeout 2_000
@@ -60,7 +60,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   # What was set wrongly is a finding, and no reason to find nothing else.
   defp config do
-    Map.put(Config.load(), :error, nil)
+    Map.put(Config.load(Lifecycle.options()), :error, nil)
   rescue
     error in ArgumentError -> %{port: 4369, hand_over: true, error: error.message}
   end
