@@ -1,7 +1,7 @@
 //! Names that belong to users: only a process of theirs may register one.
 
 #[cfg(target_os = "linux")]
-mod kernel;
+mod linux;
 mod peer;
 
 use std::cmp::Reverse;

@@ -98,7 +98,7 @@ fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let trusting = |users: &str| ["-trust".to_owned(), users.to_owned()];
     let [roots, theirs] = [trusting("65533,65534"), trusting("root,65533")];
-    let start = |user, flags: &[String; 2]| Process::start_as(user, port, &[&flags[0], &flags[1]]);
+    let start = |user, flags: &[String; 2]| users::member_of(user, port, &[&flags[0], &flags[1]]);
     let mut owner = start(0, &roots);
     owner.serves();
     let nodes: Vec<_> = (0..50).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect();

@@ -218,7 +218,7 @@ fn a_member_that_joins_is_checked_as_every_other() {
         )
     );
     assert!(member.register("other", 1).is_ok(), "another name may follow");
-    let theirs = Process::start_as(NOBODY, server.port(), &["-name", "prod"]);
+    let theirs = users::member_of(NOBODY, server.port(), &["-name", "prod"]);
     theirs.joins();
     eventually("it is registered", || exchange(server, &port_please2("prod")).unwrap() != b"w\x01");
 }

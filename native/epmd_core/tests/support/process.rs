@@ -12,7 +12,6 @@ use rustix::process::{kill_process, Pid, Signal};
 
 use super::client::eventually;
 use super::server::standalone;
-use super::users;
 
 pub struct Process {
     child: Child,
@@ -23,11 +22,6 @@ pub struct Process {
 impl Process {
     pub fn start(port: u16) -> Self {
         Self::start_limited(port, None, &[])
-    }
-
-    /// One of this user.
-    pub fn start_as(user: u32, port: u16, flags: &[&str]) -> Self {
-        Self::spawn(users::run_as(user, users::program()), port, flags)
     }
 
     /// One of another program, which has the same flags.

@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
 
+use super::process::Process;
 use super::request::alive2;
 use super::server::standalone;
 
@@ -39,15 +38,13 @@ pub fn say(user: u32, script: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// The program of a member, where every user finds it.
-pub fn program() -> &'static str {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| {
-        let copy = std::env::temp_dir().join(format!("epmd-standalone-{}", std::process::id()));
-        fs::copy(standalone(), &copy).expect("room for a copy");
-        copy
-    });
-    program.to_str().expect("a path in UTF-8")
+/// A member that is run by this user, who need not see where its program is.
+pub fn member_of(user: u32, port: u16, flags: &[&str]) -> Process {
+    let script =
+        format!("exec 3<\"$0\"; exec setpriv --reuid {user} --regid {user} --clear-groups /proc/self/fd/3 \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).arg(standalone());
+    Process::spawn(command, port, flags)
 }
 
 /// What a client does when it has sent its request.

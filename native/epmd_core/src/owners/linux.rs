@@ -1,48 +1,91 @@
-//! Asks the kernel for a TCP socket of this network namespace by its addresses (sock_diag over netlink).
+//! Asks Linux whose a connection is (sock_diag over netlink): for the sockets of both ends, by their addresses.
+//!
+//! The other one must be open: of one that was closed the kernel does not know the user any more, and says 0. Ours must be
+//! this very connection, and is asked for last: so what was said is of it, and not of one that had the same addresses
+//! before, or has them in another network namespace.
 
+use std::fs;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload, NLM_F_REQUEST};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_ESTABLISHED, TCP_LISTEN};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::SockDiagMessage;
+use rustix::fs::fstat;
 use rustix::io::Errno;
-use rustix::net::{netlink, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    getpeername, getsockname, netlink, recv, send, socket_with, AddressFamily, RecvFlags, SendFlags, SocketFlags,
+    SocketType,
+};
+
+use super::peer::Unknown;
 
 /// More than the kernel says of a socket.
 const REPLY: usize = 1024;
 /// Instead of the number by which the kernel would know the socket.
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
+/// The user at the other end of a connection. Does not wait.
+pub(crate) fn user_of(connection: impl AsFd) -> Result<u32, Unknown> {
+    let (own, peer) = ends(&connection).ok_or(Unknown::Closed)?;
+    let inode = fstat(&connection).map_err(Unknown::Unasked)?.st_ino;
+    let kernel = Kernel::open().map_err(Unknown::Unasked)?;
+    let find = |local, remote| kernel.find(local, remote).map_err(Unknown::Unasked);
+    let (theirs, ours) = (find(peer, own)?, find(own, peer)?);
+    match (theirs, ours) {
+        (_, None) => Err(Unknown::NotHere),
+        (_, Some(ours)) if u64::from(ours.inode) != inode => Err(Unknown::NotHere),
+        (None, _) => Err(Unknown::Elsewhere),
+        (Some(theirs), Some(ours)) if !theirs.is_open() || !ours.is_open() => Err(Unknown::Closed),
+        (Some(theirs), _) if is_unmapped(theirs.user) => Err(Unknown::Unmapped),
+        (Some(theirs), _) => Ok(theirs.user),
+    }
+}
+
+/// The addresses of our end and of the other one.
+fn ends(connection: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
+    let own = getsockname(&connection).ok()?.try_into().ok()?;
+    Some((own, getpeername(&connection).ok()??.try_into().ok()?))
+}
+
+/// Whether that is what the kernel says of every user who has no number in this user namespace.
+fn is_unmapped(user: u32) -> bool {
+    const OVERFLOW: u32 = 65_534;
+    // Inside, outside, and how many.
+    const EVERYBODY: [&str; 3] = ["0", "0", "4294967295"];
+    let maps = || fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    user == OVERFLOW && !maps().split_whitespace().eq(EVERYBODY)
+}
+
 /// A way to ask, for a moment.
 #[derive(Debug)]
-pub(super) struct Kernel(OwnedFd);
+struct Kernel(OwnedFd);
 
 /// A socket, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Socket {
+struct Socket {
     /// Who made it.
-    pub(super) user: u32,
+    user: u32,
     /// Its number; 0 when no process has it any more.
-    pub(super) inode: u32,
+    inode: u32,
     state: u8,
 }
 
 impl Socket {
-    pub(super) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.state == TCP_ESTABLISHED && self.inode != 0
     }
 }
 
 impl Kernel {
-    pub(super) fn open() -> Result<Self, Errno> {
+    fn open() -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         Ok(Self(socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?))
     }
 
     /// The socket with this address that is connected to that one.
-    pub(super) fn find(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Socket>, Errno> {
+    fn find(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Socket>, Errno> {
         send(&self.0, &request(local, remote), SendFlags::empty())?;
         let mut reply = [0; REPLY];
         // The kernel has answered when it has the question.
@@ -54,9 +97,9 @@ impl Kernel {
                 // Where it finds no such connection, it tells of who listens at the address.
                 Ok((found.state != TCP_LISTEN).then_some(socket))
             }
-            Ok(NetlinkPayload::Error(error)) => match Errno::from_raw_os_error(-error.raw_code()) {
-                Errno::NOENT => Ok(None),
-                error => Err(error),
+            Ok(NetlinkPayload::Error(error)) => match Errno::from_io_error(&error.to_io()) {
+                Some(Errno::NOENT) => Ok(None),
+                error => Err(error.unwrap_or(Errno::BADMSG)),
             },
             _ => Err(Errno::BADMSG),
         }
