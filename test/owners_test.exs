@@ -63,7 +63,8 @@ defmodule EmbeddedEpmd.OwnersTest do
           {~s|\#{"a b"=>"root"}|, ~s|owners: expected the name of a node without its host, or a pattern such as|},
           {~s|\#{"a"=>"nobody-of-that-name"}|,
            ~s|owners: "a": expected a user of this host, by its name or number, got|},
-          {~s|\#{"a*"=>"root","*b"=>#{@other}}|, ~s|owners: expected one pattern that says more than the other|},
+          {~s|\#{"a*"=>"root","*b"=>#{@other}}|,
+           ~s|owners: expected that of two patterns which match the same name one has more|},
           {~s|[{"a","root"}]|, ~s|config :embedded_epmd, owners must be a map of nodes' names|}
         ] do
       assert {text, 1} = boot(port, name, ours() ++ ["-embedded_epmd", "owners", owners])

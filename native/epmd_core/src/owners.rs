@@ -54,10 +54,10 @@ impl Owners {
                 other.rank() == one.rank() && other.users != one.users && overlap(&one.pattern, &other.pattern)
             };
             if let Some(other) = rules[n + 1..].iter().find(rival) {
+                let (one, other) = (&one.pattern, &other.pattern);
                 return Err(format!(
-                    "expected one pattern that says more than the other of each name that two match, got {:?} and {:?}, \
-                     which say equally much",
-                    one.pattern, other.pattern
+                    "expected that of two patterns which match the same name one has more characters of its own, \
+                     got {one:?} and {other:?}"
                 ));
             }
         }
@@ -239,8 +239,8 @@ mod tests {
         );
         assert_eq!(
             error(&[("a*", &["1"]), ("*b", &["2"])]),
-            "expected one pattern that says more than the other of each name that two match, got \"a*\" and \"*b\", which say \
-             equally much"
+            "expected that of two patterns which match the same name one has more characters of its own, got \"*b\" and \
+             \"a*\""
         );
         assert!(owners(&[("a*", &["1", "2"]), ("*b", &["2", "1"])]).is_ok(), "the same users");
         assert!(owners(&[("a*", &["1"]), ("b*", &["2"])]).is_ok(), "no name that both match");
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(said(Ok(7)), "the name belongs to users root (0), 4711, and user 7 asks for it");
         assert_eq!(
             said(Err(Unknown::Closed)),
-            "the name belongs to users root (0), 4711, and who asks for it cannot be known: its end of the connection is closed"
+            "the name belongs to users root (0), 4711, and who asks for it cannot be known: the other end of the connection is closed"
         );
         let many: Vec<String> = (1..100).map(|user| user.to_string()).collect();
         assert_eq!(told(&many, &(1..100).collect::<Vec<_>>()), "users 1, 2, 3, 4, 5, others");
