@@ -35,7 +35,7 @@ mod service_manager;
 mod users;
 
 pub use address::{parse_addresses, Listeners, OpenError};
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub use hand_over::fuzzing;
 pub use hand_over::{HandOver, Standby, Trusted};
 pub use journal::{Change, Journal, Observer};
