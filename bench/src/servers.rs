@@ -18,13 +18,13 @@ use crate::null;
 
 /// Time for a server to come up.
 const START: Duration = Duration::from_secs(20);
-/// A server has come up when it used less than `QUIET_CPU` during `QUIET`: a VM goes on booting after the port is open.
+/// A server is up once it has used less than `QUIET_CPU` during `QUIET`: a VM goes on booting after the port is open.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_CPU: Duration = Duration::from_millis(1);
-/// Ports to choose from: below those the system gives to connections, so that none of these can take one of them.
+/// Ports to choose from: below the ephemeral range, so that no outgoing connection uses one of them.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// The three that are compared.
+/// The servers that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Ours,
@@ -72,7 +72,7 @@ pub(crate) struct Launcher {
 impl Launcher {
     /// For the repository at `root`; `core` is where servers are pinned to.
     pub(crate) fn new(root: PathBuf, form: Form, core: Option<usize>) -> Self {
-        // Benchmarks that run at the same time begin their search for ports at different places.
+        // Benchmarks that run at the same time start their search for ports at different places.
         let offset = process::id() * 7 % PORTS.len() as u32;
         Self { root, form, core, next_port: PORTS.start + offset as u16 }
     }
@@ -129,7 +129,7 @@ impl Launcher {
         })
     }
 
-    /// A port nobody listens on, and a new one for each server: none finds connections of an earlier one in TIME_WAIT.
+    /// A free port, a new one for each server: no server finds connections of an earlier one in TIME_WAIT.
     fn free_port(&mut self) -> Result<u16> {
         for _ in PORTS {
             let port = self.next_port;
@@ -142,7 +142,8 @@ impl Launcher {
     }
 }
 
-/// A VM that serves the port the way a release would: the server comes up while the VM boots, and a supervisor looks after it.
+/// A VM that serves the port the way a release would: the server comes up while the VM boots, and a supervisor looks
+/// after it.
 fn vm(root: &Path, port: u16, owners: &str) -> Command {
     let environment = env::var("MIX_ENV").unwrap_or_else(|_| "prod".into());
     let beams = root.join("_build").join(environment).join("lib/embedded_epmd/ebin");
@@ -173,7 +174,7 @@ pub(crate) struct Server {
     _running: Running,
 }
 
-/// A process of ours that is stopped on every way out.
+/// A child process that is killed when this is dropped.
 #[derive(Debug)]
 struct Running(Child);
 
@@ -207,7 +208,7 @@ impl Drop for Running {
     }
 }
 
-/// A look-up of whatever name, because the C daemon complains of connections without a request.
+/// Looks some name up: the C daemon would log connections without a request.
 fn ask(port: u16) -> io::Result<()> {
     let mut stream = TcpStream::connect(on_loopback(port))?;
     stream.set_read_timeout(Some(START))?;

@@ -65,8 +65,8 @@ fn list(text: &str) -> Vec<String> {
     text.split(',').map(String::from).collect()
 }
 
-/// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by. Told to
-/// use up its descriptors, so many at most, it does, and says so.
+/// Runs a member until standard input ends. Prints each change of its state: `serving`, `joined` or `standing by`. On a
+/// line `use up N` it sets its descriptor limit to N, opens files until no descriptor is left, and prints that.
 async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();

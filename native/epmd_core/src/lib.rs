@@ -1,20 +1,20 @@
 //! An EPMD server: the Erlang Port Mapper, which maps the names of the Erlang nodes of a host to their ports.
 //!
-//! Data flows one way: bytes, request, access, registry, reply. The crate is built in floors; each uses those below it,
-//! and none above:
+//! Data flows one way: bytes, request, access, registry, reply. The crate is built in layers. Each uses the layers
+//! below it, and none above:
 //!
-//! | floor | what it is |
+//! | layer | what it does |
 //! |---|---|
-//! | `member` | one process among those of a host: it serves the port or joins whoever does, and changes over |
-//! | `server` | accepts, and takes each connection from its bytes to its reply |
-//! | `hand_over` | an owner's sockets and table, on their way to a standby |
-//! | [`registry`] | the table of registered nodes, and its copy |
-//! | `service_manager` | what systemd passes to the process |
-//! | `owners` | to whom names belong, and whose a connection is |
-//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, the record of changes, counters, spare descriptors, pauses |
+//! | `member` | one process of a host: serves the port or joins the process that does, and takes over when that ends |
+//! | `server` | accepts connections, reads their requests and replies |
+//! | `hand_over` | passes an owner's sockets and table to its standbys |
+//! | [`registry`] | the table of registered nodes, and copies of it |
+//! | `service_manager` | sockets and descriptors that systemd passes to this process |
+//! | `owners` | names that belong to users; whose a connection is |
+//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
-//! Nothing here knows of Erlang terms; `epmd_nif` puts this crate into a VM.
+//! This crate knows no Erlang terms; `epmd_nif` puts it into a VM.
 
 mod address;
 mod backoff;

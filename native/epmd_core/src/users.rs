@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::unistd::{Group, User};
 
-/// The user of this process, as others are told it.
+/// The user of this process, as the kernel reports it to others.
 pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }

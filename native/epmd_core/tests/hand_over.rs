@@ -1,4 +1,4 @@
-//! The hand-over between members, and what others who find the channel can do with it.
+//! The hand-over between members, and what other processes that find the channel can do.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -6,7 +6,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process::Stdio;
@@ -40,7 +40,7 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     standby.stands_by();
     assert!(standby.descriptors() >= usize::from(count), "a copy of every connection");
 
-    // What ends at the owner ends at its standby: by the node, and by a stop.
+    // A registration that ends at the owner, by its node or by STOP_REQ, ends at the standby too.
     nodes.drain(..usize::from(half)).for_each(client::close);
     assert_eq!(exchange(server, &stop(format!("node{half}"))).unwrap(), b"STOPPED");
     eventually("the end of a stopped node's connection", || client::is_closed(&nodes[0]));
@@ -53,7 +53,7 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     assert_eq!(before.matches("old/unused name").count(), usize::from(half) + 1);
 
     owner.kill();
-    // An end that had not been passed yet is found in the connection.
+    // If the end of a connection had not been replicated, the standby notices it itself.
     eventually("the same table", || table(server) == before);
     assert!(nodes.iter().all(|node| !client::is_closed(node)));
     let successor = Process::start(port);
@@ -175,7 +175,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
         assert!(client::listing(server).is_ok());
         eventually("nobody stands by", || owner.handle.status().standbys.is_empty());
     }
-    // One that says the right thing and then nothing more, nor reads: others wait for it no longer than for a registration.
+    // One that sends a right hello and then neither sends nor reads must not delay registrations.
     let mut silent = connect(port);
     silent.write_all(hello).unwrap();
     let mut nodes: Vec<_> = (0..2_000).map(|n| register(server, format!("node{n}"), 1).unwrap()).collect();
@@ -185,7 +185,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     eventually_within(Duration::from_secs(30), "the silent one is dropped", || waiting.handle.status().stands_by);
     waiting.stands_by_for(&owner);
     assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
-    // The listeners that it still has are of no use to it.
+    // Its copies of the listeners are useless.
     owner.kill();
     waiting.serves();
     assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
@@ -195,7 +195,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
 #[test]
 fn what_an_owner_says_is_checked_by_the_member() {
     let _alone = alone();
-    // An EPMD that is no member of ours, and a channel that claims to be its.
+    // An EPMD that is no member, and a channel that pretends to be its.
     let daemon = support::server::Settings::ours().start();
     let port = daemon.port();
     let channel = UnixListener::bind_addr(&UnixAddr::from_abstract_name(name(port)).unwrap()).unwrap();
@@ -203,7 +203,7 @@ fn what_an_owner_says_is_checked_by_the_member() {
     settings.addresses = vec![LOOPBACK.into()];
     let member = Running::start(settings);
     member.joins();
-    // Whole, without a listener; the member gives up and says nothing more than who it is.
+    // It sends `Whole` without a listener. The member gives up, and has sent nothing but its hello.
     let (mut owner, _) = channel.accept().unwrap();
     owner.write_all(b"\x00\x0d\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01\x00\x01\x08").unwrap();
     let mut heard = Vec::new();
@@ -230,7 +230,7 @@ fn settings(port: u16) -> Settings {
     support::member::settings(&[LOOPBACK.into()], port)
 }
 
-/// What `Place` calls it.
+/// The name of the rendezvous (`rendezvous.rs`).
 fn name(port: u16) -> String {
     format!("embedded_epmd/127.0.0.1:{port}")
 }
@@ -272,16 +272,16 @@ fn only_head(server: SocketAddr) -> bool {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind((IpAddr::from(LOOPBACK), 0)).unwrap().local_addr().unwrap().port()
+    client::free_address().port()
 }
 
-/// Some need most of the descriptors that a process may have.
+/// Some tests need most of the descriptors of this process, so they run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every process of the test has as many connections as there are nodes.
+/// Each process of a test has a connection for every node.
 fn need_descriptors() {
     use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
     const NEEDED: u64 = 12_000;

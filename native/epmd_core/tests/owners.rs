@@ -293,7 +293,7 @@ fn change(handle: &Handle, list: &[(&str, &str)]) {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind((LOOPBACK, 0)).unwrap().local_addr().unwrap().port()
+    client::free_address().port()
 }
 
 /// A member with a listener of a socket unit, for IPv6 and IPv4 alike.

@@ -12,7 +12,7 @@ use crate::terms::Verbosity;
 pub(crate) struct Config {
     port: u16,
     addresses: Vec<String>,
-    /// Whether they are somebody's choice: what is the default, a socket unit decides.
+    /// Whether port and addresses were set. If not, a socket unit decides.
     port_chosen: bool,
     addresses_chosen: bool,
     relaxed: bool,
@@ -26,10 +26,10 @@ pub(crate) struct Config {
     descriptor_share: u8,
     hand_over: bool,
     standbys: u32,
-    /// Whose processes may stand by beside those of this user: names or numbers.
+    /// Users and groups whose processes may stand by beside those of this user, by name or number.
     trusted_users: Vec<String>,
     trusted_groups: Vec<String>,
-    /// Whether the VM's distribution is over IPv6.
+    /// Whether the VM's distribution uses IPv6.
     inet6: bool,
     pub(crate) log_level: Verbosity,
 }
@@ -40,7 +40,7 @@ impl Config {
         ServiceManager::of_this_process(self.port).map_err(Error::CannotListen)
     }
 
-    /// The settings of a process to which the service manager has passed this.
+    /// The settings of the member, given what the service manager has passed.
     pub(crate) fn settings(&self, service_manager: ServiceManager) -> Result<Settings, Error> {
         let address = |text: &String| text.parse().map_err(|_| text.clone());
         let lent = service_manager.port();

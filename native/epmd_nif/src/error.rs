@@ -1,4 +1,4 @@
-//! The one error type of the boundary: an atom to match on, or an atom with a sentence to print.
+//! The errors that NIFs return: an atom, or an atom with a sentence for people.
 
 use epmd_core::{ListenError, RegisterError, StartError};
 use rustler::{Encoder, Env, Term};

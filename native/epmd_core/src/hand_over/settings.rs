@@ -7,12 +7,12 @@ use tokio::sync::watch;
 
 use crate::{os, users};
 
-/// Whether and between whom there is a hand-over.
+/// Whether there is a hand-over, and between which processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandOver {
-    /// How many members may stand by for this one; with 0 nobody may, nor does this member for another.
+    /// How many members may stand by for this one. With 0 none may, and this member stands by for none.
     pub standbys: u32,
-    /// Who may, beside the processes of this user.
+    /// Whose processes may, beside those of this user.
     pub trusted: Trusted,
 }
 
@@ -28,13 +28,13 @@ impl HandOver {
         Self { standbys: 0, trusted: Trusted::default() }
     }
 
-    /// Whether there is one. A standby that hangs must not hold the port, so there is none where the listeners that it
-    /// has cannot be ended.
+    /// Whether there is a hand-over. There is none on systems where a listener cannot be ended while another process
+    /// has a copy: a standby that hangs would hold the port.
     pub(crate) fn is_enabled(&self) -> bool {
         self.standbys > 0 && os::can_end_listeners()
     }
 
-    /// Waits until there is a hand-over. That the system does not allow for it is told once.
+    /// Waits until there is a hand-over. If the system cannot have one, that is logged once.
     pub(super) async fn enabled(settings: &mut watch::Receiver<Self>) -> Self {
         let is_wanted = |settings: &Self| settings.standbys > 0;
         if !os::can_end_listeners() && settings.wait_for(is_wanted).await.is_ok() {
@@ -54,7 +54,7 @@ impl HandOver {
     }
 }
 
-/// Users and groups, by their numbers, whose processes are trusted as those of the own user are.
+/// Users and groups, by their numbers, whose processes are trusted like those of this process's own user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trusted {
     /// The users.
@@ -68,7 +68,7 @@ impl Trusted {
     ///
     /// # Errors
     ///
-    /// A sentence that tells which of them does not exist.
+    /// A sentence that names the first one that does not exist.
     pub fn named(users: &[String], groups: &[String]) -> Result<Self, String> {
         Ok(Self {
             users: users.iter().map(|name| users::user(name)).collect::<Result<_, _>>()?,
@@ -76,7 +76,7 @@ impl Trusted {
         })
     }
 
-    /// Whether a process of this user and group, and of those groups besides, is on the list.
+    /// Whether a process of this user, with this group and these `others`, is on the list.
     pub(crate) fn lists(&self, user: u32, group: u32, others: impl FnOnce() -> Vec<u32>) -> bool {
         self.users.contains(&user)
             || self.groups.contains(&group)

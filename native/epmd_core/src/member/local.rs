@@ -1,4 +1,4 @@
-//! The host's own node: whether there is one, and who waits to hear of its registration.
+//! The node of this VM, and the caller that waits for its registration.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The host's own node, as the VM wants it.
+/// The node that the VM wants registered, if any.
 #[derive(Debug)]
 pub(super) struct LocalNode {
     current: Option<Local>,
@@ -42,11 +42,11 @@ pub(super) struct LocalNode {
 #[derive(Debug)]
 struct Local {
     node: Node,
-    /// What it booted with, once it is registered: it cannot change it.
+    /// Set at the first registration. A running node cannot change it.
     creation: Option<u32>,
-    /// Who waits to hear of the first registration.
+    /// The caller that waits for the first registration.
     reply: Option<std_mpsc::SyncSender<Result<u32, RegisterError>>>,
-    /// The refusal of its name was told.
+    /// Whether the refusal of its name was logged.
     refused: bool,
 }
 
@@ -63,7 +63,7 @@ impl LocalNode {
         self.node().map(|node| node.name.clone())
     }
 
-    /// Waits until the VM wants another node registered, or none any more.
+    /// Waits until the VM registers or unregisters its node.
     pub(super) async fn changed(&mut self) {
         loop {
             // The member's own handle keeps the channel open.
@@ -84,7 +84,7 @@ impl LocalNode {
         }
     }
 
-    /// Puts the node, if there is one, into the table of this very member.
+    /// Registers the node, if there is one, in this member's own table.
     pub(super) fn register(&mut self, registry: &Registry) -> Option<Result<Registration, NameTaken>> {
         let local = self.current.as_ref()?;
         let granted = match local.creation {
@@ -107,7 +107,8 @@ impl LocalNode {
         }
     }
 
-    /// Whoever holds the port does not register the node: who waits for the answer gets it, and it is not tried again.
+    /// The process that holds the port does not register the node. If a caller waits, it gets the error, and the node
+    /// is given up.
     pub(super) fn held(&mut self, reason: &str) {
         if let Some(reply) = self.current.as_mut().and_then(|local| local.reply.take()) {
             let _ = reply.send(Err(RegisterError::Held(reason.into())));

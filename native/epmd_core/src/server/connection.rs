@@ -1,7 +1,7 @@
 //! One peer: its request, read within a deadline, and the reply.
 //!
-//! A request that is there when the connection is accepted is answered on the spot, without the runtime's help.
-//! Whatever has to wait becomes a task.
+//! A request that has arrived when the connection is accepted is answered at once. Only a connection that has to wait
+//! becomes a task.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
@@ -25,22 +25,22 @@ use crate::protocol::{self, Request, INBOX};
 use crate::registry::{Entry, Holder, NodeConnection, Registration};
 use crate::{os, owners};
 
-/// How long a taken name is given to become free before its new holder is refused: the end of a node that was just
-/// stopped may still be on its way. A live holder keeps its name.
+/// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
+/// have been noticed yet. A live holder keeps its name.
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a refused peer may take to read its refusal.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes of a listing that are sent before other peers get a turn.
+/// Bytes of a listing that are sent before other tasks run.
 const BYTES_AT_ONCE: usize = 64 * 1024;
 
-/// The bytes of a request, as they come.
+/// The bytes of a request that have arrived.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     bytes: Box<[u8]>,
     filled: usize,
 }
 
-/// The connection has ended, or will not become a request any more.
+/// The connection has ended, or what it sent is no request.
 #[derive(Debug)]
 struct Ended;
 
@@ -49,7 +49,7 @@ impl Inbox {
         Self { bytes: vec![0; INBOX].into(), filled: 0 }
     }
 
-    /// Reads once; the request when it is whole, `None` while it is not.
+    /// Reads once. Returns the request when it is whole, `None` while it is not.
     fn read(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> Result<Option<&[u8]>, Ended> {
         let wanted = protocol::wanted(&self.bytes[..self.filled]);
         match read(&mut self.bytes[self.filled..self.filled + wanted]) {
@@ -62,12 +62,12 @@ impl Inbox {
     }
 }
 
-/// What a request leads to.
+/// What to do about a request.
 enum Answer {
     /// Close without a reply.
     Nothing,
     Reply(Reply),
-    /// Answer when the name is registered, or certainly is not.
+    /// Reply once the name is registered, or certainly is not.
     Await(Box<[u8]>),
     List(Listing),
     Register(Node),
@@ -90,14 +90,14 @@ impl Reply {
     }
 }
 
-/// What is left to do for a peer that could not be served on the spot.
+/// What is left to do for a peer that could not be served at once.
 enum Pending {
     Read(Inbox),
     Write { reply: Reply, written: usize },
     Do(Answer),
 }
 
-/// Serves a peer on the spot if its request is there and its reply fits into its socket, else in a task.
+/// Serves a peer at once if its request has arrived and the reply fits into its socket, else in a task.
 pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, inbox: &mut Inbox) {
     inbox.filled = 0;
     let pending = match inbox.read(|room| (&stream).read(room)) {
@@ -122,7 +122,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     };
     let limits = shared.limits();
     let deadline = Instant::now() + limits.deadline;
-    shared.connections.spawn(peer.ip(), &limits, |slot| {
+    shared.connections.spawn_waiting(peer.ip(), &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
@@ -131,14 +131,14 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
 async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, pending: Pending, deadline: Instant, slot: Slot) {
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     let node = timeout_at(deadline, converse(shared, &mut stream, peer, pending)).await;
-    // A registered node does not wait for anything.
+    // A registered node is not a waiting connection.
     drop(slot);
     if let (Ok(Some(node)), Ok(stream)) = (node, stream.into_std()) {
         register(shared, stream, peer, &node);
     }
 }
 
-/// Brings a conversation to its end; a node to register if that is what it ends with.
+/// Reads the request if need be, and replies. Returns a node that is to be registered.
 async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pending: Pending) -> Option<Node> {
     let answer = match pending {
         Pending::Do(answer) => answer,
@@ -279,25 +279,25 @@ fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: impl Int
     shared.registry.refuse(name, reason);
 }
 
-/// Whether a node's name is free, or becomes it soon.
+/// Whether a node's name is free, or becomes free within [`GRACE`].
 async fn is_free(shared: &Shared, node: &Node) -> bool {
     let name = node.name.as_str().as_bytes();
     if let Some(holder) = shared.registry.find(name) {
-        // Meanwhile the runtime reads the end of the holder's connection, if that has come.
+        // Meanwhile the holder's task notices if its connection has ended.
         let _ = timeout(GRACE, shared.registry.ended(&holder)).await;
     }
     shared.registry.find(name).is_none()
 }
 
-/// Registers a node whose name is free, passes that on to the standby, and then tells the node.
+/// Registers a node whose name is free, tells the standbys, and then the node.
 fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
-    if shared.replication.is_over() {
+    if shared.replication.is_handed_over() {
         return;
     }
     if !shared.has_room_for_a_node() {
         return tell_refused(shared, peer, node, "this VM's share of descriptors is used up");
     }
-    // The last descriptor is not for a node that would keep it: look-ups must go on.
+    // The reserve is for look-ups; a node would keep a descriptor of it.
     if !shared.reserve.is_whole() {
         return tell_refused(shared, peer, node, "out of descriptors");
     }
@@ -309,11 +309,11 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
     if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
-        shared.connections.keep(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
+        shared.connections.spawn_registered(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
     }
 }
 
-/// Sends a refusal and waits until it has been read: closing earlier, with bytes of the peer unread, would destroy it.
+/// Sends a refusal, and waits until it has been read: closing earlier, with bytes of the peer unread, would discard it.
 async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     let reply = protocol::alive2_reply(highest_version, None);
     if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
@@ -321,7 +321,7 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     }
 }
 
-/// Keeps a registration until its connection ends. Any byte ends it too, as in OTP's daemon.
+/// Holds a registration until its connection ends. Any byte received ends it too, as in OTP's daemon.
 pub(crate) async fn hold(connection: NodeConnection, registration: Registration, _slot: Slot) {
     let ended = async {
         let mut bytes = [0; 64];
@@ -336,11 +336,11 @@ pub(crate) async fn hold(connection: NodeConnection, registration: Registration,
         () = registration.ended() => {}
     }
     drop(registration);
-    // Closing it would not end it while a standby has a copy.
+    // Closing alone would not end the connection while a standby has a copy.
     let _ = connection.get_ref().shutdown(Shutdown::Both);
 }
 
-/// Waits for the end of a connection, whatever else comes.
+/// Waits for the end of a connection, and discards what it receives.
 async fn ended(stream: &TcpStream) {
     let mut bytes = [0; 64];
     while stream.readable().await.is_ok() {
