@@ -61,10 +61,13 @@ impl Fault {
             }
             StopOwner => host.stop(&[owner]),
             KillOwnerAndStandby => {
+                // Who registers with the standby before that has one of its own is lost with it. The same below.
+                let _still = nodes.hold_still();
                 nodes.expect_failures();
                 host.kill(&[owner, standby]);
             }
             StopOwnerKillStandby => {
+                let _still = nodes.hold_still();
                 nodes.expect_failures();
                 host.stop(&[owner]);
                 host.kill(&[standby]);

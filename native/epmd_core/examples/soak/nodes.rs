@@ -50,6 +50,7 @@ struct Registered {
     port: u16,
     creation: u32,
     stream: TcpStream,
+    since: Instant,
 }
 
 impl Nodes {
@@ -111,7 +112,8 @@ impl Nodes {
         let registered = self.shared.registered.lock().expect("no panic");
         for (name, node) in registered.iter() {
             if client::is_closed(&node.stream) {
-                return Err(format!("the connection of {name} has ended"));
+                let since = node.since.elapsed();
+                return Err(format!("the connection of {name}, which registered {since:?} ago, has ended"));
             }
             self.shared.is_found(name, node.port)?;
         }
@@ -147,7 +149,7 @@ impl Nodes {
     pub fn creations_go_on(&self, random: &mut Random) -> Result<(), String> {
         let name = returning(random.below(RETURNING));
         let mut registered = self.shared.registered.lock().expect("no panic");
-        let Some(Registered { port, creation, stream }) = registered.remove(&name) else { return Ok(()) };
+        let Some(Registered { port, creation, stream, .. }) = registered.remove(&name) else { return Ok(()) };
         client::close(stream);
         let node = self.shared.register(&name, port)?;
         if node.creation != creation.wrapping_add(1) {
@@ -174,7 +176,9 @@ impl Shared {
         let mut reply = [0; 6];
         stream.read_exact(&mut reply).map_err(|error| error.to_string())?;
         match reply {
-            [b'v', 0, creation @ ..] => Ok(Registered { port, creation: u32::from_be_bytes(creation), stream }),
+            [b'v', 0, creation @ ..] => {
+                Ok(Registered { port, creation: u32::from_be_bytes(creation), stream, since: Instant::now() })
+            }
             refusal => Err(format!("{name} was refused: {}", refusal.escape_ascii())),
         }
     }
