@@ -30,6 +30,8 @@ pub(crate) enum Load {
     LookUps(Pace),
     /// Registrations of other names, each ended as soon as it is granted.
     Registrations,
+    /// The same with a server where every name belongs to the user who registers it.
+    OwnedRegistrations,
 }
 
 /// What one measurement found.
@@ -60,7 +62,7 @@ pub(crate) fn measure(
     duration: Duration,
     interrupt: &Interrupt,
 ) -> Result<Sample> {
-    let server = launcher.start(who, interrupt)?;
+    let server = launcher.start(who, matches!(load, Load::OwnedRegistrations), interrupt)?;
     let nodes: Vec<Node> = match who {
         Who::Null => vec![null::node()],
         Who::Ours | Who::C => (0..names).map(|index| Node::new('n', index)).collect(),
@@ -71,7 +73,7 @@ pub(crate) fn measure(
     };
     let (exchanges, pace) = match load {
         Load::LookUps(pace) => (look_ups(&nodes), pace),
-        Load::Registrations => (registrations(), Pace::AsFastAsPossible),
+        Load::Registrations | Load::OwnedRegistrations => (registrations(), Pace::AsFastAsPossible),
     };
     let warm_up = load::run(server.address, &exchanges, pace, duration / 10, interrupt)?;
     let generator = Threads::own()?;

@@ -47,7 +47,7 @@ const fn target(limit: Limit, reference: Reference) -> Target {
 
 /// All rows, in the order of the table. The table leaves out those that were not measured.
 pub(crate) fn metrics() -> Vec<Metric> {
-    use Scenario::{LookUps, PacedLookUps, Registrations};
+    use Scenario::{LookUps, OwnedRegistrations, PacedLookUps, Registrations};
     let row = |label, unit, scenario, names, of, targets| Metric { label, unit, scenario, names, of, targets };
     let mut rows = Vec::new();
     for (names, targets) in CPU {
@@ -65,6 +65,8 @@ pub(crate) fn metrics() -> Vec<Metric> {
     for (names, targets) in REGISTRATIONS {
         rows.push(row("register and disconnect", "1/s", Registrations, *names, |sample| sample.rate, *targets));
         rows.push(row("  CPU of one", "µs", Registrations, *names, |sample| sample.cpu, &[]));
+        rows.push(row("  with owners", "1/s", OwnedRegistrations, *names, |sample| sample.rate, &[]));
+        rows.push(row("  CPU of one", "µs", OwnedRegistrations, *names, |sample| sample.cpu, &[]));
     }
     rows
 }

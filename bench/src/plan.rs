@@ -24,6 +24,8 @@ pub(crate) enum Scenario {
     PacedLookUps,
     /// Registrations that are ended at once, as many as the server grants.
     Registrations,
+    /// The same of names that belong to a user (`owners`).
+    OwnedRegistrations,
 }
 
 impl Scenario {
@@ -37,6 +39,7 @@ impl Scenario {
             Self::LookUps => "look-ups",
             Self::PacedLookUps => "look-ups at 0.8 of C's rate",
             Self::Registrations => "registrations",
+            Self::OwnedRegistrations => "registrations of names that belong to a user",
         }
     }
 }
@@ -94,6 +97,7 @@ impl Plan {
         subjects.extend(self.look_ups_of_ours.iter().map(|names| (Scenario::LookUps, *names, Who::Ours)));
         for names in self.others {
             subjects.extend([Who::Ours, Who::C].map(|who| (Scenario::Registrations, *names, who)));
+            subjects.push((Scenario::OwnedRegistrations, *names, Who::Ours));
         }
         self.take_turns(&subjects, launcher, &mut samples, interrupt)?;
 
@@ -121,6 +125,7 @@ impl Plan {
                         Load::LookUps(Pace::PerSecond(SHARE_OF_RATE_OF_C * rate_of_c(samples, *names)))
                     }
                     Scenario::Registrations => Load::Registrations,
+                    Scenario::OwnedRegistrations => Load::OwnedRegistrations,
                 };
                 let sample = measure(launcher, *who, *names, load, self.duration, interrupt)?;
                 samples.entry((*scenario, *names, *who)).or_default().push(sample);

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
+use rustix::process::geteuid;
 
 use crate::cpu::Threads;
 use crate::interrupt::Interrupt;
@@ -76,10 +77,11 @@ impl Launcher {
         Self { root, form, core, next_port: PORTS.start + offset as u16 }
     }
 
-    /// Starts a server and waits until it accepts connections and has nothing else to do.
-    pub(crate) fn start(&mut self, who: Who, interrupt: &Interrupt) -> Result<Server> {
+    /// Starts a server and waits until it accepts connections and has nothing else to do. With `owned`, all names of ours
+    /// belong to this user.
+    pub(crate) fn start(&mut self, who: Who, owned: bool, interrupt: &Interrupt) -> Result<Server> {
         let port = self.free_port()?;
-        let mut command = self.command(who, port)?;
+        let mut command = self.command(who, owned, port)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -98,7 +100,8 @@ impl Launcher {
         Ok(Server { address: on_loopback(port), threads, _running: running })
     }
 
-    fn command(&self, who: Who, port: u16) -> Result<Command> {
+    fn command(&self, who: Who, owned: bool, port: u16) -> Result<Command> {
+        let user = geteuid().as_raw();
         let arguments = ["-port", &port.to_string(), "-address", "127.0.0.1"];
         Ok(match (who, self.form) {
             (Who::Null, _) => {
@@ -114,9 +117,15 @@ impl Launcher {
             (Who::Ours, Form::Standalone) => {
                 let mut command = Command::new(self.root.join("target/release/examples/standalone"));
                 command.args(arguments);
+                if owned {
+                    command.args(["-owner", &format!("*={user}")]);
+                }
                 command
             }
-            (Who::Ours, Form::Embedded) => vm(&self.root, port),
+            (Who::Ours, Form::Embedded) => {
+                let owners = if owned { format!("%{{\"*\" => {user}}}") } else { "%{}".into() };
+                vm(&self.root, port, &owners)
+            }
         })
     }
 
@@ -135,19 +144,21 @@ impl Launcher {
 
 /// A VM that serves the port the way a release would: the server comes up while the VM boots, and a supervisor looks
 /// after it.
-fn vm(root: &Path, port: u16) -> Command {
+fn vm(root: &Path, port: u16, owners: &str) -> Command {
     let environment = env::var("MIX_ENV").unwrap_or_else(|_| "prod".into());
     let beams = root.join("_build").join(environment).join("lib/embedded_epmd/ebin");
     let flags = format!(
         "-pa {} -start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -kernel inet_dist_use_interface {{127,0,0,1}}",
         beams.display()
     );
-    let script = "{:ok, _} = Application.ensure_all_started(:embedded_epmd)
-                  {:ok, _} = Supervisor.start_link([EmbeddedEpmd], strategy: :one_for_one)
-                  Process.sleep(:infinity)";
+    let script = format!(
+        "{{:ok, _}} = Application.ensure_all_started(:embedded_epmd)
+         {{:ok, _}} = Supervisor.start_link([{{EmbeddedEpmd, owners: {owners}}}], strategy: :one_for_one)
+         Process.sleep(:infinity)"
+    );
     let mut command = Command::new("elixir");
     command
-        .args(["--sname", &format!("bench_host_{}", process::id()), "--cookie", "bench", "-e", script])
+        .args(["--sname", &format!("bench_host_{}", process::id()), "--cookie", "bench", "-e", &script])
         .env("ERL_FLAGS", flags)
         .env("ERL_EPMD_PORT", port.to_string())
         .env("ERL_EPMD_ADDRESS", "127.0.0.1");

@@ -10,8 +10,9 @@
 //! | `hand_over` | passes an owner's sockets and table to its standbys |
 //! | [`registry`] | the table of registered nodes, and copies of it |
 //! | `service_manager` | sockets and descriptors that systemd passes to this process |
+//! | `owners` | names that belong to users; whose a connection is |
 //! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
-//! | [`protocol`], `node`, `role`, `limits`, `os` | the ground: bytes and words, no I/O but in `os` |
+//! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
 //! This crate knows no Erlang terms; `epmd_nif` puts it into a VM.
 
@@ -24,12 +25,14 @@ mod member;
 mod metrics;
 mod node;
 mod os;
+mod owners;
 pub mod protocol;
 pub mod registry;
 mod reserve;
 mod role;
 mod server;
 mod service_manager;
+mod users;
 
 pub use address::{parse_addresses, Listeners, OpenError};
 #[cfg(any(fuzzing, test))]
@@ -42,6 +45,7 @@ pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
 #[cfg(feature = "simulation")]
 pub use os::act_as_bsd;
+pub use owners::Owners;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};
 pub use service_manager::ServiceManager;

@@ -36,7 +36,7 @@ use crate::role::Role;
 use change_over::{Event, State};
 use client::{Joined, Link};
 use handle::Move;
-use local::LocalNode;
+use local::{LocalNode, Refusal};
 use serving::{Startup, Takeover};
 use trouble::Trouble;
 
@@ -180,22 +180,25 @@ impl Member {
                 Event::Granted
             }
             Ok(Joined::Alone) => Event::Granted,
-            Ok(Joined::Refused) => {
-                let (mirror, journal) = (&self.handle.mirror, &self.settings.journal);
-                // A copy of the owner's table tells what the owner refuses.
-                self.local.refused(|name| {
-                    if !mirror.is_there() {
-                        journal.record(|| Change::Refused { name: name.into(), reason: local::NAME_TAKEN.into() });
-                    }
-                });
-                // Who waited for the answer has it, and there is no node of ours any more.
-                if self.local.node().is_none() {
-                    Event::Granted
-                } else {
-                    Event::Failed
-                }
-            }
+            Ok(Joined::Taken) => self.refused(Refusal::Taken),
+            Ok(Joined::Refused) => self.refused(Refusal::Unexplained(owner)),
             Err(error) => self.failed(error),
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal) -> Event {
+        let (mirror, journal) = (&self.handle.mirror, &self.settings.journal);
+        // A copy of the owner's table tells what the owner refuses.
+        self.local.refused(refusal, |name| {
+            if !mirror.is_there() {
+                journal.record(|| Change::Refused { name: name.into(), reason: refusal.to_string().into() });
+            }
+        });
+        // Who waited for the answer has it, and there is no node of ours any more.
+        if self.local.node().is_none() {
+            Event::Granted
+        } else {
+            Event::Failed
         }
     }
 

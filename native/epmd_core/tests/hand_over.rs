@@ -5,12 +5,11 @@
 
 mod support;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use support::member::Running;
 use support::process::Process;
 use support::request::{dump, names, port_please2, stop, Alive2};
 use support::rounds::rounds;
+use support::users::{self, run_as, NOBODY, THIRD};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -72,20 +72,15 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
 #[test]
 fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
     let _alone = alone();
-    let Some(port) = with_second_user() else { return };
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
     let owner = Running::start(settings(port));
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let _node = register(server, "node", 4711).unwrap();
-    // It sends what a member would send, and reads to the end.
-    let hello = "\\x00\\x0d\\x01epmd\\x00\\x01\\x01\\x04\\x7f\\x00\\x00\\x01";
-    let script = format!(
-        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
-           syswrite(S, "{hello}"); my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
-        name(port)
-    );
     for _ in 0..20 {
-        let said = as_second_user(&script);
-        assert!(said == "heard 0" || said == "reset", "{said}");
+        hears_nothing(NOBODY, port);
     }
     assert_eq!(owner.handle.status().standbys, []);
     // It does not keep a member of the right user from standing by.
@@ -94,15 +89,54 @@ fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
 }
 
 #[test]
+fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears_nothing() {
+    let _alone = alone();
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
+    let server = SocketAddr::new(LOOPBACK.into(), port);
+    let trusting = |users: &str| ["-trust".to_owned(), users.to_owned()];
+    let [roots, theirs] = [trusting("65533,65534"), trusting("root,65533")];
+    let start = |user, flags: &[String; 2]| users::member_of(user, port, &[&flags[0], &flags[1]]);
+    let mut owner = start(0, &roots);
+    owner.serves();
+    let nodes: Vec<_> = (0..50).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect();
+    let mut standby = start(NOBODY, &theirs);
+    standby.stands_by();
+    // That it lists the others is not enough.
+    let unlisted = start(THIRD - 1, &theirs);
+    unlisted.joins();
+    hears_nothing(THIRD - 1, port);
+    assert!(!unlisted.is("standing by"));
+    drop(unlisted);
+    let before = table(server);
+    owner.kill();
+    standby.serves();
+    assert_eq!(table(server), before);
+    assert!(!nodes.iter().any(client::is_closed));
+    // And back, in order.
+    let next = start(0, &roots);
+    next.stands_by();
+    standby.stop();
+    next.serves();
+    assert_eq!(table(server), before);
+    assert!(!nodes.iter().any(client::is_closed));
+}
+
+#[test]
 fn another_users_process_that_has_the_name_gets_no_member_to_stand_by() {
     let _alone = alone();
-    let Some(port) = with_second_user() else { return };
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
     let script = format!(
         r#"use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; bind(S, pack("S a*", AF_UNIX, "\0{}")) or die "bind: $!"; listen(S, 5);
            $| = 1; print "bound\n"; accept(C, S); my $n = sysread(C, my $b, 100); print defined $n ? "heard $n" : "reset"; sleep 60"#,
         name(port)
     );
-    let mut squatter = second_user(&script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut squatter = run_as(NOBODY, "perl").args(["-e", &script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = squatter.stdout.take().unwrap();
     let mut said = [0; 6];
     output.read_exact(&mut said).unwrap();
@@ -180,6 +214,18 @@ fn what_an_owner_says_is_checked_by_the_member() {
     assert_eq!(member.handle.status().role, Role::Joined);
 }
 
+/// This user's process says to the owner what a member would say, and reads to the end.
+fn hears_nothing(user: u32, port: u16) {
+    let hello = "\\x00\\x0d\\x01epmd\\x00\\x01\\x01\\x04\\x7f\\x00\\x00\\x01";
+    let script = format!(
+        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
+           syswrite(S, "{hello}"); my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
+        name(port)
+    );
+    let said = users::say(user, &script);
+    assert!(said == "heard 0" || said == "reset", "{said}");
+}
+
 fn settings(port: u16) -> Settings {
     support::member::settings(&[LOOPBACK.into()], port)
 }
@@ -227,31 +273,6 @@ fn only_head(server: SocketAddr) -> bool {
 
 fn free_port() -> u16 {
     client::free_address().port()
-}
-
-/// A free port, if there is a second user to test with. A user namespace with a single user has none.
-fn with_second_user() -> Option<u16> {
-    let users = fs::read_to_string("/proc/self/uid_map").unwrap();
-    if users.split_whitespace().nth(2).is_some_and(|count| count.parse::<u32>().unwrap() > NOBODY) {
-        return Some(free_port());
-    }
-    eprintln!("NOT RUN: there is no second user in this user namespace");
-    None
-}
-
-const NOBODY: u32 = 65_534;
-
-fn second_user(script: &str) -> Command {
-    let user = NOBODY.to_string();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "perl", "-e", script]).stdin(Stdio::null());
-    command
-}
-
-fn as_second_user(script: &str) -> String {
-    let output = second_user(script).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Some tests need most of the descriptors of this process, so they run one at a time.

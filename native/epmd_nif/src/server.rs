@@ -26,8 +26,8 @@ pub(crate) struct Server {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// The server ends with this process, which lives as long as the VM is a node.
     keeper: LocalPid,
-    /// The local node's registration ends with this process, its `net_kernel`.
-    registrant: Mutex<Option<LocalPid>>,
+    /// The local node. Its registration ends with this process, its `net_kernel`.
+    registrant: Mutex<Option<(LocalPid, NodeName)>>,
 }
 
 /// Each lock guards a single value that is replaced as a whole, so that a panic leaves no half-written state.
@@ -42,7 +42,7 @@ impl Resource for Server {
 
     fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         let mut registrant = self.registrant.lock();
-        if *registrant == Some(pid) {
+        if registrant.as_ref().is_some_and(|(registrant, _)| *registrant == pid) {
             *registrant = None;
             self.handle.unregister();
         }
@@ -145,7 +145,7 @@ fn register(
 ) -> Result<u32, Error> {
     let name = NodeName::new(name.as_bytes())
         .map_err(|reason| Error::Setting(format!("the node's name {name:?} cannot be registered: {reason}")))?;
-    let node = Node { highest_version, lowest_version, ..Node::erlang(name, port) };
+    let node = Node { highest_version, lowest_version, ..Node::erlang(name.clone(), port) };
     let registered = server.handle.register(node, creation, PATIENCE);
     // For a node that runs already, the member goes on trying. A node that boots gives up.
     let goes_on = creation.is_some() && matches!(registered, Err(RegisterError::Timeout));
@@ -153,7 +153,7 @@ fn register(
         Err(RegisterError::Timeout) if !goes_on => server.handle.unregister(),
         Err(_) if !goes_on => {}
         _ => {
-            *server.registrant.lock() = Some(registrant);
+            *server.registrant.lock() = Some((registrant, name));
             if env.monitor(&server, &registrant).is_none() {
                 server.handle.unregister();
                 return Err(RegisterError::Stopped.into());
@@ -252,6 +252,9 @@ fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u3
 #[rustler::nif(schedule = "DirtyIo")]
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
     let Settings { addresses, policy, limits, hand_over, .. } = config.settings(server.handle.service_manager())?;
+    if let Some((_, name)) = &*server.registrant.lock() {
+        policy.owners.admit_own_user(name).map_err(Error::Setting)?;
+    }
     server.handle.listen_on(addresses, PATIENCE)?;
     server.handle.configure(policy, limits, hand_over);
     server.events.limit(config.log_level);

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::channel::{self, Receiver, Sender};
 use super::settings::Trusted;
 use crate::os;
+use crate::users::own_user;
 
 /// The accept queue: members that wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -32,11 +33,6 @@ pub(crate) enum Name {
     Shared,
     /// A name for each user. Members of version 1 know only this one.
     OwnUser,
-}
-
-/// The user of this process, as the kernel reports it to the other end.
-fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 /// Where the owner of a port is found by the members of its host.

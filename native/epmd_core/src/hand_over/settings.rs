@@ -3,11 +3,9 @@
 use std::future;
 use std::sync::Once;
 
-use nix::errno::Errno;
-use nix::unistd::{Group, User};
 use tokio::sync::watch;
 
-use crate::os;
+use crate::{os, users};
 
 /// Whether there is a hand-over, and between which processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,17 +70,9 @@ impl Trusted {
     ///
     /// A sentence that names the first one that does not exist.
     pub fn named(users: &[String], groups: &[String]) -> Result<Self, String> {
-        let user = |name: &String| match User::from_name(name) {
-            Ok(Some(user)) => Ok(user.uid.as_raw()),
-            found => name.parse().map_err(|_| unknown("user", name, found.err())),
-        };
-        let group = |name: &String| match Group::from_name(name) {
-            Ok(Some(group)) => Ok(group.gid.as_raw()),
-            found => name.parse().map_err(|_| unknown("group", name, found.err())),
-        };
         Ok(Self {
-            users: users.iter().map(user).collect::<Result<_, _>>()?,
-            groups: groups.iter().map(group).collect::<Result<_, _>>()?,
+            users: users.iter().map(|name| users::user(name)).collect::<Result<_, _>>()?,
+            groups: groups.iter().map(|name| users::group(name)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -92,11 +82,6 @@ impl Trusted {
             || self.groups.contains(&group)
             || (!self.groups.is_empty() && others().iter().any(|other| self.groups.contains(other)))
     }
-}
-
-fn unknown(what: &str, name: &str, error: Option<Errno>) -> String {
-    let reason = error.map_or(String::new(), |error| format!(": {error}"));
-    format!("expected a {what} of this host, by its name or number, got {name:?}{reason}")
 }
 
 #[cfg(test)]
@@ -111,14 +96,5 @@ mod tests {
         assert!(trusted.lists(1, 1, || vec![3, 9]));
         assert!(!trusted.lists(9, 7, || vec![7]));
         assert!(!Trusted::default().lists(0, 0, || vec![0]));
-    }
-
-    #[test]
-    fn names_and_numbers_are_those_of_the_host() {
-        let named = |users: &str, groups: &str| Trusted::named(&[users.into()], &[groups.into()]);
-        assert_eq!(named("root", "0"), Ok(Trusted { users: vec![0], groups: vec![0] }));
-        assert_eq!(named("4711", "root"), Ok(Trusted { users: vec![4711], groups: vec![0] }));
-        let error = named("nobody-of-that-name", "0").expect_err("no such user");
-        assert!(error.starts_with("expected a user of this host, by its name or number, got"), "{error}");
     }
 }

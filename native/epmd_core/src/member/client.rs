@@ -49,6 +49,8 @@ pub(crate) enum Joined {
     /// The node is still registered by its earlier link.
     Kept(Link),
     /// The node's name is another's.
+    Taken,
+    /// It is not, and the node is refused all the same.
     Refused,
     /// There was no node to register.
     Alone,
@@ -86,6 +88,8 @@ async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
     let (stream, reply) = ask(owner, &protocol::alive2_request(node), protocol::decode_alive2_reply).await?;
     Ok(match reply {
         Alive2Reply::Granted(creation) => Joined::Granted(Link(stream), creation),
+        // The reply has no reason.
+        Alive2Reply::Refused if is_registered(owner, Some(node.name.as_str())).await.unwrap_or(true) => Joined::Taken,
         Alive2Reply::Refused => Joined::Refused,
     })
 }

@@ -64,6 +64,8 @@ pub enum RegisterError {
     AlreadyRegistered,
     /// Another node of that name is registered.
     DuplicateName,
+    /// The name belongs to users other than that of this process: a sentence says to whom.
+    NotTheirs(String),
     /// The process that holds the port does not register it. A sentence says what is known about that process, and how
     /// to find out more. The member does not try again.
     Held(String),
@@ -186,6 +188,8 @@ impl Handle {
     /// The node stays registered until [`Handle::unregister`], through every change of owner. Pass a `creation` to
     /// register a node that has one already.
     pub fn register(&self, node: Node, creation: Option<u32>, patience: Duration) -> Result<u32, RegisterError> {
+        // Whoever serves now may have another list; this member will serve with its own.
+        self.rules.read().policy.owners.admit_own_user(&node.name).map_err(RegisterError::NotTheirs)?;
         let (reply, answer) = std_mpsc::sync_channel(1);
         self.commands.send(Command::Register { node, creation, reply }).map_err(|_| RegisterError::Stopped)?;
         answer.recv_timeout(patience).unwrap_or_else(|error| match error {

@@ -1,5 +1,7 @@
 //! The node of this VM, and the caller that waits for its registration.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::mpsc as std_mpsc;
 
 use tokio::sync::mpsc;
@@ -8,8 +10,27 @@ use super::handle::{Command, RegisterError};
 use crate::node::{Node, NodeName};
 use crate::registry::{Holder, NameTaken, Registration, Registry};
 
-/// Why a node is refused whose name is another's.
-pub(super) const NAME_TAKEN: &str = "the name is taken";
+/// Why a node is not registered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    /// Another node has its name.
+    Taken,
+    /// Whoever serves the port has another reason, and keeps it.
+    Unexplained(SocketAddr),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken => f.write_str("the name is taken"),
+            Self::Unexplained(owner) => write!(
+                f,
+                "{owner} refuses it, and no node has the name: the name may belong to another user there; the log of \
+                 whoever serves the port says more"
+            ),
+        }
+    }
+}
 
 /// The node that the VM wants registered, if any.
 #[derive(Debug)]
@@ -72,7 +93,7 @@ impl LocalNode {
         };
         match &granted {
             Ok(registration) => self.registered(registration.creation()),
-            Err(NameTaken(_)) => self.refused(|name| registry.refuse(name, NAME_TAKEN)),
+            Err(NameTaken(_)) => self.refused(Refusal::Taken, |name| registry.refuse(name, Refusal::Taken.to_string())),
         }
         Some(granted)
     }
@@ -95,17 +116,23 @@ impl LocalNode {
         }
     }
 
-    /// The node's name is somebody else's: who waits for the answer gets it, else it is told once.
-    pub(super) fn refused(&mut self, tell: impl FnOnce(&str)) {
+    /// The node is refused: who waits for the answer gets it, else it is told once.
+    pub(super) fn refused(&mut self, refusal: Refusal, tell: impl FnOnce(&str)) {
         let Some(local) = &mut self.current else { return };
         if let Some(reply) = local.reply.take() {
-            let _ = reply.send(Err(RegisterError::DuplicateName));
+            let _ = reply.send(Err(match refusal {
+                Refusal::Taken => RegisterError::DuplicateName,
+                Refusal::Unexplained(_) => RegisterError::Held(format!("this node cannot be registered: {refusal}")),
+            }));
             self.current = None;
         } else if !local.refused {
             local.refused = true;
             let name = local.node.name.as_str();
             tell(name);
-            tracing::error!(%name, "this node's name is registered by another node");
+            match refusal {
+                Refusal::Taken => tracing::error!(%name, "this node's name is registered by another node"),
+                Refusal::Unexplained(_) => tracing::error!(%name, reason = %refusal, "this node cannot be registered"),
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::owners::Owners;
 use crate::protocol::Request;
 
 /// What a server lets its peers do.
@@ -14,6 +15,8 @@ pub struct Policy {
     pub remote_names: bool,
     /// The networks that may look nodes up; all of them when there is no list. Local peers always may.
     pub allow: Option<Vec<Network>>,
+    /// The names that the processes of certain users may register, and nobody else.
+    pub owners: Owners,
 }
 
 /// Where a request comes from.
@@ -146,7 +149,7 @@ mod tests {
             assert!(!strict.permits(&request, remote), "{request:?}");
         }
         assert!(!strict.permits(&Request::Stop(b"a"), Origin::Local));
-        let open = Policy { relaxed: true, remote_names: true, allow: None };
+        let open = Policy { relaxed: true, remote_names: true, ..Policy::default() };
         assert!(open.permits(&Request::Names, remote));
         assert!(open.permits(&Request::Stop(b"a"), Origin::Local));
         assert!(!open.permits(&Request::Stop(b"a"), remote));

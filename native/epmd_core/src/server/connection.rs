@@ -3,11 +3,14 @@
 //! A request that has arrived when the connection is accepted is answered at once. Only a connection that has to wait
 //! becomes a task.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream as StdStream};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rustix::net::getsockname;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at, Instant};
@@ -18,9 +21,9 @@ use super::listing::Listing;
 use super::shared::Shared;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
-use crate::os;
 use crate::protocol::{self, Request, INBOX};
 use crate::registry::{Entry, Holder, NodeConnection, Registration};
+use crate::{os, owners};
 
 /// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
 /// have been noticed yet. A live holder keeps its name.
@@ -100,7 +103,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     let pending = match inbox.read(|room| (&stream).read(room)) {
         Err(Ended) => return,
         Ok(None) => Pending::Read(std::mem::replace(inbox, Inbox::new())),
-        Ok(Some(frame)) => match answer(shared, frame, peer, || stream.local_addr()) {
+        Ok(Some(frame)) => match answer(shared, frame, peer, &stream) {
             Answer::Nothing => return,
             Answer::Reply(reply) => match (&stream).write(reply.as_bytes()) {
                 Ok(written) if written == reply.as_bytes().len() => return,
@@ -148,7 +151,7 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pen
             match inbox.read(|room| stream.try_read(room)) {
                 Err(Ended) => return None,
                 Ok(None) => {}
-                Ok(Some(frame)) => break answer(shared, frame, peer, || stream.local_addr()),
+                Ok(Some(frame)) => break answer(shared, frame, peer, &*stream),
             }
         },
     };
@@ -188,14 +191,14 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pen
     }
 }
 
-fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() -> io::Result<SocketAddr>) -> Answer {
+fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd) -> Answer {
     let metrics = shared.metrics();
     let Ok(request) = Request::decode(frame) else {
         metrics.malformed.count();
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
-    let origin = Origin::of(peer.ip(), own);
+    let origin = Origin::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?));
     let policy = &shared.settings.read().policy;
     if !policy.permits(&request, origin) {
         metrics.not_permitted.count();
@@ -217,7 +220,15 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
                 found => Answer::Reply(looked_up(metrics, found)),
             }
         }
-        Request::Alive2 { node: Ok(node), .. } => Answer::Register(node),
+        Request::Alive2 { node: Ok(node), highest_version } => {
+            match policy.owners.admit(&node.name, || owners::user_of(&connection)) {
+                Ok(()) => Answer::Register(node),
+                Err(not_theirs) => {
+                    tell_refused(shared, peer, &node, not_theirs.to_string());
+                    Answer::Refuse { highest_version }
+                }
+            }
+        }
         Request::Alive2 { node: Err(reason), highest_version } => {
             metrics.refused.count();
             shared.registry.refuse("", "the request is not valid");
@@ -261,11 +272,11 @@ fn looked_up(metrics: &Metrics, found: Option<Arc<Entry>>) -> Reply {
     }
 }
 
-fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: &'static str) {
-    let name = node.name.as_str();
+fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: impl Into<Cow<'static, str>>) {
+    let (name, reason) = (node.name.as_str(), reason.into());
     shared.metrics().refused.count();
+    tracing::warn!(%peer, %name, reason = &*reason, "registration refused");
     shared.registry.refuse(name, reason);
-    tracing::warn!(%peer, %name, reason, "registration refused");
 }
 
 /// Whether a node's name is free, or becomes free within [`GRACE`].

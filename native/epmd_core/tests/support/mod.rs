@@ -12,3 +12,4 @@ pub mod request;
 pub mod rounds;
 pub mod server;
 pub mod service;
+pub mod users;

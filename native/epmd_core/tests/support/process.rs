@@ -40,7 +40,8 @@ impl Process {
         Self::spawn(command, port, flags)
     }
 
-    fn spawn(mut command: Command, port: u16, flags: &[&str]) -> Self {
+    /// One that this command runs.
+    pub fn spawn(mut command: Command, port: u16, flags: &[&str]) -> Self {
         command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
         let mut child = command.args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
