@@ -31,6 +31,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     settings: nil,
     hand_over: true,
     descriptor_share: 40,
+    owners: %{"prod" => ["prod"]},
     module: EmbeddedEpmd.Discovery,
     both: false,
     parameter_ignored: false,
@@ -42,6 +43,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     status: @serving,
     stats: %{descriptors: %{used: 40, limit: 65_536}, connections: %{registered: 1, waiting: 0}},
     unix_sockets: :ok,
+    netlink: :ok,
     linux: true,
     port: 4369,
     sockets: [%{inode: "5", user: 1000}],
@@ -53,13 +55,14 @@ defmodule EmbeddedEpmd.DoctorTest do
     host: {"host", {{127, 0, 1, 1}, :noport}}
   }
 
-  # A VM that `bin/app eval` booted.
+  # The VM of `bin/app eval`.
   @eval %{@healthy | node: :nonode@nohost, status: @none, stats: nil}
 
   test "a healthy VM has nothing but what is as it should be" do
     findings = Findings.judge(@healthy)
     assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
     assert Doctor.format(findings) =~ "Port 4369 is owned by beam.smp (pid 17, user id 1000)."
+    assert Doctor.format(findings) =~ "These names are registered by processes of their users alone: prod (prod)."
   end
 
   for {fault, changes, status, sentence} <- [
@@ -87,6 +90,9 @@ defmodule EmbeddedEpmd.DoctorTest do
          "may not open Unix sockets"},
         {"one that can be no standby", %{status: @joined, unix_sockets: {:error, :eafnosupport}}, :warning,
          "may not open Unix sockets"},
+        {"names that belong to users, of whom the kernel cannot be asked", %{netlink: {:error, :eafnosupport}},
+         :warning,
+         "This VM cannot ask the kernel whose a registration is (address family not supported by protocol family)."},
         {"an owner nobody sees", %{holders: []}, :warning,
          "Port 4369 is owned by a process that this user cannot see, of user id 1000."},
         {"a unit that hides /proc", %{sockets: :unknown, holders: []}, :warning, "/proc is hidden from this VM"},
@@ -146,7 +152,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     end
   end
 
-  # It is used as a probe.
+  # Container probes use the doctor, so a healthy VM must never have a problem.
   for {layout, changes} <- [
         {"a standby without a process id", %{status: %{@serving | standby: %{name: "stage", pid: nil}}}},
         {"a loopback of its own beside another EPMD",
@@ -212,7 +218,7 @@ defmodule EmbeddedEpmd.DoctorTest do
       assert [finding] = problems(%{facts | release: %{@eval.release | process: "77"}})
       assert finding.what =~ "connection refused; it runs as pid 77."
 
-      # Before it is started nothing is wrong.
+      # A release that does not run yet is no problem.
       assert problems(facts) == []
       assert text(facts) =~ "warning  At 127.0.0.1 app@127.0.0.1 is not found: connection refused."
       assert text(facts) =~ "ok       Nobody listens on port 4369."
@@ -226,7 +232,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     port = free_port()
     vm = start_ours(unique("patient"), port)
     findings = call(vm, EmbeddedEpmd, :examine)
-    # A daemon may run on the machine of the tests, and its name may have any address.
+    # The machine of the tests may run a daemon, and its host name may have any address, so only problems count.
     assert for(%{status: :problem} = finding <- findings, do: finding) == []
     text = Doctor.format(findings)
     assert text =~ "Port #{port} is owned by beam.smp (pid #{pid(vm)}, user id "
@@ -244,7 +250,7 @@ defmodule EmbeddedEpmd.DoctorTest do
   end
 
   test "the first of two modules counts, as for OTP, and the last of two -start_epmd" do
-    # The daemon that is started finds the port taken, and ends.
+    # The daemon that -start_epmd true starts finds the port taken, and exits.
     port = free_port()
     _ = start_ours(unique("owner"), port)
     ours = start_ours(unique("twice"), port, flags: ~w(-epmd_module erl_epmd -start_epmd true))

@@ -7,14 +7,15 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, exchange, free_address, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
+use support::server::standalone;
 
 const NODES: u16 = 50;
 
@@ -61,7 +62,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
         sockets
     };
     let before: Vec<_> = standbys.iter().map(copies).collect();
-    // What happens to the table until then is in both copies.
+    // A change of the table until then is in both copies.
     client::close(register(server, "gone", 1).unwrap());
     owner.kill();
     eventually("one serves", || standbys.iter().any(|standby| standby.is("serving")));
@@ -74,7 +75,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
     let kept = had.iter().filter(|(descriptor, number)| has.get(descriptor) == Some(number)).count();
     assert!(kept >= usize::from(NODES), "only {kept} copies are the same");
 
-    // It is a standby like any other: what comes from now on is in its copy.
+    // It is a standby like any other: later changes are in its copy.
     let late = register(server, "late", 77).unwrap();
     next.kill();
     loser.serves();
@@ -124,22 +125,24 @@ fn members_of_the_first_version_stand_by_for_ours_and_ours_for_them() {
     }
 }
 
-/// The program of commit 1b19278, built when it is not there yet.
+/// The program of commit 1b19278, built when it is not there yet: beside today's, whose dependencies it shares.
 fn first_version() -> PathBuf {
     const COMMIT: &str = "1b19278";
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    let folder = repository.join("target/first_version");
-    let program = folder.join("target/debug/examples/standalone");
+    let program = standalone().with_file_name("first_version");
     if !program.exists() {
-        let source = folder.join("source");
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+        let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("first_version");
         fs::create_dir_all(&source).unwrap();
+        let target = program.ancestors().nth(3).unwrap();
         let script = format!(
             "git archive {COMMIT} | tar -x -C \"$0\" && cd \"$0\" && \
-             cargo build --locked -p epmd_core --example standalone --target-dir \"$1\""
+             mv native/epmd_core/examples/standalone.rs native/epmd_core/examples/first_version.rs && \
+             cargo build --locked -p epmd_core --example first_version --target-dir \"$1\""
         );
-        let build = ["-c", &script].map(String::from);
         let mut command = Command::new("sh");
-        command.args(build).arg(&source).arg(folder.join("target")).current_dir(&repository);
+        command.args(["-c", &script]).arg(&source).arg(target).current_dir(&repository);
+        // As today's are built.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
         assert!(command.status().unwrap().success(), "{COMMIT} must be in the history of this repository, and compile");
     }
     program
@@ -167,8 +170,4 @@ fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
         assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found(), "{name}");
     }
     assert!(!nodes.iter().any(client::is_closed), "a connection ended");
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }
