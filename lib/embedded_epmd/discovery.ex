@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
 
-  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, Lifecycle, Native}
+  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, Lifecycle, Log, Native}
 
   # As long as :erl_epmd waits.
   @timeout 10_000
@@ -56,7 +56,7 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   defp continue_without_server(sentence) do
-    :logger.warning(~c"~ts; the node goes on without EPMD, since its port is fixed", [sentence])
+    Log.log(:warning, [sentence, "; the node goes on without EPMD, since its port is fixed"])
     :ignore
   end
 
@@ -255,8 +255,9 @@ defmodule EmbeddedEpmd.Discovery do
     :timer.sleep(@unclaimed_after)
 
     if :erlang.is_process_alive(keeper) and :erlang.whereis(EmbeddedEpmd.Server) == :undefined do
-      :logger.warning(
-        ~c"embedded_epmd serves this VM, but nobody supervises it: add EmbeddedEpmd to the children of your application's supervisor"
+      Log.log(
+        :warning,
+        "nobody supervises the server of this VM: add EmbeddedEpmd to the children of your application's supervisor"
       )
     end
   end

@@ -9,7 +9,7 @@ defmodule EmbeddedEpmd.Server do
 
   use GenServer
 
-  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Native, Subscribers}
+  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Log, Native, Subscribers}
 
   # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000
@@ -204,7 +204,7 @@ defmodule EmbeddedEpmd.Server do
 
   # The server ends with the distribution. For any other reason it leaves a node without a server.
   defp ended(state, reason) do
-    if reason != :stopped, do: log({:error, "the native server ended", [reason: text(reason)]})
+    if reason != :stopped, do: Log.log(:error, "the native server ended", reason: text(reason))
     subscribers = Subscribers.reset(state.subscribers, [{:role, :stopped}], 0)
     backoff = if now() - state.since >= @stable_after, do: 0, else: state.backoff
     retry_later(%{state | server: nil, subscribers: subscribers, backoff: backoff})
@@ -221,7 +221,7 @@ defmodule EmbeddedEpmd.Server do
   defp warn_once(%{last_warning: sentence} = state, sentence), do: state
 
   defp warn_once(state, sentence) do
-    :logger.warning(~c"~ts; trying again", [sentence], %{domain: [:embedded_epmd]})
+    Log.log(:warning, sentence <> "; trying again")
     %{state | last_warning: sentence}
   end
 
@@ -254,7 +254,7 @@ defmodule EmbeddedEpmd.Server do
 
   defp drain(state) do
     {entries, changes, lost, again} = Native.take(state.server)
-    Enum.each(entries, &log/1)
+    for {level, sentence, fields} <- entries, do: Log.log(level, sentence, fields)
     if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
     state = schedule_overflow(update_in(state.subscribers, &Subscribers.notify(&1, changes, lost)))
     if changes == [] and lost == 0, do: state, else: update_exposure(state)
@@ -263,21 +263,6 @@ defmodule EmbeddedEpmd.Server do
   defp schedule_overflow(state) do
     if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
     state
-  end
-
-  @doc "Logs an entry as a report."
-  @spec log(Native.entry()) :: :ok
-  def log({level, text, fields}) do
-    report = Map.new([{:what, text} | fields])
-    metadata = Map.merge(Map.new(fields), %{domain: [:embedded_epmd], report_cb: &__MODULE__.format/1})
-    :logger.log(level, report, metadata)
-  end
-
-  @doc false
-  # Formats a report as one line.
-  def format(%{what: text} = report) do
-    fields = for {key, value} <- Map.delete(report, :what), do: [" ", Atom.to_string(key), "=", value]
-    {~c"embedded_epmd: ~ts~ts", [text, fields]}
   end
 
   defp now, do: System.monotonic_time(:millisecond)
