@@ -94,13 +94,13 @@ defmodule EmbeddedEpmd.Discovery do
     end
   end
 
-  @doc "Looks up the port of a node at an address."
+  @doc "Looks up the port of a node at the address of its host."
   @spec port_please(charlist(), :inet.ip_address() | charlist()) ::
           Client.answer() | {:error, atom()}
-  def port_please(name, ip), do: port_please(name, ip, @timeout)
+  def port_please(name, host), do: port_please(name, host, @timeout)
 
   @doc """
-  Looks up the port of a node at an address. The answer comes from memory if this VM serves that address, or if it has
+  Looks up the port of a node at the address of its host. The answer comes from memory if this VM serves that address, or if it has
   a copy of the table of that address's owner and the copy has the name. Otherwise it asks over TCP.
 
   While the port of this host changes hands, a look-up on this host waits for the next owner, for at most 4 seconds
@@ -108,23 +108,24 @@ defmodule EmbeddedEpmd.Discovery do
   """
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::
           Client.answer() | {:error, atom()}
-  def port_please(name, ip, timeout) do
+  def port_please(name, host, timeout) do
     case Lifecycle.latest() do
-      {server, :ports} when is_tuple(ip) ->
-        case lookup(server, ip, to_binary(name)) do
-          {:port, port, highest, lowest} ->
-            {:port, port, Client.version(highest, lowest)}
+      {server, :ports} -> with {:ok, ip} <- address(host), do: port_please(server, name, ip, timeout)
+      _ -> :erl_epmd.port_please(name, host, timeout)
+    end
+  end
 
-          :stopped ->
-            :erl_epmd.port_please(name, ip, timeout)
+  defp port_please(server, name, ip, timeout) do
+    case lookup(server, ip, to_binary(name)) do
+      {:port, port, highest, lowest} ->
+        {:port, port, Client.version(highest, lowest)}
 
-          # In Erlang's term order every number is less than :infinity.
-          other ->
-            resolve(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over_timeout))
-        end
-
-      _ ->
+      :stopped ->
         :erl_epmd.port_please(name, ip, timeout)
+
+      # In Erlang's term order every number is less than :infinity.
+      other ->
+        resolve(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over_timeout))
     end
   end
 
@@ -240,8 +241,10 @@ defmodule EmbeddedEpmd.Discovery do
   defp address(ip) when is_tuple(ip), do: {:ok, ip}
 
   defp address(host) do
-    with {:error, reason} <- :inet.getaddr(host, :inet),
-         {:error, _} <- :inet.getaddr(host, :inet6),
+    [first, second] = if Environment.inet6?(), do: [:inet6, :inet], else: [:inet, :inet6]
+
+    with {:error, reason} <- :inet.getaddr(host, first),
+         {:error, _} <- :inet.getaddr(host, second),
          do: {:error, reason}
   end
 
