@@ -31,6 +31,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     settings: nil,
     hand_over: true,
     descriptor_share: 40,
+    owners: %{"prod" => ["prod"]},
     module: EmbeddedEpmd.Discovery,
     both: false,
     parameter_ignored: false,
@@ -42,6 +43,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     status: @serving,
     stats: %{descriptors: %{used: 40, limit: 65_536}, connections: %{registered: 1, waiting: 0}},
     unix_sockets: :ok,
+    netlink: :ok,
     linux: true,
     port: 4369,
     sockets: [%{inode: "5", user: 1000}],
@@ -60,6 +62,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     findings = Findings.judge(@healthy)
     assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
     assert Doctor.format(findings) =~ "Port 4369 is owned by beam.smp (pid 17, user id 1000)."
+    assert Doctor.format(findings) =~ "These names are registered by processes of their users alone: prod (prod)."
   end
 
   for {fault, changes, status, sentence} <- [
@@ -87,6 +90,9 @@ defmodule EmbeddedEpmd.DoctorTest do
          "may not open Unix sockets"},
         {"one that can be no standby", %{status: @joined, unix_sockets: {:error, :eafnosupport}}, :warning,
          "may not open Unix sockets"},
+        {"names that belong to users, of whom the kernel cannot be asked", %{netlink: {:error, :eafnosupport}},
+         :warning,
+         "This VM cannot ask the kernel whose a registration is (address family not supported by protocol family)."},
         {"an owner nobody sees", %{holders: []}, :warning,
          "Port 4369 is owned by a process that this user cannot see, of user id 1000."},
         {"a unit that hides /proc", %{sockets: :unknown, holders: []}, :warning, "/proc is hidden from this VM"},
