@@ -132,7 +132,8 @@ defmodule EmbeddedEpmd.ContractTest do
     end
 
     test "takes the host's address in the family of the distribution", %{name: name, port: port} do
-      lines = for ip <- ["127,0,0,1", "0,0,0,0,0,0,0,1"], do: "{host,{#{ip}},[\"both.internal\"]}.\n"
+      # Nobody listens at the first.
+      lines = for ip <- ["127,0,0,2", "0,0,0,0,0,0,0,1"], do: "{host,{#{ip}},[\"both.internal\"]}.\n"
       vm = start_ours(name, port, host: "::1", flags: ~w(-proto_dist inet6_tcp) ++ inetrc(lines))
       assert {:port, _, 6} = call(vm, Discovery, :port_please, [to_charlist(name), ~c"both.internal"])
       assert {:ok, [_]} = call(vm, :net_adm, :names, [~c"both.internal"])
