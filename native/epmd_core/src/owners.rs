@@ -2,7 +2,7 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
-mod peer;
+mod unknown;
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -10,7 +10,9 @@ use std::fmt;
 use crate::node::NodeName;
 use crate::users::{self, own_user};
 
-pub(crate) use peer::{user_of, Unknown};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::user_of;
+pub(crate) use unknown::Unknown;
 
 /// How many users a refusal names.
 const TOLD: usize = 5;
@@ -37,6 +39,12 @@ struct Rule {
 pub(crate) struct NotTheirs {
     owners: String,
     is: Result<u32, Unknown>,
+}
+
+/// The user at the other end of a connection: only Linux is asked.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn user_of(_connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
+    Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
 }
 
 impl Owners {

@@ -61,13 +61,13 @@ impl Fault {
             }
             StopOwner => host.stop(&[owner]),
             KillOwnerAndStandby => {
-                // Who registers with the standby before that has one of its own is lost with it. The same below.
-                let _still = nodes.hold_still();
+                // The other standby may lag behind, and the first may grant a name in the moment that it serves.
+                let _still = hold_still(host, nodes)?;
                 nodes.expect_failures();
                 host.kill(&[owner, standby]);
             }
             StopOwnerKillStandby => {
-                let _still = nodes.hold_still();
+                let _still = hold_still(host, nodes)?;
                 nodes.expect_failures();
                 host.stop(&[owner]);
                 host.kill(&[standby]);
@@ -108,9 +108,7 @@ impl Fault {
             }
             ExhaustStandbysKillOwner | ExhaustStandbysStopOwner => {
                 // One that goes would free a descriptor, and one that comes needs one that is not there.
-                let _still = nodes.hold_still();
-                // Time for the standbys to receive what was sent, and to close what has ended.
-                host.wait(Duration::from_millis(100))?;
+                let _still = hold_still(host, nodes)?;
                 let exhausted = [first, second].map(|at| host.member(at).name.clone());
                 for at in [first, second] {
                     host.member(at).process.use_up_descriptors();
@@ -137,4 +135,11 @@ impl Fault {
         }
         Ok(true)
     }
+}
+
+/// Nobody comes or goes until the guard is dropped, and the standbys have had time to receive what was sent.
+fn hold_still<'a>(host: &mut Host, nodes: &'a Nodes) -> Result<impl Drop + use<'a>, String> {
+    let still = nodes.hold_still();
+    host.wait(Duration::from_millis(200))?;
+    Ok(still)
 }

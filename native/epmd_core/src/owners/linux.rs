@@ -19,7 +19,7 @@ use rustix::net::{
     SocketType,
 };
 
-use super::peer::Unknown;
+use super::unknown::Unknown;
 
 /// More than the kernel says of a socket.
 const REPLY: usize = 1024;

@@ -1,11 +1,8 @@
-//! Whose a connection is: the user of the socket at its other end.
+//! Why it cannot be known whose a connection is.
 
 use std::fmt;
 
 use rustix::io::Errno;
-
-#[cfg(target_os = "linux")]
-pub(crate) use super::linux::user_of;
 
 /// Why it cannot be known whose a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +30,4 @@ impl fmt::Display for Unknown {
             Self::Unmapped => f.write_str("the user is outside of the user namespace of this VM"),
         }
     }
-}
-
-/// The user at the other end of a connection: only Linux is asked.
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn user_of(_connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
-    Err(Unknown::Unasked(Errno::OPNOTSUPP))
 }
