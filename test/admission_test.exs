@@ -112,7 +112,7 @@ defmodule EmbeddedEpmd.AdmissionTest do
 
   test "a host whose name leaves little room", context do
     # An address like any other to OTP, and as long as a host's name may be.
-    host = "127.0.0." <> String.duplicate("0", 190) <> "1"
+    host = "127.0.0." <> String.duplicate("0", 200) <> "1"
     names = for name <- [context.here, context.other], do: String.pad_trailing(name, 40, "x")
     [a, b] = for name <- names, do: start_ours(name, context.port, host: host, flags: inetrc("") ++ @quiet)
     assert_healthy(examine(a, node_of(b)))
