@@ -26,7 +26,8 @@ defmodule EmbeddedEpmd do
   `[:embedded_epmd]` and the fields of the report: `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Faults have
   the level `:error`, refused registrations `:warning`, changes of role `:notice`, registrations `:info`, look-ups
   `:debug`. Entries below `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field
-  `left_out` says how many more there were.
+  `left_out` says how many more there were. What is logged before Elixir's Logger runs has no domain, since OTP's own
+  handler would drop it.
 
   ## Telemetry
 

@@ -4,6 +4,7 @@ defmodule EmbeddedEpmd.AdmissionTest do
 
   import EmbeddedEpmd.{Faults, Vm}
 
+  alias EmbeddedEpmd.Doctor.Connection.Admission
   alias EmbeddedEpmd.Tls
 
   @moduletag timeout: 120_000
@@ -42,7 +43,7 @@ defmodule EmbeddedEpmd.AdmissionTest do
       a,
       node,
       :handshake,
-      "ends them at the first message: closed."
+      "ends them at the first message: connection closed."
     )
   end
 
@@ -105,6 +106,27 @@ defmodule EmbeddedEpmd.AdmissionTest do
     true = call(a, :erlang, :set_cookie, [node, :third])
     true = call(b, :erlang, :set_cookie, [:third])
     assert_connected(a, b)
+  end
+
+  ## The name of the probe
+
+  test "a host whose name leaves little room", context do
+    # An address like any other to OTP, and as long as a host's name may be.
+    host = "127.0.0." <> String.duplicate("0", 200) <> "1"
+    names = for name <- [context.here, context.other], do: String.pad_trailing(name, 40, "x")
+    [a, b] = for name <- names, do: start_ours(name, context.port, host: host, flags: inetrc("") ++ @quiet)
+    assert_healthy(examine(a, node_of(b)))
+  end
+
+  test "is an atom's, whatever this node is called" do
+    for name <- ["a", String.duplicate("x", 200), String.duplicate("é", 120)], length <- [1, 9, 200, 230, 253] do
+      host = String.duplicate("h", length)
+      probe = Admission.probe_name(name, host, "1234567")
+      assert byte_size(probe) <= 255
+      assert String.valid?(probe)
+      assert [<<"d", _::binary>>, ^host] = String.split(probe, "@")
+      if length <= 230, do: assert(probe =~ ~r/^doctor-.*-1234567@/)
+    end
   end
 
   ## The name at the other node

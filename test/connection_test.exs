@@ -86,6 +86,22 @@ defmodule EmbeddedEpmd.ConnectionTest do
       assert_fine(context, "none, by an endpoint", a, b)
     end
 
+    test "with the port of the child", context do
+      # Nothing but the child names the port, so that the server and its look-ups alone know it.
+      unset = [env: [{"ERL_EPMD_PORT", ""}]]
+      a = start_unnamed(nil, [], unset)
+      supervise(a, port: context.port)
+      {:ok, _} = become_node(a, context.here)
+      b = start_ours(context.other, context.port)
+      assert_fine(context, "none, port of the child", a, b)
+    end
+
+    test "with OTP's client on this side", context do
+      b = start_ours(context.other, context.port)
+      a = start_stock(context.here, context.port)
+      assert_fine(context, "none, asked by OTP's client", a, b)
+    end
+
     test "the settings of this side are told", context do
       flags = ~w(-hidden -dist_listen false -kernel dist_auto_connect never connect_all false net_ticktime 30)
       {a, b} = pair(context)
@@ -188,6 +204,12 @@ defmodule EmbeddedEpmd.ConnectionTest do
       :epmd,
       "of 127.0.0.7 refuses connections."
     )
+  end
+
+  test "a host's name that the DNS cannot have", context do
+    a = start_ours(context.here, context.port, flags: inetrc(name_server({127, 0, 0, 9}), [:file, :dns]))
+    [problem] = for %{step: :address} = found <- examine(a, "x@#{String.duplicate("h", 64)}.internal"), do: found
+    assert problem.what =~ "has no IPv4 address: invalid argument."
   end
 
   test "names that are unlikely", context do

@@ -2,6 +2,7 @@ defmodule EmbeddedEpmd.ContractTest do
   # Corner cases of the contract with OTP, by the functions that OTP calls. OTP's client is the model.
   use ExUnit.Case, async: true
 
+  import EmbeddedEpmd.Faults, only: [inetrc: 1]
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.{Client, Discovery, Folder}
@@ -117,6 +118,27 @@ defmodule EmbeddedEpmd.ContractTest do
   end
 
   describe "port_please" do
+    test "takes a host as it takes its address", %{name: name, port: port} do
+      # Nothing of this port is known to OTP's client.
+      unset = [env: [{"ERL_EPMD_PORT", ""}]]
+      vm = start_ours(name, nil, unset ++ [flags: ~w(-embedded_epmd port #{port})])
+      assert {:port, _, 6} = found = call(vm, Discovery, :port_please, [to_charlist(name), @localhost])
+
+      for host <- [~c"127.0.0.1", ~c"localhost", :localhost],
+          do: assert(call(vm, Discovery, :port_please, [to_charlist(name), host]) == found)
+
+      assert call(vm, Discovery, :port_please, [~c"nobody", ~c"localhost"]) == :noport
+      assert {:error, :einval} = call(vm, Discovery, :port_please, [~c"nobody", ~c""])
+    end
+
+    test "takes the host's address in the family of the distribution", %{name: name, port: port} do
+      # Nobody listens at the first.
+      lines = for ip <- ["127,0,0,2", "0,0,0,0,0,0,0,1"], do: "{host,{#{ip}},[\"both.internal\"]}.\n"
+      vm = start_ours(name, port, host: "::1", flags: ~w(-proto_dist inet6_tcp) ++ inetrc(lines))
+      assert {:port, _, 6} = call(vm, Discovery, :port_please, [to_charlist(name), ~c"both.internal"])
+      assert {:ok, [_]} = call(vm, :net_adm, :names, [~c"both.internal"])
+    end
+
     test "takes :infinity, for an answer in memory and for one over TCP", %{port: port, name: name} do
       vm = start_ours(name, port)
       other = unique("other")

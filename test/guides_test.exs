@@ -14,34 +14,40 @@ defmodule EmbeddedEpmd.GuidesTest do
   for guide <- ["getting_started", "development"] do
     test "guides/#{guide}.md does what it says" do
       blocks = blocks(File.read!(Path.join(@root, "guides/#{unquote(guide)}.md")))
-      assert Enum.count(blocks, &match?({"run", _}, &1)) >= 3
-      assert Enum.any?(blocks, fn {_, text} -> text =~ "#=> " end)
-      {output, status} = run(Enum.map_join(blocks, &script/1))
-      assert status == 0, output
-
-      for {{"run", text}, number} <- Enum.with_index(blocks), expected <- expectations(text) do
-        [_, after_it] = String.split(output, "==== #{number} begins\n", parts: 2)
-        [of_block, _] = String.split(after_it, "==== #{number} ends\n", parts: 2)
-        assert of_block =~ expected, "expected #{inspect(expected)} in:\n" <> of_block
-      end
+      assert Enum.count(blocks, &match?({"run", _, _}, &1)) >= 3
+      assert Enum.any?(blocks, fn {_, text, _} -> text =~ "#=> " end)
+      assert_holds(blocks)
     end
   end
 
+  test "a guide may say the same twice, and each time it is checked" do
+    same = "<!-- run -->\n```sh\necho more >>lines\nwc -l <lines\n#=> 1\n```\n"
+    assert_holds(blocks(same <> "<!-- run -->\n```sh\nrm lines\n```\n" <> same))
+    assert_raise ExUnit.AssertionError, ~r/expected "1" in:\s+2\n/, fn -> assert_holds(blocks(same <> same)) end
+  end
+
+  # Each block has a number, since a guide may have the same block twice.
   defp blocks(text) do
-    blocks = for [_, kind | block] <- Regex.scan(@block, text), do: {kind, Enum.join(block)}
-    Process.put(:blocks, blocks |> Enum.with_index() |> Map.new())
-    blocks
+    for {[_, kind | block], number} <- Enum.with_index(Regex.scan(@block, text)), do: {kind, Enum.join(block), number}
   end
 
-  defp script({"run", text} = block) do
-    number = Process.get(:blocks)[block]
-    "echo '==== #{number} begins'\n#{text}echo '==== #{number} ends'\n"
+  defp assert_holds(blocks) do
+    {output, status} = run(Enum.map_join(blocks, &script/1))
+    assert status == 0, output
+
+    for {"run", text, number} <- blocks, expected <- expectations(text) do
+      [_, after_it] = String.split(output, "==== #{number} begins\n", parts: 2)
+      [of_block, _] = String.split(after_it, "==== #{number} ends\n", parts: 2)
+      assert of_block =~ expected, "expected #{inspect(expected)} in:\n" <> of_block
+    end
   end
 
-  defp script({"file: " <> path, text}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
+  defp script({"run", text, number}), do: "echo '==== #{number} begins'\n#{text}echo '==== #{number} ends'\n"
+
+  defp script({"file: " <> path, text, _}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
 
   # The example project without its build folder.
-  defp script({"setup: greeter", _}) do
+  defp script({"setup: greeter", _, _}) do
     "mkdir project && cp -r embedded_epmd/examples/greeter/{lib,rel,mix.exs} project && cd project\n" <>
       "sed -i 's#path: \"../..\"#path: \"../embedded_epmd\"#' mix.exs\n"
   end

@@ -158,6 +158,20 @@ defmodule EmbeddedEpmd.LifecycleTest do
     end
   end
 
+  test "attempts to start the server do not add up", %{port: port} do
+    hold(port)
+    vm = start_plain(port)
+    hush(vm)
+    supervise(vm)
+    for _ <- 1..6, do: call(vm, :erlang, :send, [EmbeddedEpmd.Server, {:embedded_epmd, :started}])
+    # All of its timers of the next seconds end while it reads no message.
+    :ok = call(vm, :sys, :suspend, [EmbeddedEpmd.Server])
+    call(vm, :erlang, :send_after, [4_000, EmbeddedEpmd.Server, :mark])
+    waiting = fn -> call(vm, Mailbox, :messages, [EmbeddedEpmd.Server]) end
+    eventually(fn -> :mark in waiting.() end)
+    assert length(waiting.()) <= 2
+  end
+
   test "subscribers are told when the server goes and when one comes", %{port: port, name: name} do
     vm = start_unnamed(port)
     supervise(vm)
@@ -193,6 +207,19 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert server(vm) == second
     end
 
+    test "is forgotten when it has ended", %{port: port, name: name} do
+      vm = start_ours(name, port)
+      supervise(vm)
+      {:ok, _} = supervise_second(vm, @supervisor)
+
+      for _ <- 1..5 do
+        :ok = call(vm, :supervisor, :terminate_child, [@supervisor, :second])
+        {:ok, _} = call(vm, :supervisor, :restart_child, [@supervisor, :second])
+      end
+
+      assert [_] = call(vm, :sys, :get_state, [EmbeddedEpmd.Server]).waiting
+    end
+
     test "keeps the server of a VM that is no node", %{port: port} do
       vm = start_plain(port)
       supervise(vm)
@@ -211,6 +238,19 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert inspect(sentence) =~ "the option log_level of a second EmbeddedEpmd in this VM says :info"
       assert inspect(sentence) =~ "runs with :error"
       assert {:ok, _} = supervise_second(vm, @supervisor, log_level: :error)
+    end
+
+    test "is also told so of whom the port may be handed over to", %{port: port, name: name} do
+      vm = start_ours(name, port)
+      supervise(vm, hand_over: [users: ["root"]])
+      assert {:error, sentence} = supervise_second(vm, @supervisor, hand_over: [users: ["daemon"]])
+
+      assert inspect(sentence) =~
+               ~S(the option hand_over of a second EmbeddedEpmd in this VM says [users: [\"daemon\"]])
+
+      assert {:error, _} = supervise_second(vm, @supervisor, hand_over: [groups: ["root"]])
+      assert {:error, _} = supervise_second(vm, @supervisor, owners: %{"prod" => "root"})
+      assert {:ok, _} = supervise_second(vm, @supervisor, hand_over: [users: ["root"]])
     end
   end
 

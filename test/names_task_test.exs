@@ -3,6 +3,8 @@ defmodule EmbeddedEpmd.NamesTaskTest do
 
   import EmbeddedEpmd.Vm
 
+  alias EmbeddedEpmd.Faults
+
   @root Path.expand("..", __DIR__)
 
   test "a table, or JSON, of the host's nodes; an error when nobody answers" do
@@ -33,6 +35,13 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     nobody = free_port()
     assert {text, 1} = names(["--port", "#{nobody}"])
     assert text =~ "no EPMD answers at 127.0.0.1, port #{nobody}: connection refused"
+
+    for sentence <- ["", "220 mail.example ESMTP\r\n"] do
+      stranger = Faults.says({127, 0, 0, 1}, 0, sentence)
+      assert {text, 1} = names(["--port", "#{stranger}"])
+      assert text =~ "port #{stranger}: whoever answers there is no EPMD, or refuses to tell"
+    end
+
     assert call(vm, EmbeddedEpmd, :status).role == :serving
   end
 
@@ -49,6 +58,22 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     kill(vm)
     shown = says(watch, ~r/ROLE\n#{second} .*  127\.0\.0\.1  owner\n$/m)
     refute shown =~ "\e["
+  end
+
+  test "--watch --json tells an empty list from none" do
+    port = free_port()
+    watch = watch(["--json", "--port", "#{port}"])
+    says(watch, ~r/^null\n$/)
+    daemon = start_daemon(port)
+    says(watch, ~r/^\[\]\n$/)
+    {_, 0} = System.cmd("kill", ["-9", daemon])
+    says(watch, ~r/^null\n$/)
+  end
+
+  test "a bad ERL_EPMD_PORT is a sentence" do
+    assert {text, 1} = names([], [{"ERL_EPMD_PORT", "99999"}])
+    assert text =~ ~s{** (Mix) embedded_epmd: ERL_EPMD_PORT (-epmd_port) must be a port from 1 to 65535, got: "99999"}
+    refute text =~ ".ex:"
   end
 
   # Starts the task as a port. Its input ends with this process, and it ends with the test.

@@ -63,7 +63,8 @@ defmodule EmbeddedEpmd.Client do
           {:ok, [{String.t(), :inet.port_number()}]} | {:error, atom()}
   def names(ip, port, timeout) do
     case ask(ip, port, [@names_req], timeout) do
-      {:ok, <<_port::32, lines::binary>>} ->
+      # The EPMD's own port comes first. Another program's text is no such number.
+      {:ok, <<0::16, _port::16, lines::binary>>} ->
         {:ok, :lists.filtermap(&line/1, :binary.split(lines, "\n", [:global]))}
 
       {:ok, _} ->

@@ -16,6 +16,8 @@ defmodule EmbeddedEpmd.Cluster do
 
   use GenServer
 
+  alias EmbeddedEpmd.Log
+
   # How often nodes that are not connected are tried; milliseconds.
   @retry_interval 5_000
   # How many names may become atoms: otherwise whoever registers names could exhaust the VM's atoms.
@@ -136,8 +138,7 @@ defmodule EmbeddedEpmd.Cluster do
   defp warn_once(%{warned?: true} = state), do: state
 
   defp warn_once(state) do
-    text = ~c"embedded_epmd: more than ~b names fit the patterns of the cluster; others are left out"
-    :logger.warning(text, [@max_names])
+    Log.log(:warning, "more than #{@max_names} names fit the patterns of the cluster; others are left out")
     %{state | warned?: true}
   end
 end

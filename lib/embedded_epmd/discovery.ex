@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
 
-  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, Lifecycle, Native}
+  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, Lifecycle, Log, Native}
 
   # As long as :erl_epmd waits.
   @timeout 10_000
@@ -56,7 +56,7 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   defp continue_without_server(sentence) do
-    :logger.warning(~c"~ts; the node goes on without EPMD, since its port is fixed", [sentence])
+    Log.log(:warning, [sentence, "; the node goes on without EPMD, since its port is fixed"])
     :ignore
   end
 
@@ -97,35 +97,36 @@ defmodule EmbeddedEpmd.Discovery do
   @typedoc "The port of a node and the version of its distribution, or what OTP's client says where there is none."
   @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport | :closed | {:error, atom()}
 
-  @doc "Looks up the port of a node at an address."
+  @doc "Looks up the port of a node at the address of its host."
   @spec port_please(charlist(), :inet.ip_address() | charlist()) :: answer()
-  def port_please(name, ip), do: port_please(name, ip, @timeout)
+  def port_please(name, host), do: port_please(name, host, @timeout)
 
   @doc """
-  Looks up the port of a node at an address. The answer comes from memory if this VM serves that address, or if it has
-  a copy of the table of that address's owner and the copy has the name. Otherwise it asks over TCP.
+  Looks up the port of a node at the address of its host. The answer comes from memory if this VM serves that address,
+  or if it has a copy of the table of that address's owner and the copy has the name. Otherwise it asks over TCP.
 
   While the port of this host changes hands, a look-up on this host waits for the next owner, for at most 4 seconds
   and never longer than `timeout`.
   """
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) :: answer()
-  def port_please(name, ip, timeout) do
+  def port_please(name, host, timeout) do
     case Lifecycle.latest() do
-      {server, :ports} when is_tuple(ip) ->
-        case lookup(server, ip, to_binary(name)) do
-          {:port, port, highest, lowest} ->
-            {:port, port, Client.version(highest, lowest)}
+      {server, :ports} -> with {:ok, ip} <- address(host), do: port_please(server, name, ip, timeout)
+      _ -> :erl_epmd.port_please(name, host, timeout)
+    end
+  end
 
-          :stopped ->
-            :erl_epmd.port_please(name, ip, timeout)
+  defp port_please(server, name, ip, timeout) do
+    case lookup(server, ip, to_binary(name)) do
+      {:port, port, highest, lowest} ->
+        {:port, port, Client.version(highest, lowest)}
 
-          # In Erlang's term order every number is less than :infinity.
-          other ->
-            resolve(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over_timeout))
-        end
-
-      _ ->
+      :stopped ->
         :erl_epmd.port_please(name, ip, timeout)
+
+      # In Erlang's term order every number is less than :infinity.
+      other ->
+        resolve(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over_timeout))
     end
   end
 
@@ -238,8 +239,10 @@ defmodule EmbeddedEpmd.Discovery do
   defp address(ip) when is_tuple(ip), do: {:ok, ip}
 
   defp address(host) do
-    with {:error, reason} <- :inet.getaddr(host, :inet),
-         {:error, _} <- :inet.getaddr(host, :inet6),
+    [first, second] = if Environment.inet6?(), do: [:inet6, :inet], else: [:inet, :inet6]
+
+    with {:error, reason} <- :inet.getaddr(host, first),
+         {:error, _} <- :inet.getaddr(host, second),
          do: {:error, reason}
   end
 
@@ -253,8 +256,9 @@ defmodule EmbeddedEpmd.Discovery do
     :timer.sleep(@unclaimed_after)
 
     if :erlang.is_process_alive(keeper) and :erlang.whereis(EmbeddedEpmd.Server) == :undefined do
-      :logger.warning(
-        ~c"embedded_epmd serves this VM, but nobody supervises it: add EmbeddedEpmd to the children of your application's supervisor"
+      Log.log(
+        :warning,
+        "nobody supervises the server of this VM: add EmbeddedEpmd to the children of your application's supervisor"
       )
     end
   end

@@ -26,7 +26,7 @@ defmodule EmbeddedEpmd.Endpoints do
   # A look-up runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never
   # raises.
 
-  alias EmbeddedEpmd.{Config, Lifecycle}
+  alias EmbeddedEpmd.{Config, Lifecycle, Log}
 
   @type endpoint ::
           {host :: String.t() | :inet.ip_address(), :inet.port_number()}
@@ -168,14 +168,14 @@ defmodule EmbeddedEpmd.Endpoints do
   end
 
   defp message(module, function, node, what) do
-    ["embedded_epmd: endpoints: ", format({module, function}), " for \"", node, "\"", what]
+    ["endpoints: ", format({module, function}), " for \"", node, "\"", what]
   end
 
   defp format(term), do: :io_lib.format(~c"~tp", [term])
 
   # The look-up continues with the next key.
   defp log_error(sentence) do
-    :logger.error(~c"~ts", [sentence])
+    Log.log(:error, sentence)
     :none
   end
 end

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.HostAddress do
   @moduledoc false
   # The addresses of this machine, and whether the server listens at the one where other nodes look this node up.
 
-  alias EmbeddedEpmd.{Environment, Native, Server}
+  alias EmbeddedEpmd.{Environment, Log, Native}
 
   @doc """
   The address of the node's host, if it belongs to this machine and the server does not listen there; otherwise `nil`.
@@ -25,12 +25,13 @@ defmodule EmbeddedEpmd.HostAddress do
   def warn_if_missing(server) do
     spawn(fn ->
       with ip when ip != nil <- missing(server, node()) do
-        Server.log({
+        Log.log(
           :warning,
           "this node's host name has an address at which no server listens: nodes of this host, as of bin/app rpc, remote " <>
             "and stop, will not find it; add it to the addresses (ERL_EPMD_ADDRESS, or addresses of config :embedded_epmd)",
-          [name: Atom.to_string(node()), address: List.to_string(:inet.ntoa(ip))]
-        })
+          name: Atom.to_string(node()),
+          address: List.to_string(:inet.ntoa(ip))
+        )
       end
     end)
 

@@ -38,6 +38,15 @@ defmodule EmbeddedEpmd.Lifecycle do
     _ in [ArgumentError, ErlangError] -> false
   end
 
+  @doc "The port of the server or, if none runs, of the settings. Raises an `ArgumentError` if these are not valid."
+  @spec port() :: :inet.port_number()
+  def port do
+    case server() do
+      {:ok, server} -> Native.status(server).port
+      :none -> Config.load(options()).port
+    end
+  end
+
   @doc "Stores the options of the child, for every server that starts from now on."
   @spec put_options(keyword()) :: :ok
   def put_options(options), do: :persistent_term.put(@options, options)

@@ -9,7 +9,7 @@ defmodule EmbeddedEpmd.Server do
 
   use GenServer
 
-  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Native, Subscribers}
+  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Log, Native, Subscribers}
 
   # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000
@@ -28,7 +28,8 @@ defmodule EmbeddedEpmd.Server do
     last_warning: nil,
     unrouted?: false,
     needed?: false,
-    waiting: []
+    waiting: [],
+    timers: %{}
   ]
 
   @spec start_link(keyword()) :: GenServer.on_start()
@@ -75,18 +76,23 @@ defmodule EmbeddedEpmd.Server do
 
   # There is one server, and it runs with the options of the first process, even after that process has ended.
   defp check_options(options) do
-    {mine, theirs} = {Config.load(options), Config.load(Lifecycle.options())}
+    first = Lifecycle.options()
 
-    case Enum.find(options, fn {key, _} -> mine[key] != theirs[key] end) do
+    case Enum.find(options, fn option -> settings([option | first]) != settings(first) end) do
       nil ->
         :ok
 
       {key, _} ->
+        [mine, theirs] = for options <- [options, first], do: inspect(Config.get(key, options))
+
         {:error,
-         "embedded_epmd: the option #{key} of a second EmbeddedEpmd in this VM says #{inspect(mine[key])}, but the first " <>
-           "runs with #{inspect(theirs[key])}: give both the same options, or use config :embedded_epmd, #{key}: ..."}
+         "embedded_epmd: the option #{key} of a second EmbeddedEpmd in this VM says #{mine}, but the first " <>
+           "runs with #{theirs}: give both the same options, or use config :embedded_epmd, #{key}: ..."}
     end
   end
+
+  # One option may become several settings. Where they come from is no difference.
+  defp settings(options), do: Map.drop(Config.load(options), [:port_chosen, :addresses_chosen])
 
   defp wait do
     reference = Process.monitor(__MODULE__)
@@ -124,22 +130,23 @@ defmodule EmbeddedEpmd.Server do
   end
 
   def handle_info(_, {:waits, _} = state), do: {:noreply, state}
-  def handle_info({:waits, pid}, state), do: {:noreply, update_in(state.waiting, &[pid | &1])}
+  def handle_info({:waits, pid}, state), do: {:noreply, %{state | waiting: [pid | alive(state.waiting)]}}
   def handle_info({:embedded_epmd, :events}, state), do: {:noreply, drain(state)}
 
   def handle_info({:embedded_epmd, :started}, state), do: {:noreply, look_after_later(state)}
-  def handle_info(:look_after, state), do: {:noreply, look_after_later(state)}
   def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(drain(state), reason)}
 
-  def handle_info(:overflow, state) do
-    {:noreply, schedule_overflow(update_in(state.subscribers, &Subscribers.notify_missed/1))}
-  end
+  def handle_info({:timer, what}, state), do: {:noreply, due(what, update_in(state.timers, &Map.delete(&1, what)))}
 
   def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
     {:noreply, follow(update_in(state.subscribers, &Subscribers.remove(&1, pid)))}
   end
 
   def handle_info(_other, state), do: {:noreply, state}
+
+  defp due(:look_after, state), do: look_after_later(state)
+  defp due(:drain, state), do: drain(state)
+  defp due(:overflow, state), do: schedule_overflow(update_in(state.subscribers, &Subscribers.notify_missed/1))
 
   # Stops the server only if nobody can need it: the VM stops, or it is not a node and no other supervised process
   # waits.
@@ -152,7 +159,8 @@ defmodule EmbeddedEpmd.Server do
   end
 
   defp orderly?(reason), do: reason in [:normal, :shutdown] or match?({:shutdown, _}, reason)
-  defp last?(state), do: not Enum.any?(state.waiting, &Process.alive?/1)
+  defp last?(state), do: alive(state.waiting) == []
+  defp alive(pids), do: Enum.filter(pids, &Process.alive?/1)
 
   ## The server
 
@@ -204,7 +212,7 @@ defmodule EmbeddedEpmd.Server do
 
   # The server ends with the distribution. For any other reason it leaves a node without a server.
   defp ended(state, reason) do
-    if reason != :stopped, do: log({:error, "the native server ended", [reason: text(reason)]})
+    if reason != :stopped, do: Log.log(:error, "the native server ended", reason: text(reason))
     subscribers = Subscribers.reset(state.subscribers, [{:role, :stopped}], 0)
     backoff = if now() - state.since >= @stable_after, do: 0, else: state.backoff
     retry_later(%{state | server: nil, subscribers: subscribers, backoff: backoff})
@@ -214,14 +222,28 @@ defmodule EmbeddedEpmd.Server do
   defp text(reason), do: inspect(reason)
 
   defp retry_later(state) do
-    Process.send_after(self(), :look_after, state.backoff)
-    %{state | backoff: min(max(2 * state.backoff, @min_backoff), @max_backoff)}
+    case schedule(state, :look_after, state.backoff) do
+      ^state -> state
+      scheduled -> %{scheduled | backoff: min(max(2 * state.backoff, @min_backoff), @max_backoff)}
+    end
+  end
+
+  # There is one timer of a kind at most: the one that ends first.
+  defp schedule(%{timers: timers} = state, what, delay) do
+    timer = timers[what]
+
+    if timer && (Process.read_timer(timer) || 0) <= delay do
+      state
+    else
+      if timer, do: Process.cancel_timer(timer)
+      %{state | timers: Map.put(timers, what, Process.send_after(self(), {:timer, what}, delay))}
+    end
   end
 
   defp warn_once(%{last_warning: sentence} = state, sentence), do: state
 
   defp warn_once(state, sentence) do
-    :logger.warning(~c"~ts; trying again", [sentence], %{domain: [:embedded_epmd]})
+    Log.log(:warning, sentence <> "; trying again")
     %{state | last_warning: sentence}
   end
 
@@ -254,30 +276,14 @@ defmodule EmbeddedEpmd.Server do
 
   defp drain(state) do
     {entries, changes, lost, again} = Native.take(state.server)
-    Enum.each(entries, &log/1)
-    _ = if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
+    for {level, sentence, fields} <- entries, do: Log.log(level, sentence, fields)
+    state = if again, do: schedule(state, :drain, @window), else: state
     state = schedule_overflow(update_in(state.subscribers, &Subscribers.notify(&1, changes, lost)))
     if changes == [] and lost == 0, do: state, else: update_exposure(state)
   end
 
   defp schedule_overflow(state) do
-    _ = if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
-    state
-  end
-
-  @doc "Logs an entry as a report."
-  @spec log(Native.entry()) :: :ok
-  def log({level, text, fields}) do
-    report = Map.new([{:what, text} | fields])
-    metadata = Map.merge(Map.new(fields), %{domain: [:embedded_epmd], report_cb: &__MODULE__.format/1})
-    :logger.log(level, report, metadata)
-  end
-
-  @doc false
-  # Formats a report as one line.
-  def format(%{what: text} = report) do
-    fields = for {key, value} <- Map.delete(report, :what), do: [" ", Atom.to_string(key), "=", value]
-    {~c"embedded_epmd: ~ts~ts", [text, fields]}
+    if Subscribers.missed?(state.subscribers), do: schedule(state, :overflow, @window), else: state
   end
 
   defp now, do: System.monotonic_time(:millisecond)

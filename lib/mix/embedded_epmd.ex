@@ -1,6 +1,6 @@
 defmodule Mix.EmbeddedEpmd do
   @moduledoc false
-  # A project's releases, their templates of vm.args, and what a template lacks, for the tasks.
+  # For the tasks: their arguments, a project's releases, the templates of vm.args, and what a template lacks.
 
   alias EmbeddedEpmd.{Discovery, Doctor, VmArgs}
 
@@ -20,6 +20,25 @@ defmodule Mix.EmbeddedEpmd do
   @type template :: %{path: Path.t(), kind: VmArgs.kind(), content: String.t() | nil, releases: [release()]}
 
   @type verdict :: :nothing_to_do | {:amend, new :: String.t()} | {:contradiction, String.t()}
+
+  ## The arguments
+
+  @doc "A task's options, and what else was given. Raises if the task has no such option or takes no more arguments."
+  @spec arguments!([String.t()], switches :: keyword(), parameters :: [String.t()]) :: {keyword(), [String.t()]}
+  def arguments!(arguments, switches, parameters) do
+    {options, given} = OptionParser.parse!(arguments, strict: switches)
+
+    if length(given) > length(parameters),
+      do: Mix.raise("expected #{expected(parameters)}, got: #{Enum.join(given, " ")}")
+
+    {options, given}
+  rescue
+    # Mix shows the stack of any other exception.
+    error in OptionParser.ParseError -> Mix.raise(Exception.message(error))
+  end
+
+  defp expected([]), do: "no arguments"
+  defp expected([parameter]), do: "one #{parameter} at most"
 
   ## The releases
 

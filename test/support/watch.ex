@@ -32,11 +32,11 @@ defmodule EmbeddedEpmd.Watch do
     ask({:watch, names})
   end
 
-  @doc "Also records what this VM logs from now on."
+  @doc "Also records what this library logs in this VM from now on."
   def log, do: :logger.add_handler(__MODULE__, __MODULE__, %{})
 
   @doc false
-  def log(%{msg: {:report, %{what: text} = report}, level: level}, _config),
+  def log(%{msg: {:report, %{what: text} = report}, level: level, meta: %{domain: [:embedded_epmd]}}, _config),
     do: send(__MODULE__, {:log, level, text, report})
 
   def log(_event, _config), do: :ok

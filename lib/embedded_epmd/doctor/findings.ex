@@ -5,7 +5,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.{Finding, LookUp, Owner}
-  alias EmbeddedEpmd.{Discovery, VmArgs}
+  alias EmbeddedEpmd.{Discovery, NetworkError, VmArgs}
 
   # Each registered node keeps a descriptor of the VM that serves.
   @few_descriptors 1_024
@@ -173,7 +173,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   defp standby(%{hand_over: true, unix_sockets: {:error, reason}, status: %{role: role} = status})
        when role in [:serving, :joined] and status.standby == nil and not status.stands_by do
     warning(
-      "No VM can stand by for another: this one may not open Unix sockets (#{:inet.format_error(reason)}).",
+      "No VM can stand by for another: this one may not open Unix sockets (#{NetworkError.format(reason)}).",
       "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
       "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false, which ends this warning."
     )

@@ -5,7 +5,7 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Finding
-  alias EmbeddedEpmd.VmArgs
+  alias EmbeddedEpmd.{NetworkError, VmArgs}
 
   # How many registered names are shown.
   @shown 20
@@ -133,6 +133,5 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
   defp answer({_ip, answer}), do: answer
 
   defp explain(:noport), do: "no such name is registered there"
-  defp explain({:error, :noport}), do: "whoever answers there is no EPMD, or refuses to tell"
-  defp explain({:error, reason}), do: to_string(:inet.format_error(reason))
+  defp explain({:error, reason}), do: NetworkError.format(reason)
 end

@@ -50,7 +50,14 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
   alias Mix.EmbeddedEpmd, as: Project
 
   @impl Mix.Task
-  def run([]) do
+  def run(arguments) do
+    case Project.arguments!(arguments, [], ["NODE"]) do
+      {[], []} -> examine()
+      {[], [node]} -> if EmbeddedEpmd.doctor(node) == :error, do: exit({:shutdown, 1})
+    end
+  end
+
+  defp examine do
     releases = Project.releases!()
     parameter = Project.parameter()
 
@@ -64,9 +71,6 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
     Mix.shell().info(String.trim_trailing(Doctor.format(findings)))
     if Enum.any?(findings, &(&1.status == :problem)), do: exit({:shutdown, 1})
   end
-
-  def run([node]), do: if(EmbeddedEpmd.doctor(node) == :error, do: exit({:shutdown, 1}))
-  def run(arguments), do: Mix.raise("expected one NODE at most, got: #{Enum.join(arguments, " ")}")
 
   defp contents(releases) do
     if Enum.any?(releases, & &1.contains?) do

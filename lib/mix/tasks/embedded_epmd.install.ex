@@ -26,7 +26,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
 
   @impl Mix.Task
   def run(arguments) do
-    {options, []} = OptionParser.parse!(arguments, strict: [yes: :boolean])
+    {options, []} = Project.arguments!(arguments, [yes: :boolean], [])
     releases = Project.releases!()
     parameter = Project.parameter()
     verdicts = for template <- Project.templates(releases), do: {template, Project.judge(template, parameter != nil)}

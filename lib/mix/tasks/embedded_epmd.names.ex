@@ -13,12 +13,13 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   `--watch` asks every second until Ctrl-C, and prints the list whenever it has changed. On a terminal each list
   replaces the last one; otherwise, and with `--json`, it is written below. For this host, on Linux, it also shows
   which node owns the port and which stand by, as far as this user may see that. When no EPMD answers, it says so, or
-  prints `[]` with `--json`, and goes on asking.
+  prints `null` with `--json`, and goes on asking.
   """
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, HostAddress, Roles}
+  alias EmbeddedEpmd.{Client, Config, HostAddress, NetworkError, Roles}
+  alias Mix.EmbeddedEpmd, as: Project
 
   @timeout 5_000
   # Between two requests of --watch; milliseconds.
@@ -26,10 +27,10 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   @impl Mix.Task
   def run(arguments) do
-    {options, hosts} = OptionParser.parse!(arguments, strict: [port: :integer, json: :boolean, watch: :boolean])
-    host = host!(hosts)
+    {options, hosts} = Project.arguments!(arguments, [port: :integer, json: :boolean, watch: :boolean], ["HOST"])
+    host = List.first(hosts, "127.0.0.1")
     ip = resolve!(host)
-    port = options[:port] || EmbeddedEpmd.Config.load().port
+    port = port!(options[:port])
     if options[:watch], do: watch(ip, host, port, options, nil), else: list(ip, host, port, options)
   end
 
@@ -48,7 +49,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     shown =
       case Client.names(ip, port, @timeout) do
         {:ok, names} -> if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port)
-        {:error, reason} -> if options[:json], do: "[]", else: no_answer(host, port, reason)
+        {:error, reason} -> if options[:json], do: "null", else: no_answer(host, port, reason)
       end
 
     if shown != last, do: show(shown, IO.ANSI.enabled?() and !options[:json])
@@ -65,22 +66,27 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     Enum.join([table(rows(names, ip), host, port, roles.nodes) | others], "\n")
   end
 
-  defp no_answer(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}"
+  defp no_answer(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{NetworkError.format(reason)}"
 
   defp rows(names, ip), do: for({name, port} <- Enum.sort(names), do: {name, port, at(ip)})
 
   defp at(ip), do: to_string(:inet.ntoa(ip))
 
-  defp host!([]), do: "127.0.0.1"
-  defp host!([host]), do: host
-  defp host!(hosts), do: Mix.raise("expected one HOST at most, got: #{Enum.join(hosts, " ")}")
+  defp port!(nil) do
+    Config.load().port
+  rescue
+    error in ArgumentError -> Mix.raise(error.message)
+  end
+
+  defp port!(port) when port in 1..65_535, do: port
+  defp port!(port), do: Mix.raise("--port must be a port from 1 to 65535, got: #{port}")
 
   defp resolve!(host) do
     name = String.to_charlist(host)
 
     with {:error, _} <- :inet.getaddr(name, :inet),
          {:error, reason} <- :inet.getaddr(name, :inet6) do
-      Mix.raise("the host #{host} has no address: #{:inet.format_error(reason)}")
+      Mix.raise("the host #{host} has no address: #{NetworkError.format(reason)}")
     else
       {:ok, ip} -> ip
     end

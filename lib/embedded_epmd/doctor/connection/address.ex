@@ -6,6 +6,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.NetworkError
 
   # For a DNS query; milliseconds.
   @dns_timeout 2_000
@@ -31,7 +32,14 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
         do: discovery,
         else: :erl_epmd
 
-    module.address_please(String.to_charlist(name), String.to_charlist(host), family)
+    resolve(fn -> module.address_please(String.to_charlist(name), String.to_charlist(host), family) end)
+  end
+
+  # OTP's resolver raises for a name that the DNS cannot have, such as one with a label of more than 63 characters.
+  defp resolve(ask) do
+    ask.()
+  rescue
+    _ -> {:error, :einval}
   end
 
   defp by_endpoint(state, ip, port) do
@@ -71,7 +79,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
       []
     else
       type = if family == :inet, do: :a, else: :aaaa
-      [{"the DNS", addresses(:inet_res.getbyname(name, type, @dns_timeout))}]
+      [{"the DNS", addresses(resolve(fn -> :inet_res.getbyname(name, type, @dns_timeout) end))}]
     end
   end
 
@@ -131,14 +139,14 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
 
   defp unknown(state, reason) do
     problem(
-      "The host #{state.host} has no #{family(state.family)} address: #{:inet.format_error(reason)}.",
+      "The host #{state.host} has no #{family(state.family)} address: #{NetworkError.format(reason)}.",
       why(state),
       remedy(state)
     )
   end
 
   defp why(state) do
-    case for {source, {:error, reason}} <- sources(state), do: "#{source}: #{:inet.format_error(reason)}" do
+    case for {source, {:error, reason}} <- sources(state), do: "#{source}: #{NetworkError.format(reason)}" do
       [] -> "There is nowhere to connect to."
       said -> "There is nowhere to connect to. Asked were #{Enum.join(said, ", ")}."
     end
@@ -147,7 +155,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
   defp remedy(%{family: family, host: host} = state) do
     other = if family == :inet, do: :inet6, else: :inet
 
-    case :inet.getaddr(String.to_charlist(host), other) do
+    case resolve(fn -> :inet.getaddr(String.to_charlist(host), other) end) do
       {:ok, ip} ->
         "It has the #{family(other)} address #{format_ip(ip)}: start all nodes with -proto_dist #{protocol(state.tls, other)}, " <>
           "or give it one of #{family(family)}."

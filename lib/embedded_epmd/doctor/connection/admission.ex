@@ -7,10 +7,12 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
 
   alias EmbeddedEpmd.Doctor.Connection
   alias EmbeddedEpmd.Doctor.Connection.{Cookie, Reach, Tls}
-  alias EmbeddedEpmd.Handshake
+  alias EmbeddedEpmd.{Handshake, NetworkError}
 
-  # In characters. The probe's full name must fit into an atom.
-  @longest_name 40
+  # In bytes. The other node makes an atom of the probe's full name.
+  @longest_atom 255
+  # In bytes: how much of this node's name the probe's shows.
+  @shown 40
 
   @spec examine(Connection.state()) :: Connection.step()
   def examine(state) do
@@ -34,8 +36,20 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
     [name, host] =
       if state.here, do: String.split(Atom.to_string(state.here), "@"), else: ["mix", to_string(:net_adm.localhost())]
 
-    "doctor-#{String.slice(name, 0, @longest_name)}-#{System.pid()}@#{host}"
+    probe_name(name, host, System.pid())
   end
+
+  @doc false
+  @spec probe_name(String.t(), String.t(), String.t()) :: String.t()
+  def probe_name(name, host, pid) do
+    room = @longest_atom - byte_size("@" <> host)
+    shown = fit(name, min(@shown, room - byte_size("doctor--" <> pid)))
+    fit("doctor-#{shown}-#{pid}", room) <> "@" <> host
+  end
+
+  defp fit(_text, bytes) when bytes <= 0, do: ""
+  defp fit(text, bytes) when byte_size(text) <= bytes, do: text
+  defp fit(text, bytes), do: text |> String.slice(0..-2//1) |> fit(bytes)
 
   defp secure(%{tls: false, link: link}), do: {:ok, link}
 
@@ -127,7 +141,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
 
   defp broken(state, reason) do
     problem(
-      "Whoever takes connections for #{state.node} ends them at the first message: #{format(reason)}.",
+      "Whoever takes connections for #{state.node} ends them at the first message: #{NetworkError.format(reason)}.",
       "No node of OTP 23 or later listens there, but an older one, a node that is stopping, a forwarder with nobody " <>
         "behind it, or another program.",
       "Look there at who owns port #{state.port}, and at the log of the node."
@@ -189,8 +203,4 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
   end
 
   defp otp, do: :erlang.system_info(:otp_release)
-
-  defp format(:closed), do: "closed"
-  defp format(reason) when is_atom(reason), do: to_string(:inet.format_error(reason))
-  defp format(reason), do: inspect(reason)
 end

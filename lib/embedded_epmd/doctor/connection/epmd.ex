@@ -4,13 +4,14 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.{Client, Config, Discovery}
+  alias EmbeddedEpmd.{Client, Discovery, Lifecycle, NetworkError}
   alias EmbeddedEpmd.Doctor.Connection
   alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
 
   # How many of the names that are registered there are shown.
   @shown 5
   @near 0.8
+  @default_port 4_369
 
   @spec examine(Connection.state()) :: Connection.step()
   # An endpoint has given the port.
@@ -25,17 +26,27 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
         {[found], Map.merge(state, %{port: port, version: 6})}
 
       _ when state.discovery in [Discovery, :erl_epmd] ->
-        ask(state, epmd_port())
+        ask(state, epmd_port(state.discovery))
 
       _ ->
         judge(state, inspect(state.discovery), state.discovery.port_please(String.to_charlist(state.name), state.ip))
     end
   end
 
-  defp epmd_port do
-    Config.load().port
+  # OTP's client knows only the port of the flag, which `erl` makes of ERL_EPMD_PORT.
+  defp epmd_port(:erl_epmd) do
+    with {:ok, [[port | _] | _]} <- :init.get_argument(:epmd_port),
+         {port, ""} <- Integer.parse(to_string(port)) do
+      port
+    else
+      _ -> @default_port
+    end
+  end
+
+  defp epmd_port(Discovery) do
+    Lifecycle.port()
   rescue
-    ArgumentError -> 4_369
+    ArgumentError -> @default_port
   end
 
   # Connects first, to tell a port that cannot be reached from an EPMD that does not answer.
@@ -109,7 +120,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
   end
 
   defp judge(state, where, {:error, reason}) do
-    said = if reason == :noport, do: "an answer that is none", else: to_string(:inet.format_error(reason))
+    said = if reason == :noport, do: "an answer that is none", else: NetworkError.format(reason)
 
     finding =
       problem(

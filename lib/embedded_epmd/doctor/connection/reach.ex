@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
   @moduledoc false
   # Connects to a port of the other host, and explains why that fails.
 
-  alias EmbeddedEpmd.Handshake
+  alias EmbeddedEpmd.{Handshake, NetworkError}
 
   # Milliseconds. OTP gives the whole set-up of a connection 7 seconds (net_setuptime).
   @timeout 3_000
@@ -49,12 +49,12 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
   end
 
   def explain(reason, where) when reason in [:eacces, :eperm, :einval] do
-    {"#{where} is closed to this machine by itself: #{:inet.format_error(reason)}.",
+    {"#{where} is closed to this machine by itself: #{NetworkError.format(reason)}.",
      "A firewall or a route of this machine forbids it."}
   end
 
   def explain(reason, where) do
-    {"#{where} cannot be reached: #{:inet.format_error(reason)}.",
+    {"#{where} cannot be reached: #{NetworkError.format(reason)}.",
      "There is no route to it: check the network, the address, and the firewalls in between."}
   end
 end

@@ -1,0 +1,34 @@
+defmodule EmbeddedEpmd.Log do
+  @moduledoc false
+  # Logs to Erlang's logger, with reports. This code runs while the VM boots, so it uses plain functions only.
+
+  @prefix "embedded_epmd: "
+
+  @doc "Logs a sentence and its fields as a report."
+  @spec log(:logger.level(), :unicode.chardata(), [{atom(), String.t()}]) :: :ok
+  def log(level, sentence, fields \\ []) do
+    report = :maps.from_list([{:what, text(sentence)} | fields])
+    metadata = :maps.from_list([{:report_cb, &__MODULE__.format/1} | fields])
+    :logger.log(level, report, :maps.merge(metadata, domain()))
+  end
+
+  # Without Elixir's Logger there is only OTP's handler, which drops every domain but OTP's own.
+  defp domain, do: if(:erlang.whereis(Logger.Supervisor) == :undefined, do: %{}, else: %{domain: [:embedded_epmd]})
+
+  # Errors are also returned, or printed by others, and then have to say whose they are.
+  defp text(sentence) do
+    case :string.prefix(sentence, @prefix) do
+      :nomatch -> :unicode.characters_to_binary(sentence)
+      rest -> :unicode.characters_to_binary(rest)
+    end
+  end
+
+  @doc false
+  # Formats a report as one line.
+  def format(%{what: text} = report) do
+    fields =
+      for {key, value} <- :maps.to_list(:maps.remove(:what, report)), do: [" ", :erlang.atom_to_binary(key), "=", value]
+
+    {~c"~ts~ts~ts", [@prefix, text, fields]}
+  end
+end

@@ -1,0 +1,43 @@
+defmodule EmbeddedEpmd.LogTest do
+  # Whatever this library logs is a report with its domain, and what it logs while the VM boots is seen.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.{Cluster, Discovery, Folder, Watch}
+
+  setup :port_and_name
+
+  test "while a VM boots", %{port: port, name: name} do
+    hold(port)
+    file = Path.join(Folder.new("log"), "log")
+    formatter = "{logger_formatter,\#{template=>[domain,\" \",level,\" \",msg,\"\\n\"]}}"
+    handler = "[{handler,default,logger_std_h,\#{config=>\#{file=>#{inspect(file)}},formatter=>#{formatter}}}]"
+    start_ours(name, port, flags: ["-erl_epmd_port", "#{free_port()}", "-kernel", "logger", handler])
+
+    eventually(fn -> File.read!(file) =~ "\n" end)
+
+    assert File.read!(file) =~
+             ~r/^ warning embedded_epmd: [^\n]*127\.0\.0\.1:#{port} is in use by something that does not answer as an EPMD[^\n]*; the node goes on without EPMD, since its port is fixed\n/
+  end
+
+  test "of endpoints and of a cluster", %{port: port, name: name} do
+    vm = start_ours(name, port, flags: ~w(-kernel logger_level warning))
+    {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
+    call(vm, Watch, :start)
+    :ok = call(vm, Watch, :log)
+    call(vm, :logger, :remove_handler, [Logger])
+
+    :ok = call(vm, :application, :set_env, [:embedded_epmd, :endpoints, :wrong])
+    call(vm, Discovery, :address_please, [~c"app", ~c"127.0.0.1", :inet])
+
+    sentence = "config :embedded_epmd, endpoints must be a map of nodes to endpoints, or {module, function}, got: wrong"
+
+    eventually(fn -> {:error, sentence, %{what: sentence}} in call(vm, Watch, :seen).logged end)
+
+    full = %{patterns: [~r/^app/], names: MapSet.new(1..10_000), connecting: %{}, warned?: false}
+    call(vm, Cluster, :handle_info, [{:embedded_epmd, {:registered, %{name: "app1"}}}, full])
+    sentence = "more than 10000 names fit the patterns of the cluster; others are left out"
+    eventually(fn -> {:warning, sentence, %{what: sentence}} in call(vm, Watch, :seen).logged end)
+  end
+end
