@@ -63,11 +63,11 @@ defmodule EmbeddedEpmd.NamesTaskTest do
   test "--watch --json tells an empty list from none" do
     port = free_port()
     watch = watch(["--json", "--port", "#{port}"])
-    says(watch, ~r/^null\n$/)
+    says(watch, ~r/^null\n\z/m)
     daemon = start_daemon(port)
-    says(watch, ~r/^\[\]\n$/)
+    says(watch, ~r/^\[\]\n\z/m)
     {_, 0} = System.cmd("kill", ["-9", daemon])
-    says(watch, ~r/^null\n$/)
+    says(watch, ~r/^null\n\z/m)
   end
 
   test "a bad ERL_EPMD_PORT is a sentence" do

@@ -122,16 +122,20 @@ impl StandbyError {
     fn log(&self, logged: &mut String) {
         let reason = match self {
             Self::Absent | Self::Dismissed => return,
-            Self::OutOfDescriptors => "no descriptors are left".into(),
+            Self::OutOfDescriptors => "no descriptors are left to stand by for the owner of the port".into(),
             Self::TooManyNodes { descriptors } => {
                 format!("the owner has more nodes than this server may have descriptors here, which are {descriptors}")
             }
             Self::AddressMismatch(reason) | Self::Incompatible(reason) => reason.clone(),
         };
-        if reason != *logged {
-            tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
-            *logged = reason;
+        if reason == *logged {
+            return;
         }
+        match self {
+            Self::OutOfDescriptors => tracing::error!("{reason}"),
+            _ => tracing::warn!(%reason, "this VM cannot stand by for the owner of the port"),
+        }
+        *logged = reason;
     }
 }
 
