@@ -1,6 +1,6 @@
 # The container, from its boot to its end, and what is done in it. To be sourced.
 
-readonly container=/run/embedded_epmd host=ep users=(prod stage other)
+readonly container=/mnt host=ep users=(prod stage other)
 leader='' nspawn=''
 
 # --- The container -------------------------------------------------------------------------------------------------
@@ -10,9 +10,11 @@ readonly debians=(epmd.socket epmd.service rabbitmq-server.service ejabberd.serv
 
 make_container() { # ROOT
   local machine=$container/root
-  mkdir -p "$container"
-  # What is written goes where there is room, and ends with this script's namespace.
+  # What is written ends with this script's namespace.
   mount -t tmpfs tmpfs "$container"
+  # It has to be in memory, or no container of it can be booted again.
+  mkdir -p /run/systemd/nspawn
+  mount -t tmpfs tmpfs /run/systemd/nspawn
   mkdir "$container"/{upper,work,root}
   mount -t overlay overlay -o "lowerdir=$1,upperdir=$container/upper,workdir=$container/work" "$machine"
   enabled=$(systemctl --root="$machine" is-enabled "${debians[@]}" | paste -sd' ')
@@ -33,17 +35,22 @@ make_container() { # ROOT
 boot_container() {
   local folder
   for folder in $(control_groups); do mkdir -p "$folder"; done
+  : >"$logs/console"
   boot_in_group &
   nspawn=$!
   await_boot
 }
 
 boot_in_group() {
-  local folder
+  local folder code=133
   for folder in $(control_groups); do echo "$BASHPID" >"$folder/cgroup.procs"; done
-  exec systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --directory="$container/root" \
-    --machine="$host" --link-journal=no --timezone=off --resolv-conf=off --console=pipe \
-    </dev/null >"$logs/console" 2>&1
+  # With this status it asks to be run again, since the container reboots.
+  while ((code == 133)); do
+    code=0
+    systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --directory="$container/root" \
+      --machine="$host" --link-journal=no --timezone=off --resolv-conf=off --console=pipe \
+      </dev/null >>"$logs/console" 2>&1 || code=$?
+  done
 }
 
 # What the container uses of the machine's control groups: one of its own in each hierarchy, beside that of its tests.
@@ -70,21 +77,23 @@ await_boot() {
   leader=''
   await 60 find_leader || stop "The container does not start: $(tail -n 5 "$logs/console")"
   await 90 is_up || stop "The container does not boot: $(inside systemctl list-jobs)"
+  let_memory_be_limited
 }
 
 # The first process of the only other process namespace.
 find_leader() {
   kill -0 "$nspawn" 2>/dev/null || stop "systemd-nspawn ended: $(tail -n 5 "$logs/console")"
-  leader=$(awk '/^Name:/ { name = $2 } /^NSpid:/ && NF == 3 && $3 == 1 && name == "systemd" { print $2 }' \
-    /proc/[0-9]*/status 2>/dev/null || true)
+  leader=$({ grep -lsE $'^NSpid:\t[0-9]+\t1$' /proc/[0-9]*/status || true; } | cut -d/ -f3)
   [[ $leader ]]
 }
 
 is_up() { [[ $(inside systemctl is-system-running 2>/dev/null) == @(running|degraded) ]]; }
 
-# Memory has a hierarchy of its own where the machine has cgroups of version 1, which nspawn leaves read-only.
+# Memory has a hierarchy of its own where the machine has control groups of version 1, which nspawn leaves read-only.
 let_memory_be_limited() {
-  [[ ! -d /sys/fs/cgroup/memory ]] || nsenter --target "$leader" --mount mount -o remount,rw,bind /sys/fs/cgroup/memory
+  [[ -d /sys/fs/cgroup/memory ]] || return 0
+  nsenter --target "$leader" --mount mount -o remount,rw,bind /sys/fs/cgroup/memory
+  inside systemctl daemon-reexec
 }
 
 inside() { # COMMAND...

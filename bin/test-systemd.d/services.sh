@@ -1,5 +1,6 @@
 # The services of the cases: units as guides/systemd.md gives them, and what is asked of them. To be sourced.
 
+drop_ins=0
 readonly guide=$repository/guides/systemd.md units=/etc/systemd/system
 
 # The block of the guide that has a line like this.
@@ -31,12 +32,14 @@ install_release() { # NAME [FOLDER]
 install_drop_in() { write_unit "$1.service.d/${2:-guide}.conf"; } # NAME [NAME OF THE DROP-IN]
 
 setting() { # NAME LINE...
-  printf '%s\n' '[Service]' "${@:2}" | install_drop_in "$1" "set$((RANDOM))"
+  drop_ins=$((drop_ins + 1))
+  printf '%s\n' '[Service]' "${@:2}" | install_drop_in "$1" "set$drop_ins"
 }
 
-# A setting of the application, as its config.exs would have it.
-configure() { # NAME KEY VALUE, as Erlang has them
-  setting "$1" "Environment=\"ERL_AFLAGS=-embedded_epmd $2 $3\""
+# Settings of the application, as its config.exs would have them.
+configure() { # NAME ERLANG'S PROPERTY LIST
+  inside install -D -m 644 /dev/stdin "/opt/config/$1.config" <<<"[{embedded_epmd, $2}]."
+  setting "$1" "Environment=RELEASE_SYS_CONFIG=/opt/config/$1"
 }
 
 start() { inside systemctl start "$@" || fail "systemctl start $* failed: $(journal "$1" | tail -n 5)"; }
@@ -56,6 +59,7 @@ is_found() { [[ $(port_of "$1") ]]; }
 port_of() { names | sed -n "s/^name $1 at port //p"; }
 names() { inside epmd -names 2>/dev/null || true; }
 
+is_running() { inside test -e "/proc/$1"; } # PID
 main_pid() { inside systemctl show --property=MainPID --value "$1"; }
 journal() { inside journalctl --no-pager --output=cat --unit="$1" "${@:2}"; } # UNIT OPTION...
 journal_has() { journal "$1" | grep -qF -- "$2"; } # UNIT TEXT
@@ -126,9 +130,9 @@ probed() {
   read -r failed longest wrong <<<"$reply"
 }
 
-none_failed() {
+none_failed() { # [WHAT]
   probed
-  ((failed == 0)) || fail "$failed look-ups failed: $wrong"
+  ((failed == 0)) || fail "${1:+$1: }$failed look-ups failed: $wrong"
 }
 
 # Sets asked.
@@ -142,11 +146,17 @@ stop_probe() {
 # --- Between two cases ---------------------------------------------------------------------------------------------
 
 reset_host() {
-  local ours
-  ours=$(inside sh -c "cd $units && ls -d {prod,stage,third,epmd,rabbitmq-server,ejabberd}* *-epmd.socket 2>/dev/null | grep -v wants" || true)
-  inside sh -c "systemctl list-units --all --plain --no-legend 'stock*' 'cnode*' 'prod*' 'stage*' 'third*' 'other*' '*epmd*' \
-      'rabbitmq*' 'ejabberd*' | cut -d' ' -f1 >/run/left
-    xargs -r systemctl kill --signal=KILL </run/left; xargs -r systemctl stop </run/left" 2>/dev/null || true
-  inside sh -c "cd $units && rm -rf prod* stage* third* other* epmd* rabbitmq-server* ejabberd* *-epmd.socket; systemctl daemon-reload
-    systemctl reset-failed; journalctl --quiet --rotate; journalctl --quiet --vacuum-time=1s" 2>/dev/null || true
+  local names='prod* stage* third* other* stock* cnode* *epmd* rabbitmq* ejabberd*'
+  # shellcheck disable=SC2086 # a list of words
+  inside sh -c 'systemctl list-units --all --plain --no-legend "$@" | cut -d" " -f1 >/run/left
+    xargs -r systemctl kill --signal=KILL </run/left
+    xargs -r systemctl stop </run/left
+    systemctl disable --quiet epmd.socket epmd.service
+    kill $(pidof epmd)
+    cd /etc/systemd/system && rm -rf prod* stage* third* other* epmd* rabbitmq* ejabberd* */prod* */stage* */third*
+    systemctl daemon-reload
+    systemctl reset-failed
+    rm -rf /opt/config
+    journalctl --quiet --rotate
+    journalctl --quiet --vacuum-time=1s' sh $names >/dev/null 2>&1 || true
 }
