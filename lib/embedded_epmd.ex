@@ -138,6 +138,9 @@ defmodule EmbeddedEpmd do
       seconds while the port changes hands; `:owner` when it has none, and asks its owner each time. That is so beside
       OTP's daemon, without `:hand_over`, and where the owner is another user's that `:hand_over` does not name. `nil`
       without a server
+    * `:socket_unit` - whether the listeners are those of a socket unit of systemd's
+    * `:kept` - whether systemd keeps the registered connections for the next life of this service, in its descriptor
+      store: `:all`, `:some` when that has no more room, or `:nothing`
     * `:names` - how many names are registered, or `nil` when the owner does not say
   """
   @type status :: %{
@@ -152,6 +155,8 @@ defmodule EmbeddedEpmd do
           standby: %{name: String.t() | nil, pid: pos_integer() | nil} | nil,
           stands_by: boolean(),
           table: :here | :copy | :owner | nil,
+          socket_unit: boolean(),
+          kept: :all | :some | :nothing,
           names: non_neg_integer() | nil
         }
 
@@ -265,6 +270,8 @@ defmodule EmbeddedEpmd do
           standby: nil,
           stands_by: false,
           table: nil,
+          socket_unit: false,
+          kept: :nothing,
           names: nil
         }
     end

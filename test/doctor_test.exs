@@ -14,7 +14,9 @@ defmodule EmbeddedEpmd.DoctorTest do
     owner: nil,
     owner_answers: true,
     standby: nil,
-    stands_by: false
+    stands_by: false,
+    socket_unit: false,
+    kept: :nothing
   }
   @joined %{@serving | role: :joined, addresses: [], owner: "127.0.0.1:4369"}
   @none %{@serving | role: :stopped, addresses: []}
@@ -42,6 +44,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     status: @serving,
     stats: %{descriptors: %{used: 40, limit: 65_536}, connections: %{registered: 1, waiting: 0}},
     unix_sockets: :ok,
+    service: false,
     linux: true,
     port: 4369,
     sockets: [%{inode: "5", user: 1000}],
@@ -60,6 +63,20 @@ defmodule EmbeddedEpmd.DoctorTest do
     findings = Findings.judge(@healthy)
     assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
     assert Doctor.format(findings) =~ "Port 4369 is owned by beam.smp (pid 17, user id 1000)."
+  end
+
+  for {facts, sentence} <- [
+        {%{service: true}, "FileDescriptorStoreMax= in the unit of this service spares them that."},
+        {%{status: %{@serving | socket_unit: true}}, "systemd keeps the port: look-ups wait meanwhile."},
+        {%{status: %{@serving | kept: :all}}, "systemd keeps the connections of all nodes"},
+        {%{status: %{@serving | kept: :all, socket_unit: true}},
+         "systemd keeps the port and the connections of all nodes"}
+      ] do
+    test "a service whose #{inspect(facts)} is told: #{sentence}" do
+      findings = Findings.judge(Map.merge(@healthy, unquote(Macro.escape(facts))))
+      assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
+      assert Doctor.format(findings) =~ unquote(sentence)
+    end
   end
 
   for {fault, changes, status, sentence} <- [
@@ -87,6 +104,8 @@ defmodule EmbeddedEpmd.DoctorTest do
          "may not open Unix sockets"},
         {"one that can be no standby", %{status: @joined, unix_sockets: {:error, :eafnosupport}}, :warning,
          "may not open Unix sockets"},
+        {"a descriptor store that is used up", %{status: %{@serving | kept: :some}}, :warning,
+         "systemd keeps no more descriptors for this service."},
         {"an owner nobody sees", %{holders: []}, :warning,
          "Port 4369 is owned by a process that this user cannot see, of user id 1000."},
         {"a unit that hides /proc", %{sockets: :unknown, holders: []}, :warning, "/proc is hidden from this VM"},

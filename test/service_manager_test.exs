@@ -53,6 +53,21 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
     assert eventually(fn -> said?(service, "but the settings say #{context.port}") end)
   end
 
+  @tell_status ~S|(fun Tell() -> #{socket_unit := Unit, kept := Kept} = 'Elixir.EmbeddedEpmd':status(), | <>
+                 ~S|io:format("unit ~p, kept ~p~n", [Unit, Kept]), timer:sleep(100), Tell() end)()|
+
+  for {store, unit, told} <- [
+        {100, false, "unit false, kept all"},
+        {2, false, "unit false, kept some"},
+        {0, true, "unit true, kept nothing"}
+      ] do
+    test "a VM knows what it has of the service manager: #{told}", %{port: port} = context do
+      sockets = if unquote(unit), do: ["epmd=#{port}"], else: []
+      service = start(context, unquote(store), sockets, [], @tell_status)
+      assert eventually(fn -> said?(service, unquote(told)) end)
+    end
+  end
+
   for {how, letter} <- ["is killed": "k", "stops in order": "t"] do
     test "nodes and their connections outlive a service that #{how}", context do
       %{port: port, name: name} = context

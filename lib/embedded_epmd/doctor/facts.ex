@@ -33,6 +33,8 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       status: status,
       stats: with({:ok, stats} <- EmbeddedEpmd.stats(), do: stats, else: (_ -> nil)),
       unix_sockets: unix_sockets(),
+      # systemd gives it to every service.
+      service: System.get_env("INVOCATION_ID") != nil,
       node: node(),
       ipv6: family() == :inet6,
       look_up: look_up(port, release),

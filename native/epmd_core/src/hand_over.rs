@@ -24,6 +24,7 @@ mod settings;
 mod standby;
 mod store;
 mod turns;
+mod witness;
 
 pub(crate) use hello::Hello;
 pub(crate) use kept::{Kept, Stored, LISTENER};
@@ -34,4 +35,5 @@ pub(crate) use rendezvous::{Claim, Owned, Rendezvous};
 pub(crate) use replication::Replication;
 pub use settings::{HandOver, Trusted};
 pub(crate) use standby::{stand_by, Candidate, Handoff};
-pub(crate) use store::{remove, room, Room, Store};
+pub(crate) use store::{remove, Store};
+pub(crate) use witness::{room, Room};

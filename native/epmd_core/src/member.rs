@@ -39,7 +39,7 @@ use local::LocalNode;
 use serving::{Startup, Takeover};
 use trouble::Trouble;
 
-pub use handle::{Answer, Handle, RegisterError, Snapshot, Status, Table};
+pub use handle::{Answer, Handle, Keeps, RegisterError, Snapshot, Status, Table};
 pub use settings::{ListenError, Settings, StartError};
 
 /// How often a member that has joined makes sure that the owner answers.

@@ -1,15 +1,14 @@
 //! Keeps what a next life of this service needs to go on for its owner in the service manager's store.
 //!
 //! A connection lasts as long as any process has its descriptor, so the service manager gets one of each, and of a log
-//! of the table. It follows the table as a standby does; what it does not take it closes without a word. So it gets one
-//! end of a pair of sockets as well, the witness: while that is open, the store has room.
+//! of the table. It follows the table as a standby does; what it does not take it closes without a word, so it gets a
+//! [witness](super::witness) as well.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,22 +19,20 @@ use tokio::time::{sleep, timeout};
 use super::hello::Hello;
 use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
 use super::message::{self, Message};
+use super::witness::{closed, pair, WITNESS};
 use crate::os;
 use crate::registry::follower::{Follower, Step};
 use crate::registry::{Descriptor, Registry};
 use crate::service_manager::Notifier;
 
-const WITNESS: &str = "epmd-witness";
 /// Steps that are taken before other peers get a turn.
 const STEPS_AT_ONCE: usize = 256;
 /// How long the log may become beyond twice its first length, before another takes its place; bytes.
 const GROWTH: u64 = 1 << 18;
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long it may take to close what it does not keep, after it has said that it has read everything.
-const CLOSING: Duration = Duration::from_millis(5);
-/// How long the service manager may take to answer, and to empty the store.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the service manager may take to empty the store.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The store of this service, as far as it is filled from here.
 #[derive(Clone, Debug)]
@@ -58,6 +55,8 @@ struct State {
     witness: Option<Arc<UnixStream>>,
     /// Something has been stored since the last witness was.
     unwitnessed: bool,
+    /// The last witness was closed.
+    full: bool,
 }
 
 /// A table in the making.
@@ -75,13 +74,6 @@ enum Progress {
     Done,
     Blocked,
     More,
-}
-
-/// Whether the service manager keeps what it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    Some,
-    None,
 }
 
 impl Store {
@@ -105,6 +97,7 @@ impl Store {
             outgoing: VecDeque::new(),
             witness: None,
             unwitnessed: false,
+            full: false,
         };
         listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
         match stored.log {
@@ -112,6 +105,11 @@ impl Store {
             None => state.begin()?,
         }
         Ok(Self(Arc::new(Mutex::new(state))))
+    }
+
+    /// Whether it had room for everything.
+    pub(crate) fn has_all(&self) -> bool {
+        !self.0.lock().full
     }
 
     /// Passes what the store lacks, as far as it can be without waiting.
@@ -143,7 +141,10 @@ impl Store {
                 () = closed(witness.as_deref()) => {
                     // One that has given way is closed as well.
                     let is_refused = |current: &mut Arc<UnixStream>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
-                    if self.0.lock().witness.take_if(is_refused).is_some() {
+                    let mut state = self.0.lock();
+                    if state.witness.take_if(is_refused).is_some() {
+                        state.full = true;
+                        drop(state);
                         full();
                     }
                 }
@@ -199,48 +200,12 @@ pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
     let _ = timeout(PATIENCE, removed).await;
 }
 
-/// Whether the service manager keeps anything, asked before it is sent what matters.
-pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
-    let (witness, end) = pair()?;
-    let (answered, barrier) = pair()?;
-    let asked = async {
-        notifier.deliver(&storing(WITNESS), Some(end.as_fd())).await?;
-        notifier.deliver("BARRIER=1", Some(barrier.as_fd())).await?;
-        drop((end, barrier));
-        // It closes this once it has read everything that came before.
-        closed(Some(&answered)).await;
-        let refused = timeout(CLOSING, closed(Some(&witness))).await.is_ok();
-        notifier.deliver(&removal(WITNESS), None).await?;
-        Ok(if refused { Room::None } else { Room::Some })
-    };
-    // One that does not answer may be busy.
-    timeout(PATIENCE, asked).await.unwrap_or(Ok(Room::Some))
-}
-
-fn storing(name: &str) -> String {
+pub(super) fn storing(name: &str) -> String {
     format!("FDSTORE=1\nFDNAME={name}")
 }
 
-fn removal(name: &str) -> String {
+pub(super) fn removal(name: &str) -> String {
     format!("FDSTOREREMOVE=1\nFDNAME={name}")
-}
-
-/// A pair of sockets, of which one tells when the other is closed.
-fn pair() -> io::Result<(UnixStream, OwnedFd)> {
-    let (own, others) = StdUnixStream::pair()?;
-    own.set_nonblocking(true)?;
-    Ok((UnixStream::from_std(own)?, others.into()))
-}
-
-async fn closed(own: Option<&UnixStream>) {
-    let Some(own) = own else { return std::future::pending().await };
-    let mut byte = [0];
-    while own.readable().await.is_ok() {
-        match own.try_read(&mut byte) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            _ => return,
-        }
-    }
 }
 
 impl State {
@@ -322,6 +287,7 @@ impl State {
         }
         let (own, others) = pair()?;
         self.witness = Some(Arc::new(own));
+        self.full = false;
         self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
         self.send()
     }

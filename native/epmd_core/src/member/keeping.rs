@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -23,6 +24,8 @@ pub(super) struct Keeping {
 struct Shared {
     /// None until it is known whether there is one.
     store: watch::Sender<Option<Option<Store>>>,
+    /// The same, for who asks what is kept.
+    kept: Arc<Mutex<Option<Store>>>,
     registry: Registry,
     replication: Replication,
     hello: Hello,
@@ -39,7 +42,8 @@ impl Keeping {
     ) -> Self {
         let (listeners, changes) = watch::channel(listeners);
         let (registry, replication) = (handle.registry.clone(), replication.clone());
-        let shared = Arc::new(Shared { store: watch::Sender::new(None), registry, replication, hello });
+        let (store, kept) = (watch::Sender::new(None), Arc::clone(&handle.store));
+        let shared = Arc::new(Shared { store, kept, registry, replication, hello });
         let mut tasks = JoinSet::new();
         match handle.service_manager().notifier() {
             None => shared.settle(None),
@@ -84,6 +88,7 @@ impl Shared {
 
     fn settle(&self, store: Option<Store>) {
         self.replication.keep(store.clone());
+        self.kept.lock().clone_from(&store);
         self.store.send_replace(Some(store));
     }
 
@@ -96,6 +101,7 @@ impl Shared {
 impl Drop for Keeping {
     fn drop(&mut self) {
         self.shared.replication.keep(None);
+        *self.shared.kept.lock() = None;
     }
 }
 
