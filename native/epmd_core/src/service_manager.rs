@@ -3,6 +3,7 @@
 //!
 //! The variables are those that the process was started with, also where the VM has unset them for its children since.
 
+mod left;
 mod notifier;
 
 use std::env;
@@ -19,6 +20,7 @@ use rustix::io::{dup3, fcntl_getfd, fcntl_setfd, DupFlags, FdFlags};
 use crate::address::{self, Wanted};
 use crate::os;
 
+pub(crate) use left::leave;
 pub(crate) use notifier::Notifier;
 
 /// The first descriptor that is passed.
@@ -53,6 +55,9 @@ impl ServiceManager {
     pub fn of_this_process(port: u16) -> Result<Self, String> {
         let (stored, passed): (Vec<_>, Vec<_>) = passed()?.into_iter().partition(|(_, name)| is_stored(name));
         let stored = taken(stored).map_err(|error| format!("what the store had cannot be taken: {error}"))?;
+        let left = left::take().map_err(|error| format!("what the last life left cannot be taken: {error}"))?;
+        // Only a later life of this process finds anything left, and nothing in the store.
+        let stored = stored.into_iter().chain(left).collect();
         let mut sockets = Vec::new();
         let mut found = None;
         for (number, name) in passed {

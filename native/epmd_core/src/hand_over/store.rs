@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +172,19 @@ impl Store {
             }
         };
         timeout(PATIENCE, passed).await.unwrap_or(false)
+    }
+
+    /// Copies of what is stored, when that is everything; of the listeners, these.
+    pub(crate) fn copies(&self, listeners: &[Arc<dyn Descriptor>]) -> io::Result<Vec<(String, OwnedFd)>> {
+        let state = self.0.lock();
+        let table = state.log.file.iter().map(|file| Ok((format!("{TABLE}{}", state.table), file.try_clone()?.into())));
+        let copy = |name: String, descriptor: &dyn Descriptor| Ok((name, descriptor.as_fd().try_clone_to_owned()?));
+        let listeners = listeners.iter().map(|listener| copy(LISTENER.into(), listener.as_ref()));
+        let entries = state.registry.entries();
+        let stored = entries.iter().filter(|entry| state.connections.contains(&entry.id()));
+        let connections = stored.filter_map(|entry| Some((entry.id(), entry.connection()?)));
+        let connections = connections.map(|(id, connection)| copy(format!("{CONNECTION}{id}"), connection.as_ref()));
+        table.chain(listeners).chain(connections).collect()
     }
 
     /// Takes everything back, waiting a moment for the service manager where it must.

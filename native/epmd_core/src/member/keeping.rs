@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::handle::Handle;
 use crate::hand_over::{self, Hello, Replication, Room, Store, Stored};
 use crate::registry::{Descriptor, Registry};
-use crate::service_manager::Notifier;
+use crate::service_manager::{self, Notifier};
 
 /// A store that is filled, if there is one.
 #[derive(Debug)]
@@ -66,6 +66,13 @@ impl Keeping {
             Some(store) => store.complete().await,
             None => false,
         }
+    }
+
+    /// Leaves the same to the next life of the VM in this process, if it is the process that goes on.
+    pub(super) async fn leave(&self) -> io::Result<()> {
+        let Some(store) = self.shared.store().await else { return Ok(()) };
+        let listeners = self.listeners.borrow().clone();
+        service_manager::leave(store.copies(&listeners)?)
     }
 
     /// Leaves nothing behind.

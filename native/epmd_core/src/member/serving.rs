@@ -152,7 +152,7 @@ pub(super) async fn serve(
                 if offer.hand_over().await {
                     keeping.end().await;
                     server.drain().await;
-                } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await {
+                } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await && keeping.leave().await.is_ok() {
                     // The next life of this service finds everything.
                     drop(keeping);
                 } else {
