@@ -62,6 +62,19 @@ case_many() { # 3,000 registrations in the store: all are there after a kill, an
   figure "$(stored prod) descriptors stored"
 }
 
+case_too_many() { # 4,500 registrations: 4,000 are kept, and it is told
+  local kept
+  with_store 10000
+  inside systemd-run --quiet --unit=other-many --property=LimitNOFILE=65536 elixir /opt/made/many.exs 4500
+  need 120 "4,500 are registered" has_names 4501
+  need 120 "it is told" journal_has prod "given no more to keep"
+  need 120 "they are stored" has_stored prod 4003
+  kept=$(stored prod)
+  inside kill -9 "$(main_pid prod)"
+  await_node prod
+  figure "$(names | grep -c ^name) of 4,501 names after a kill, $kept descriptors stored"
+}
+
 has_names() { [[ $(names | grep -c ^name) == "$1" ]]; }
 has_stored() { (($(stored "$1" || echo 0) >= $2)); }
 

@@ -187,7 +187,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     warning(
       "systemd keeps no more descriptors for this service.",
       "When it restarts, the nodes beyond register again, which takes them 2 seconds.",
-      "Raise FileDescriptorStoreMax= in its unit above the number of nodes, by four, and restart it."
+      "Raise FileDescriptorStoreMax= in its unit above the number of nodes, by four; 4,000 are kept at most."
     )
   end
 

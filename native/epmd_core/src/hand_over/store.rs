@@ -5,10 +5,8 @@
 //! [witness](super::witness) as well.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::hello::Hello;
 use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
+use super::log::Log;
 use super::message::{self, Message};
 use super::witness::{closed, pair, WITNESS};
 use crate::os;
@@ -29,6 +28,9 @@ use crate::service_manager::Notifier;
 const STEPS_AT_ONCE: usize = 256;
 /// How long the log may become beyond twice its first length, before another takes its place; bytes.
 const GROWTH: u64 = 1 << 18;
+/// How many connections are kept. systemd compares each with all that it has, which takes its time; and the next life is
+/// told of them in one variable, of which Linux takes 131,072 bytes.
+const MOST: usize = 4_000;
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long the service manager may take to empty the store.
@@ -55,17 +57,17 @@ struct State {
     witness: Option<Arc<UnixStream>>,
     /// Something has been stored since the last witness was.
     unwitnessed: bool,
-    /// The last witness was closed.
-    full: bool,
+    /// What the store has no room for is left out.
+    full: Option<Full>,
 }
 
-/// A table in the making.
-#[derive(Debug, Default)]
-struct Log {
-    file: Option<File>,
-    /// The length of the table when it began, and of everything.
-    first: u64,
-    length: u64,
+/// Why no more is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The service manager took no more.
+    Refused,
+    /// There are as many as are kept.
+    Most,
 }
 
 /// How far the passing came.
@@ -97,7 +99,7 @@ impl Store {
             outgoing: VecDeque::new(),
             witness: None,
             unwitnessed: false,
-            full: false,
+            full: None,
         };
         listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
         match stored.log {
@@ -109,7 +111,7 @@ impl Store {
 
     /// Whether it had room for everything.
     pub(crate) fn has_all(&self) -> bool {
-        !self.0.lock().full
+        self.0.lock().full.is_none()
     }
 
     /// Passes what the store lacks, as far as it can be without waiting.
@@ -127,7 +129,7 @@ impl Store {
     }
 
     /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
-    pub(crate) async fn tend(&self, full: impl Fn()) -> io::Error {
+    pub(crate) async fn tend(&self, full: impl Fn(Full)) -> io::Error {
         loop {
             let (progress, notifier, follower, witness) = {
                 let mut state = self.0.lock();
@@ -135,6 +137,7 @@ impl Store {
                     Ok(progress) => progress,
                     Err(error) => return error,
                 };
+                state.full.map(&full);
                 (progress, Arc::clone(&state.notifier), Arc::clone(&state.follower), state.witness.clone())
             };
             tokio::select! {
@@ -143,9 +146,7 @@ impl Store {
                     let is_refused = |current: &mut Arc<UnixStream>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
                     let mut state = self.0.lock();
                     if state.witness.take_if(is_refused).is_some() {
-                        state.full = true;
-                        drop(state);
-                        full();
+                        state.full = Some(Full::Refused);
                     }
                 }
                 () = tokio::task::yield_now(), if progress == Progress::More => {}
@@ -183,7 +184,7 @@ impl Store {
         let entries = state.registry.entries();
         let stored = entries.iter().filter(|entry| state.connections.contains(&entry.id()));
         let connections = stored.filter_map(|entry| Some((entry.id(), entry.connection()?)));
-        let connections = connections.map(|(id, connection)| copy(format!("{CONNECTION}{id}"), connection.as_ref()));
+        let connections = connections.map(|(id, connection)| copy(name_of(id), connection.as_ref()));
         table.chain(listeners).chain(connections).collect()
     }
 
@@ -191,7 +192,7 @@ impl Store {
     pub(crate) async fn empty(&self) {
         let (notifier, outgoing) = {
             let mut state = self.0.lock();
-            let names = state.connections.iter().map(|id| format!("{CONNECTION}{id}"));
+            let names = state.connections.iter().map(|id| name_of(*id));
             let table = format!("{TABLE}{}", state.table);
             let names: Vec<_> = names.chain([LISTENER.into(), table, WITNESS.into()]).collect();
             state.outgoing.clear();
@@ -213,6 +214,10 @@ pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
     let _ = timeout(PATIENCE, removed).await;
 }
 
+fn name_of(connection: u64) -> String {
+    format!("{CONNECTION}{connection}")
+}
+
 pub(super) fn storing(name: &str) -> String {
     format!("FDSTORE=1\nFDNAME={name}")
 }
@@ -232,12 +237,12 @@ impl State {
         let gives_way = self.connections.first().copied().filter(|_| last > 0);
         let gives_way = gives_way.and_then(|id| Some((id, self.connection(id)?)));
         if let Some((id, _)) = gives_way {
-            self.remove(format!("{CONNECTION}{id}"));
+            self.remove(name_of(id));
         }
         self.store(format!("{TABLE}{}", self.table), stored);
         self.remove(format!("{TABLE}{last}"));
         if let Some((id, connection)) = gives_way {
-            self.store(format!("{CONNECTION}{id}"), connection);
+            self.store(name_of(id), connection);
         }
         // It is sent when this is done, and before the connections of which it tells: without them it is of more use
         // than they are without it.
@@ -300,7 +305,7 @@ impl State {
         }
         let (own, others) = pair()?;
         self.witness = Some(Arc::new(own));
-        self.full = false;
+        self.full.take_if(|full| *full == Full::Refused);
         self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
         self.send()
     }
@@ -324,14 +329,14 @@ impl State {
             Step::Entered(entry) => {
                 let connection = entry.connection();
                 bytes.extend(message::entry(&entry, connection.is_some()));
-                if let Some(connection) = connection.filter(|_| self.connections.insert(entry.id())) {
-                    self.store(format!("{CONNECTION}{}", entry.id()), connection);
+                if let Some(connection) = connection {
+                    self.store_connection(entry.id(), connection);
                 }
                 return;
             }
             Step::Left(id) => {
                 if self.connections.remove(&id) {
-                    self.remove(format!("{CONNECTION}{id}"));
+                    self.remove(name_of(id));
                 }
                 Message::Left(id)
             }
@@ -347,6 +352,18 @@ impl State {
         bytes.extend(message.encode());
     }
 
+    fn store_connection(&mut self, id: u64, connection: Arc<dyn Descriptor>) {
+        if self.connections.contains(&id) {
+            return;
+        }
+        if self.connections.len() >= MOST {
+            self.full = Some(Full::Most);
+            return;
+        }
+        self.connections.insert(id);
+        self.store(name_of(id), connection);
+    }
+
     fn store(&mut self, name: String, descriptor: Arc<dyn Descriptor>) {
         self.unwitnessed = true;
         if self.witness.take().is_some() {
@@ -357,15 +374,5 @@ impl State {
 
     fn remove(&mut self, name: String) {
         self.outgoing.push_back((removal(&name), None));
-    }
-}
-
-impl Log {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(file) = &self.file {
-            file.write_all_at(bytes, self.length)?;
-            self.length += bytes.len() as u64;
-        }
-        Ok(())
     }
 }

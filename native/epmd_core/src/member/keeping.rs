@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::handle::Handle;
-use crate::hand_over::{self, Hello, Replication, Room, Store, Stored};
+use crate::hand_over::{self, Full, Hello, Replication, Room, Store, Stored};
 use crate::registry::{Descriptor, Registry};
 use crate::service_manager::{self, Notifier};
 
@@ -139,12 +139,16 @@ async fn keep(
     };
     shared.settle(Some(store.clone()));
     let told = std::sync::Once::new();
-    let full = || {
+    let full = |why| {
         told.call_once(|| {
-            tracing::warn!(
-                nodes = shared.registry.len(),
-                "the service manager keeps no more for this service: raise its FileDescriptorStoreMax="
-            );
+            let nodes = shared.registry.len();
+            match why {
+                Full::Refused => tracing::warn!(
+                    nodes,
+                    "the service manager keeps no more for this service: raise its FileDescriptorStoreMax="
+                ),
+                Full::Most => tracing::warn!(nodes, "the service manager is given no more to keep: these are too many"),
+            }
         });
     };
     loop {
