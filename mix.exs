@@ -3,13 +3,13 @@ for file <- ~w(target cargo download prebuilt compile appup), do: Code.require_f
 defmodule EmbeddedEpmd.MixProject do
   use Mix.Project
 
-  # Cargo reads it there as well.
+  # Cargo.toml is the one place for the version.
   @version Path.join(__DIR__, "Cargo.toml")
            |> File.read!()
            |> then(&Regex.run(~r/^version = "(.*)"$/m, &1, capture: :all_but_first))
            |> hd()
 
-  # To be set on the day of the first release; from then on mix compile takes the library of that release from there.
+  # To be set for the first release. From then on mix compile downloads the library of its version from there.
   @source_url nil
 
   def project do
@@ -29,9 +29,9 @@ defmodule EmbeddedEpmd.MixProject do
     ]
   end
 
-  # No modules of our own run as an application: the release's own tree supervises EmbeddedEpmd.
+  # There is no application callback: EmbeddedEpmd belongs into the supervision tree of its user.
   def application do
-    # The tests make certificates, and serve files.
+    # The tests create certificates, and serve files over HTTP.
     [extra_applications: [:logger] ++ if(Mix.env() == :test, do: [:public_key, :inets], else: [])]
   end
 
@@ -43,7 +43,7 @@ defmodule EmbeddedEpmd.MixProject do
           do: %{"Source" => @source_url, "Changelog" => "#{@source_url}/blob/v#{@version}/CHANGELOG.md"},
           else: %{}
         ),
-      # A release has checksums, a checkout does not.
+      # The checksum file exists only when a release is made (RELEASE.md).
       files: ~w(lib mix.exs .formatter.exs Cargo.toml Cargo.lock .cargo native/mix native/*/Cargo.toml native/*/build.rs
            native/*/src README.md CHANGELOG.md SECURITY.md LICENSE guides) ++ Path.wildcard("checksum-*.exs")
     ]
@@ -56,7 +56,7 @@ defmodule EmbeddedEpmd.MixProject do
       extras: [
         "README.md",
         "CHANGELOG.md",
-        # guides/security.md has the shorter name.
+        # Without a name of its own it would overwrite the page of guides/security.md.
         {:"SECURITY.md", [filename: "security_policy", title: "Security policy"]},
         "LICENSE" | Path.wildcard("guides/*.md")
       ],

@@ -6,39 +6,39 @@ defmodule EmbeddedEpmd do
 
       children = [EmbeddedEpmd]
 
-  The server lives as long as the VM is a node. It starts when the VM becomes one, which in a release is while it boots,
-  since the node registers before any application runs; it ends with the distribution, or with the VM, and hands over
-  then. This process looks after it: it logs its events, tells subscribers, and starts it again should its thread ever
-  end. If the process itself ends, or its application does, the node stays as it is, and the next such process goes on.
+  The server lives as long as the VM is a node. A release becomes a node while it boots, before any application runs,
+  and the server starts with it. It ends when the distribution or the VM stops, and then hands over to a standby. This
+  process supervises the server: it logs its events, tells subscribers, and restarts it if its thread ends. If this
+  process or its application ends, the server and the node go on, and the next such process claims the server.
 
-  A VM that is no node has no server and needs none: the process waits until `Node.start/2` makes it one. Under
-  `iex -S mix`, without the flag `-epmd_module`, that works as well. On OTP 27.2 and later the process sets the parameter
-  `epmd_module` of `kernel` then. Earlier versions have nothing of the kind: there the process starts the server on
-  loopback alone, and on the configured addresses as soon as a node is registered with it. If something that is no EPMD
-  has the port, a warning says so, and the application starts all the same.
+  A VM that is not a node has no server and needs none: the process waits until `Node.start/2` makes the VM a node.
+  That also works without the flag `-epmd_module`, as under `iex -S mix`. On OTP 27.2 and later the process sets the
+  parameter `epmd_module` of `kernel`. Earlier versions have no such parameter: there the process starts the server on
+  the loopback addresses only, and adds the configured addresses as soon as a node registers. If something that is no
+  EPMD has the port, a warning says so, and the application starts all the same.
 
-  Several applications of one VM may each have it as a child: one process looks after the server, the others wait for
-  its end. Their options must not contradict each other.
+  Several applications of one VM may each have `EmbeddedEpmd` as a child. The first process supervises the server;
+  when it ends, one of the others takes its place. Their options must not contradict each other.
 
   ## Logs
 
-  What the server has to say goes to Erlang's `logger` as reports, `%{what: sentence, ...}`, with the domain
-  `[:embedded_epmd]` and the report's fields as metadata: `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Trouble
-  is `:error`, a refused registration `:warning`, a change of role `:notice`, a registration `:info`, a look-up `:debug`.
-  Only what `:log_level` asks for enters the VM. Of each kind of entry ten pass in a second; `left_out` says how many
-  more there were.
+  The server logs to Erlang's `logger` with reports, `%{what: sentence, ...}`. Their metadata has the domain
+  `[:embedded_epmd]` and the fields of the report: `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Faults have
+  the level `:error`, refused registrations `:warning`, changes of role `:notice`, registrations `:info`, look-ups
+  `:debug`. Entries below `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field
+  `left_out` says how many more there were.
 
   ## Telemetry
 
-  Where the library `:telemetry` is loaded when this process starts, these events are executed in every VM that knows the
-  table (`:table` of `t:status/0`). Each has the measurement `count`, 1 but for the last.
+  If the library `:telemetry` is loaded when this process starts, these events are executed in every VM that has the
+  table or a copy of it (`:table` of `t:status/0`). Each has the measurement `count`, 1 except for `:overflow`.
 
     * `[:embedded_epmd, :registered]` - metadata `name`, `port`, `creation`
     * `[:embedded_epmd, :unregistered]` - metadata `name`, `port`
-    * `[:embedded_epmd, :refused]` - metadata `name`, empty where the request was not valid, and `reason`, a sentence
-    * `[:embedded_epmd, :role]` - metadata `role`; of this VM
+    * `[:embedded_epmd, :refused]` - metadata `name`, empty if the request was not valid, and `reason`, a sentence
+    * `[:embedded_epmd, :role]` - metadata `role`, the new role of this VM
     * `[:embedded_epmd, :table]` - metadata `table`, which is `:owner`: this VM has lost its copy of the table
-    * `[:embedded_epmd, :overflow]` - `count` events were lost, since this process was too slow
+    * `[:embedded_epmd, :overflow]` - `count` events were lost because this process was too slow
 
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
@@ -52,55 +52,55 @@ defmodule EmbeddedEpmd do
 
       config :embedded_epmd, port: 4369
 
-  Of several sources the first one counts: the environment variables of OTP's daemon, the options of the child, the
-  application environment, the default. The server of a release starts before all of them can be read, so from where a
-  setting comes decides from when on it holds:
+  If several sources give a setting, the first of these counts: the environment variables of OTP's daemon, the options
+  of the child, the application environment, the default. The server of a release starts before all of them can be
+  read, so the source of a setting decides when it takes effect:
 
-  | set in | port | addresses | the others |
+  | set in | port, advertise | addresses | the others |
   |---|---|---|---|
-  | `ERL_EPMD_PORT`, `ERL_EPMD_ADDRESS`, `ERL_EPMD_RELAXED_COMMAND_CHECK` | from the start | from the start | `:relaxed`: from the start |
+  | `ERL_EPMD_PORT`, `ERL_EPMD_ADDRESS`, `ERL_EPMD_RELAXED_COMMAND_CHECK` | port: from the start | from the start | `:relaxed`: from the start |
   | `vm.args`: `-embedded_epmd port 4370` | from the start | from the start | from the start |
   | `config.exs`, a `-config` file | from the start | from the start | from the start |
   | `runtime.exs`, a config provider, with a reboot | from the start | from the start | from the start |
   | `runtime.exs`, a config provider, without one | another one is refused | from the start of the child | from the start of the child |
   | the child: `{EmbeddedEpmd, port: 4370}` | another one is refused | from the start of the child | from the start of the child |
 
-  Refused means: the child does not start, and the error names the setting, both ports, and where it belongs. A VM that
-  becomes a node after its child has started has all of them from the start. `bin/app rpc` and its like read neither
-  configuration nor options: they know another port than 4369 from `ERL_EPMD_PORT` only.
+  If a setting is refused, the child does not start, and the error names the setting, both ports, and where to set it.
+  In a VM that becomes a node after its child has started, all settings hold from the start. `bin/app rpc`, `remote`,
+  `stop` and `pid` read neither configuration nor options: only `ERL_EPMD_PORT` tells them of a port other than 4369.
 
-  In `vm.args` the values are Erlang terms, in quotes as a shell has them: `-embedded_epmd addresses '["127.0.0.1"]'`.
+  In `vm.args` the values are Erlang terms, quoted as in a shell: `-embedded_epmd addresses '["127.0.0.1"]'`.
 
     * `:port` - the port to serve, 1 to 65535. `ERL_EPMD_PORT`, or `-epmd_port` of `erl`. Defaults to 4369.
     * `:addresses` - where to listen: a list of IPv4 and IPv6 addresses, as strings or tuples, or one string separated
-      by commas. `ERL_EPMD_ADDRESS`. Beside an address that is neither loopback nor any, 127.0.0.1 and ::1 are added,
-      since nodes register there. Defaults to `[]`, which is everywhere.
+      by commas. `ERL_EPMD_ADDRESS`. If the list has an address that is neither a loopback nor the any address,
+      127.0.0.1 and ::1 are added, since nodes register there. A list of loopbacks gets the loopback where this VM's
+      nodes register (127.0.0.1, or ::1 with IPv6 distribution), unless it is taken. Defaults to `[]`: all addresses.
     * `:relaxed` - lets local peers end the registrations of others, as `epmd -stop` and `-kill` do.
-      `ERL_EPMD_RELAXED_COMMAND_CHECK`, where empty, `0` and `false` mean no. Defaults to `false`.
+      `ERL_EPMD_RELAXED_COMMAND_CHECK`, where an empty value, `0` and `false` mean no. Defaults to `false`.
     * `:remote_names` - lets remote peers list the names. Defaults to `false`.
     * `:allow` - the networks that may look nodes up, such as `["10.0.0.0/8"]`; local peers always may. Defaults to
-      `nil`, which is everybody.
-    * `:request_deadline` - milliseconds from a connection to the end of its reply. Defaults to 10000. Linux keeps a
-      connection that says nothing to itself for a second; its time starts then.
-    * `:max_waiting` - connections that may wait for their request or reply. At the limit the one that has waited
-      longest gives way. Defaults to 256.
-    * `:max_waiting_per_source` - of these, connections from one remote address. Defaults to 32.
-    * `:descriptor_share` - how much of the VM's limit of open files registered nodes and waiting connections may take
-      together, in percent, 1 to 95: the rest is the application's. Defaults to 40.
-    * `:hand_over` - lets other VMs stand by for this one, and this one for another: they have copies of the listeners
-      and of the registered nodes' connections, and one of them goes on with these when the owner of the port ends,
-      however it ends. All that are to do so need the same `:addresses`. `true` means VMs of this user;
-      `[users: ["prod"], groups: ["epmd"]]`, with names or numbers, those of others as well, which need to name this
-      one's. Defaults to `true`.
+      `nil`: everybody.
+    * `:request_deadline` - milliseconds from the start of a connection to the end of its reply, 100 to 600000.
+      Defaults to 10000. Linux holds back a connection without data for about a second before the deadline starts.
+    * `:max_waiting` - how many connections may wait for their request or reply, 1 to 65535. At the limit the one that
+      has waited longest is closed. Defaults to 256.
+    * `:max_waiting_per_source` - how many of these may come from one remote address, 1 to 65535. Defaults to 32.
+    * `:descriptor_share` - how much of the VM's limit of open files registered nodes and waiting connections may use
+      together, in percent, 1 to 95. The rest is left to the application. Defaults to 40.
+    * `:hand_over` - lets other VMs stand by for this one, and this one for another. A standby has copies of the
+      listeners and of the registered nodes' connections, and takes over with these when the owner of the port ends,
+      however it ends. Owner and standby need the same `:addresses`. `true` means VMs of this user. `[users: ["prod"],
+      groups: ["epmd"]]`, with names or numbers, adds VMs of other users, whose setting must in turn name this VM's
+      user or group. Defaults to `true`.
     * `:standbys` - how many VMs may stand by, 1 to 8. Defaults to 2.
-    * `:endpoints` - where nodes are reached of which no EPMD can tell: see `EmbeddedEpmd.Endpoints`. Defaults to `%{}`.
-    * `:advertise` - `[port: 30100]` is what others are told of this node instead of the port that it listens on: that of a
-      forwarder before it. Nodes of this host are told the same, and so are `bin/app rpc`, `remote`, `stop` and `pid`: it
-      must lead to the node from here as well, so where both ports can be one (`inet_dist_listen_min`), let them be one.
-      It holds from the node's registration on; where that is over, as for `:port`, another one is refused. Defaults to
-      `[]`.
-    * `:log_level` - from what level on the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or `:debug`.
-      Defaults to `:notice`.
+    * `:endpoints` - where to reach nodes that no EPMD can look up: see `EmbeddedEpmd.Endpoints`. Defaults to `%{}`.
+    * `:advertise` - `[port: 30100]` registers this port instead of the one that the node listens on, for instance
+      that of a port forwarder. It must lead to the node from this host as well, since `bin/app rpc`, `remote`,
+      `stop`, `pid` and the other nodes of this host look it up, too: best let the node listen on the same port
+      (`inet_dist_listen_min`). Once the node is registered, another value is refused. Defaults to `[]`.
+    * `:log_level` - the lowest level that the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or
+      `:debug`. Defaults to `:notice`.
   """
   @type option ::
           {:port, 1..65_535}
@@ -122,26 +122,26 @@ defmodule EmbeddedEpmd do
   The state of this VM's server.
 
     * `:role` - `:serving` when it owns the port, `:joined` when it is registered with another owner, `:searching`
-      while it looks for either, `:stopped` when there is no server, as in a VM that is no node
+      while it tries to bind the port or to join its owner, `:stopped` when the VM has no server
     * `:since` - when it took that role
     * `:changes` - how often the role changed
     * `:port` - the port
     * `:addresses` - the addresses it listens on when it serves
     * `:owner` - the address of the owner it joined, or `nil`
-    * `:owner_answers` - false while that owner holds the port and answers nobody
-    * `:standbys` - in the VM that serves, who stands by for it: the name of its node, or `nil` if it has none, and its
-      process id, or `nil` where the system does not say
-    * `:standby` - the first of them, or `nil` when nobody does
+    * `:owner_answers` - false while that owner holds the port but does not answer
+    * `:standbys` - in the VM that serves, the VMs that stand by for it: the name of the node, or `nil` if the VM is
+      not a node, and the process id, or `nil` if the system does not tell
+    * `:standby` - the first of them, or `nil` when nobody stands by
     * `:stands_by` - whether this VM stands by for the owner that it joined
-    * `:table` - where look-ups, `names/0` and events of this VM come from: `:here` when it serves the table; `:copy`
-      when it has a copy, which its owner keeps up to date over the channel of the hand-over and which is kept for 5
-      seconds while the port changes hands; `:owner` when it has none, and asks its owner each time. That is so beside
-      OTP's daemon, without `:hand_over`, and where the owner is another user's that `:hand_over` does not name. `nil`
+    * `:table` - where look-ups, `names/0` and events of this VM come from: `:here` when it serves, and so has the
+      table; `:copy` when it has a copy, which its owner keeps up to date and which is kept for up to 5 seconds while
+      the port changes hands; `:owner` when it has no copy and asks its owner each time, which is so if the owner is
+      OTP's daemon or belongs to another user that `:hand_over` does not name, or if `:hand_over` is `false`; `nil`
       without a server
-    * `:socket_unit` - whether the listeners are those of a socket unit of systemd's
-    * `:kept` - whether systemd keeps the registered connections for the next life of this service, in its descriptor
-      store: `:all`, `:some` when that has no more room, or `:nothing`
-    * `:names` - how many names are registered, or `nil` when the owner does not say
+    * `:socket_unit` - whether the listeners come from a socket unit of systemd
+    * `:kept` - how much of the table and its connections systemd keeps in the descriptor store, for the next life of
+      this service: `:all`, `:some` if the store has no more room, or `:nothing`
+    * `:names` - how many names are registered, or `nil` if there is no server or its owner does not answer
   """
   @type status :: %{
           role: :serving | :joined | :searching | :stopped,
@@ -161,14 +161,14 @@ defmodule EmbeddedEpmd do
         }
 
   @typedoc """
-  What the doctor found: that something is as it should be, or what is not, why that matters, and what to do.
+  What the doctor found: what was checked or is wrong, and unless it is `:ok`, why that matters and what to do.
   """
   @type finding :: %{
           required(:status) => :ok | :warning | :problem,
           required(:what) => String.t(),
           required(:why) => String.t() | nil,
           required(:do) => String.t() | nil,
-          # Of the way to another node: the step, and the microseconds that it took.
+          # Of `doctor/1` only: the step, and the microseconds that it took.
           optional(:step) => :name | :here | :address | :epmd | :port | :handshake | :identity,
           optional(:took) => non_neg_integer()
         }
@@ -176,16 +176,18 @@ defmodule EmbeddedEpmd do
   @typedoc """
   A change, as a subscriber gets it: the message `{:embedded_epmd, event}`.
 
-    * `{:registered, node}` and `{:unregistered, node}` - of every node of the host, in every VM that knows the table. A
-      change of owner is none of theirs: afterwards come those that have really come or gone meanwhile, and both, the end
-      first, of one that has another port or creation
-    * `{:refused, refusal}` - a registration was refused, likewise; the name is empty where the request was not valid
-    * `{:table, :owner}` - this VM has lost its copy of the table, and the nodes that were told of with it: should it have
-      one again, they are told from the beginning
-    * `{:role, role}` - this VM's server took another role; with `:stopped` it has ended, and the nodes that were told of
-      with it. Should there be a server again, its role and its nodes are told from the beginning.
-    * `{:overflow, count}` - so many events were left out, since 1000 messages waited in the subscriber's mailbox or the
-      supervised process was too slow: subscribe again for a new snapshot
+    * `{:registered, node}` and `{:unregistered, node}` - a node of this host registered or its registration ended;
+      sent in every VM that has the table or a copy of it. A change of owner sends no such events by itself. After
+      one, only the nodes that have really come or gone meanwhile are sent; a node whose port or creation has changed
+      is sent as unregistered, then as registered.
+    * `{:refused, refusal}` - a registration was refused; sent in the same VMs. The name is empty if the request was
+      not valid.
+    * `{:table, :owner}` - this VM has lost its copy of the table: forget all nodes. If it gets a copy again, all
+      nodes in it are sent as registered.
+    * `{:role, role}` - this VM's server took another role. `:stopped` means that the server has ended: forget all
+      nodes. If a server starts again, its role and all its nodes are sent.
+    * `{:overflow, count}` - `count` events were left out, because 1000 messages waited in the subscriber's mailbox or
+      the supervised process was too slow: subscribe again for a new snapshot.
   """
   @type event ::
           {:registered, %{name: String.t(), port: :inet.port_number(), creation: pos_integer()}}
@@ -196,38 +198,38 @@ defmodule EmbeddedEpmd do
           | {:overflow, pos_integer()}
 
   @typedoc """
-  The state to which a subscriber's events are to be added. The nodes are those of the table or of the copy that this
-  VM has: with neither there are none, until there is a copy and each is told as registered.
+  The state that a subscriber's events change. Without a table or a copy of it the VM knows no nodes, and the list is
+  empty; once it has a copy, each node in it is sent as registered.
   """
   @type snapshot :: %{
           role: :serving | :joined | :searching | :stopped,
           nodes: [%{name: String.t(), port: :inet.port_number(), creation: pos_integer()}]
         }
 
-  @doc """
-  The child specification: permanent, and with 5 seconds to hand over when the VM stops.
-  """
+  @doc "The child specification. The process is permanent, and has 5 seconds to hand over when the VM stops."
   @spec child_spec([option()]) :: Supervisor.child_spec()
   def child_spec(options) do
     %{id: __MODULE__, start: {__MODULE__, :start_link, [options]}, shutdown: 5_000}
   end
 
   @doc """
-  Starts the process that looks after this VM's server, or waits for one, or for the end of another such process.
+  Starts the process that supervises this VM's server. If the VM is not a node yet, the process waits until it is; if
+  another such process runs already, it waits for the end of that one.
 
-  Raises an `ArgumentError` for a bad option, which names the option, what is expected and what came. The error is a
-  sentence where a setting contradicts the server that runs, or the options of another child.
+  Raises an `ArgumentError` for a bad option; the message names the option, what is expected and what came. Returns
+  `{:error, sentence}` if a setting contradicts the running server or the options of another child.
   """
   @spec start_link([option()]) :: GenServer.on_start()
   defdelegate start_link(options), to: EmbeddedEpmd.Server
 
   @doc """
-  Lists the nodes of this host with their distribution ports, the newest registration first, wherever they are kept.
+  Lists the nodes of this host with their distribution ports, the newest registration first.
 
       EmbeddedEpmd.names()
       #=> {:ok, [%{name: "stage", port: 41234}, %{name: "prod", port: 37111}]}
 
-  Returns `{:error, :stopped}` when this VM has no server, and the error of the look-up when its owner cannot be asked.
+  Without the table or a copy of it, asks the owner, for at most 5 seconds. Errors are `:stopped` without a server,
+  `:searching` without an owner, `:address` if the port's owner does not answer as an EPMD, and those of `:gen_tcp`.
   """
   @spec names() :: {:ok, [%{name: String.t(), port: :inet.port_number()}]} | {:error, atom()}
   def names do
@@ -243,7 +245,7 @@ defmodule EmbeddedEpmd do
       EmbeddedEpmd.status().role
       #=> :serving
 
-  A server that has joined asks its owner for the number of names, for at most 5 seconds.
+  Without the table or a copy of it, asks the owner for the number of names, for at most 5 seconds.
   """
   @spec status() :: status()
   def status do
@@ -278,7 +280,7 @@ defmodule EmbeddedEpmd do
   end
 
   @doc """
-  Sends a local process the events of this VM's server from now on, and returns the state to add them to.
+  Sends a local process the events of this VM's server from now on, and returns the state that they change.
 
       {:ok, %{role: :serving, nodes: nodes}} = EmbeddedEpmd.subscribe()
 
@@ -286,9 +288,10 @@ defmodule EmbeddedEpmd do
         {:embedded_epmd, {:registered, node}} -> node.name
       end
 
-  Nothing happens unseen between the snapshot and the first event. A process that subscribes again gets a new snapshot
-  and each event once; one that ends is forgotten. The subscription ends with the supervised process: monitor
-  `EmbeddedEpmd.Server` to notice, and subscribe again. Returns `{:error, :stopped}` when that does not run.
+  No event is lost between the snapshot and the first message. A process that subscribes again gets a new snapshot,
+  and each event only once. The subscription ends with the subscriber or with the supervised process: monitor
+  `EmbeddedEpmd.Server` to notice that, and subscribe again. Returns `{:error, :stopped}` when the supervised process
+  does not run.
   """
   @spec subscribe(pid()) :: {:ok, snapshot()} | {:error, :stopped}
   def subscribe(pid \\ self()) when node(pid) == node() do
@@ -297,9 +300,7 @@ defmodule EmbeddedEpmd do
     :exit, _ -> {:error, :stopped}
   end
 
-  @doc """
-  Ends a subscription.
-  """
+  @doc "Ends a subscription."
   @spec unsubscribe(pid()) :: :ok
   def unsubscribe(pid \\ self()) do
     Server.unsubscribe(pid)
@@ -308,7 +309,7 @@ defmodule EmbeddedEpmd do
   end
 
   @doc """
-  What this VM's server has done since it started; reading it takes no lock from it.
+  What this VM's server has done since it started. Reading it does not block the server.
 
       {:ok, stats} = EmbeddedEpmd.stats()
       stats.requests.port_please
@@ -329,7 +330,7 @@ defmodule EmbeddedEpmd do
 
       bin/app rpc 'EmbeddedEpmd.doctor() == :ok || exit(:problem)'
 
-  Where `rpc` does not get through, a VM that is no node examines the host and looks for the running release:
+  If `rpc` cannot reach the node, examine the host and the running release from outside:
 
       bin/app eval "EmbeddedEpmd.doctor()"
 
@@ -342,20 +343,19 @@ defmodule EmbeddedEpmd do
     if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
   end
 
-  @doc """
-  What `doctor/0` finds, as data.
-  """
+  @doc "What `doctor/0` finds, as data."
   @spec examine() :: [finding()]
   defdelegate examine, to: Doctor
 
   @doc """
-  Finds out why this node and another do not connect, and prints it: step by step what was found and how long that took,
-  and at the first step that fails what it means and what to do. Returns `:ok`, or `:error` when there is a problem.
+  Finds out why this node and another do not connect. Prints what each step of a connection found and how long it
+  took, and for the first step that fails what that means and what to do. Returns `:ok`, or `:error` when there is a
+  problem.
 
       bin/app rpc 'EmbeddedEpmd.doctor(:"other@host")'
 
-  `mix help embedded_epmd.doctor` has the steps, and what the other node sees of it: a hidden node, for some milliseconds.
-  This node itself is neither connected nor disconnected.
+  `mix help embedded_epmd.doctor` describes the steps. The other node sees a hidden node for some milliseconds. This
+  node itself is neither connected nor disconnected.
   """
   @spec doctor(node() | String.t()) :: :ok | :error
   def doctor(node) do
@@ -364,9 +364,7 @@ defmodule EmbeddedEpmd do
     if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
   end
 
-  @doc """
-  What `doctor/1` finds, as data.
-  """
+  @doc "What `doctor/1` finds, as data."
   @spec examine(node() | String.t()) :: [finding()]
   defdelegate examine(node), to: Connection
 
@@ -374,7 +372,7 @@ defmodule EmbeddedEpmd do
     with :none <- Lifecycle.server(), do: {:error, :stopped}
   end
 
-  # An owner that is known not to answer is not waited for.
+  # Do not wait for an owner that is known not to answer.
   defp count(_server, %{owner_answers: false}), do: nil
 
   defp count(server, _status) do

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.AdmissionTest do
-  # Whether a node lets another in, of those whose port is reached.
+  # Two nodes whose ports can be reached: whether one accepts the other.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Faults, Vm}
@@ -101,7 +101,7 @@ defmodule EmbeddedEpmd.AdmissionTest do
              &(&1 =~ "This node has a cookie for #{node} alone")
            )
 
-    # And it may be what connects them.
+    # A cookie for one node alone may also be what makes the connection possible.
     true = call(a, :erlang, :set_cookie, [node, :third])
     true = call(b, :erlang, :set_cookie, [:third])
     assert_connected(a, b)

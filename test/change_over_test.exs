@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.ChangeOverTest do
-  # In full it is alone on the machine, since it shows how long a change-over takes.
+  # Measures how long a change-over takes, so with EMBEDDED_EPMD_ROUNDS=full no other test runs beside it.
   use ExUnit.Case, async: not EmbeddedEpmd.Rounds.full?()
 
   import EmbeddedEpmd.{Host, Rounds, Vm}
@@ -47,7 +47,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
         {owner, rest} = Map.pop!(host, owner(host))
         watch(rest)
 
-        # It may serve for a while yet; what counts is how long not everybody was found.
+        # The owner may serve on for a while. What counts is the time in which not all names were found.
         finder = Task.async(fn -> longest_gap(Map.keys(rest), port) end)
         Process.unlink(owner.vm)
         call(owner.vm, :init, :stop)
@@ -83,7 +83,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
       assert_undisturbed(host, nil)
       assert_whole(host, port)
       assert role(owner.vm) == :serving
-      # Whoever looks after it next finds it as it was.
+      # The next supervised process finds the same server.
       supervise(owner.vm)
       assert call(owner.vm, EmbeddedEpmd, :status).changes == 1
     end
@@ -163,22 +163,11 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     end)
   end
 
-  # The C daemon, in the foreground of a port that ends it with the test.
-  defp start_daemon(port) do
-    sh = System.find_executable("sh")
-    command = "exec epmd -port #{port} -address 127.0.0.1"
-    daemon = Port.open({:spawn_executable, sh}, [:binary, :stderr_to_stdout, args: ["-c", command]])
-    {:os_pid, pid} = Port.info(daemon, :os_pid)
-    on_exit(fn -> System.cmd("kill", ["-9", "#{pid}"], stderr_to_stdout: true) end)
-    eventually(fn -> stock_names(port) == [] end)
-    "#{pid}"
-  end
-
   defp found?(names, port) do
     Enum.all?(names, &match?({:port, _, _}, Client.port(&1, {127, 0, 0, 1}, port, 1_000)))
   end
 
-  # Does something, and tells how long it takes from then on until everybody is found over TCP.
+  # Runs the action; returns the microseconds from its start until all names are found over TCP.
   defp until_all_found(host, port, action) do
     names = Map.keys(host)
     started = System.monotonic_time(:microsecond)
@@ -194,7 +183,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
     end
   end
 
-  # Asks for everybody without a pause until told to stop; the longest time from one complete answer to the next.
+  # Looks all names up without a pause until told to stop; returns the longest time between two complete answers.
   defp longest_gap(names, port, last \\ System.monotonic_time(:microsecond), longest \\ 0) do
     found = found?(names, port)
     now = System.monotonic_time(:microsecond)

@@ -3,9 +3,9 @@ defmodule EmbeddedEpmd.ClusterTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.Cluster
+  alias EmbeddedEpmd.{Cluster, Registration}
 
-  # Only the first has a cluster, and `global` disconnects those that are not connected to each other.
+  # Only the first node has a cluster, and `global` would disconnect nodes that are not all connected to each other.
   @star ~w(-kernel prevent_overlapping_partitions false)
 
   setup do
@@ -19,7 +19,7 @@ defmodule EmbeddedEpmd.ClusterTest do
     others = for name <- ["db#{tag}", "web10_#{tag}"], do: start_ours(name, port)
     nodes = for vm <- fits, do: call(vm, :erlang, :node)
     eventually(fn -> call(first, Node, :list) |> Enum.sort() == Enum.sort(nodes) end)
-    # One that went and has come back is another.
+    # A node that went down and came back is connected again.
     [vm | _] = fits
     kill(vm)
     eventually(fn -> length(call(first, Node, :list)) == 1 end)
@@ -47,10 +47,7 @@ defmodule EmbeddedEpmd.ClusterTest do
 
     sockets =
       for name <- [String.duplicate("x", 255), "a@b"] do
-        {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false])
-        body = <<?x, 4711::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-        :ok = :gen_tcp.send(socket, <<byte_size(body)::16, body::binary>>)
-        {:ok, <<?v, 0, _::32>>} = :gen_tcp.recv(socket, 0, 5_000)
+        {socket, _creation} = Registration.register(name, port)
         socket
       end
 

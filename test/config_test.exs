@@ -75,13 +75,7 @@ defmodule EmbeddedEpmd.ConfigTest do
     end
 
     test "a library that cannot be loaded stops it, and is named with the reason and the remedy" do
-      ebin =
-        Path.join(
-          System.tmp_dir!(),
-          "no_library#{System.unique_integer([:positive])}/embedded_epmd/ebin"
-        )
-
-      on_exit(fn -> File.rm_rf!(Path.dirname(Path.dirname(ebin))) end)
+      ebin = Path.join(EmbeddedEpmd.Folder.new("no_library"), "embedded_epmd/ebin")
       File.mkdir_p!(ebin)
       File.cp_r!(Path.join(:code.lib_dir(:embedded_epmd), "ebin"), ebin)
 

@@ -1,10 +1,10 @@
 defmodule EmbeddedEpmd.ConnectionTest do
-  # The way to another node where nothing is wrong, and up to its port.
+  # The steps of a connection up to the other node's port, and connections without a fault.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Faults, Vm}
 
-  alias EmbeddedEpmd.{Network, Tls}
+  alias EmbeddedEpmd.{Folder, Network, Tls}
   alias EmbeddedEpmd.Doctor.Connection
 
   @moduletag timeout: 120_000
@@ -20,7 +20,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
       {a, b} = pair(context)
       node = node_of(b)
       log = log_of(b)
-      # What it starts once, it keeps.
+      # The first examination may open descriptors that stay open.
       assert_healthy(examine(a, node))
       before = descriptors(pid(a))
 
@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
       assert call(a, :erlang, :nodes, [:connected]) == []
       eventually(fn -> call(b, :erlang, :nodes, [:connected]) == [] end)
-      # One name for the life of this VM: of six probes the other keeps one atom.
+      # All six probes had one name, so the other node keeps one atom.
       assert [probe] = for(known <- call(b, :erlang, :nodes, [:known]), "#{known}" =~ "doctor", do: known)
       assert Atom.to_string(probe) =~ ~r/^doctor-#{context.here}-\d+@127\.0\.0\.1$/
       assert File.read!(log) == ""
@@ -71,7 +71,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
     end
 
     test "with short names", context do
-      # Nobody but this file is asked for the host, which the machine's name server need not know.
+      # This file alone resolves the host, since the machine's name server may not know it.
       {:ok, host} = :inet.gethostname()
       {a, b} = pair(context, host: "#{host}", longnames: false, flags: inetrc("{host,{127,0,0,1},[\"#{host}\"]}."))
       assert_fine(context, "none, short names", a, b)
@@ -79,7 +79,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
     test "with an endpoint", context do
       a = start_ours(context.here, context.port)
-      # Its EPMD is unknown here.
+      # The nodes are registered on different ports, so only the endpoint leads to the other one.
       b = start_ours(context.other, free_port())
       {:ok, [%{port: port}]} = call(b, EmbeddedEpmd, :names)
       put(a, :endpoints, %{"#{context.other}@*" => port})
@@ -102,7 +102,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
     test "a VM that is no node asks as one would, by the task", context do
       b = start_ours(context.other, context.port)
-      home = folder()
+      home = Folder.new("home")
       File.write!(Path.join(home, ".erlang.cookie"), "test")
       assert {text, 0} = task(context, home, ["#{node_of(b)}"])
       assert text =~ "ok       #{node_of(b)} lets the probe in: the cookies are the same. ("
@@ -291,22 +291,15 @@ defmodule EmbeddedEpmd.ConnectionTest do
   end
 
   test "an EPMD that does not answer this host", context do
-    [one, other] = linked()
+    [one, other] = Network.start_linked("10.99.0.1", "10.99.0.2")
     a = start_ours(context.here, context.port, [Network.option(one), host: "10.99.0.1"])
     flags = ["-embedded_epmd", "allow", "[<<\"10.1.0.0/16\">>]"]
     b = start_ours(context.other, context.port, [Network.option(other), host: "10.99.0.2", flags: flags])
     assert_fault(context, "EPMD with an allow-list", a, node_of(b), :epmd, "does not answer this host")
   end
 
-  defp linked do
-    one = Network.start()
-    other = Network.start(one)
-    Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
-    [one, other]
-  end
-
   defp log_of(vm) do
-    file = Path.join(folder(), "log")
+    file = Path.join(Folder.new("log"), "log")
     :ok = call(vm, :logger, :add_handler, [:file, :logger_std_h, %{config: %{file: String.to_charlist(file)}}])
     :ok = call(vm, :logger, :set_primary_config, [:level, :all])
     file

@@ -1,22 +1,20 @@
 defmodule EmbeddedEpmd.ContractTest do
-  # What OTP's client does in the corners of the contract, by name of what OTP calls.
+  # Corner cases of the contract with OTP, by the functions that OTP calls. OTP's client is the model.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Client, Discovery}
+  alias EmbeddedEpmd.{Client, Discovery, Folder}
 
   @localhost {127, 0, 0, 1}
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   describe "register_node" do
     test "refuses a second registration, and the first one stays", %{port: port, name: name} do
       vm = start_ours(name, port)
       before = stock_names(port)
-      # The caller's process ends at once.
+      # The process that calls ends at once.
       for other <- [:b, String.to_atom(name)], arguments <- [[other, 1234], [other, 1234, :inet]] do
         assert call(vm, Discovery, :register_node, arguments) == {:error, :already_registered}
       end
@@ -32,7 +30,7 @@ defmodule EmbeddedEpmd.ContractTest do
       assert {:error, reason} = call(vm, :net_kernel, :start, [[:"a b@127.0.0.1", :longnames]])
       assert call(vm, :erlang, :node) == :nonode@nohost
       refute inspect(reason) =~ "already_registered"
-      # The next attempt is judged by its own name.
+      # An earlier failure does not affect the next attempt.
       assert {:ok, _} = become_node(vm, name)
       assert [%{name: ^name}] = stock_names(port)
     end
@@ -45,7 +43,7 @@ defmodule EmbeddedEpmd.ContractTest do
         vm = start_ours(name, port, flags: fixed)
         assert call(vm, :erlang, :is_alive)
         assert stock_names(port) == before
-        # Each must have the name that the others had.
+        # The next VM takes the same name.
         :peer.stop(vm)
       end
     end
@@ -63,7 +61,7 @@ defmodule EmbeddedEpmd.ContractTest do
     end
   end
 
-  # OTP 27.2 has a parameter beside the flag.
+  # From 27.2 on OTP also has a kernel parameter for it.
   defp fixed_ports do
     {:ok, version} = :application.get_key(:kernel, :vsn)
     [major, minor | _] = for number <- String.split("#{version}.0", "."), do: String.to_integer(number)
@@ -72,12 +70,11 @@ defmodule EmbeddedEpmd.ContractTest do
   end
 
   describe "in a VM that is booted beside others" do
-    # The scripts of a release, and what it says of itself.
+    # The boot scripts and the environment of a release.
     setup do
-      root = Path.join(System.tmp_dir!(), "embedded_epmd_boot_#{System.pid()}_#{System.unique_integer([:positive])}")
+      root = Folder.new("boot")
       scripts = Path.join(root, "releases/1")
       File.mkdir_p!(scripts)
-      on_exit(fn -> File.rm_rf!(root) end)
       start_clean = Path.join(:code.root_dir(), "bin/start_clean.boot")
       for name <- ["start_clean", "clean", "start"], do: File.cp!(start_clean, Path.join(scripts, name <> ".boot"))
       %{scripts: scripts, release: [{"RELEASE_ROOT", root}, {"RELEASE_VSN", "1"}]}
@@ -105,7 +102,7 @@ defmodule EmbeddedEpmd.ContractTest do
     end
 
     test "a child of such a VM is none of them", %{port: port, name: name} = context do
-      # It inherits the command, and boots what it likes.
+      # It inherits RELEASE_COMMAND, but not the boot script.
       environment = context.release ++ [{"RELEASE_COMMAND", "eval"}]
       vm = start_unnamed(port, [], env: environment)
       assert {:ok, _} = become_node(vm, name)
@@ -137,7 +134,7 @@ defmodule EmbeddedEpmd.ContractTest do
       vm = start_ours(name, port, env: [{"ERL_EPMD_DIST_HIGH", "5"}])
       stock = unique("stock")
       start_stock(stock, port)
-      # As it registers, and as it looks others up.
+      # Both in its own registration and in its look-ups.
       assert {:port, _, 5} = Client.port(name, @localhost, port, 5_000)
       assert {:port, _, 6} = Client.port(stock, @localhost, port, 5_000)
       assert {:port, _, 5} = call(vm, Discovery, :port_please, [to_charlist(stock), @localhost])
@@ -170,9 +167,8 @@ defmodule EmbeddedEpmd.ContractTest do
     end
 
     test "pass on why a host has none", %{port: port, name: name} do
-      inetrc = Path.join(System.tmp_dir!(), "embedded_epmd_inetrc_#{System.unique_integer([:positive])}")
+      inetrc = Path.join(Folder.new("inetrc"), "inetrc")
       File.write!(inetrc, "{lookup, [file]}.\n")
-      on_exit(fn -> File.rm!(inetrc) end)
       vm = start_ours(name, port, flags: ["-kernel", "inetrc", inspect(inetrc)])
       assert call(vm, :net_adm, :names, [~c"no.such.host"]) == {:error, :nxdomain}
       assert call(vm, :net_adm, :names, [{127, 0, 0, 2}]) == {:error, :address}

@@ -9,9 +9,7 @@ defmodule EmbeddedEpmd.DependencyTest do
   @installed "lib/embedded_epmd/priv/native/epmd_nif.so"
 
   setup do
-    project = Path.join(System.tmp_dir!(), "embedded_epmd_user_#{System.pid()}_#{System.unique_integer([:positive])}")
-    on_exit(fn -> File.rm_rf!(project) end)
-    File.mkdir_p!(project)
+    project = EmbeddedEpmd.Folder.new("user")
 
     File.write!(Path.join(project, "mix.exs"), """
     defmodule User.MixProject do
@@ -27,7 +25,7 @@ defmodule EmbeddedEpmd.DependencyTest do
   test "mix compile is all it takes, also in somebody else's Cargo workspace, and once for all environments", context do
     %{project: project} = context
 
-    # What was compiled for these tests is still good for the crates of others, which saves a minute.
+    # The crates of others need not be compiled again, which saves a minute.
     compiled = Path.join(Path.dirname(Mix.Project.build_path()), "cargo_target")
     File.mkdir_p!(Path.join(project, "_build"))
     {_, 0} = System.cmd("cp", ["-a", compiled, Path.join(project, "_build/cargo_target")])
@@ -84,11 +82,11 @@ defmodule EmbeddedEpmd.DependencyTest do
     assert File.read!(installed) == File.read!(Path.join(served, name))
     assert File.read!(Path.join(Path.dirname(installed), "NOTICE")) == "thanks"
 
-    # It loads, so it is whole.
+    # The library can be loaded, so it is complete.
     {output, 0} = mix(project, ["run", "-e", "EmbeddedEpmd.Native.load() |> inspect() |> IO.puts()"], environment)
     assert output =~ ":ok"
 
-    # Where nothing is promised for this machine it is built; whoever wants that can say so.
+    # A build can be forced, and then needs cargo.
     for {variable, value} <- [{"EMBEDDED_EPMD_BUILD", "1"}, {"RUSTLER_PRECOMPILED_FORCE_BUILD_ALL", "true"}] do
       {output, 1} = mix(project, ["deps.compile", "--force"], [{variable, value} | environment])
       assert output =~ "cargo was not found"
@@ -146,7 +144,7 @@ defmodule EmbeddedEpmd.DependencyTest do
     assert output =~ "--target #{triple} linker=#{System.find_executable("sh")}"
   end
 
-  # What `mix hex.build` packs, and nothing else.
+  # Copies the files that `mix hex.build` packs, and no others.
   defp package(folder) do
     for pattern <- Mix.Project.config()[:package][:files],
         path <- Path.wildcard(Path.join(@repository, pattern), match_dot: true) do
@@ -166,7 +164,7 @@ defmodule EmbeddedEpmd.DependencyTest do
     System.cmd(elixir, [mix | arguments], cd: project, env: environment, stderr_to_stdout: true)
   end
 
-  # A path of its own: Debian keeps cargo beside erl.
+  # A PATH without cargo, which Debian installs into the same folder as erl.
   defp without_cargo(project) do
     folder = Path.join(project, "tools")
     File.mkdir_p!(folder)

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.DistributionTest do
-  # The ways of OTP's distribution, each between two real VMs whose look-ups go through ours.
+  # Each kind of OTP's distribution, between two real VMs whose look-ups go through this library.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
@@ -9,11 +9,11 @@ defmodule EmbeddedEpmd.DistributionTest do
   end
 
   test "TLS", %{port: port, first: first, second: second} do
-    flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{tls_options()})
+    flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{EmbeddedEpmd.Tls.options()})
     [a, b] = for name <- [first, second], do: start_ours(name, port, flags: flags)
     assert_connected(a, b)
     assert registered(port) == Enum.sort([first, second])
-    # Each has a TLS connection process for the other; and who does not speak TLS is found, and gets no connection.
+    # Each has TLS processes. A node without TLS can look them up, but not connect.
     for vm <- [a, b], do: assert(call(vm, :erlang, :whereis, [:ssl_dist_sup]) |> is_pid())
     plain = start_ours(unique("plain"), port)
     assert {:port, _, _} = look_up(plain, first, {127, 0, 0, 1})
@@ -49,11 +49,11 @@ defmodule EmbeddedEpmd.DistributionTest do
   test "a fixed port needs no look-up, and is registered all the same", %{port: port, first: first, second: second} do
     fixed = free_port()
     a = start_ours(first, port, flags: ~w(-erl_epmd_port #{fixed}))
-    # A node that knows the port of all others asks nobody: its own EPMD is elsewhere. It listens on no port itself.
+    # A node that expects all others at the fixed port looks nobody up: its own EPMD is on another port.
     b = start_ours(second, free_port(), flags: ~w(-erl_epmd_port #{fixed} -dist_listen false))
     assert call(b, :net_kernel, :connect_node, [node_of(a)])
     assert stock_names(port) == [%{name: first, port: fixed}]
-    # One that knows nothing of it looks it up.
+    # A node without the flag looks it up.
     c = start_ours(unique("third"), port)
     assert_connected(c, a)
   end
@@ -76,7 +76,7 @@ defmodule EmbeddedEpmd.DistributionTest do
     given = call(b, :erlang, :node)
     assert given != :nonode@nohost
     assert call(a, :erlang, :nodes, [:hidden]) == [given]
-    # Such a node does not listen, so that there is nothing to register.
+    # Such a node does not listen, so it does not register.
     assert registered(port) == [first]
   end
 
@@ -119,31 +119,4 @@ defmodule EmbeddedEpmd.DistributionTest do
   defp look_up(vm, name, ip), do: call(vm, EmbeddedEpmd.Discovery, :port_please, [String.to_charlist(name), ip])
 
   defp registered(port), do: port |> stock_names() |> Enum.map(& &1.name) |> Enum.sort()
-
-  # A certificate of its own for this test, as OTP's "Using TLS for Erlang Distribution" has it.
-  defp tls_options do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_tls_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-
-    # What every OTP of today accepts: the defaults are older than that.
-    modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
-    chain = %{root: modern, intermediates: [], peer: modern}
-    %{server_config: config} = :public_key.pkix_test_data(%{server_chain: chain, client_chain: chain})
-
-    {type, key} = config[:key]
-    pem = [{:Certificate, config[:cert], :not_encrypted}, {type, key, :not_encrypted}]
-    certificate = Path.join(folder, "node.pem")
-    File.write!(certificate, :public_key.pem_encode(pem))
-
-    path = Path.join(folder, "dist.conf")
-
-    options = [
-      server: [certfile: to_charlist(certificate), verify: :verify_none],
-      client: [certfile: to_charlist(certificate), verify: :verify_none]
-    ]
-
-    File.write!(path, :io_lib.format("~tp.~n", [options]))
-    path
-  end
 end

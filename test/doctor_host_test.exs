@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.DoctorHostTest do
-  # What the doctor sees of hosts and units of other kinds, each made by the kernel as systemd or a container makes it.
+  # What the doctor sees in network namespaces and under the restrictions of systemd units, which the tests create.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
@@ -9,31 +9,30 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   @moduletag timeout: 120_000
 
   setup do
-    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_host_#{System.pid()}_"))
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    %{folder: folder}
+    %{folder: EmbeddedEpmd.Folder.new("host")}
   end
 
   test "daemons of another network namespace, and of another port, are nobody's business here" do
     port = free_port()
     vm = start_ours(unique("host"), port)
-    contained = daemon(own_network() ++ ["sh", "-c", "ip link set lo up; exec epmd -port #{port} -address 127.0.0.1"])
-    elsewhere = daemon(["epmd", "-port", "#{free_port()}", "-address", "127.0.0.1"])
+
+    contained =
+      start_program(own_network() ++ ["sh", "-c", "ip link set lo up; exec epmd -port #{port} -address 127.0.0.1"])
+
+    elsewhere = start_daemon(free_port())
     for pid <- [contained, elsewhere], do: eventually(fn -> File.read("/proc/#{pid}/comm") == {:ok, "epmd\n"} end)
     eventually(fn -> File.read!("/proc/#{contained}/net/tcp") =~ ":#{hex(port)} " end)
 
     text = EmbeddedEpmd.Doctor.format(call(vm, EmbeddedEpmd, :examine))
     assert text =~ "ok       Port #{port} is owned by beam.smp (pid #{pid(vm)}, user id "
     refute text =~ "epmd daemon has"
-    # As a user to whom the descriptors of others are not shown. Only root can become one.
+    # Also as a user who cannot see the descriptors of others, which only root can switch to.
     if root?(), do: refute(as_nobody(port) =~ "epmd (pid")
   end
 
   test "the daemon that has the port is named, also by a user who may not see its descriptors" do
     port = free_port()
-    pid = daemon(["epmd", "-port", "#{port}", "-address", "127.0.0.1"])
-    eventually(fn -> stock_names(port) == [] end)
+    pid = start_daemon(port)
     text = EmbeddedEpmd.Doctor.format(Owner.judge(host(port)))
     assert text =~ "warning  An epmd daemon has port #{port}: pid #{pid}."
     if root?(), do: assert(as_nobody(port) =~ "warning  An epmd daemon has port #{port}: pid #{pid}.")
@@ -54,7 +53,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   test "under ProcSubset=pid the listeners are seen" do
     script = "mount -t proc -o subset=pid proc /proc && test ! -e /proc/net && exec \"$@\""
-    # Another pid namespace: the processes cannot be seen, but the port.
+    # In another pid namespace the port can be seen, but not the processes.
     port = free_port()
     vm = start_ours(unique("host"), port)
     text = run(own_proc() ++ ["sh", "-c", script, "sh"], owner_of(port))
@@ -92,7 +91,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     %{linux: true, port: port, sockets: sockets, holders: Linux.holders(sockets, port), names: {:error, :econnrefused}}
   end
 
-  # A command that prints who has the port.
+  # A command that prints the findings about the owner of the port.
   defp owner_of(port) do
     expression = "EmbeddedEpmd.Doctor.Facts.host() |> EmbeddedEpmd.Doctor.Owner.judge() |> EmbeddedEpmd.Doctor.format()"
     ["env", "ERL_EPMD_PORT=#{port}", "elixir", "-pa", ebin(), "-e", "IO.puts(#{expression})"]
@@ -105,7 +104,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     text
   end
 
-  # A plain user is root in a user namespace; root may not make one in a chroot, and needs none.
+  # Other users than root get a user namespace. Root needs none, and may not create one in a chroot.
   defp unshare, do: ["unshare" | if(root?(), do: [], else: ~w(--user --map-root-user))]
   defp own_network, do: unshare() ++ ["--net"]
   defp own_proc, do: unshare() ++ ~w(--mount --pid --fork --mount-proc)
@@ -113,12 +112,4 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   defp ebin, do: Path.join(:code.lib_dir(:embedded_epmd), "ebin")
   defp root?, do: System.cmd("id", ["-u"]) == {"0\n", 0}
   defp hex(port), do: port |> Integer.to_string(16) |> String.pad_leading(4, "0")
-
-  # Its process id; it ends with the test.
-  defp daemon(command) do
-    {pid, 0} = System.cmd("sh", ["-c", "\"$@\" </dev/null >/dev/null 2>&1 & echo $!", "sh" | command])
-    pid = String.trim(pid)
-    on_exit(fn -> System.cmd("kill", ["-9", pid], stderr_to_stdout: true) end)
-    pid
-  end
 end

@@ -56,7 +56,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     host: {"host", {{127, 0, 1, 1}, :noport}}
   }
 
-  # A VM that `bin/app eval` booted.
+  # The VM of `bin/app eval`.
   @eval %{@healthy | node: :nonode@nohost, status: @none, stats: nil}
 
   test "a healthy VM has nothing but what is as it should be" do
@@ -165,7 +165,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     end
   end
 
-  # It is used as a probe.
+  # Container probes use the doctor, so a healthy VM must never have a problem.
   for {layout, changes} <- [
         {"a standby without a process id", %{status: %{@serving | standby: %{name: "stage", pid: nil}}}},
         {"a loopback of its own beside another EPMD",
@@ -231,7 +231,7 @@ defmodule EmbeddedEpmd.DoctorTest do
       assert [finding] = problems(%{facts | release: %{@eval.release | process: "77"}})
       assert finding.what =~ "connection refused; it runs as pid 77."
 
-      # Before it is started nothing is wrong.
+      # A release that does not run yet is no problem.
       assert problems(facts) == []
       assert text(facts) =~ "warning  At 127.0.0.1 app@127.0.0.1 is not found: connection refused."
       assert text(facts) =~ "ok       Nobody listens on port 4369."
@@ -245,7 +245,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     port = free_port()
     vm = start_ours(unique("patient"), port)
     findings = call(vm, EmbeddedEpmd, :examine)
-    # A daemon may run on the machine of the tests, and its name may have any address.
+    # The machine of the tests may run a daemon, and its host name may have any address, so only problems count.
     assert for(%{status: :problem} = finding <- findings, do: finding) == []
     text = Doctor.format(findings)
     assert text =~ "Port #{port} is owned by beam.smp (pid #{pid(vm)}, user id "
@@ -263,7 +263,10 @@ defmodule EmbeddedEpmd.DoctorTest do
   end
 
   test "the first of two modules counts, as for OTP, and the last of two -start_epmd" do
-    ours = start_ours(unique("twice"), free_port(), flags: ~w(-epmd_module erl_epmd -start_epmd true))
+    # The daemon that -start_epmd true starts finds the port taken, and exits.
+    port = free_port()
+    _ = start_ours(unique("owner"), port)
+    ours = start_ours(unique("twice"), port, flags: ~w(-epmd_module erl_epmd -start_epmd true))
     findings = call(ours, EmbeddedEpmd, :examine)
 
     assert "The discovery module of this VM is EmbeddedEpmd.Discovery." in for(

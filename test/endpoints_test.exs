@@ -73,13 +73,13 @@ defmodule EmbeddedEpmd.EndpointsTest do
     assert please(vm, "six", "a.b", :inet6) == {:ok, {0xFD00, 0, 0, 0, 0, 0, 0, 6}, 6, 6}
     assert {:error, _} = please(vm, "six", "a.b", :inet)
     assert please(vm, "mine", "10.1.1.1") == {:ok, {10, 0, 0, 9}, 9, 6}
-    # What a function does wrong costs its answer and nothing else: the next pattern counts.
+    # If a function fails, the next pattern counts.
     for host <- ["raises.internal", "hangs.internal", "wrong.internal"],
         do: assert(please(vm, "mine", host) == {:ok, {10, 0, 0, 9}, 9, 6})
 
     set(vm, :endpoints, {Mesh, :mine})
     assert please(vm, "other", "127.0.0.3") == {:ok, {127, 0, 0, 3}}
-    # A setting that is wrong does not end the VM.
+    # An invalid setting does not end the VM.
     set(vm, :endpoints, :wrong)
     assert please(vm, "app", "127.0.0.1") == {:ok, {127, 0, 0, 1}}
   end
@@ -89,7 +89,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
     name = unique("behind")
     vm = start_ours(name, port, flags: ~w(-embedded_epmd advertise [{port,30100}]))
     assert stock_names(port) == [%{name: name, port: 30_100}]
-    # A node that lost its server registers again as it was.
+    # A node whose server was restarted registers with the same port again.
     {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
     supervise(vm)
     :ok = call(vm, EmbeddedEpmd.Native, :stop, [server, false])
@@ -97,12 +97,10 @@ defmodule EmbeddedEpmd.EndpointsTest do
   end
 
   test "two nodes in networks of their own connect by endpoints, and by what is advertised, in both directions" do
-    one = Network.start()
-    other = Network.start(one)
-    Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
+    [one, other] = Network.start_linked("10.99.0.1", "10.99.0.2")
     port = free_port()
 
-    # Each node listens at its own loopback, and only the forwarder is seen from the other side.
+    # Each node listens on its own loopback; only its forwarder can be reached from the other network.
     [{a, _}, {b, _}] =
       for {network, ip} <- [{one, @outside}, {other, @other_outside}] do
         name = unique("inside")
@@ -113,7 +111,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
       end
 
     [a_node, b_node] = for vm <- [a, b], do: call(vm, :erlang, :node)
-    # As it is, each takes the other's address for its own.
+    # Without endpoints each node looks the other one up in its own network.
     refute call(a, :net_kernel, :connect_node, [b_node])
 
     set(a, :endpoints, %{Atom.to_string(b_node) => {"10.99.0.2", 30_100}})
@@ -130,9 +128,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
   end
 
   test "a node behind a forwarder that advertises its port is found by the EPMD of its network" do
-    one = Network.start()
-    other = Network.start(one)
-    Network.link({one, "10.99.0.1"}, {other, "10.99.0.2"})
+    [one, other] = Network.start_linked("10.99.0.1", "10.99.0.2")
     port = free_port()
     everywhere = [{"ERL_EPMD_ADDRESS", "0.0.0.0"}]
 

@@ -1,15 +1,14 @@
 defmodule EmbeddedEpmd.EventsTest do
   use ExUnit.Case, async: true
 
+  import EmbeddedEpmd.Registration, only: [alive2: 2]
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.{Client, Mailbox, Watch}
 
   @localhost {127, 0, 0, 1}
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   describe "subscribe" do
     test "tells of every node of the host, from a snapshot on", %{port: port, name: name} do
@@ -40,7 +39,7 @@ defmodule EmbeddedEpmd.EventsTest do
       Task.await(churn, 30_000)
       last = register("last", port)
 
-      # The snapshot and what came after it, applied one by one, come to be the table.
+      # The snapshot and the events after it add up to the table.
       eventually(fn ->
         nodes = MapSet.new(snapshot.nodes, & &1.name)
         Enum.reduce(events(vm, subscriber), nodes, &apply_event/2) == MapSet.new([name, "last"])
@@ -77,11 +76,11 @@ defmodule EmbeddedEpmd.EventsTest do
       vm = serving(name, port)
       {subscriber, _} = call(vm, Mailbox, :subscribe)
       for number <- 1..800, do: :gen_tcp.close(register("node#{number}", port))
-      # It never reads, so it holds what fits, and no more comes.
+      # It never reads its mailbox, so only the first 1000 events arrive.
       eventually(fn -> length(events(vm, subscriber)) == 1_000 end)
       assert Enum.all?(events(vm, subscriber), &(elem(&1, 0) in [:registered, :unregistered]))
 
-      # One that reads later hears of it.
+      # A subscriber that reads later is told how many were left out.
       reader = call(vm, Mailbox, :start_reader)
       for number <- 1..800, do: :gen_tcp.close(register("node#{number}", port))
 
@@ -165,7 +164,7 @@ defmodule EmbeddedEpmd.EventsTest do
       {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
       config = call(vm, EmbeddedEpmd.Config, :load, [[log_level: :warning]])
       call(vm, EmbeddedEpmd.Native, :configure, [server, config])
-      # What was on its way has arrived when the refusal after it has.
+      # Entries of before have arrived once the refusal has.
       before = length(logged.())
       found(name, port)
       assert {:ok, :refused} = try_register(name, port)
@@ -179,6 +178,23 @@ defmodule EmbeddedEpmd.EventsTest do
       assert Enum.all?(later, &match?({:warning, "registration refused", %{name: ^name, reason: _}}, &1))
     end
 
+    test "a standby is one line in its owner's log, with its node's name", %{port: port, name: name} do
+      {_vm, logged} = logging(name, port, log_level: :info)
+      names = for _ <- 1..2, do: unique("standby")
+      vms = start_together(names, port)
+      for vm <- vms, do: eventually(fn -> call(vm, EmbeddedEpmd, :status).stands_by end)
+
+      told = fn -> Enum.sort(for {_, text, %{standby: standby}} <- logged.(), do: {text, standby}) end
+      eventually(fn -> length(told.()) >= length(vms) end)
+
+      assert told.() ==
+               for(
+                 {name, vm} <- Enum.zip(names, vms),
+                 do: {"a standby has a copy of everything", "#{name}, process #{pid(vm)}"}
+               )
+               |> Enum.sort()
+    end
+
     test "a flood of one kind is cut, and what was left out is counted", %{port: port, name: name} do
       {_vm, logged} = logging(name, port)
       for _ <- 1..500, do: invalid_registration(port)
@@ -189,7 +205,7 @@ defmodule EmbeddedEpmd.EventsTest do
         end
       end
 
-      # Each entry that stands for one refusal, and each count; an entry made for its count alone stands for none.
+      # An entry stands for one refusal plus its `left_out`; a summary stands for its `left_out` only.
       eventually(fn ->
         {entries, left_out} = counted.()
         summaries = Enum.count(logged.(), fn {_, text, _} -> text =~ "more of these" end)
@@ -209,7 +225,7 @@ defmodule EmbeddedEpmd.EventsTest do
       assert %{role: :serving} = call(vm, EmbeddedEpmd, :status)
       server = call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])
       assert {:message_queue_len, length} = call(vm, :erlang, :process_info, [server, :message_queue_len])
-      # Not one for each of the 500.
+      # Far fewer messages than the 500 refusals.
       assert length < 10
       assert call(vm, EmbeddedEpmd, :stats) |> elem(1) |> get_in([:requests, :alive2, :refused]) == 500
     end
@@ -257,7 +273,7 @@ defmodule EmbeddedEpmd.EventsTest do
     vm
   end
 
-  # Its entries are for the handlers of the tests, not for the terminal.
+  # Removes the handlers that print: the tests have handlers of their own.
   defp quiet(vm) do
     {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
     for handler <- [:default, Logger], do: call(vm, :logger, :remove_handler, [handler])
@@ -313,13 +329,5 @@ defmodule EmbeddedEpmd.EventsTest do
   defp invalid_registration(port) do
     {socket, <<?v, 1, _::32>>} = alive2("a\nb", port)
     :gen_tcp.close(socket)
-  end
-
-  defp alive2(name, port) do
-    {:ok, socket} = :gen_tcp.connect(@localhost, port, [:binary, active: false])
-    body = <<?x, 4711::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, <<byte_size(body)::16, body::binary>>)
-    {:ok, reply} = :gen_tcp.recv(socket, 0, 5_000)
-    {socket, reply}
   end
 end

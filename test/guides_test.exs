@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.GuidesTest do
-  # Runs what the guides say, as they say it: a block of shell after the line <!-- run --> is run, a block after
-  # <!-- file: PATH --> becomes that file, and what stands behind #=> must be in the output of the block's commands.
+  # Runs the commands of the guides. A block of shell after the line <!-- run --> is run, a block after
+  # <!-- file: PATH --> is written to that file, and the text after #=> must be in the output of its block.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm, only: [free_port: 0]
@@ -40,7 +40,7 @@ defmodule EmbeddedEpmd.GuidesTest do
 
   defp script({"file: " <> path, text}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
 
-  # The example project, without what was built in it.
+  # The example project without its build folder.
   defp script({"setup: greeter", _}) do
     "mkdir project && cp -r embedded_epmd/examples/greeter/{lib,rel,mix.exs} project && cd project\n" <>
       "sed -i 's#path: \"../..\"#path: \"../embedded_epmd\"#' mix.exs\n"
@@ -51,7 +51,7 @@ defmodule EmbeddedEpmd.GuidesTest do
   defp run(script) do
     folder = Path.join(System.tmp_dir!(), "embedded_epmd_guide_#{System.pid()}_#{System.unique_integer([:positive])}")
     File.mkdir_p!(folder)
-    # The release writes there, and every process is known by it.
+    # The release writes into this folder, and clean_up finds its processes by it.
     on_exit(fn -> Release.clean_up(%{tmp: folder}) end)
     File.ln_s!(@root, Path.join(folder, "embedded_epmd"))
     File.write!(Path.join(folder, "guide.sh"), "set -e\ncd #{folder}\n" <> script)
@@ -65,7 +65,7 @@ defmodule EmbeddedEpmd.GuidesTest do
       {"ERL_FLAGS", nil}
     ]
 
-    # In a session of its own: nothing it leaves behind keeps our pipe open once it is killed.
+    # Processes that are left behind would keep the output of System.cmd open, so timeout kills the whole group.
     System.cmd("timeout", ["-k", "5", "240", "bash", Path.join(folder, "guide.sh")],
       env: environment,
       stderr_to_stdout: true,

@@ -1,10 +1,10 @@
 defmodule EmbeddedEpmd.HandOverTest do
-  # In full it is alone on the machine, since it shows how long nobody accepts.
+  # Measures how long nobody accepts, so with EMBEDDED_EPMD_ROUNDS=full no other test runs beside it.
   use ExUnit.Case, async: not EmbeddedEpmd.Rounds.full?()
 
-  import EmbeddedEpmd.{Rounds, Vm}
+  import EmbeddedEpmd.{Registration, Rounds, Vm}
 
-  alias EmbeddedEpmd.{Client, Prober, Watch}
+  alias EmbeddedEpmd.{Client, Folder, Prober, Watch}
 
   @moduletag timeout: 600_000
 
@@ -36,7 +36,8 @@ defmodule EmbeddedEpmd.HandOverTest do
         assert dump(port) == without(before, owner.name)
         longest = Prober.longest_since(prober, mark)
         failed = Prober.failed_since(prober, mark)
-        # A kill costs what the owner had accepted and not answered: one look-up at most, unless the machine is busy.
+        # A kill fails the look-ups that the owner had accepted and not answered: at most one, unless the machine is
+        # busy.
         assert length(failed) <= %{stop: 0, kill: rounds(500, 1)}[how], "#{how}: #{inspect(failed)}"
         assert Enum.all?(failed, &match?({_name, {:error, :noport}}, &1)), "#{how}: #{inspect(failed)}"
         next = start_member(port)
@@ -67,9 +68,9 @@ defmodule EmbeddedEpmd.HandOverTest do
 
   test "two VMs hand over to each other again and again, and nothing leaks", %{port: port} do
     members = pair(port)
-    {node, _} = register("witness", 4711, port)
+    {node, _} = register("witness", port)
     swap = fn members, times -> Enum.reduce(1..times, members, fn _, members -> swap(members, port) end) end
-    # What is allocated once is there after a while.
+    # The first rounds allocate what is kept for the life of the VM.
     members = swap.(members, rounds(50, 100))
     before = Map.new(members, &{&1.pid, usage(&1)})
     members = swap.(members, rounds(100, 1_000))
@@ -130,10 +131,10 @@ defmodule EmbeddedEpmd.HandOverTest do
     signal(standby.vm, standby.pid, "STOP")
     on_exit(fn -> System.cmd("kill", ["-9", standby.pid], stderr_to_stdout: true) end)
 
-    # Meanwhile the owner serves as ever.
+    # Meanwhile the owner serves without delay.
     for n <- 1..200 do
-      {socket, _} = register("churn#{n}", 5_000, port)
-      assert ask("churn#{n}", port) == {:port, 5_000, 6}
+      {socket, _} = register("churn#{n}", port)
+      assert ask("churn#{n}", port) == {:port, 4711, 6}
       :gen_tcp.close(socket)
     end
 
@@ -141,14 +142,14 @@ defmodule EmbeddedEpmd.HandOverTest do
     assert ask(owner.name, port) == {:port, distribution_port(owner), 6}
     third = start_member(port)
     await_standby(owner, third)
-    {witness, _} = register("witness", 4711, port)
+    {witness, _} = register("witness", port)
     kill(third.vm)
     eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
     kill(owner.vm)
-    # Its copies of the listeners are of no use to the one that hangs, so that the port is free.
+    # The owner has reopened its listeners since it dropped the standby, so the standby's copies do not hold the port.
     fresh = start_member(port)
     assert role(fresh.vm) == :serving
-    # What had come after it hung ended with the owner.
+    # The standby that hangs has no copy of this connection, which came later, so it ended with the owner.
     assert :gen_tcp.recv(witness, 0, 5_000) == {:error, :closed}
     signal(standby.vm, standby.pid, "CONT")
     eventually(fn -> role(standby.vm) == :joined end)
@@ -158,14 +159,14 @@ defmodule EmbeddedEpmd.HandOverTest do
 
   test "a standby that is out of descriptors says so, drops the role, and joins and serves as before", %{port: port} do
     owner = start_member(port)
-    # It may have nearly all of what there is, so that there is none before the share is used up.
+    # With the largest share the standby runs out of descriptors before the share is used up.
     standby = start_member(port, flags: ~w(-embedded_epmd descriptor_share 95))
     await_standby(owner, standby)
     call(standby.vm, Watch, :start)
     :ok = call(standby.vm, Watch, :log)
-    nodes = for n <- 1..40, do: register("early#{n}", 5_000, port)
+    nodes = for n <- 1..40, do: register("early#{n}", port)
     {_, 0} = System.cmd("prlimit", ["--pid", standby.pid, "--nofile=#{descriptors(standby.pid) + 20}"])
-    more = for n <- 1..40, do: register("late#{n}", 5_000, port)
+    more = for n <- 1..40, do: register("late#{n}", port)
     eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standby == nil end)
     eventually(fn -> descriptors(standby.pid) < 80 end)
     refute call(standby.vm, EmbeddedEpmd, :status).stands_by
@@ -215,7 +216,7 @@ defmodule EmbeddedEpmd.HandOverTest do
     call(owner.vm, :init, :stop)
   end
 
-  # The owner's server is stopped in order and started again.
+  # Stops the owner's server in order, and starts it again.
   defp swap([owner, standby], port) do
     :ok = call(owner.vm, :supervisor, :terminate_child, [owner.supervisor, EmbeddedEpmd])
     :ok = call(owner.vm, EmbeddedEpmd.Lifecycle, :stop)
@@ -247,12 +248,10 @@ defmodule EmbeddedEpmd.HandOverTest do
     vms
   end
 
-  # A node of OTP's C library, which never registers again.
+  # Starts a C node, which never registers again.
   defp start_c_node(name, port) do
-    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_cnode_#{System.pid()}_"))
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    # Not by the code server: the folder has no modules.
+    folder = Folder.new("cnode")
+    # The code server does not know this application, since it has no modules.
     [lib] = Path.wildcard("#{:code.root_dir()}/lib/erl_interface-*")
     program = Path.join(folder, "cnode")
     source = Path.expand("support/cnode.c", __DIR__)
@@ -266,12 +265,12 @@ defmodule EmbeddedEpmd.HandOverTest do
     "#{pid}"
   end
 
-  # A process's connections to the port: local ports and inodes.
+  # The connections of a process to the port: local addresses and inodes.
   defp links(pid, port) do
     {:ok, descriptors} = File.ls("/proc/#{pid}/fd")
     own = for descriptor <- descriptors, {:ok, link} <- [File.read_link("/proc/#{pid}/fd/#{descriptor}")], do: link
 
-    # The kernel lists a connection twice when others come and go while it is read.
+    # The kernel may list a connection twice if others come and go meanwhile.
     for line <- "/proc/net/tcp" |> File.read!() |> String.split("\n") |> tl(),
         [_, local, remote, "01" | rest] <- [String.split(line)],
         remote |> String.split(":") |> List.last() |> String.to_integer(16) == port,
@@ -293,16 +292,7 @@ defmodule EmbeddedEpmd.HandOverTest do
   defp find({:ok, names}, name),
     do: {:ok, Enum.find_value(names, fn {n, port} -> List.to_string(n) == name && port end)}
 
-  # A node that is nothing but its registration.
-  defp register(name, node_port, port) do
-    {:ok, socket} = :gen_tcp.connect(@loopback, port, [:binary, active: false])
-    body = <<?x, node_port::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, <<byte_size(body)::16, body::binary>>)
-    {:ok, <<?v, 0, creation::32>>} = :gen_tcp.recv(socket, 6, 5_000)
-    {socket, creation}
-  end
-
-  # The table, without the numbers of descriptors.
+  # The reply to DUMP, without the numbers of descriptors.
   defp dump(port) do
     {:ok, socket} = :gen_tcp.connect(@loopback, port, [:binary, active: false])
     :ok = :gen_tcp.send(socket, <<1::16, ?d>>)
@@ -318,7 +308,7 @@ defmodule EmbeddedEpmd.HandOverTest do
     end
   end
 
-  # What is left when this node has left.
+  # The dump after this node has gone.
   defp without(dump, name) do
     [line] = Regex.run(~r/active name     <#{name}> at port \d+, fd = N\n\0/, dump)
     [_, port] = Regex.run(~r/at port (\d+)/, line)

@@ -1,6 +1,5 @@
 defmodule EmbeddedEpmd.HandshakeTest do
-  # What a node may answer that no test can make a real one answer at will, byte by byte as OTP's "Distribution Protocol"
-  # has it.
+  # Answers that a real node cannot be made to give in a test, byte by byte as in OTP's "Distribution Protocol".
   use ExUnit.Case, async: true
 
   alias EmbeddedEpmd.Handshake
@@ -28,7 +27,7 @@ defmodule EmbeddedEpmd.HandshakeTest do
     assert size == 1 + 8 + 4 + 2 + 15
     {sent, mandatory} = Handshake.flags()
     assert flags == sent
-    # PUBLISHED is what a hidden node does not have.
+    # A hidden node does not have the flag PUBLISHED.
     assert Bitwise.band(flags, 1) == 0
     assert Handshake.missing(mandatory, flags) == 0
   end
@@ -38,7 +37,7 @@ defmodule EmbeddedEpmd.HandshakeTest do
     assert Handshake.greet(against(["HTTP/1.1 400"]), @probe, 7) == {:error, {:unexpected, "HT"}}
     assert Handshake.greet(against([message("x")]), @probe, 7) == {:error, {:unexpected, "x"}}
     assert Handshake.greet(against([message("")]), @probe, 7) == {:error, {:unexpected, <<0, 0>>}}
-    assert Handshake.greet(against([""], patience: 200), @probe, 7) == {:error, :timeout}
+    assert Handshake.greet(against([""], timeout: 200), @probe, 7) == {:error, :timeout}
     assert Handshake.greet(against([]), @probe, 7) == {:error, :closed}
   end
 
@@ -76,7 +75,8 @@ defmodule EmbeddedEpmd.HandshakeTest do
 
   defp message(bytes), do: <<byte_size(bytes)::16, bytes::binary>>
 
-  # A link to somebody who tells this process what came first, then sends these bytes, and ends; silence is an empty one.
+  # A link to a peer that sends the first bytes it receives to this process, answers with these bytes, and closes. If
+  # the only answer is "", it stays silent.
   defp against(answers, options \\ []) do
     test = self()
     {:ok, listener} = :gen_tcp.listen(0, [:binary, ip: {127, 0, 0, 1}, active: false, nodelay: true])
@@ -93,6 +93,10 @@ defmodule EmbeddedEpmd.HandshakeTest do
     end)
 
     assert_receive :accepted, 5_000
-    Handshake.within(%Handshake{transport: :gen_tcp, socket: socket, length_bits: 16}, options[:patience] || 5_000)
+
+    Handshake.with_timeout(
+      %Handshake{transport: :gen_tcp, socket: socket, length_bits: 16},
+      options[:timeout] || 5_000
+    )
   end
 end

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.HangingTest do
-  # Most of it is waiting: a VM that hangs is given time before anybody calls it so.
+  # These tests mostly wait, since a VM counts as hanging only after some time.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Host, Rounds, Vm}

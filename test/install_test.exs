@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.InstallTest do
-  # Both tasks, in projects as users have them.
+  # The tasks install and doctor, in real projects.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Umbrella, except: [new: 0]

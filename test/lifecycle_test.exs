@@ -9,9 +9,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
   @supervisor EmbeddedEpmd.Vm.Supervisor
   @everywhere [env: [{"ERL_EPMD_ADDRESS", ""}]]
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   describe "a VM that is no node" do
     test "has no server, and needs none, until it becomes one", %{port: port, name: name} do
@@ -38,7 +36,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
       supervise(vm)
       assert listening(port) -- ["127.0.0.1", "::1"] == []
 
-      # It is found from everywhere when it becomes a node, and hides again.
+      # As a node it listens on all addresses, and on loopback only when it is no node any more.
       assert {:ok, _} = become_node(vm, name)
       assert [%{name: ^name}] = stock_names(port)
       eventually(fn -> "0.0.0.0" in listening(port) end)
@@ -105,13 +103,13 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert stock_names(port) == before
       assert call(joined, :net_adm, :ping, [:"#{name}@127.0.0.1"]) == :pong
 
-      # Another start looks after the same server.
+      # The next supervised process claims the same server.
       assert {:ok, _} = call(vm, :supervisor, :restart_child, [@supervisor, EmbeddedEpmd])
       assert {:ok, _} = call(vm, :erlang, :apply, [EmbeddedEpmd, :stats, []])
       assert %{role: :serving, changes: ^changes} = call(vm, EmbeddedEpmd, :status)
       assert server_threads(pid(vm)) == 1
 
-      # And so when the whole application goes.
+      # The server also survives the end of the whole application.
       call(vm, :erlang, :exit, [call(vm, :erlang, :whereis, [@supervisor]), :kill])
       eventually(fn -> server(vm) == :undefined end)
       assert stock_names(port) == before
@@ -190,7 +188,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert [%{name: ^name}] = stock_names(port)
       assert {:ok, %{role: :serving}} = snapshot(vm)
 
-      # The first one comes back, and waits now.
+      # The first one is started again, and waits now.
       assert {:ok, _} = call(vm, :supervisor, :restart_child, [@supervisor, EmbeddedEpmd])
       assert server(vm) == second
     end
@@ -216,7 +214,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
     end
   end
 
-  # What a subscriber that starts now is told.
+  # The snapshot of a new subscriber.
   defp snapshot(vm) do
     {_, snapshot} = call(vm, Mailbox, :subscribe)
     {:ok, snapshot}

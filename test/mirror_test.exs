@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.MirrorTest do
-  # The table, and what is told of it, in VMs that have joined.
+  # The copy of the table in VMs that have joined, and their events.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Host, Rounds, Vm}
@@ -20,12 +20,12 @@ defmodule EmbeddedEpmd.MirrorTest do
     Enum.reduce(1..rounds(3, 50), members, fn round, members ->
       same_tables(members)
       {[owner], others} = Enum.split_with(members, &(role(&1.vm) == :serving))
-      # Somebody can go on for the owner, and somebody besides.
+      # Two VMs must stand by, so that one can take over and the other goes on as its standby.
       eventually(fn -> length(call(owner.vm, EmbeddedEpmd, :status).standbys) == 2 end)
       before = Map.new(others, &{&1.name, length(events(&1))})
       if rem(round, 2) == 0, do: kill(owner.vm), else: :peer.stop(owner.vm)
 
-      # From memory, whoever has the port.
+      # Answered from memory while the port changes hands.
       for one <- others, other <- others, do: assert({:port, _, _} = find(one.vm, other.name))
 
       same_tables(others)
@@ -69,7 +69,7 @@ defmodule EmbeddedEpmd.MirrorTest do
     Map.merge(member, %{subscriber: subscriber, nodes: snapshot.nodes})
   end
 
-  # What each was told adds up to the table of the one that serves, as do its names.
+  # In each VM the snapshot and the events add up to the owner's table, and names/0 lists it.
   defp same_tables(members) do
     eventually(fn -> Enum.count(members, &(role(&1.vm) == :serving)) == 1 end)
     owner = Enum.find(members, &(role(&1.vm) == :serving))
@@ -90,7 +90,7 @@ defmodule EmbeddedEpmd.MirrorTest do
   defp apply_event({:registered, node}, nodes), do: MapSet.put(nodes, Map.delete(node, :creation))
   defp apply_event({:unregistered, node}, nodes), do: MapSet.delete(nodes, node)
 
-  # Those of nodes.
+  # Without changes of role.
   defp events(%{vm: vm, subscriber: subscriber}) do
     for {:embedded_epmd, {kind, _} = event} <- call(vm, Mailbox, :messages, [subscriber]), kind != :role, do: event
   end

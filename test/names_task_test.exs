@@ -27,7 +27,7 @@ defmodule EmbeddedEpmd.NamesTaskTest do
              ~s([{"name": "#{long}", "port": #{ports[long]}, "address": "127.0.0.1"}, ) <>
                ~s({"name": "#{short}", "port": #{ports[short]}, "address": "127.0.0.1"}])
 
-    # ERL_EPMD_PORT counts, too.
+    # ERL_EPMD_PORT is the default.
     assert {^text, 0} = names([], [{"ERL_EPMD_PORT", "#{port}"}])
 
     nobody = free_port()
@@ -51,7 +51,7 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     refute shown =~ "\e["
   end
 
-  # The task as a port of this process, with whose end its input and it end.
+  # Starts the task as a port. Its input ends with this process, and it ends with the test.
   defp watch(arguments) do
     mix = System.find_executable("mix")
     options = [:binary, :stderr_to_stdout, cd: @root, args: ["embedded_epmd.names", "--watch" | arguments]]

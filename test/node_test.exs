@@ -3,9 +3,7 @@ defmodule EmbeddedEpmd.NodeTest do
 
   import EmbeddedEpmd.Vm
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   test "a node is registered when it has booted, and everybody finds it", %{
     port: port,
@@ -106,7 +104,7 @@ defmodule EmbeddedEpmd.NodeTest do
         end)
 
       call(vm, :erlang, :exit, [server, :kill])
-      # Look-ups and kills alternate, however fast the machine is with either of them.
+      # Wait for a look-up between two kills, however fast the machine is.
       before = :counters.get(asked, 1)
       eventually(fn -> :counters.get(asked, 1) > before or not Process.alive?(asker.pid) end)
       server
@@ -128,7 +126,7 @@ defmodule EmbeddedEpmd.NodeTest do
     refute listing =~ "socket:"
   end
 
-  # Looks the name up until told to stop; returns how often it did.
+  # Looks the name up until told to stop; returns the number of look-ups.
   defp ask(name, port, asked) do
     assert [%{name: ^name}] = stock_names(port)
     :counters.add(asked, 1, 1)

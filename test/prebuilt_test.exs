@@ -12,12 +12,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   @archive @name <> ".tar.gz"
 
   setup do
-    folder =
-      Path.join(System.tmp_dir!(), "embedded_epmd_prebuilt_#{System.pid()}_#{System.unique_integer([:positive])}")
-
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    %{folder: folder}
+    %{folder: EmbeddedEpmd.Folder.new("prebuilt")}
   end
 
   test "an archive that is not what was promised is refused with a sentence, and nothing is installed", %{
@@ -61,7 +56,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
       assert String.valid?(sentence) and not (sentence =~ "\n"), label
     end
 
-    # The same way installs what is as promised.
+    # The good archive is installed by the same run.
     assert {:ok, [], ["epmd_nif.so"]} = outcomes["good"]
     assert File.ls!(Path.join(folder, "cache")) == [@archive]
   end
@@ -95,7 +90,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     assert {:build, sentence} = read.("http://127.0.0.1:#{EmbeddedEpmd.Vm.free_port()}", @triple)
     assert sentence =~ "cannot be read: :econnrefused"
 
-    # A mistake in a setting is told, not worked around.
+    # An invalid setting is an error: it does not fall back to building.
     for url <- ["ftp://127.0.0.1", "127.0.0.1/there", "file://there", ~c"http://127.0.0.1"] do
       assert {:error, sentence} = read.(url, @triple)
       assert sentence =~ "must begin with https://, http:// or file:///, and is #{inspect(url)}"
@@ -122,11 +117,11 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     assert {:error, sentence} = Download.read("https://localhost:#{https}/library", %{})
     assert sentence =~ "Unknown CA"
     assert Download.read("https://localhost:#{https}/library", %{"HEX_CACERTS_PATH" => authority}) == {:ok, "contents"}
-    # The certificate names localhost.
+    # The certificate is for localhost only.
     assert {:error, sentence} = Download.read("https://127.0.0.1:#{https}/library", %{"HEX_CACERTS_PATH" => authority})
     assert sentence =~ "hostname_check_failed"
 
-    # A proxy is what httpd is when it is asked for a whole address; nobody else answers for that host.
+    # A request through a proxy has the whole URL in its first line. No other server knows that host.
     proxy = %{"http_proxy" => "http://me:secret@127.0.0.1:#{relay(self())}"}
     assert Download.read("http://nowhere.invalid/library", proxy) == {:ok, "relayed"}
     assert_received {:relayed, request}
@@ -153,7 +148,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
       assert Target.find(%{}, architecture, fn -> "" end) == {:vm, triple}
     end
 
-    # One name stands for ARMv6 and ARMv7, and the code of one kills the other.
+    # OTP has one name for ARMv6 and ARMv7, but code for ARMv7 does not run on ARMv6.
     for {machine, triple} <- [
           {"armv7l", "armv7-unknown-linux-gnueabihf"},
           {"aarch64", "armv7-unknown-linux-gnueabihf"},
@@ -191,7 +186,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     nerves = %{"TARGET_ARCH" => "arm", "CC" => "/nerves/arm-gcc"}
     assert Target.linker(armv7, nerves, everywhere) == [{variable, "/bin/arm-gcc"}]
     assert Target.linker(armv7, Map.put(nerves, variable, "mine"), everywhere) == []
-    # Without a cross compiler's environment CC is this machine's.
+    # Unless a cross-compilation environment is set up, CC is the compiler for this machine.
     assert Target.linker(armv7, %{"CC" => "clang"}, everywhere) == [{variable, "/bin/arm-linux-gnueabihf-gcc"}]
     assert Target.linker(armv7, %{"CC" => "clang"}, nowhere) == []
   end
@@ -211,8 +206,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     assert sentence =~ "made no library of epmd_nif"
   end
 
-  # Runs the compiler, in a copy of what it consists of, on one archive after the other; returns what it answered, what
-  # it said, and what was there then.
+  # Runs a copy of the Mix compiler on each archive; returns its result, its messages and the installed files.
   defp compile(folder, cases) do
     package = Path.join(folder, "package")
     File.mkdir_p!(Path.join(package, "native"))
@@ -275,7 +269,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     path
   end
 
-  # As little as makes a file a library of that machine: the header, and what it needs.
+  # The smallest file that counts as a library for x86_64: an ELF header, and the name of its libc.
   defp library(libc \\ "libc.so.6") do
     body = <<0, libc::binary, 0, :crypto.hash(:sha256, "more")::binary, :crypto.hash(:sha512, "more")::binary>>
 
@@ -284,23 +278,17 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   end
 
   defp archive(files) do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_archive_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
-    path = Path.join(folder, "tar.gz")
+    path = Path.join(EmbeddedEpmd.Folder.new("archive"), "tar.gz")
     {:ok, tar} = :erl_tar.open(path, [:write, :compressed])
     for {name, contents} <- files, do: :ok = :erl_tar.add(tar, contents, String.to_charlist(name), [])
     :ok = :erl_tar.close(tar)
-    contents = File.read!(path)
-    File.rm_rf!(folder)
-    contents
+    File.read!(path)
   end
 
   defp link do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_archive_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
+    folder = EmbeddedEpmd.Folder.new("archive")
     File.ln_s!("/etc/passwd", Path.join(folder, @name))
     {contents, 0} = System.cmd("tar", ["-cz", "-C", folder, @name])
-    File.rm_rf!(folder)
     contents
   end
 
@@ -346,7 +334,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     {Keyword.take(server, [:cert, :key]), authority}
   end
 
-  # Answers one request, and tells what it was.
+  # Answers one request, and sends its text to the test.
   defp relay(test) do
     {:ok, listener} = :gen_tcp.listen(0, [:binary, active: false, ip: {127, 0, 0, 1}])
     {:ok, port} = :inet.port(listener)

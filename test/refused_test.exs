@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd.RefusedTest do
   end
 
   test "a refusal is told once, however often it comes, and each refused connection is closed", %{port: port} do
-    # This test is the owner: it grants the name once, and refuses it from then on.
+    # The test itself plays the owner: it grants the name once, and refuses it from then on.
     {:ok, listener} = :gen_tcp.listen(port, [:binary, ip: {127, 0, 0, 1}, active: false, reuseaddr: true])
     booting = Task.async(fn -> grant(listener) end)
     vm = start_ours(unique("refused"), port, alone())
@@ -53,7 +53,7 @@ defmodule EmbeddedEpmd.RefusedTest do
     assert length(Enum.filter(logged.(), &refusal?/1)) == 1
   end
 
-  # A function that returns what the supervised process of the VM has logged.
+  # Starts the supervised process; returns a function that returns what it has logged.
   defp start_log(vm) do
     call(vm, Watch, :start)
     :ok = call(vm, Watch, :log)
@@ -73,7 +73,7 @@ defmodule EmbeddedEpmd.RefusedTest do
         :ok = :gen_tcp.controlling_process(socket, hd(Process.get(:"$ancestors")))
         socket
 
-      # Before the node has a name: does an EPMD answer here?
+      # Before it registers, the VM checks that an EPMD answers.
       {:ok, <<_::16, 122, _::binary>>} ->
         :ok = :gen_tcp.send(socket, <<119, 1>>)
         :gen_tcp.close(socket)

@@ -61,7 +61,7 @@ defmodule EmbeddedEpmd.ReleaseTest do
 
   test "the name is registered before the applications start", %{release: release} do
     Release.start(release)
-    # The application logs when it starts; its node was alive, so it was registered, by then.
+    # The application logs the node's name when it starts, so the node was registered before.
     assert File.read!(Release.log(release)) =~ "#{release.node}@127.0.0.1 greets"
   end
 
@@ -102,7 +102,7 @@ defmodule EmbeddedEpmd.ReleaseTest do
     Release.start(second)
     assert {"joined\n", 0} = Release.run(second, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
 
-    # As systemd ends a control group: every process of the service at once.
+    # systemd kills all processes of a control group at once, too.
     {_, 0} = System.cmd("kill", ["-9", "--", "-" <> group])
     assert {"serving\n", 0} = Release.run(second, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
 

@@ -1,14 +1,12 @@
 defmodule EmbeddedEpmd.ReloadTest do
-  # Code is loaded again while the server runs: by hand, by reloaders, for coverage.
+  # Modules are reloaded while the server runs: by hand, by code reloaders, for coverage.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.{Client, Config, Discovery, Lifecycle, Native, Server, Subscribers}
 
-  setup do
-    %{port: free_port(), name: unique("ours")}
-  end
+  setup :port_and_name
 
   setup %{port: port, name: name} do
     vm = start_ours(name, port)
@@ -42,9 +40,22 @@ defmodule EmbeddedEpmd.ReloadTest do
     assert_unharmed(context)
   end
 
+  test "where the native module is thrown away, the node gets another server", %{vm: vm, name: name} = context do
+    call(vm, EmbeddedEpmd.Mailbox, :subscribe)
+    call(vm, :code, :delete, [Native])
+    call(vm, :code, :purge, [Native])
+    # The supervised process notices it at the next event.
+    assert :noport = call(vm, Discovery, :port_please, [~c"nobody", {127, 0, 0, 1}])
+    :peer.stop(start_stock(unique("stock"), context.port))
+    eventually(fn -> server(vm) not in [context.supervised, :undefined] end)
+    eventually(fn -> match?(%{role: :serving, names: 1}, call(vm, EmbeddedEpmd, :status)) end)
+    assert [%{name: ^name}] = stock_names(context.port)
+    assert_unharmed(%{context | supervised: server(vm)})
+    eventually(fn -> server_threads(pid(vm)) == 1 end)
+  end
+
   test "a release upgrade from another version restarts the VM" do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_relup_#{System.unique_integer([:positive])}")
-    on_exit(fn -> File.rm_rf!(folder) end)
+    folder = EmbeddedEpmd.Folder.new("relup")
     ebin = Path.join(:code.lib_dir(:embedded_epmd), "ebin")
     {:ok, [{:application, name, properties}]} = :file.consult(Path.join(ebin, "embedded_epmd.app"))
     needed = [:kernel, :stdlib, :elixir, :logger]
@@ -54,7 +65,7 @@ defmodule EmbeddedEpmd.ReloadTest do
         copy = Path.join(folder, "lib/embedded_epmd-#{version}/ebin")
         File.mkdir_p!(copy)
         File.cp_r!(ebin, copy)
-        # The tests need more applications than the library.
+        # In the test environment the application has more dependencies than the library needs.
         described = {:application, name, Keyword.merge(properties, vsn: version, applications: needed)}
         File.write!(Path.join(copy, "embedded_epmd.app"), :io_lib.format("~tp.~n", [described]))
         applications = for app <- [:sasl, :compiler | needed], do: {app, version(app)}
@@ -95,7 +106,7 @@ defmodule EmbeddedEpmd.ReloadTest do
     assert_unharmed(context)
   end
 
-  # The same supervised process looks after a server that works: in memory, over TCP, and told of events.
+  # The same supervised process runs, and the server answers in memory and over TCP, and sends events.
   defp assert_unharmed(%{vm: vm, port: port, name: name, supervised: supervised}) do
     eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
     assert {:port, _, 6} = call(vm, Discovery, :port_please, [to_charlist(name), {127, 0, 0, 1}])

@@ -1,8 +1,9 @@
 defmodule EmbeddedEpmd.ServiceManagerTest do
-  # A VM as a service under a stand-in for systemd, test/support/service_manager.c: what it is passed, and what is kept
-  # for it between two lives.
+  # A VM as a service of test/support/service_manager.c, a stand-in for systemd: socket units, and the descriptor
+  # store across restarts.
   use ExUnit.Case, async: true
 
+  import EmbeddedEpmd.Registration, only: [register: 2]
   import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, listening: 1, stock_names: 1, unique: 1]
 
   setup_all do
@@ -19,7 +20,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
 
   test "a VM listens on what a socket unit passes, at the unit's port, and tells its children nothing", context do
     %{port: port, name: name} = context
-    # Nobody has chosen a port or addresses: the unit has.
+    # Port and addresses are not set, so those of the unit count.
     service = start(context, 0, ["app-epmd.socket=#{port}"], [{~c"ERL_EPMD_PORT", false}])
     assert eventually(fn -> names(port) == [name] end)
     assert listening(port) == ["127.0.0.1"]
@@ -28,7 +29,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
 
     tell(service, "t")
     assert eventually(fn -> said?(service, "ended") end)
-    # systemd has the listener: who asks waits.
+    # The stand-in still holds the listener, so a look-up waits.
     asked = Task.async(fn -> stock_names(port) end)
     tell(service, "s")
     assert is_list(Task.await(asked, 30_000))
@@ -100,9 +101,9 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
       %{port: port, name: name} = context
       service = start(context, 100, [], [])
       assert eventually(fn -> names(port) == [name] end)
-      # A signal that comes before the VM has booted is lost, in OTP itself.
+      # OTP loses a SIGTERM that arrives before the VM has booted.
       assert eventually(fn -> said?(service, "LISTEN_FDS is") end)
-      {socket, reply} = register(port, "stock")
+      {socket, reply} = register("stock", port)
       assert eventually(fn -> stored?(service, ["epmd-2", "epmd-listener", "epmd-table-1"]) end)
 
       tell(service, unquote(letter))
@@ -112,17 +113,17 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
       assert "stock" in Enum.map(Task.await(asked, 30_000), & &1.name)
       assert eventually(fn -> names(port) == Enum.sort([name, "stock"]) end)
       assert {:error, :timeout} = :gen_tcp.recv(socket, 0, 0)
-      # The name goes on with the creation after its last one.
+      # The creation counts on across the restart.
       :gen_tcp.close(socket)
       assert eventually(fn -> names(port) == [name] end)
-      {_, again} = register(port, "stock")
+      {_, again} = register("stock", port)
       assert again == reply + 1
     end
   end
 
   ## The service
 
-  # A node whose supervised process runs, and says what its children are told.
+  # Starts a node with the supervised process, which prints the LISTEN_FDS that its child processes see.
   defp start(%{manager: manager, port: port, name: name} = context, store, sockets, environment, then \\ "ok") do
     says = ~S|io:put_chars(os:cmd("echo LISTEN_FDS is ${LISTEN_FDS:-unset}"))|
     paths = for app <- [:embedded_epmd, :elixir, :logger], word <- ["-pa", "#{:code.lib_dir(app)}/ebin"], do: word
@@ -181,14 +182,5 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
 
   defp names(port) do
     with names when is_list(names) <- stock_names(port), do: names |> Enum.map(& &1.name) |> Enum.sort()
-  end
-
-  # As a stock node does; its creation.
-  defp register(port, name) do
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false])
-    request = <<?x, 4_321::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, <<byte_size(request)::16, request::binary>>)
-    {:ok, <<?v, 0, creation::32>>} = :gen_tcp.recv(socket, 6, 10_000)
-    {socket, creation}
   end
 end

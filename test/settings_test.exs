@@ -1,13 +1,13 @@
 defmodule EmbeddedEpmd.SettingsTest do
-  # Every source of a setting and every setting, as the table on `t:EmbeddedEpmd.option/0` has them: each holds, or is
-  # refused with a sentence that says where it belongs.
+  # Every source of settings with every setting, as in the table of `t:EmbeddedEpmd.option/0`: each holds, or is
+  # refused with a sentence that says where to set it.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.{Config, Lifecycle}
 
-  # None of them is the default.
+  # Each differs from its default.
   @others [
     relaxed: true,
     remote_names: true,
@@ -22,7 +22,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     log_level: :error
   ]
   @addresses ["127.0.0.1", "127.0.0.2"]
-  # Neither the port nor the addresses come from the environment, unless a test says so.
+  # Port and addresses do not come from the environment, unless a test sets them.
   @unset [{"ERL_EPMD_PORT", ""}, {"ERL_EPMD_ADDRESS", ""}]
 
   setup do
@@ -69,7 +69,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     end
   end
 
-  # A release reads runtime.exs when its server runs, and its applications have not started.
+  # A release reads runtime.exs after its server has started and before its applications start.
   for {source, name} <- [runtime: "runtime.exs", option: "the child"] do
     describe "in a node, of #{name}" do
       test "all hold that can", %{port: port, name: name} do
@@ -109,7 +109,7 @@ defmodule EmbeddedEpmd.SettingsTest do
         text = inspect(reason)
         assert text =~ "says #{other}, but this VM's server runs on port #{port}"
         assert text =~ "Set ERL_EPMD_PORT, or -embedded_epmd port #{other} in vm.args, or the port in config.exs"
-        # The node is as it was.
+        # The node is still registered.
         assert [%{name: ^name}] = stock_names(port)
         assert {:ok, _} = give(vm, unquote(source), port: port)
       end
@@ -144,7 +144,7 @@ defmodule EmbeddedEpmd.SettingsTest do
   end
 
   defp give(vm, source, settings) do
-    # A supervisor whose other child is the one that is tried.
+    # Under this supervisor, without its own child, the child with the settings is started.
     if call(vm, :erlang, :whereis, [EmbeddedEpmd.Vm.Supervisor]) == :undefined do
       supervise(vm)
       :ok = call(vm, :supervisor, :terminate_child, [EmbeddedEpmd.Vm.Supervisor, EmbeddedEpmd])
@@ -154,7 +154,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     supervise_second(vm, EmbeddedEpmd.Vm.Supervisor, if(source == :option, do: settings, else: []))
   end
 
-  # What is asked of the server where that shows, and what it was given.
+  # Checks the configuration that the server was given and, where possible, the behaviour of the server.
   defp assert_holds(vm, settings) do
     config = call(vm, Config, :load, [call(vm, Lifecycle, :options)])
     assert Map.take(config, Keyword.keys(settings)) == Map.new(settings)
@@ -165,10 +165,10 @@ defmodule EmbeddedEpmd.SettingsTest do
     if settings[:request_deadline], do: assert(say_nothing(status) == {:error, :closed})
   end
 
-  # An EPMD that is not relaxed ends the connection.
+  # Without `relaxed` the server would close the connection without a reply.
   defp stop_nobody(status), do: status |> connect() |> ask("snobody")
 
-  # By default it has ten seconds.
+  # With the default deadline this would take ten seconds.
   defp say_nothing(status) do
     socket = connect(status)
     :ok = :gen_tcp.send(socket, <<0>>)
@@ -185,7 +185,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     :gen_tcp.recv(socket, 0, 5_000)
   end
 
-  # As somebody writes it who thinks of text, not of Erlang's binaries.
+  # As users write it on a command line: strings, which are lists in Erlang, and not binaries.
   defp erlang([text | _] = texts) when is_binary(text), do: inspect(texts)
   defp erlang(value), do: List.to_string(:io_lib.format("~tp", [value]))
 end

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.UmbrellaTest do
-  # From mix new --umbrella to rpc, as the README has it; and the doctor, when rpc does not get through.
+  # An umbrella from `mix new --umbrella` to `rpc`, as in the README, and the doctor when `rpc` cannot reach the node.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Umbrella, Vm}
@@ -58,19 +58,17 @@ defmodule EmbeddedEpmd.UmbrellaTest do
   end
 
   test "eval names what is missing where rpc does not get through", %{release: release} do
-    # The daemon has 127.0.0.1 only, and the node's host is another address, as Debian's host names are.
-    epmd = daemon(release.port)
-    eventually(fn -> stock_names(release.port) == [] end)
-    node = "#{release.node}@127.0.1.1"
-    pid = start(release, node)
-    eventually(fn -> match?([_], stock_names(release.port)) end)
-    assert {_, status} = command(release, node, "rpc", "1")
+    # The daemon listens on 127.0.0.1 only, and the node's host has another address, like Debian's host names.
+    epmd = start_daemon(release.port)
+    release = Map.put(release, :host, "127.0.1.1")
+    pid = Release.start(release)
+    assert {_, status} = Release.run(release, "rpc", ["1"])
     assert status != 0
 
-    assert {text, 0} = command(release, node, "eval", "IO.puts(EmbeddedEpmd.doctor())")
+    assert {text, 0} = Release.run(release, "eval", ["IO.puts(EmbeddedEpmd.doctor())"])
 
     assert text =~
-             "PROBLEM  At 127.0.1.1 #{node} is not found: connection refused; it runs as pid #{pid}, and is found at 127.0.0.1."
+             "PROBLEM  At 127.0.1.1 #{release.node}@127.0.1.1 is not found: connection refused; it runs as pid #{pid}, and is found at 127.0.0.1."
 
     assert text =~ "Do: Listen on 127.0.1.1 as well"
     assert text =~ "warning  An epmd daemon has port #{release.port}: pid #{epmd}."
@@ -81,50 +79,15 @@ defmodule EmbeddedEpmd.UmbrellaTest do
     remote = Path.join(release.tmp, "remote.vm.args")
     File.write!(remote, "+S 1\n")
     environment = [{"RELEASE_REMOTE_VM_ARGS", remote}]
-    assert {text, 0} = command(release, "#{release.node}@127.0.0.1", "eval", "EmbeddedEpmd.doctor()", environment)
+    assert {text, 0} = Release.run(release, "eval", ["EmbeddedEpmd.doctor()"], environment)
     assert text =~ "PROBLEM  #{remote} does not have -start_epmd false."
     assert text =~ "Do: Write -start_epmd false into #{remote}."
 
     own = Path.join(release.tmp, "vm.args")
     File.write!(own, "-start_epmd false\n")
     environment = [{"RELEASE_VM_ARGS", own}]
-    assert {text, 0} = command(release, "#{release.node}@127.0.0.1", "eval", "EmbeddedEpmd.doctor()", environment)
+    assert {text, 0} = Release.run(release, "eval", ["EmbeddedEpmd.doctor()"], environment)
     assert text =~ "PROBLEM  The discovery module of this VM is erl_epmd."
     assert text =~ "Do: Write -epmd_module Elixir.EmbeddedEpmd.Discovery into #{own} "
-  end
-
-  # Release has its nodes at 127.0.0.1.
-  defp command(release, node, command, argument, environment \\ []) do
-    environment = environment(release, node) ++ environment
-    System.cmd(bin(release), [command, argument], env: environment, stderr_to_stdout: true)
-  end
-
-  defp start(release, node) do
-    command = "exec setsid \"$0\" start </dev/null >\"$1\" 2>&1 & echo $!"
-    arguments = ["-c", command, bin(release), Release.log(release)]
-    {pid, 0} = System.cmd("sh", arguments, env: environment(release, node))
-    String.trim(pid)
-  end
-
-  defp bin(release), do: Path.join(release.folder, "prod/bin/prod")
-
-  defp environment(release, node) do
-    [
-      {"RELEASE_TMP", release.tmp},
-      {"RELEASE_NODE", node},
-      {"RELEASE_DISTRIBUTION", "name"},
-      {"ERL_EPMD_PORT", "#{release.port}"},
-      {"ERL_EPMD_ADDRESS", "127.0.0.1"},
-      {"ERL_AFLAGS", "-kernel inet_dist_use_interface {127,0,0,1}"},
-      {"MIX_ENV", nil}
-    ]
-  end
-
-  defp daemon(port) do
-    script = "epmd -port #{port} -address 127.0.0.1 </dev/null >/dev/null 2>&1 & echo $!"
-    {pid, 0} = System.cmd("sh", ["-c", script])
-    pid = String.trim(pid)
-    on_exit(fn -> System.cmd("kill", ["-9", pid], stderr_to_stdout: true) end)
-    pid
   end
 end

@@ -18,13 +18,13 @@ defmodule EmbeddedEpmd.VmArgsTest do
   end
 
   test "what is missing is what does not count" do
-    wanted = VmArgs.wanted(:vm_args, false)
+    wanted = VmArgs.required(:vm_args, false)
     assert VmArgs.missing([], wanted) == wanted
     assert VmArgs.missing(VmArgs.flags("-start_epmd false -epmd_module #{@module}"), wanted) == []
     assert VmArgs.missing(VmArgs.flags("-start_epmd false -start_epmd true"), wanted) == wanted
-    # With the kernel parameter no flag names the module.
-    assert VmArgs.wanted(:vm_args, true) == [{"-start_epmd", "false"}]
-    assert VmArgs.wanted(:remote_vm_args, false) == [{"-start_epmd", "false"}]
+    # With the kernel parameter no flag is needed for the module.
+    assert VmArgs.required(:vm_args, true) == [{"-start_epmd", "false"}]
+    assert VmArgs.required(:remote_vm_args, false) == [{"-start_epmd", "false"}]
   end
 
   for {line, kind, parameter?, sentence} <- [

@@ -1,20 +1,21 @@
 defmodule EmbeddedEpmd.Client do
   @moduledoc false
-  # Look-ups over TCP. OTP's :erl_epmd does the same, but only on the port of -epmd_port; ours may come from the
-  # application environment. It runs while the VM boots, so it uses plain functions only.
+  # Look-ups over TCP. OTP's :erl_epmd knows only the port of -epmd_port; ours may come from the application
+  # environment. This code runs while the VM boots, so it uses plain functions only.
 
   @port_please2_req ?z
   @names_req ?n
   @port2_resp ?w
-  # The distribution versions that we know; OTP 23 made the highest. Its client lets the environment narrow them.
+  # The distribution versions that we know; OTP 23 introduced the highest. OTP's client lets the environment narrow
+  # them.
   @highest 6
   @lowest 5
-  # How long :erl_epmd waits for an answer whatever it is told, and so do we without a limit.
-  @patience 10_000
+  # How long to wait for an answer if the timeout is :infinity, in milliseconds: :erl_epmd never waits longer.
+  @receive_timeout 10_000
 
   @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport
 
-  @doc "Looks a node up. Errors are those of `:erl_epmd`."
+  @doc "Looks up the port of a node. Errors are those of `:erl_epmd`."
   @spec port(charlist() | String.t(), :inet.ip_address(), :inet.port_number(), timeout()) ::
           answer() | {:error, atom()}
   def port(name, ip, port, timeout) do
@@ -33,7 +34,7 @@ defmodule EmbeddedEpmd.Client do
     end
   end
 
-  @doc "The distribution version to speak with a node of these versions; 0 if there is none."
+  @doc "The highest distribution version that this VM shares with a node of these versions; 0 if there is none."
   @spec version(non_neg_integer(), non_neg_integer()) :: non_neg_integer()
   def version(highest, lowest) do
     case versions() do
@@ -82,7 +83,7 @@ defmodule EmbeddedEpmd.Client do
     end
   end
 
-  # A reply ends with its connection.
+  # The EPMD closes the connection after its reply.
   defp ask(ip, port, request, timeout) do
     family = if tuple_size(ip) == 8, do: :inet6, else: :inet
     deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
@@ -109,7 +110,7 @@ defmodule EmbeddedEpmd.Client do
     end
   end
 
-  defp left(:infinity), do: @patience
+  defp left(:infinity), do: @receive_timeout
   defp left(deadline), do: :erlang.max(0, deadline - now())
 
   defp now, do: :erlang.monotonic_time(:millisecond)

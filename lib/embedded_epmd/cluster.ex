@@ -1,35 +1,36 @@
 defmodule EmbeddedEpmd.Cluster do
   @moduledoc """
-  Connects this node to the nodes of its host, as they come.
+  Connects this node to the nodes of its host, as they register.
 
       children = [EmbeddedEpmd, {EmbeddedEpmd.Cluster, nodes: ["app*"]}]
 
-  It learns of a node when that registers (`EmbeddedEpmd.subscribe/1`), and connects at once. Every 5 seconds it tries
-  those again that are registered and not connected; where this VM knows no table of its own (`:table` of
-  `t:EmbeddedEpmd.status/0`), that is how it learns of them. It never disconnects a node: the distribution does.
+  It learns of a node when the node registers (`EmbeddedEpmd.subscribe/1`), and connects at once. Every 5 seconds it
+  tries the nodes that are registered and not connected. If this VM has neither the table nor a copy of it (`:table`
+  of `t:EmbeddedEpmd.status/0`), it learns of nodes only then. It never disconnects a node.
 
-  Nodes of one host have the host part of this node's name: with long names `app1@db.example.com`, with short ones
-  `app1@db`. Those that were started under another host name are not reached. Nothing happens while this VM is no node.
-  Each name that fits becomes an atom; of more than 10000 in the life of the process, further ones are left out with a
-  warning.
+  It expects the nodes to have the host part of this node's name: with long names `app1@db.example.com`, with short
+  ones `app1@db`. Nodes that were started under another host name are not reached. Nothing happens while this VM is
+  not a node. Each name that matches becomes an atom. After 10000 different names in the life of the process, further
+  ones are ignored with a warning.
   """
 
   use GenServer
 
-  # How often nodes are tried again; milliseconds.
-  @again 5_000
-  # Names that may become atoms: whoever may register one could exhaust them.
-  @most_names 10_000
+  # How often nodes that are not connected are tried; milliseconds.
+  @retry_interval 5_000
+  # How many names may become atoms: otherwise whoever registers names could exhaust the VM's atoms.
+  @max_names 10_000
 
   @typedoc """
     * `:nodes` - the names to connect to, without their hosts: a list of patterns, in which `*` stands for any
-      characters and `?` for one, or regular expressions. Defaults to `["*"]`, which is all.
+      characters and `?` for one, or of regular expressions. Defaults to `["*"]`, which matches all.
     * `:name` - the name of the process. Defaults to `EmbeddedEpmd.Cluster`.
   """
   @type option :: {:nodes, [String.t() | Regex.t()]} | {:name, GenServer.name()}
 
   @doc """
-  Starts it. Raises an `ArgumentError` for a bad option, which names the option, what is expected and what came.
+  Starts the process. Raises an `ArgumentError` for a bad option; the message names the option, what is expected and
+  what came.
   """
   @spec start_link([option()]) :: GenServer.on_start()
   def start_link(options \\ []) do
@@ -42,19 +43,19 @@ defmodule EmbeddedEpmd.Cluster do
   end
 
   defp patterns!([_ | _] = nodes), do: Enum.map(nodes, &pattern!(&1, nodes))
-  defp patterns!(nodes), do: refuse(nodes)
+  defp patterns!(nodes), do: bad_nodes!(nodes)
 
   defp pattern!(%Regex{} = regex, _nodes), do: regex
 
   defp pattern!(text, nodes) when is_binary(text) do
-    if text == "" or String.contains?(text, "@"), do: refuse(nodes)
+    if text == "" or String.contains?(text, "@"), do: bad_nodes!(nodes)
     text = text |> Regex.escape() |> String.replace("\\*", ".*") |> String.replace("\\?", ".")
     Regex.compile!("\\A#{text}\\z", "su")
   end
 
-  defp pattern!(_, nodes), do: refuse(nodes)
+  defp pattern!(_, nodes), do: bad_nodes!(nodes)
 
-  defp refuse(nodes) do
+  defp bad_nodes!(nodes) do
     raise ArgumentError,
           "nodes: expected a list of patterns such as \"app*\", without hosts, or of regular expressions, " <>
             "got #{inspect(nodes)}"
@@ -63,14 +64,14 @@ defmodule EmbeddedEpmd.Cluster do
   @impl GenServer
   def init(patterns) do
     state = %{patterns: patterns, names: MapSet.new(), connecting: %{}, subscription: nil, warned?: false}
-    {:ok, state, {:continue, :again}}
+    {:ok, state, {:continue, :retry}}
   end
 
   @impl GenServer
-  def handle_continue(:again, state), do: {:noreply, again(state)}
+  def handle_continue(:retry, state), do: {:noreply, connect_all(state)}
 
   @impl GenServer
-  def handle_info(:again, state), do: {:noreply, again(state)}
+  def handle_info(:retry, state), do: {:noreply, connect_all(state)}
   def handle_info({:embedded_epmd, {:registered, %{name: name}}}, state), do: {:noreply, connect(state, name)}
 
   def handle_info({:DOWN, reference, :process, _, _}, %{subscription: reference} = state),
@@ -81,9 +82,9 @@ defmodule EmbeddedEpmd.Cluster do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  # A subscription ends with the process that keeps it.
-  defp again(state) do
-    Process.send_after(self(), :again, @again)
+  # The subscription ends with the supervised process, so it may have to be renewed.
+  defp connect_all(state) do
+    Process.send_after(self(), :retry, @retry_interval)
     state = subscribe(state)
 
     case EmbeddedEpmd.names() do
@@ -104,12 +105,12 @@ defmodule EmbeddedEpmd.Cluster do
   defp connect(state, name) do
     cond do
       not (Node.alive?() and node_name?(name) and Enum.any?(state.patterns, &Regex.match?(&1, name))) -> state
-      name in state.names or MapSet.size(state.names) < @most_names -> connect_node(state, name)
-      true -> warn(state)
+      name in state.names or MapSet.size(state.names) < @max_names -> connect_node(state, name)
+      true -> warn_once(state)
     end
   end
 
-  # Others than nodes may register what they like. An atom has 255 characters at most.
+  # Any local program may register any name. An atom has 255 characters at most.
   defp node_name?(name) do
     String.valid?(name) and not String.contains?(name, "@") and String.length(name) + String.length(host()) < 255
   end
@@ -126,17 +127,17 @@ defmodule EmbeddedEpmd.Cluster do
     if node in [node() | Node.list(:connected)] or node in Map.values(state.connecting) do
       state
     else
-      # A node that does not answer is waited for as long as the distribution waits.
+      # Node.connect/1 may block for the distribution's whole time-out.
       {pid, _} = spawn_monitor(fn -> Node.connect(node) end)
       put_in(state.connecting[pid], node)
     end
   end
 
-  defp warn(%{warned?: true} = state), do: state
+  defp warn_once(%{warned?: true} = state), do: state
 
-  defp warn(state) do
+  defp warn_once(state) do
     text = ~c"embedded_epmd: more than ~b names fit the patterns of the cluster; others are left out"
-    :logger.warning(text, [@most_names])
+    :logger.warning(text, [@max_names])
     %{state | warned?: true}
   end
 end

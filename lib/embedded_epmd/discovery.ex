@@ -6,36 +6,37 @@ defmodule EmbeddedEpmd.Discovery do
       -start_epmd false
       -epmd_module Elixir.EmbeddedEpmd.Discovery
 
-  OTP calls these functions, the first of them while `kernel` boots, before any application runs. Nobody else needs to.
-  The contract is OTP's "How to Implement an Alternative Node Discovery for Erlang Distribution" and the calls that
-  `net_kernel`, `inet_tcp_dist` and `net_adm` make on OTP 25 to 29.
+  OTP calls these functions, `start_link/0` while `kernel` boots, before any application runs. Applications need not
+  call them. The contract is OTP's "How to Implement an Alternative Node Discovery for Erlang Distribution" and the
+  calls that `net_kernel`, `inet_tcp_dist` and `net_adm` make on OTP 25 to 29.
 
-  A VM that is booted beside others for a moment, as by `bin/app rpc`, `eval` and their like, never serves: there the
-  module is OTP's own client. It is told by its boot script, `start_clean` or `RELEASE_BOOT_SCRIPT_CLEAN`, or by
+  The short-lived VMs of `bin/app rpc`, `eval`, `remote`, `stop` and `pid` never serve: there this module delegates to
+  OTP's own client. Such a VM is recognised by its boot script, `start_clean` or `RELEASE_BOOT_SCRIPT_CLEAN`, or by
   `RELEASE_COMMAND`.
   """
 
-  # What runs here may run before Logger, IO, files and every application: plain functions, no protocols.
+  # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
 
   alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, Lifecycle, Native}
 
   # As long as :erl_epmd waits.
   @timeout 10_000
-  # How long a look-up outlasts a port that changes hands, and how often it asks meanwhile; milliseconds.
-  @change_over 4_000
-  @change_over_pause 5
-  # How long a server may run at boot before somebody should have claimed it.
+  # How long a look-up waits while the port changes hands, and the pause between its attempts; milliseconds.
+  @change_over_timeout 4_000
+  @retry_interval 5
+  # How long a server may run after boot without a supervised process; milliseconds.
   @unclaimed_after 60_000
 
   @doc """
-  Loads the native library and starts the server, which binds the port or joins whoever serves it. It ends when the
+  Loads the native library and starts the server, which binds the port or joins its owner. The server ends when the
   distribution does.
 
-  Returns `:ignore`: the VM ends with whatever process a discovery module returns here, so there is none. If the server
-  cannot start while the VM boots, the VM stops with a sentence that says why; later, the error is that sentence. A node
-  with a fixed port (`-erl_epmd_port`, or `erl_epmd_node_listen_port` of `kernel`) needs no EPMD and starts all the same.
+  Returns `:ignore`: if it returned a process, the end of that process would end the VM. If the server cannot start
+  while the VM boots, the VM stops with a sentence that says why; later, that sentence is returned as the error. A
+  node with a fixed port (`-erl_epmd_port`, or `erl_epmd_node_listen_port` of `kernel`) needs no EPMD and starts all
+  the same.
 
-  In a VM that never serves it starts OTP's client.
+  In a VM that never serves it starts OTP's client, and returns `{:ok, pid}`.
   """
   @spec start_link() :: {:ok, pid()} | :ignore | {:error, term()}
   def start_link do
@@ -49,17 +50,17 @@ defmodule EmbeddedEpmd.Discovery do
           :ignore
 
         {:error, sentence} ->
-          if Environment.fixed_port?(), do: go_on_without(sentence), else: refuse(sentence)
+          if Environment.fixed_port?(), do: continue_without_server(sentence), else: fail(sentence)
       end
     end
   end
 
-  defp go_on_without(sentence) do
+  defp continue_without_server(sentence) do
     :logger.warning(~c"~ts; the node goes on without EPMD, since its port is fixed", [sentence])
     :ignore
   end
 
-  @doc "Registers the local node. The registration ends with `net_kernel`, or the caller where there is none."
+  @doc "Registers the local node. The registration ends with `net_kernel` or, if that does not run, with the caller."
   @spec register_node(atom() | charlist(), :inet.port_number()) ::
           {:ok, integer()} | {:error, term()}
   def register_node(name, port), do: register_node(name, port, :inet)
@@ -67,8 +68,8 @@ defmodule EmbeddedEpmd.Discovery do
   @doc """
   Registers the local node; the last argument is a driver module (OTP 25) or an address family (OTP 26 and later).
 
-  Errors are `:already_registered`, `:duplicate_name`, `:timeout`, or a sentence. A node with a fixed port gets the
-  creation -1 instead, which has `net_kernel` draw one.
+  Errors are `:already_registered`, `:duplicate_name`, `:timeout`, or a sentence. Instead of an error, a node with a
+  fixed port gets the creation -1, for which `net_kernel` draws a random one.
   """
   @spec register_node(atom() | charlist(), :inet.port_number(), atom()) ::
           {:ok, integer()} | {:error, term()}
@@ -76,7 +77,7 @@ defmodule EmbeddedEpmd.Discovery do
     if :erlang.whereis(:erl_epmd) == :undefined do
       with {:error, reason} when reason != :already_registered <- Lifecycle.register(to_binary(name), advertised(port)),
            false <- Environment.fixed_port?() do
-        if is_binary(reason), do: refuse(reason), else: {:error, reason}
+        if is_binary(reason), do: fail(reason), else: {:error, reason}
       else
         true -> {:ok, -1}
         answer -> answer
@@ -99,11 +100,11 @@ defmodule EmbeddedEpmd.Discovery do
   def port_please(name, ip), do: port_please(name, ip, @timeout)
 
   @doc """
-  Looks up the port of a node at an address: in memory if that is where this VM serves, or has a copy of the table of
-  whoever does; over TCP otherwise, and where the name is not in the copy.
+  Looks up the port of a node at an address. The answer comes from memory if this VM serves that address, or if it has
+  a copy of the table of that address's owner and the copy has the name. Otherwise it asks over TCP.
 
-  While the host's port changes hands, a look-up there waits for the next owner: at most 4 seconds, and never longer
-  than `timeout`.
+  While the port of this host changes hands, a look-up on this host waits for the next owner, for at most 4 seconds
+  and never longer than `timeout`.
   """
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::
           Client.answer() | {:error, atom()}
@@ -111,10 +112,15 @@ defmodule EmbeddedEpmd.Discovery do
     case Lifecycle.latest() do
       {server, :ports} when is_tuple(ip) ->
         case lookup(server, ip, to_binary(name)) do
-          {:port, port, highest, lowest} -> {:port, port, Client.version(highest, lowest)}
-          :stopped -> :erl_epmd.port_please(name, ip, timeout)
-          # Every number is less than :infinity.
-          other -> find(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over))
+          {:port, port, highest, lowest} ->
+            {:port, port, Client.version(highest, lowest)}
+
+          :stopped ->
+            :erl_epmd.port_please(name, ip, timeout)
+
+          # In Erlang's term order every number is less than :infinity.
+          other ->
+            resolve(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over_timeout))
         end
 
       _ ->
@@ -125,11 +131,11 @@ defmodule EmbeddedEpmd.Discovery do
   defp lookup(server, ip, name) do
     Native.lookup(server, ip, name)
   rescue
-    # A library that was loaded anew does not know the servers of its predecessor; a module may be there without one.
+    # Native raises if its library was reloaded since the server started, or is not loaded at all.
     _ in [ArgumentError, ErlangError] -> :stopped
   end
 
-  defp find(answer, server, ip, name, timeout, deadline) do
+  defp resolve(answer, server, ip, name, timeout, deadline) do
     case answer do
       {:port, port, highest, lowest} ->
         {:port, port, Client.version(highest, lowest)}
@@ -140,27 +146,27 @@ defmodule EmbeddedEpmd.Discovery do
       :elsewhere ->
         Client.port(name, ip, port(server), timeout)
 
-      # Whoever served the host's port and has gone is followed by another.
+      # The owner may have just ended: then another VM takes the port.
       :owner ->
         with {:error, reason} <- Client.port(name, ip, port(server), timeout),
-             do: find_again(reason, server, ip, name, timeout, deadline)
+             do: retry(reason, server, ip, name, timeout, deadline)
 
       :unsettled ->
-        find_again(:econnrefused, server, ip, name, timeout, deadline)
+        retry(:econnrefused, server, ip, name, timeout, deadline)
 
       :stopped ->
         {:error, :econnrefused}
     end
   end
 
-  defp find_again(reason, server, ip, name, timeout, deadline) do
+  defp retry(reason, server, ip, name, timeout, deadline) do
     if now() < deadline do
-      :timer.sleep(@change_over_pause)
+      :timer.sleep(@retry_interval)
 
       with :stopped <- lookup(server, ip, name) do
         {:error, reason}
       else
-        answer -> find(answer, server, ip, name, timeout, deadline)
+        answer -> resolve(answer, server, ip, name, timeout, deadline)
       end
     else
       {:error, reason}
@@ -194,7 +200,7 @@ defmodule EmbeddedEpmd.Discovery do
     end
   end
 
-  # A foreign EPMD may have names that are not UTF-8.
+  # Another EPMD may have names that are not UTF-8.
   defp characters(name) do
     case :unicode.characters_to_list(name) do
       characters when is_list(characters) -> characters
@@ -203,7 +209,8 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   @doc """
-  Says where a node is: the address and port of `:endpoints`, or its host's address, which OTP's client resolves well.
+  The address of a node: address and port from `:endpoints` if these name it, otherwise the address of its host, as
+  OTP's client resolves it.
   """
   @spec address_please(charlist(), charlist(), :inet | :inet6) ::
           {:ok, :inet.ip_address()}
@@ -217,7 +224,7 @@ defmodule EmbeddedEpmd.Discovery do
     end
   end
 
-  @doc "The port to listen on for distribution; OTP's client knows the fixed one."
+  @doc "The port to listen on for distribution: the fixed one, or 0. OTP's client reads the flag and the parameter."
   @spec listen_port_please(atom(), charlist()) :: {:ok, :inet.port_number()}
   def listen_port_please(name, host), do: :erl_epmd.listen_port_please(name, host)
 
@@ -243,7 +250,7 @@ defmodule EmbeddedEpmd.Discovery do
   defp to_binary(name) when is_atom(name), do: :erlang.atom_to_binary(name)
   defp to_binary(name), do: :unicode.characters_to_binary(name)
 
-  # It holds no server: one that is held does not end.
+  # A term that refers to the server would keep it alive.
   defp warn_when_unclaimed(keeper) do
     :timer.sleep(@unclaimed_after)
 
@@ -254,8 +261,8 @@ defmodule EmbeddedEpmd.Discovery do
     end
   end
 
-  # While the VM boots a returned error would end it in a page of reports; the sentence alone says more.
-  defp refuse(sentence) do
+  # While the VM boots, a returned error would end it with pages of reports that hide the sentence.
+  defp fail(sentence) do
     if Environment.booting?() do
       stderr = :erlang.open_port({:fd, 0, 2}, [:out, :binary])
       :erlang.port_command(stderr, [sentence, ?\n])

@@ -1,16 +1,16 @@
 defmodule EmbeddedEpmd.Doctor do
   @moduledoc false
-  # Examines this VM and its host: the facts, what they mean, and that in plain sentences.
+  # Examines this VM and its host, and formats the findings.
 
   alias EmbeddedEpmd.Doctor.{Facts, Findings}
 
   @type finding :: EmbeddedEpmd.finding()
 
-  @doc "What can be said of this VM."
+  @doc "The findings about this VM and its host."
   @spec examine() :: [finding()]
   def examine, do: Findings.judge(Facts.gather())
 
-  @doc "The findings in plain sentences."
+  @doc "The findings as text."
   @spec format([finding()]) :: String.t()
   def format(findings), do: Enum.map_join(findings, &line/1)
 

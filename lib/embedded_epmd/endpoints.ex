@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Endpoints do
   @moduledoc """
-  Where nodes are reached of which no EPMD can tell: behind a mapped port, a tunnel, a mesh.
+  The addresses and ports of nodes that no EPMD can look up: behind a mapped port, a tunnel or a mesh.
 
       config :embedded_epmd,
         endpoints: %{
@@ -8,21 +8,23 @@ defmodule EmbeddedEpmd.Endpoints do
           "*@edge.internal" => {MyApp.Mesh, :endpoint}
         }
 
-  A node is named as others call it; `*` stands for any characters. Of those that match, the one that says the most counts:
-  a name before every pattern, then the pattern with more characters of its own. An endpoint is
+  A key is the full name of a node, or a pattern in which `*` stands for any characters. If several keys match, the
+  most specific one counts: a name before every pattern, then the pattern with the most literal characters. An
+  endpoint is
 
-    * `{host, port}` - the host by name or address, as a string or a tuple. It is resolved as that of a node is, in the
-      family of the distribution
-    * `port` - on the host of the node's name
-    * `{module, function}` - a function of your own. It gets the node's name as a string, and returns one of the other two,
-      or `nil` if it knows nothing, and then the next that matches counts. It runs while the node is connected, so it must
-      be quick: after a second, or when it fails, that is logged, and it counts as `nil`
+    * `{host, port}` - the host is a name or an address, as a string or a tuple. A name is resolved in the address
+      family of the distribution.
+    * `port` - a port on the host of the node's name.
+    * `{module, function}` - a function of yours. It gets the node's name as a string, and returns one of the other
+      two, or `nil` to leave the node to the next key that matches. It is called during each connection attempt, so it
+      must be quick: if it takes longer than a second, or fails, that is logged, and it counts as `nil`.
 
-  Instead of the map there may be one `{module, function}` for all nodes. A node that nothing matches is looked up with the
-  EPMD of its host. The setting is read for each connection, so one that changes later holds, too.
+  Instead of the map, one `{module, function}` can be given for all nodes. A node without a match is looked up with
+  the EPMD of its host. The setting is read for each connection, so it can be changed at any time.
   """
 
-  # A look-up runs inside `net_kernel`, with which the VM ends: plain functions, nothing raises.
+  # A look-up runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never
+  # raises.
 
   alias EmbeddedEpmd.{Config, Lifecycle}
 
@@ -32,11 +34,11 @@ defmodule EmbeddedEpmd.Endpoints do
           | {module(), function :: atom()}
   @type setting :: %{(pattern :: String.t()) => endpoint()} | {module(), function :: atom()}
 
-  # For a function of the user's; in milliseconds.
-  @patience 1_000
+  # For a call of the user's function; milliseconds.
+  @timeout 1_000
 
   @doc false
-  # The setting as a map; or what is expected, and what came.
+  # The setting as a map; or the error: what is expected, and what came.
   @spec parse(term()) :: {:ok, %{String.t() => endpoint()}} | {:error, expected :: String.t(), got :: term()}
   def parse({module, function} = endpoint) when is_atom(module) and is_atom(function), do: {:ok, %{"*" => endpoint}}
 
@@ -71,7 +73,7 @@ defmodule EmbeddedEpmd.Endpoints do
   defp host?(host), do: is_binary(host) and host != ""
 
   @doc false
-  # Where a node is, by the setting that holds now; `:none` if that says nothing.
+  # The address and port of a node by the current setting; `:none` if that does not name it.
   @spec find(charlist(), charlist(), :inet | :inet6) ::
           {:ok, :inet.ip_address(), :inet.port_number()} | :none | {:error, :inet.posix()}
   def find(name, host, family) do
@@ -82,18 +84,18 @@ defmodule EmbeddedEpmd.Endpoints do
     Config.get(:endpoints, Lifecycle.options())
   rescue
     error in ArgumentError ->
-      complain(error.message)
+      log_error(error.message)
       %{}
   end
 
   @doc false
-  # The one first that says the most.
+  # The most specific key first.
   @spec ordered(%{String.t() => endpoint()}) :: [{String.t(), endpoint()}]
   def ordered(endpoints) do
     :lists.sort(fn {one, _}, {other, _} -> rank(one) <= rank(other) end, :maps.to_list(endpoints))
   end
 
-  # A name comes before every pattern, and of two patterns the one with more characters of its own.
+  # A name comes before every pattern, and of two patterns the one with more literal characters.
   defp rank(pattern) do
     literal = byte_size(:binary.replace(pattern, "*", "", [:global]))
     {literal != byte_size(pattern), -literal, pattern}
@@ -103,7 +105,7 @@ defmodule EmbeddedEpmd.Endpoints do
 
   defp find([{pattern, endpoint} | endpoints], node, host, family) do
     with true <- matches?(node, pattern),
-         {to, port} <- at(endpoint, node, host) do
+         {to, port} <- target(endpoint, node, host) do
       with {:ok, ip} <- :inet.getaddr(to, family), do: {:ok, ip, port}
     else
       _ -> find(endpoints, node, host, family)
@@ -134,45 +136,45 @@ defmodule EmbeddedEpmd.Endpoints do
     end
   end
 
-  defp at(port, _node, host) when is_integer(port), do: {host, port}
+  defp target(port, _node, host) when is_integer(port), do: {host, port}
 
-  defp at({to, port}, _node, _host) when is_integer(port),
+  defp target({to, port}, _node, _host) when is_integer(port),
     do: {if(is_binary(to), do: :unicode.characters_to_list(to), else: to), port}
 
-  defp at({module, function}, node, host), do: ask(module, function, node, host)
+  defp target({module, function}, node, host), do: call_function(module, function, node, host)
 
-  defp ask(module, function, node, host) do
+  defp call_function(module, function, node, host) do
     {pid, monitor} = :erlang.spawn_monitor(fn -> :erlang.exit({:endpoint, apply(module, function, [node])}) end)
 
     receive do
-      {:DOWN, ^monitor, _, _, {:endpoint, answer}} -> answered(answer, module, function, node, host)
-      {:DOWN, ^monitor, _, _, reason} -> complain(said(module, function, node, [" failed: ", inspected(reason)]))
+      {:DOWN, ^monitor, _, _, {:endpoint, answer}} -> check_answer(answer, module, function, node, host)
+      {:DOWN, ^monitor, _, _, reason} -> log_error(message(module, function, node, [" failed: ", format(reason)]))
     after
-      @patience ->
+      @timeout ->
         :erlang.demonitor(monitor, [:flush])
         :erlang.exit(pid, :kill)
-        complain(said(module, function, node, " took more than a second"))
+        log_error(message(module, function, node, " took more than a second"))
     end
   end
 
-  defp answered(nil, _module, _function, _node, _host), do: :none
+  defp check_answer(nil, _module, _function, _node, _host), do: :none
 
-  defp answered(answer, module, function, node, host) do
-    # Another function is not asked.
+  defp check_answer(answer, module, function, node, host) do
+    # A function must not return another function.
     if endpoint?(answer) and not match?({_, name} when is_atom(name), answer),
-      do: at(answer, node, host),
+      do: target(answer, node, host),
       else:
-        complain(said(module, function, node, [" must return {host, port}, a port, or nil, got: ", inspected(answer)]))
+        log_error(message(module, function, node, [" must return {host, port}, a port, or nil, got: ", format(answer)]))
   end
 
-  defp said(module, function, node, what) do
-    ["embedded_epmd: endpoints: ", inspected({module, function}), " for \"", node, "\"", what]
+  defp message(module, function, node, what) do
+    ["embedded_epmd: endpoints: ", format({module, function}), " for \"", node, "\"", what]
   end
 
-  defp inspected(term), do: :io_lib.format(~c"~tp", [term])
+  defp format(term), do: :io_lib.format(~c"~tp", [term])
 
-  # The look-up goes on without.
-  defp complain(sentence) do
+  # The look-up continues with the next key.
+  defp log_error(sentence) do
     :logger.error(~c"~ts", [sentence])
     :none
   end

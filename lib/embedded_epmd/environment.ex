@@ -1,26 +1,26 @@
 defmodule EmbeddedEpmd.Environment do
   @moduledoc false
-  # What kind of VM this is: what OTP, the command line and a release's script say of it. It runs while the VM boots, so
-  # it uses plain functions only.
+  # What kind of VM this is, according to OTP, the command line and a release's script. This code runs while the VM
+  # boots, so it uses plain functions only.
 
   alias EmbeddedEpmd.Discovery
 
-  # Commands of a release's script that boot a VM beside the release, for a moment.
+  # Commands of a release's script that boot a short-lived VM beside the release.
   @client_commands [~c"eval", ~c"rpc", ~c"remote", ~c"stop", ~c"pid", ~c"restart"]
 
-  @doc "Whether OTP routes to `Discovery` when this VM becomes a node."
+  @doc "Whether OTP uses `Discovery` when this VM becomes a node."
   @spec routed?() :: boolean()
   def routed? do
     :net_kernel.epmd_module() == Discovery
   rescue
-    # Flag and parameter stand beside each other, or the parameter is no atom: no node starts here.
+    # Flag and parameter are both set, or the parameter is no atom: this VM cannot become a node.
     _ -> false
   end
 
   @doc """
-  Has OTP route to `Discovery` from now on, where nothing else has been said; whether it does.
+  Makes OTP use `Discovery` from now on, unless another module is configured; returns whether it does.
 
-  OTP 27.2 and later look at the parameter of `kernel`. Beside the flag it would keep the VM from becoming a node.
+  OTP 27.2 and later read the `kernel` parameter. If the flag is set as well, the VM cannot become a node.
   """
   @spec route() :: boolean()
   def route do
@@ -33,8 +33,8 @@ defmodule EmbeddedEpmd.Environment do
   end
 
   @doc """
-  Whether this VM is booted beside others, for a moment, and must not serve: it boots a clean script, or it was booted by
-  such a command of a release.
+  Whether this is a short-lived VM that must not serve: it boots a clean script, or a command such as `rpc` of a
+  release's script booted it.
   """
   @spec client?() :: boolean()
   def client? do
@@ -46,7 +46,7 @@ defmodule EmbeddedEpmd.Environment do
 
   defp clean?(name), do: name == ~c"start_clean" or name == :os.getenv(~c"RELEASE_BOOT_SCRIPT_CLEAN")
 
-  # Every VM that a release's VM starts inherits the command; only the release's own was booted by it.
+  # VMs that the release's VM starts inherit RELEASE_COMMAND, but they do not boot the release's scripts.
   defp releases?(script) do
     with [_ | _] = root <- :os.getenv(~c"RELEASE_ROOT"),
          [_ | _] = version <- :os.getenv(~c"RELEASE_VSN") do
@@ -58,21 +58,21 @@ defmodule EmbeddedEpmd.Environment do
 
   defp client_command?, do: :lists.member(:os.getenv(~c"RELEASE_COMMAND"), @client_commands)
 
-  @doc "Whether this VM is a node, or about to get a name from the first node that it connects to."
+  @doc "Whether this VM is a node, or will get a name from the first node that it connects to."
   @spec distributed?() :: boolean()
   def distributed?, do: :erlang.whereis(:net_kernel) != :undefined
 
-  @doc "Whether the node listens on a port that all others know, so that it needs no EPMD."
+  @doc "Whether the node has a fixed distribution port, so that it needs no EPMD."
   @spec fixed_port?() :: boolean()
   def fixed_port? do
     :init.get_argument(:erl_epmd_port) != :error or :erl_epmd.listen_port_please(~c"", ~c"") != {:ok, 0}
   end
 
-  @doc "Whether `kernel` itself is still booting: the VM ends if the distribution does not start now."
+  @doc "Whether `kernel` is still booting: if the distribution fails to start then, the VM ends."
   @spec booting?() :: boolean()
   def booting?, do: :erlang.whereis(:kernel_safe_sup) == :undefined
 
-  @doc "Whether the VM is on its way down."
+  @doc "Whether the VM is stopping."
   @spec stopping?() :: boolean()
   def stopping?, do: match?({:stopping, _}, :init.get_status())
 

@@ -1,19 +1,19 @@
 defmodule EmbeddedEpmd.Exposure do
   @moduledoc false
-  # How far a server reaches in a VM to which OTP does not route through us, as without `-epmd_module` before OTP 27.2.
-  # Nothing tells us there that the VM is about to become a node: the server has to be there before. Until a node needs
-  # it, only this host can see it.
+  # To which hosts a server is exposed in a VM whose OTP does not use `Discovery`, as without `-epmd_module` before
+  # OTP 27.2. Nothing tells us there that the VM is about to become a node, so the server has to run before. Until a
+  # node needs it, it listens on loopback only.
 
   alias EmbeddedEpmd.{Environment, Native}
 
-  @doc "Whether any node needs this server: the VM's own, or one that is registered here."
+  @doc "Whether any node needs this server: the VM's own, or one that is registered with it."
   @spec needed?(Native.server()) :: boolean()
   def needed?(server), do: Environment.distributed?() or Native.metrics(server).names > 0
 
-  @doc "The settings of a server that nobody needs: loopback only, and no standby that nodes could rely on."
-  @spec narrow(Native.config()) :: Native.config()
-  # Those of a socket unit cannot be narrowed: they are nobody's choice.
-  def narrow(config),
+  @doc "The settings of a server that no node needs: loopback addresses only, and no hand-over."
+  @spec loopback_only(Native.config()) :: Native.config()
+  # The addresses of a socket unit cannot be changed; they count unless others have been chosen.
+  def loopback_only(config),
     do: %{config | addresses: loopbacks(config.addresses), addresses_chosen: false, hand_over: false}
 
   defp loopbacks([]), do: ["127.0.0.1", "::1"]

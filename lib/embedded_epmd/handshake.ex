@@ -1,11 +1,11 @@
 defmodule EmbeddedEpmd.Handshake do
   @moduledoc false
-  # The handshake of the distribution from the side that connects: OTP's "Distribution Protocol", version 6, which OTP 23
-  # and later speak. Nothing is decided here.
+  # The distribution handshake from the side that connects: OTP's "Distribution Protocol", version 6, of OTP 23 and
+  # later. Only encodes and decodes; the caller decides what a message means.
 
   import Bitwise
 
-  # Over TCP a message has a length of two bytes before it, over TLS one of four.
+  # The length before each message has two bytes over TCP, four over TLS.
   @enforce_keys [:transport, :socket, :length_bits]
   defstruct [:transport, :socket, :length_bits, deadline: 0]
 
@@ -26,28 +26,28 @@ defmodule EmbeddedEpmd.Handshake do
   @fragments 0x800000
   @name_me 0x2_0000_0000
   @mandatory_25_digest 0x400_0000
-  # What the digest stands for.
+  # The flags that the digest implies.
   @mandatory_25 0x4 ||| 0x10 ||| 0x80 ||| 0x100 ||| 0x200 ||| 0x400 ||| 0x800 ||| 0x10000 ||| 0x20000 ||| 0x40000 |||
                   0x1000000
 
   @longest_message 1_024
 
-  @doc "The flags that this VM sends as a hidden node, and those that it asks of others."
+  @doc "The flags that this VM sends as a hidden node, and those that it requires of others."
   @spec flags() :: {hidden :: non_neg_integer(), mandatory :: non_neg_integer()}
   def flags do
     flags = :erts_internal.get_dflags()
-    # Without atom cache and fragments every message is whole and stands for itself.
+    # Without atom cache and fragments every message can be decoded by itself.
     {elem(flags, 1) &&& bnot(@published ||| @dist_hdr_atom_cache ||| @fragments ||| @name_me), elem(flags, 2)}
   end
 
-  @doc "Those of the flags `wanted` that a node lacks which sent `flags`."
+  @doc "Those of the flags `wanted` that are missing in `flags`, as a node sent them."
   @spec missing(non_neg_integer(), non_neg_integer()) :: non_neg_integer()
   def missing(wanted, flags) do
     meant = if (flags &&& @mandatory_25_digest) == 0, do: flags, else: flags ||| @mandatory_25
     wanted &&& bnot(meant)
   end
 
-  @doc "Says who connects, and returns what the other makes of it."
+  @doc "Sends this side's name, and returns the status that the other side answers."
   @spec greet(t(), String.t(), pos_integer()) :: {:ok, status()} | error()
   def greet(link, name, creation) do
     {flags, _} = flags()
@@ -66,11 +66,11 @@ defmodule EmbeddedEpmd.Handshake do
     end
   end
 
-  @doc "Answers the status `alive`: the connection that the other has under this name is an old one."
+  @doc "Answers the status `alive`: tells the other side to replace its old connection to this name."
   @spec supersede(t()) :: :ok | error()
   def supersede(link), do: send_message(link, "strue")
 
-  @doc "Receives the other's name, flags and challenge."
+  @doc "Receives the other side's name, flags and challenge."
   @spec challenge(t()) :: {:ok, challenge()} | error()
   def challenge(link) do
     with {:ok, message} <- receive_message(link) do
@@ -87,7 +87,7 @@ defmodule EmbeddedEpmd.Handshake do
     end
   end
 
-  @doc "Answers the challenge, and has the other prove that it has the cookie, too."
+  @doc "Answers the challenge, and checks the other side's proof that it has the cookie, too."
   @spec prove(t(), challenge(), atom()) :: :ok | {:error, :wrong_proof} | error()
   def prove(link, %{challenge: challenge}, cookie) do
     ours = :rand.uniform(0xFFFFFFFF)
@@ -109,21 +109,21 @@ defmodule EmbeddedEpmd.Handshake do
     :ok
   end
 
-  @doc "Gives what comes so many milliseconds, from now on."
-  @spec within(t(), pos_integer()) :: t()
-  def within(link, patience), do: %{link | deadline: System.monotonic_time(:millisecond) + patience}
+  @doc "Sets the deadline for all that follows: this many milliseconds from now."
+  @spec with_timeout(t(), pos_integer()) :: t()
+  def with_timeout(link, timeout), do: %{link | deadline: System.monotonic_time(:millisecond) + timeout}
 
-  @doc "The milliseconds that are left."
-  @spec left(t()) :: non_neg_integer()
-  def left(link), do: max(0, link.deadline - System.monotonic_time(:millisecond))
+  @doc "The milliseconds until the deadline."
+  @spec time_left(t()) :: non_neg_integer()
+  def time_left(link), do: max(0, link.deadline - System.monotonic_time(:millisecond))
 
-  @doc "Sends bytes as they are."
+  @doc "Sends bytes without a length before them."
   @spec send_bytes(t(), iodata()) :: :ok | {:error, term()}
   def send_bytes(%{transport: transport, socket: socket}, bytes), do: transport.send(socket, bytes)
 
   @spec receive_bytes(t(), pos_integer()) :: {:ok, binary()} | {:error, term()}
   def receive_bytes(%{transport: transport, socket: socket} = link, count),
-    do: transport.recv(socket, count, left(link))
+    do: transport.recv(socket, count, time_left(link))
 
   defp send_message(%{length_bits: bits} = link, message),
     do: send_bytes(link, [<<byte_size(message)::size(bits)>>, message])
@@ -131,7 +131,7 @@ defmodule EmbeddedEpmd.Handshake do
   defp receive_message(%{length_bits: bits} = link) do
     with {:ok, header} <- receive_bytes(link, div(bits, 8)) do
       case {header, :binary.decode_unsigned(header)} do
-        # The type of a record and the version: an alert, or the handshake.
+        # Type and version of a TLS record: an alert, or the handshake.
         {<<type, 3>>, _} when type in [21, 22] -> {:error, :tls}
         {_, length} when length in 1..@longest_message -> receive_bytes(link, length)
         {other, _} -> {:error, {:unexpected, other}}

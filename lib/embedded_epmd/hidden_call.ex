@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.HiddenCall do
   @moduledoc false
-  # One call of a function on another node, over a connection whose handshake has just been done. `:rpc` cannot be used:
-  # this VM is another node than the one that connected, or none.
+  # Calls one function on another node, over a connection whose handshake is done. `:rpc` cannot be used: the
+  # connection was made under the name of a probe, not of this VM's node.
 
   alias EmbeddedEpmd.Handshake
 
@@ -10,7 +10,8 @@ defmodule EmbeddedEpmd.HiddenCall do
   @longest_message 1_000_000
 
   @doc """
-  What `module.function(arguments...)` returns there. `name` and `creation` are those of the handshake.
+  Returns what `module.function(arguments...)` returns on the other node. `name` and `creation` are those of the
+  handshake.
   """
   @spec call(Handshake.t(), String.t(), pos_integer(), module(), atom(), [term()]) :: {:ok, term()} | {:error, term()}
   def call(link, name, creation, module, function, arguments) do
@@ -22,7 +23,7 @@ defmodule EmbeddedEpmd.HiddenCall do
     with :ok <- Handshake.send_bytes(link, [<<IO.iodata_length(message)::32>>, message]), do: answer(link)
   end
 
-  # From here on every message has a length of four bytes, an empty one is a tick.
+  # After the handshake the length before each message has four bytes. An empty message is a tick.
   defp answer(link) do
     with {:ok, <<length::32>>} <- Handshake.receive_bytes(link, 4) do
       cond do
@@ -33,7 +34,7 @@ defmodule EmbeddedEpmd.HiddenCall do
     end
   end
 
-  # Whoever connects may be sent anything.
+  # The other node may send anything to a connected node.
   defp decode(link, <<@pass_through, terms::binary>>) do
     {_control, used} = :erlang.binary_to_term(terms, [:safe, :used])
     message = binary_part(terms, used, byte_size(terms) - used)
@@ -48,7 +49,7 @@ defmodule EmbeddedEpmd.HiddenCall do
   defp result(_link, {:call, result}), do: {:ok, result}
   defp result(link, _other), do: answer(link)
 
-  # NEW_PID_EXT, with the node as SMALL_ATOM_UTF8_EXT.
+  # NEW_PID_EXT, with the node as SMALL_ATOM_UTF8_EXT: a pid of the probe.
   defp pid(name, creation),
     do: :erlang.binary_to_term(<<131, 88, 119, byte_size(name), name::binary, 1::32, 0::32, creation::32>>)
 end

@@ -1,11 +1,11 @@
 defmodule EmbeddedEpmd.HostAddress do
   @moduledoc false
-  # Whether the node is looked up where its server listens: at the address of its own host's name.
+  # The addresses of this machine, and whether the server listens at the one where other nodes look this node up.
 
   alias EmbeddedEpmd.{Environment, Native, Server}
 
   @doc """
-  The address of the node's host, if it is this machine's and the server does not listen there, so that no node finds it.
+  The address of the node's host, if it belongs to this machine and the server does not listen there; otherwise `nil`.
   """
   @spec missing(Native.server(), node()) :: :inet.ip_address() | nil
   def missing(server, node) do
@@ -20,7 +20,7 @@ defmodule EmbeddedEpmd.HostAddress do
     end
   end
 
-  @doc "Warns of it. Whoever resolves names may take its time, so this is a process of its own."
+  @doc "Logs a warning if that address is missing. Runs in a process of its own, since resolving a name may take long."
   @spec warn_if_missing(Native.server()) :: :ok
   def warn_if_missing(server) do
     spawn(fn ->
@@ -37,9 +37,13 @@ defmodule EmbeddedEpmd.HostAddress do
     :ok
   end
 
-  defp own?({127, _, _, _}), do: true
+  @doc "Whether an address belongs to this machine."
+  @spec own?(:inet.ip_address()) :: boolean()
+  # The whole of 127.0.0.0/8 does, and interfaces list one address of it.
+  def own?({127, _, _, _}), do: true
+  def own?({0, 0, 0, 0, 0, 0xFFFF, _, _} = ip), do: own?(:inet.ipv4_mapped_ipv6_address(ip))
 
-  defp own?(ip) do
+  def own?(ip) do
     {:ok, interfaces} = :inet.getifaddrs()
     Enum.any?(interfaces, fn {_, options} -> {:addr, ip} in options end)
   end

@@ -1,21 +1,21 @@
 defmodule EmbeddedEpmd.Lifecycle do
   @moduledoc false
-  # The life of this VM's native server. Where OTP routes to us it is that of the distribution: its keeper is `net_sup`,
-  # with which it ends, and no application's end interrupts it. Some of this runs while the VM boots, so it uses plain
-  # functions only.
+  # Starts, restarts and stops this VM's native server. A server ends with a process, its keeper. If OTP calls
+  # `Discovery`, the keeper is `net_sup`: the server lives as long as the distribution, whatever happens to the
+  # applications. Some of this code runs while the VM boots, so it uses plain functions only.
 
   alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Native, ServiceManager}
 
   @server {__MODULE__, :server}
   @node {__MODULE__, :node}
   @options {__MODULE__, :options}
-  # How often a node that runs asks for its name again, and the pause between; milliseconds.
-  @tries 20
-  @pause 50
+  # How often a running node retries to register after a restart of the server, and the pause between; milliseconds.
+  @attempts 20
+  @retry_interval 50
 
   @doc """
-  The server that was started last, which may have ended, for look-ups that are to be fast: they tell whether it has.
-  With `:fixed_port` OTP's client answers them, since all nodes have the same port.
+  The server that was started last. It may have ended: a look-up in it tells so, and need not ask first. With
+  `:fixed_port` all nodes are expected at the same port, and OTP's client answers look-ups.
   """
   @spec latest() :: {Native.server(), :fixed_port | :ports} | :none
   def latest, do: :persistent_term.get(@server, :none)
@@ -34,11 +34,11 @@ defmodule EmbeddedEpmd.Lifecycle do
   def running?(server) do
     Native.status(server).role != :stopped
   rescue
-    # A library that was loaded anew does not know the servers of its predecessor; a module may be there without one.
+    # Native raises if its library was reloaded since the server started, or is not loaded at all.
     _ in [ArgumentError, ErlangError] -> false
   end
 
-  @doc "The options of the child, which hold from now on for every server that starts."
+  @doc "Stores the options of the child, for every server that starts from now on."
   @spec put_options(keyword()) :: :ok
   def put_options(options), do: :persistent_term.put(@options, options)
 
@@ -46,9 +46,9 @@ defmodule EmbeddedEpmd.Lifecycle do
   def options, do: :persistent_term.get(@options, [])
 
   @doc """
-  Starts the server of a VM that becomes a node, for as long as `keeper` lives, and tells the supervised process.
+  Starts the server of a VM that becomes a node, and tells the supervised process. The server ends with `keeper`.
 
-  If the server of an earlier life is still ending, it is waited for.
+  If the VM has a server, stops it and waits for its end first.
   """
   @spec start(pid()) :: {:ok, Native.server()} | {:error, String.t()}
   def start(keeper) do
@@ -63,9 +63,10 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   @doc """
-  The server that this VM has or, if it needs one now, gets: `:none` if it does not.
+  The server of this VM. If none runs and the VM needs one, starts it; `:none` if it needs none.
 
-  A node gets one again whose server ended. A VM to which OTP has no way through us serves as a neighbour would.
+  If OTP calls `Discovery`, only a node needs a server. If it does not, and cannot be made to (before 27.2), the VM
+  always needs one: its node will register over TCP, as a stock node does, without notice.
   """
   @spec ensure() :: {:ok, Native.server()} | :none | {:error, String.t()}
   def ensure do
@@ -74,16 +75,14 @@ defmodule EmbeddedEpmd.Lifecycle do
         Environment.stopping?() or Environment.client?() -> :none
         Environment.routed?() -> if Environment.distributed?(), do: start_again(), else: :none
         not Environment.distributed?() and Environment.route() -> :none
-        true -> start_beside()
+        true -> start_unrouted()
       end
     end
   end
 
   defp start_again do
-    # A server that nobody can reach any more ends when nobody has it.
-    :persistent_term.erase(@server)
-
     with keeper when is_pid(keeper) <- :erlang.whereis(:net_sup),
+         :ok <- drop_references(keeper),
          :ok <- load(),
          {:ok, config} <- config(),
          {:ok, server} <- start(config, keeper) do
@@ -95,13 +94,20 @@ defmodule EmbeddedEpmd.Lifecycle do
     end
   end
 
-  defp start_beside do
-    with :ok <- load(),
-         {:ok, config} <- config(),
-         do: start(reach(config, Environment.distributed?()), :erlang.whereis(:kernel_sup))
+  # A server without references ends. If the keeper started it, a reference may still be on the keeper's heap.
+  defp drop_references(keeper) do
+    :persistent_term.erase(@server)
+    :erlang.garbage_collect(keeper)
+    :ok
   end
 
-  @doc "Ends the server, if there is one, and waits for its end."
+  defp start_unrouted do
+    with :ok <- load(),
+         {:ok, config} <- config(),
+         do: start(exposed(config, Environment.distributed?()), :erlang.whereis(:kernel_sup))
+  end
+
+  @doc "Stops the server, if there is one, and waits for its end."
   @spec stop() :: :ok
   def stop do
     with {:ok, server} <- server(), do: Native.stop(server, Environment.stopping?())
@@ -109,23 +115,23 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   @doc """
-  Applies the settings that hold now to a running server. Refuses those that cannot be changed any more.
+  Applies the current settings to a running server. Refuses those that cannot be changed any more.
   """
   @spec configure(Native.server()) :: :ok | {:error, String.t()}
   def configure(server) do
     with {:ok, config} <- config(),
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
-      config = reach(config, Environment.routed?() or Exposure.needed?(server))
-      with {:ok, :ok} <- named(Native.configure(server, config)), do: :ok
+      config = exposed(config, Environment.routed?() or Exposure.needed?(server))
+      with {:ok, :ok} <- prefix_error(Native.configure(server, config)), do: :ok
     end
   end
 
-  defp reach(config, true), do: config
-  defp reach(config, false), do: Exposure.narrow(config)
+  defp exposed(config, true), do: config
+  defp exposed(config, false), do: Exposure.loopback_only(config)
 
-  # The port decides which hosts' nodes are known here, so a server keeps it for life. Nobody's choice is no other one:
-  # a socket unit may have decided.
+  # The nodes are registered at this port, so a server never changes it. A default contradicts nothing: the port may
+  # be that of a socket unit.
   defp same_port(%{port: port}, port), do: :ok
   defp same_port(%{port_chosen: false}, _), do: :ok
 
@@ -137,20 +143,21 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   defp same_advertised(%{advertise: [port: wanted]}, {_name, port, _creation, registrant}) when port != wanted do
-    # The node of an earlier life has nothing to say.
-    if :erlang.whereis(:net_kernel) == registrant, do: {:error, late(wanted, port)}, else: :ok
+    # Otherwise the registration is that of a node that was stopped.
+    if :erlang.whereis(:net_kernel) == registrant, do: {:error, registered_already(wanted, port)}, else: :ok
   end
 
   defp same_advertised(_config, _node), do: :ok
 
-  defp late(wanted, port) do
+  defp registered_already(wanted, port) do
     "embedded_epmd: #{Config.source(:advertise, options())} says #{wanted}, but this node is registered with port #{port}: " <>
       "it registers when it starts, before runtime.exs and the child's options are read. " <>
       "Set -embedded_epmd advertise '[{port,#{wanted}}]' in vm.args, or advertise in config.exs"
   end
 
   @doc """
-  Registers the local node, for as long as its `net_kernel` lives. A server that starts while it does registers it, too.
+  Registers the local node, for as long as its `net_kernel` lives. If the server is restarted meanwhile, the new one
+  registers it again.
   """
   @spec register(String.t(), :inet.port_number()) :: {:ok, pos_integer()} | {:error, atom() | String.t()}
   def register(name, port) do
@@ -165,24 +172,24 @@ defmodule EmbeddedEpmd.Lifecycle do
         {:error, :already_registered}
 
       failed ->
-        # With a fixed port it runs all the same.
+        # With a fixed port the node runs all the same, and a later server registers it.
         :persistent_term.put(@node, {name, port, nil, registrant})
         if failed == :none, do: {:error, :stopped}, else: failed
     end
   end
 
-  # The node runs with the creation that it booted with. Its last server may be about to let go of the name.
-  defp register_again(server, tries \\ @tries) do
+  # The node keeps the creation that it booted with. The owner may not have seen the end of the last registration yet.
+  defp register_again(server, attempts \\ @attempts) do
     with {_, _, _, registrant} = node <- :persistent_term.get(@node, :none),
          true <- :erlang.whereis(:net_kernel) == registrant,
-         {:error, :duplicate_name} when tries > 0 <- register_at(server, node) do
-      :timer.sleep(@pause)
-      register_again(server, tries - 1)
+         {:error, :duplicate_name} when attempts > 0 <- register_at(server, node) do
+      :timer.sleep(@retry_interval)
+      register_again(server, attempts - 1)
     end
   end
 
   defp register_at(server, {name, port, creation, registrant}),
-    do: named(Native.register(server, name, port, Client.versions(), creation, registrant))
+    do: prefix_error(Native.register(server, name, port, Client.versions(), creation, registrant))
 
   defp load do
     case Native.load() do
@@ -208,16 +215,16 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   defp start(config, keeper) do
-    with {:ok, server} <- named(Native.start(config, keeper)) do
+    with {:ok, server} <- prefix_error(Native.start(config, keeper)) do
       :persistent_term.put(@server, {server, ports()})
       ServiceManager.forget()
       {:ok, server}
     end
   end
 
-  # It is asked of `init`, which takes longer than a look-up in memory.
+  # Stored with the server, since asking `init` takes longer than a look-up in memory.
   defp ports, do: if(:erl_epmd.listen_port_please(~c"", ~c"") == {:ok, 0}, do: :ports, else: :fixed_port)
 
-  defp named({:error, {_, sentence}}), do: {:error, "embedded_epmd: " <> sentence}
-  defp named(result), do: result
+  defp prefix_error({:error, {_, sentence}}), do: {:error, "embedded_epmd: " <> sentence}
+  defp prefix_error(result), do: result
 end

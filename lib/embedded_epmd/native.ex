@@ -2,8 +2,8 @@ defmodule EmbeddedEpmd.Native do
   @moduledoc false
   # The NIFs of native/epmd_nif.
   #
-  # There is no @on_load: on OTP 25, in a release, such handlers run after the distribution has started. A reload of the
-  # module would thus bring the functions below to life, so it is refused from the first load on.
+  # There is no @on_load: on OTP 25, in a release, such handlers run after the distribution has started. So a reload
+  # of the module would replace the NIFs by the stubs below. That is why the module is sticky once it has been loaded.
 
   @compile {:autoload, false}
 
@@ -19,7 +19,7 @@ defmodule EmbeddedEpmd.Native do
           | {:role, role() | :stopped}
           | {:table, :owner}
 
-  @doc "Loads the library. Loading it again is no error."
+  @doc "Loads the library. Loading it again is not an error."
   @spec load() :: :ok | {:error, {charlist(), charlist()}}
   def load do
     case :code.priv_dir(:embedded_epmd) do
@@ -37,7 +37,7 @@ defmodule EmbeddedEpmd.Native do
     end
   end
 
-  # As OTP does with the modules of its own that cannot be loaded twice.
+  # OTP protects its own modules in the same way.
   defp stick do
     true = :code.stick_mod(__MODULE__)
     :ok
@@ -75,7 +75,7 @@ defmodule EmbeddedEpmd.Native do
   @spec names(server()) :: [{String.t(), :inet.port_number()}] | :elsewhere
   def names(_server), do: :erlang.nif_error(:nif_not_loaded)
 
-  @doc "Sends `pid` the message `{:embedded_epmd, :events}` when there is something to take."
+  @doc "Sends `pid` the message `{:embedded_epmd, :events}` when log entries or changes wait."
   @spec claim(server(), pid()) :: {:ok, :ok} | {:error, :stopped}
   def claim(_server, _pid), do: :erlang.nif_error(:nif_not_loaded)
 

@@ -1,21 +1,21 @@
 defmodule EmbeddedEpmd.Roles do
   @moduledoc false
-  # Which of this host's nodes owns the EPMD's port, and which stands by, as far as /proc tells. Both hold the listener; the
-  # owner alone listens for who wants to stand by.
+  # Which nodes of this host own the EPMD's port, and which stand by, as far as /proc shows. Owner and standby both
+  # hold the listener. Only the owner listens on the Unix socket at which standbys connect.
 
   alias EmbeddedEpmd.Doctor.Linux
 
   @type role :: :owner | :standby
   @type t :: %{
           nodes: %{:inet.port_number() => role()},
-          # Those with a role that are no node, such as OTP's daemon.
+          # Processes with a role that are no node, such as OTP's daemon.
           others: [{role(), program :: String.t(), pid :: String.t()}]
         }
 
-  # Of a line of /proc/net/unix that is a listener.
-  @accepts "00010000"
+  # The flags of a listener in /proc/net/unix: __SO_ACCEPTCON.
+  @so_acceptcon "00010000"
 
-  @doc "The roles of the nodes with these ports; of nobody where it cannot be seen."
+  @doc "The roles of the nodes with these ports. A node whose sockets this user cannot see has none."
   @spec of([:inet.port_number()], :inet.port_number()) :: t()
   def of(ports, epmd_port) do
     epmd = inodes(epmd_port)
@@ -24,8 +24,8 @@ defmodule EmbeddedEpmd.Roles do
 
     sockets = for inode <- epmd ++ rendezvous ++ Enum.map(nodes, &elem(&1, 0)), do: %{inode: inode, user: nil}
     holders = Linux.holders(sockets, epmd_port)
-    waited_for? = Enum.any?(holders, &holds?(&1, rendezvous))
-    roles = for holder <- holders, holds?(holder, epmd), do: {role(holder, rendezvous, waited_for?), holder}
+    rendezvous_seen? = Enum.any?(holders, &holds?(&1, rendezvous))
+    roles = for holder <- holders, holds?(holder, epmd), do: {role(holder, rendezvous, rendezvous_seen?), holder}
 
     Enum.reduce(roles, %{nodes: %{}, others: []}, fn {role, holder}, known ->
       case for {inode, port} <- nodes, inode in holder.inodes, do: port do
@@ -35,8 +35,8 @@ defmodule EmbeddedEpmd.Roles do
     end)
   end
 
-  defp role(holder, rendezvous, waited_for?),
-    do: if(holds?(holder, rendezvous) or not waited_for?, do: :owner, else: :standby)
+  defp role(holder, rendezvous, rendezvous_seen?),
+    do: if(holds?(holder, rendezvous) or not rendezvous_seen?, do: :owner, else: :standby)
 
   defp holds?(holder, inodes), do: Enum.any?(holder.inodes, &(&1 in inodes))
 
@@ -50,7 +50,7 @@ defmodule EmbeddedEpmd.Roles do
   defp rendezvous(port) do
     with {:ok, text} <- File.read("/proc/self/net/unix") do
       for line <- String.split(text, "\n"),
-          [_, _, _, @accepts, _, _, inode, "@embedded_epmd/" <> owner] <- [String.split(line)],
+          [_, _, _, @so_acceptcon, _, _, inode, "@embedded_epmd/" <> owner] <- [String.split(line)],
           String.ends_with?(owner, ":#{port}"),
           do: inode
     else

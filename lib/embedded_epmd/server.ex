@@ -1,25 +1,35 @@
 defmodule EmbeddedEpmd.Server do
   @moduledoc false
-  # Looks after the native server: claims it, takes its log entries to the logger and its changes to the subscribers,
-  # and has it started again should it end while the VM is a node. Where there is no server it waits for one. Its own
-  # end does not interrupt service.
+  # The supervised process: claims the native server, passes its log entries to the logger and its changes to the
+  # subscribers, and restarts it if it ends while the VM is a node. If there is no server, it waits for one. When this
+  # process ends, the native server goes on.
   #
-  # One such process looks after the server, under the name of this module. Further ones of the same VM wait until that
-  # ends, and one of them follows.
+  # The first such process registers under the name of this module. Further ones of the same VM wait until it ends,
+  # and one of them takes its place.
 
   use GenServer
 
   alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Native, Subscribers}
 
-  # How long the native side counts what it leaves out of the log before it says so; milliseconds.
+  # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000
-  # The pauses between attempts to start the server, and how long one must have run to be started again at once.
-  @first_pause 1_000
-  @longest_pause 30_000
-  @lasting 60_000
+  # The backoff between attempts to start the server, and how long one must have run to be restarted at once;
+  # milliseconds.
+  @min_backoff 1_000
+  @max_backoff 30_000
+  @stable_after 60_000
 
   @enforce_keys [:subscribers]
-  defstruct [:subscribers, server: nil, since: 0, pause: 0, complaint: nil, beside?: false, needed?: false, waiting: []]
+  defstruct [
+    :subscribers,
+    server: nil,
+    since: 0,
+    backoff: 0,
+    last_warning: nil,
+    unrouted?: false,
+    needed?: false,
+    waiting: []
+  ]
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options) do
@@ -27,7 +37,7 @@ defmodule EmbeddedEpmd.Server do
     GenServer.start_link(__MODULE__, options)
   end
 
-  @doc "Has changes sent to `pid` from now on; returns what they are to be added to."
+  @doc "Sends changes to `pid` from now on; returns the state that they change."
   @spec subscribe(pid()) :: EmbeddedEpmd.snapshot()
   def subscribe(pid), do: GenServer.call(__MODULE__, {:subscribe, pid})
 
@@ -42,11 +52,11 @@ defmodule EmbeddedEpmd.Server do
       Lifecycle.put_options(options)
 
       case look_after(new()) do
-        {:ok, state} -> {:ok, state, {:continue, :take}}
+        {:ok, state} -> {:ok, state, {:continue, :drain}}
         {:error, sentence} -> {:stop, sentence}
       end
     else
-      case agree(options) do
+      case check_options(options) do
         :ok -> {:ok, wait()}
         {:error, sentence} -> {:stop, sentence}
       end
@@ -63,8 +73,8 @@ defmodule EmbeddedEpmd.Server do
     ArgumentError -> false
   end
 
-  # There is one server, and the options of the first hold for it, also when another process looks after it.
-  defp agree(options) do
+  # There is one server, and it runs with the options of the first process, even after that process has ended.
+  defp check_options(options) do
     {mine, theirs} = {Config.load(options), Config.load(Lifecycle.options())}
 
     case Enum.find(options, fn {key, _} -> mine[key] != theirs[key] end) do
@@ -87,7 +97,7 @@ defmodule EmbeddedEpmd.Server do
   ## Requests
 
   @impl GenServer
-  def handle_continue(:take, state), do: {:noreply, take(state)}
+  def handle_continue(:drain, state), do: {:noreply, drain(state)}
 
   @impl GenServer
   def handle_call({:subscribe, pid}, _from, %{server: nil} = state) do
@@ -95,7 +105,7 @@ defmodule EmbeddedEpmd.Server do
   end
 
   def handle_call({:subscribe, pid}, _from, state) do
-    # Changes are kept before the snapshot is made: nothing falls in between.
+    # The native side must record changes before the snapshot is made, so that none is lost between the two.
     Native.follow(state.server, true)
     {number, role, nodes} = Native.snapshot(state.server)
     nodes = for {name, port, creation} <- nodes, do: %{name: name, port: port, creation: creation}
@@ -115,14 +125,14 @@ defmodule EmbeddedEpmd.Server do
 
   def handle_info(_, {:waits, _} = state), do: {:noreply, state}
   def handle_info({:waits, pid}, state), do: {:noreply, update_in(state.waiting, &[pid | &1])}
-  def handle_info({:embedded_epmd, :events}, state), do: {:noreply, take(state)}
+  def handle_info({:embedded_epmd, :events}, state), do: {:noreply, drain(state)}
 
   def handle_info({:embedded_epmd, :started}, state), do: {:noreply, look_after_later(state)}
   def handle_info(:look_after, state), do: {:noreply, look_after_later(state)}
-  def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(take(state), reason)}
+  def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(drain(state), reason)}
 
   def handle_info(:overflow, state) do
-    {:noreply, retell(update_in(state.subscribers, &Subscribers.tell_missed/1))}
+    {:noreply, schedule_overflow(update_in(state.subscribers, &Subscribers.notify_missed/1))}
   end
 
   def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
@@ -131,8 +141,8 @@ defmodule EmbeddedEpmd.Server do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  # Ends the server only where nobody can need it: a VM that stops, or one that is no node and has nobody left who asked
-  # for it.
+  # Stops the server only if nobody can need it: the VM stops, or it is not a node and no other supervised process
+  # waits.
   @impl GenServer
   def terminate(_reason, {:waits, _}), do: :ok
 
@@ -146,12 +156,12 @@ defmodule EmbeddedEpmd.Server do
 
   ## The server
 
-  # Claims the server of this VM, if it has one or needs one now.
+  # Claims the server of this VM, and starts one before if the VM needs it.
   defp look_after(%{server: nil} = state) do
     case Lifecycle.ensure() do
       {:ok, server} -> claim(state, server)
       :none -> {:ok, state}
-      {:error, sentence} -> {:ok, try_again(complain(state, sentence))}
+      {:error, sentence} -> {:ok, retry_later(warn_once(state, sentence))}
     end
   end
 
@@ -162,100 +172,100 @@ defmodule EmbeddedEpmd.Server do
       case Native.claim(server, self()) do
         {:ok, :ok} ->
           if Environment.distributed?(), do: HostAddress.warn_if_missing(server)
-          {beside?, needed?} = {not Environment.routed?(), Exposure.needed?(server)}
-          state = %{state | server: server, since: now(), complaint: nil, beside?: beside?, needed?: needed?}
+          {unrouted?, needed?} = {not Environment.routed?(), Exposure.needed?(server)}
+          state = %{state | server: server, since: now(), last_warning: nil, unrouted?: unrouted?, needed?: needed?}
           {:ok, follow(state)}
 
         {:error, :stopped} ->
-          {:ok, try_again(state)}
+          {:ok, retry_later(state)}
       end
     end
   end
 
-  # While the VM runs no trouble with the server ends this process: it would take the application along.
+  # After its start this process survives every error of the server: its end could end the application.
   defp look_after_later(state) do
     case look_after(state) do
-      {:ok, %{server: server} = claimed} when server != state.server -> take(introduce(claimed))
+      {:ok, %{server: server} = claimed} when server != state.server -> drain(send_snapshot(claimed))
       {:ok, state} -> state
-      {:error, sentence} -> try_again(complain(state, sentence))
+      {:error, sentence} -> retry_later(warn_once(state, sentence))
     end
   end
 
-  # Subscribers, who have followed another server or none, get the state of this one.
-  defp introduce(state) do
-    if Subscribers.wanted?(state.subscribers) do
+  # The subscribers know another server or none, so they get the whole state of this one.
+  defp send_snapshot(state) do
+    if Subscribers.any?(state.subscribers) do
       {number, role, nodes} = Native.snapshot(state.server)
       nodes = for {name, port, creation} <- Enum.reverse(nodes), do: {:registered, name, port, creation}
-      update_in(state.subscribers, &Subscribers.renew(&1, [{:role, role} | nodes], number))
+      update_in(state.subscribers, &Subscribers.reset(&1, [{:role, role} | nodes], number))
     else
       state
     end
   end
 
-  # It ends with the distribution; or for a reason of its own, and then there is a node without it.
+  # The server ends with the distribution. For any other reason it leaves a node without a server.
   defp ended(state, reason) do
     if reason != :stopped, do: log({:error, "the native server ended", [reason: text(reason)]})
-    subscribers = Subscribers.renew(state.subscribers, [{:role, :stopped}], 0)
-    pause = if now() - state.since >= @lasting, do: 0, else: state.pause
-    try_again(%{state | server: nil, subscribers: subscribers, pause: pause})
+    subscribers = Subscribers.reset(state.subscribers, [{:role, :stopped}], 0)
+    backoff = if now() - state.since >= @stable_after, do: 0, else: state.backoff
+    retry_later(%{state | server: nil, subscribers: subscribers, backoff: backoff})
   end
 
   defp text(reason) when is_binary(reason), do: reason
   defp text(reason), do: inspect(reason)
 
-  defp try_again(state) do
-    Process.send_after(self(), :look_after, state.pause)
-    %{state | pause: min(max(2 * state.pause, @first_pause), @longest_pause)}
+  defp retry_later(state) do
+    Process.send_after(self(), :look_after, state.backoff)
+    %{state | backoff: min(max(2 * state.backoff, @min_backoff), @max_backoff)}
   end
 
-  defp complain(%{complaint: sentence} = state, sentence), do: state
+  defp warn_once(%{last_warning: sentence} = state, sentence), do: state
 
-  defp complain(state, sentence) do
+  defp warn_once(state, sentence) do
     :logger.warning(~c"~ts; trying again", [sentence], %{domain: [:embedded_epmd]})
-    %{state | complaint: sentence}
+    %{state | last_warning: sentence}
   end
 
-  # Where OTP does not route to us, how far the server reaches depends on who is registered.
-  defp adapt(%{beside?: true, server: server} = state) when server != nil do
+  # If OTP does not call Discovery, the server listens on loopback only until a node is registered.
+  defp update_exposure(%{unrouted?: true, server: server} = state) when server != nil do
     case Exposure.needed?(server) do
       needed? when needed? == state.needed? ->
         state
 
       needed? ->
         case Lifecycle.configure(server) do
-          :ok -> %{state | needed?: needed?, complaint: nil}
-          {:error, sentence} -> complain(state, sentence)
+          :ok -> %{state | needed?: needed?, last_warning: nil}
+          {:error, sentence} -> warn_once(state, sentence)
         end
     end
   end
 
-  defp adapt(state), do: state
+  defp update_exposure(state), do: state
 
   ## Events
 
   defp follow(%{server: nil} = state), do: state
 
   defp follow(state) do
-    Native.follow(state.server, state.beside? or Subscribers.wanted?(state.subscribers))
+    Native.follow(state.server, state.unrouted? or Subscribers.any?(state.subscribers))
     state
   end
 
-  defp take(%{server: nil} = state), do: state
+  defp drain(%{server: nil} = state), do: state
 
-  defp take(state) do
+  defp drain(state) do
     {entries, changes, lost, again} = Native.take(state.server)
     Enum.each(entries, &log/1)
     if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
-    state = retell(update_in(state.subscribers, &Subscribers.tell(&1, changes, lost)))
-    if changes == [] and lost == 0, do: state, else: adapt(state)
+    state = schedule_overflow(update_in(state.subscribers, &Subscribers.notify(&1, changes, lost)))
+    if changes == [] and lost == 0, do: state, else: update_exposure(state)
   end
 
-  defp retell(state) do
+  defp schedule_overflow(state) do
     if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
     state
   end
 
-  @doc "Takes an entry to the logger, as a report."
+  @doc "Logs an entry as a report."
   @spec log(Native.entry()) :: :ok
   def log({level, text, fields}) do
     report = Map.new([{:what, text} | fields])
@@ -264,7 +274,7 @@ defmodule EmbeddedEpmd.Server do
   end
 
   @doc false
-  # A report as one line.
+  # Formats a report as one line.
   def format(%{what: text} = report) do
     fields = for {key, value} <- Map.delete(report, :what), do: [" ", Atom.to_string(key), "=", value]
     {~c"embedded_epmd: ~ts~ts", [text, fields]}

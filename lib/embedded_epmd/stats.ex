@@ -9,12 +9,14 @@ defmodule EmbeddedEpmd.Stats do
   What this VM's server has done since it started.
 
     * `:requests` - requests over TCP, by kind and outcome
-    * `:connections` - how many were accepted and how many gave way to newer ones; how many are open, waiting for their
-      request or reply, and of registered nodes
-    * `:names` - the nodes registered here
+    * `:connections` - how many were accepted in all, and how many of those were closed in favour of newer ones
+      (`:gave_way`); how many are open now, waiting for their request or reply (`:waiting`) or held by a registered
+      node (`:registered`)
+    * `:names` - how many nodes are registered with this server
     * `:role_changes` - how often the role changed
-    * `:uptime` - milliseconds
-    * `:descriptors` - of the whole VM: in use, and their limit; `nil` where the system does not say (it does on Linux)
+    * `:uptime` - milliseconds since the server started
+    * `:descriptors` - the open file descriptors of the whole VM, and their limit; `nil` if the system does not tell
+      (Linux does)
   """
   @type t :: %{
           requests: %{

@@ -1,14 +1,14 @@
 defmodule EmbeddedEpmd.Subscribers do
   @moduledoc false
-  # Who wants to know of changes: processes, and :telemetry where that library is.
+  # The receivers of changes: processes, and :telemetry if that library is loaded.
   #
   # A subscriber's mailbox is its queue. While it is full, changes are counted instead of sent, and the count is sent
   # when there is room again.
 
   alias EmbeddedEpmd.Native
 
-  # Messages of whatever kind that may wait in a subscriber's mailbox.
-  @full 1_000
+  # How many messages, of any kind, may wait in a subscriber's mailbox.
+  @max_queue 1_000
 
   @enforce_keys [:telemetry?]
   defstruct [:telemetry?, processes: %{}]
@@ -18,7 +18,7 @@ defmodule EmbeddedEpmd.Subscribers do
   @spec new() :: t()
   def new, do: %__MODULE__{telemetry?: Code.ensure_loaded?(:telemetry)}
 
-  @doc "Adds a process that knows everything up to the change of this number; a process is added once."
+  @doc "Adds a process that knows all changes up to this number. Replaces an earlier subscription of the process."
   @spec add(t(), pid(), non_neg_integer()) :: t()
   def add(subscribers, pid, number) do
     subscribers = remove(subscribers, pid)
@@ -32,49 +32,49 @@ defmodule EmbeddedEpmd.Subscribers do
     %{subscribers | processes: processes}
   end
 
-  @spec wanted?(t()) :: boolean()
-  def wanted?(subscribers), do: subscribers.telemetry? or subscribers.processes != %{}
+  @spec any?(t()) :: boolean()
+  def any?(subscribers), do: subscribers.telemetry? or subscribers.processes != %{}
 
   @spec missed?(t()) :: boolean()
   def missed?(subscribers), do: Enum.any?(subscribers.processes, fn {_, process} -> process.missed > 0 end)
 
-  @doc "Tells everybody of these changes, and of how many were lost after them."
-  @spec tell(t(), [{pos_integer(), Native.change()}], non_neg_integer()) :: t()
-  def tell(subscribers, changes, lost) do
+  @doc "Sends these changes to all subscribers, and counts those that were lost after them."
+  @spec notify(t(), [{pos_integer(), Native.change()}], non_neg_integer()) :: t()
+  def notify(subscribers, changes, lost) do
     for {_, change} <- changes, subscribers.telemetry?, do: execute(event(change))
     if lost > 0 and subscribers.telemetry?, do: execute({:overflow, lost})
 
     each(subscribers, fn pid, process ->
-      process = Enum.reduce(changes, process, &tell_one(&2, pid, &1))
+      process = Enum.reduce(changes, process, &notify_one(&2, pid, &1))
       %{process | missed: process.missed + lost}
     end)
   end
 
-  @doc "Tells everybody of another server, or of the end of one: these changes, and then those after this number."
-  @spec renew(t(), [Native.change()], non_neg_integer()) :: t()
-  def renew(subscribers, changes, number) do
+  @doc "Sends these changes of another server, or of the end of one. Changes up to this number are then skipped."
+  @spec reset(t(), [Native.change()], non_neg_integer()) :: t()
+  def reset(subscribers, changes, number) do
     subscribers
     |> each(fn _pid, process -> %{process | after: 0} end)
-    |> tell(Enum.map(changes, &{1, &1}), 0)
+    |> notify(Enum.map(changes, &{1, &1}), 0)
     |> each(fn _pid, process -> %{process | after: number} end)
   end
 
-  @doc "Tells those who missed something how much, where there is room for it."
-  @spec tell_missed(t()) :: t()
-  def tell_missed(subscribers) do
-    each(subscribers, fn pid, process -> if room?(pid), do: tell_overflow(process, pid), else: process end)
+  @doc "Sends the count of missed changes to the subscribers whose mailbox has room again."
+  @spec notify_missed(t()) :: t()
+  def notify_missed(subscribers) do
+    each(subscribers, fn pid, process -> if room?(pid), do: send_overflow(process, pid), else: process end)
   end
 
   defp each(subscribers, function) do
     %{subscribers | processes: Map.new(subscribers.processes, fn {pid, process} -> {pid, function.(pid, process)} end)}
   end
 
-  # It was in the snapshot.
-  defp tell_one(%{after: known} = process, _pid, {number, _change}) when number <= known, do: process
+  # Already part of the snapshot.
+  defp notify_one(%{after: known} = process, _pid, {number, _change}) when number <= known, do: process
 
-  defp tell_one(process, pid, {_number, change}) do
+  defp notify_one(process, pid, {_number, change}) do
     if room?(pid) do
-      process = tell_overflow(process, pid)
+      process = send_overflow(process, pid)
       send(pid, {:embedded_epmd, event(change)})
       process
     else
@@ -82,16 +82,16 @@ defmodule EmbeddedEpmd.Subscribers do
     end
   end
 
-  defp tell_overflow(%{missed: 0} = process, _pid), do: process
+  defp send_overflow(%{missed: 0} = process, _pid), do: process
 
-  defp tell_overflow(process, pid) do
+  defp send_overflow(process, pid) do
     send(pid, {:embedded_epmd, {:overflow, process.missed}})
     %{process | missed: 0}
   end
 
   defp room?(pid) do
     case Process.info(pid, :message_queue_len) do
-      {:message_queue_len, length} -> length < @full
+      {:message_queue_len, length} -> length < @max_queue
       nil -> false
     end
   end
@@ -104,7 +104,7 @@ defmodule EmbeddedEpmd.Subscribers do
   defp event({:role, role}), do: {:role, role}
   defp event({:table, where}), do: {:table, where}
 
-  # Not a dependency: it is there, or it is not.
+  # :telemetry is no dependency, so a direct call would not compile without a warning.
   defp execute({:role, role}), do: execute([:embedded_epmd, :role], 1, %{role: role})
   defp execute({:table, where}), do: execute([:embedded_epmd, :table], 1, %{table: where})
   defp execute({:overflow, lost}), do: execute([:embedded_epmd, :overflow], lost, %{})

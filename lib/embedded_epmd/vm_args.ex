@@ -1,23 +1,23 @@
 defmodule EmbeddedEpmd.VmArgs do
   @moduledoc false
-  # The flags of a release's vm.args and remote.vm.args that matter here: which are needed, which of repeated ones counts,
-  # what contradicts. Pure.
+  # The flags of a release's vm.args and remote.vm.args that concern EPMD: which are needed, which value of a repeated
+  # flag counts, and which contradict each other. Pure.
 
   @module "Elixir.EmbeddedEpmd.Discovery"
   @no_daemon {"-start_epmd", "false"}
   @discovery {"-epmd_module", @module}
-  # The last two stand behind -kernel.
+  # The last two are parameters of -kernel.
   @known ~w(-start_epmd -epmd_module -erl_epmd_port -dist_listen erl_epmd_node_listen_port epmd_module)
 
   @type flag :: {name :: String.t(), value :: String.t()}
   @type kind :: :vm_args | :remote_vm_args
 
-  @doc "The flags that a file needs; where the kernel parameter names the module, no flag must."
-  @spec wanted(kind(), parameter? :: boolean()) :: [flag()]
-  def wanted(:vm_args, false), do: [@no_daemon, @discovery]
-  def wanted(_kind, _parameter?), do: [@no_daemon]
+  @doc "The flags that a file needs. If the kernel parameter names the module, -epmd_module is not among them."
+  @spec required(kind(), parameter? :: boolean()) :: [flag()]
+  def required(:vm_args, false), do: [@no_daemon, @discovery]
+  def required(_kind, _parameter?), do: [@no_daemon]
 
-  @doc "The flags of a file that matter here. What stands behind # does not count."
+  @doc "The flags of a file that concern EPMD, without those in comments."
   @spec flags(String.t()) :: [flag()]
   def flags(text) do
     words =
@@ -28,22 +28,22 @@ defmodule EmbeddedEpmd.VmArgs do
     for {name, value} <- Enum.zip(words, Enum.drop(words, 1) ++ [""]), name in @known, do: {name, value}
   end
 
-  @doc "The value that counts: the last one of -start_epmd, which `erl` reads, the first one of the others."
+  @doc "The value of a flag that counts: the last one for -start_epmd, as in `erl`, the first one for the others."
   @spec value([flag()], String.t()) :: String.t() | nil
   def value(flags, name) do
     values = for {^name, value} <- flags, do: value
     if name == "-start_epmd", do: List.last(values), else: List.first(values)
   end
 
-  @doc "The flags that are wanted and not there."
+  @doc "The required flags that are missing or have another value."
   @spec missing([flag()], [flag()]) :: [flag()]
-  def missing(flags, wanted), do: Enum.filter(wanted, fn {name, value} -> value(flags, name) != value end)
+  def missing(flags, required), do: Enum.filter(required, fn {name, value} -> value(flags, name) != value end)
 
   @doc "Whether the flags name the discovery module, by flag or by kernel parameter."
   @spec discovery?([flag()]) :: boolean()
   def discovery?(flags), do: @module in [value(flags, "-epmd_module"), value(flags, "epmd_module")]
 
-  @doc "What in a file cannot stand beside what it needs, as the end of a sentence about the file; `nil` if nothing."
+  @doc "What in a file contradicts the flags that it needs, as the predicate of a sentence about the file; `nil` if nothing."
   @spec contradiction([flag()], kind(), parameter? :: boolean()) :: String.t() | nil
   def contradiction(flags, kind, parameter?) do
     module = value(flags, "-epmd_module")

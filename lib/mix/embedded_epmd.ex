@@ -1,29 +1,29 @@
 defmodule Mix.EmbeddedEpmd do
   @moduledoc false
-  # What the tasks know of a project: its releases, the templates that these read, and what a template lacks.
+  # A project's releases, their templates of vm.args, and what a template lacks, for the tasks.
 
   alias EmbeddedEpmd.{Discovery, Doctor, VmArgs}
 
   @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
   @heading "## The EPMD is inside the VM: https://hexdocs.pm/mix/Mix.Tasks.Release.html#module-vm-args"
 
-  @typedoc "`assembled` is nil where Mix cannot tell what is in the release, and `trouble` is why."
+  @typedoc "If Mix cannot tell what the release contains, `assembled` is nil and `error` says why."
   @type release :: %{
           name: atom(),
           folder: Path.t(),
           contains?: boolean(),
           assembled: Mix.Release.t() | nil,
-          trouble: String.t() | nil
+          error: String.t() | nil
         }
 
-  @typedoc "A file of flags as a project has it; `content` is nil where there is none."
+  @typedoc "A template of vm.args or remote.vm.args; `content` is nil if the file does not exist."
   @type template :: %{path: Path.t(), kind: VmArgs.kind(), content: String.t() | nil, releases: [release()]}
 
   @type verdict :: :nothing_to_do | {:amend, new :: String.t()} | {:contradiction, String.t()}
 
   ## The releases
 
-  @doc "The releases of this project. Raises where releases are not assembled here."
+  @doc "The releases of this project. Raises if no releases are assembled here."
   @spec releases!() :: [release(), ...]
   def releases! do
     config = Mix.Project.config()
@@ -49,7 +49,7 @@ defmodule Mix.EmbeddedEpmd do
     end
   end
 
-  # What an application needs is known when it is compiled.
+  # Mix knows the dependencies of an application only once it is compiled.
   defp compiled(names, config) do
     Mix.Task.run("compile")
     for name <- names, do: release(name, config)
@@ -63,17 +63,18 @@ defmodule Mix.EmbeddedEpmd do
       folder: assembled.options[:rel_templates_path] || "rel",
       contains?: Map.has_key?(assembled.applications, :embedded_epmd),
       assembled: assembled,
-      trouble: nil
+      error: nil
     }
   rescue
     error in Mix.Error ->
       options = config[:releases][name]
       folder = if is_list(options), do: options[:rel_templates_path]
-      trouble = error |> Exception.message() |> String.split("\n") |> hd()
-      %{name: name || config[:app], folder: folder || "rel", contains?: true, assembled: nil, trouble: trouble}
+      error = error |> Exception.message() |> String.split("\n") |> hd()
+      %{name: name || config[:app], folder: folder || "rel", contains?: true, assembled: nil, error: error}
   end
 
-  # The root of the umbrella that this is an application of, if that has releases. Mix knows it only when it comes from there.
+  # The root of the umbrella that this application belongs to, if the root has releases. Mix itself does not know the
+  # root when it is started in the application.
   defp umbrella do
     here = File.cwd!()
     root = here |> Path.dirname() |> Stream.iterate(&Path.dirname/1) |> Enum.find(&(&1 == "/" or project?(&1)))
@@ -91,15 +92,15 @@ defmodule Mix.EmbeddedEpmd do
 
   defp project?(folder), do: File.regular?(Path.join(folder, "mix.exs"))
 
-  @doc "Why a release does not contain the library, as the end of a sentence."
-  @spec why_without() :: String.t()
-  def why_without do
-    if Enum.any?(configs(), fn config -> Enum.any?(config[:deps] || [], &kept_out?/1) end),
+  @doc "Why a release does not contain the library, as a clause."
+  @spec why_missing() :: String.t()
+  def why_missing do
+    if Enum.any?(configs(), fn config -> Enum.any?(config[:deps] || [], &runtime_false?/1) end),
       do: "the dependency has `runtime: false`, which keeps it out",
       else: "none of its applications has it among its dependencies"
   end
 
-  # Of this project and, in an umbrella, of its applications.
+  # The configurations of this project and, in an umbrella, of its applications.
   defp configs do
     apps = for {app, path} <- Mix.Project.apps_paths() || %{}, do: Mix.Project.in_project(app, path, &config/1)
     [Mix.Project.config() | apps]
@@ -107,13 +108,13 @@ defmodule Mix.EmbeddedEpmd do
 
   defp config(_module), do: Mix.Project.config()
 
-  defp kept_out?({:embedded_epmd, options}) when is_list(options), do: options[:runtime] == false
-  defp kept_out?({:embedded_epmd, _requirement, options}), do: options[:runtime] == false
-  defp kept_out?(_dependency), do: false
+  defp runtime_false?({:embedded_epmd, options}) when is_list(options), do: options[:runtime] == false
+  defp runtime_false?({:embedded_epmd, _requirement, options}), do: options[:runtime] == false
+  defp runtime_false?(_dependency), do: false
 
   ## The kernel parameter
 
-  @doc "The kernel parameter `epmd_module` that releases get, and the file it stands in; `nil` without."
+  @doc "The file that sets the kernel parameter `epmd_module` for releases, and its value; `nil` if none does."
   @spec parameter() :: {Path.t(), module()} | nil
   def parameter do
     config = Mix.Project.config()[:config_path]
@@ -128,13 +129,13 @@ defmodule Mix.EmbeddedEpmd do
     if File.regular?(file),
       do: in_a_release(fn -> Config.Reader.read!(file, env: env, target: Mix.target()) end)[:kernel][:epmd_module]
   rescue
-    # It may want what is only there when the release runs: then its text must do.
+    # The file may need what exists only when the release runs. Then its text is searched.
     _ ->
       with [_, module] <- Regex.run(~r/^[^#\n]*\bepmd_module:\s*([\w.]+)/m, File.read!(file)),
            do: Module.concat([module])
   end
 
-  # What is configured for releases only is told by this variable; Mix advises it for parameters of kernel.
+  # Mix advises to test this variable in runtime.exs for parameters of kernel, which only releases may set.
   defp in_a_release(read) do
     mode = System.get_env("RELEASE_MODE")
 
@@ -146,11 +147,11 @@ defmodule Mix.EmbeddedEpmd do
     end
   end
 
-  @doc "What is wrong with that parameter, as a sentence; `nil` if nothing."
-  @spec parameter_trouble({Path.t(), module()} | nil, [release()]) :: String.t() | nil
-  def parameter_trouble(nil, _releases), do: nil
+  @doc "What is wrong with the parameter, as a sentence; `nil` if nothing."
+  @spec parameter_error({Path.t(), module()} | nil, [release()]) :: String.t() | nil
+  def parameter_error(nil, _releases), do: nil
 
-  def parameter_trouble({file, module}, releases) do
+  def parameter_error({file, module}, releases) do
     reboots? = Enum.all?(releases, &(&1.assembled && &1.assembled.options[:reboot_system_after_config]))
 
     cond do
@@ -171,7 +172,7 @@ defmodule Mix.EmbeddedEpmd do
 
   ## The templates
 
-  @doc "The files of flags that these releases read."
+  @doc "The templates that these releases use."
   @spec templates([release()]) :: [template()]
   def templates(releases) do
     for {folder, releases} <- Enum.group_by(releases, & &1.folder),
@@ -182,7 +183,7 @@ defmodule Mix.EmbeddedEpmd do
     end
   end
 
-  @doc "What a template needs, given whether the kernel parameter names the module."
+  @doc "What has to be done with a template, given whether the kernel parameter names the module."
   @spec judge(template(), parameter? :: boolean()) :: verdict()
   def judge(%{kind: kind, content: content, releases: releases}, parameter?) do
     rendered = for release <- releases, do: {release, content |> render(release) |> VmArgs.flags()}
@@ -190,7 +191,7 @@ defmodule Mix.EmbeddedEpmd do
 
     contradiction =
       Enum.find_value(with_it, fn {_, flags} -> VmArgs.contradiction(flags, kind, parameter?) end) ||
-        Enum.find_value(without_it, &stranded/1)
+        Enum.find_value(without_it, &undefined_module/1)
 
     missing = with_it |> Enum.flat_map(fn {_, flags} -> missing(flags, kind, parameter?) end) |> Enum.uniq()
 
@@ -202,22 +203,22 @@ defmodule Mix.EmbeddedEpmd do
   end
 
   defp missing(flags, kind, parameter?),
-    do: VmArgs.missing(flags, VmArgs.wanted(kind, parameter? or VmArgs.value(flags, "epmd_module") != nil))
+    do: VmArgs.missing(flags, VmArgs.required(kind, parameter? or VmArgs.value(flags, "epmd_module") != nil))
 
-  # A release that does not contain the module ends with undef when its node starts.
-  defp stranded({release, flags}) do
+  # A release that names the module and does not contain it ends with undef when its node starts.
+  defp undefined_module({release, flags}) do
     if VmArgs.discovery?(flags) do
       "names EmbeddedEpmd.Discovery also for the release #{release.name}, which does not contain embedded_epmd and will " <>
         "not boot: write the flags between #{@condition} and <% end %>"
     end
   end
 
-  # As a release gets it. A template that cannot be rendered here is taken as it stands.
+  # The template as this release gets it. If it cannot be rendered here, its text as it is.
   defp render(nil, _release), do: ""
   defp render(content, %{assembled: nil}), do: content
 
   defp render(content, %{assembled: release}) do
-    # Mix brings EEx along; the library itself does not depend on it.
+    # EEx is there whenever Mix runs. It is no dependency of this library.
     Function.capture(EEx, :eval_string, 2).(content, assigns: [release: release])
   rescue
     _ -> content

@@ -1,7 +1,8 @@
 defmodule EmbeddedEpmd.Faults do
   @moduledoc """
-  Two real VMs with one fault each, made on purpose. What the doctor finds is compared with what OTP does: a fault keeps the
-  nodes apart, and where there is none they connect. EMBEDDED_EPMD_TABLE=1 prints what was found.
+  Two real VMs with one fault between them, made on purpose. What the doctor finds is compared with what OTP does:
+  with a fault the nodes do not connect, without one they do. EMBEDDED_EPMD_TABLE=1 prints a table of faults and
+  findings.
   """
 
   import ExUnit.Assertions
@@ -9,8 +10,9 @@ defmodule EmbeddedEpmd.Faults do
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.Registration
 
-  @doc "What `setup_all` gives: the table that is printed at the end, if it is asked for."
+  @doc "For `setup_all`: a table of the findings, printed at the end if EMBEDDED_EPMD_TABLE is set."
   def table(_context) do
     table = :ets.new(:table, [:public])
 
@@ -27,12 +29,12 @@ defmodule EmbeddedEpmd.Faults do
     %{table: table}
   end
 
-  @doc "What `setup` gives."
+  @doc "For `setup`: a free port and two names."
   def names(_context), do: %{port: free_port(), here: unique("here"), other: unique("other")}
 
-  ## What is asked
+  ## Assertions
 
-  # A fault is one problem, the last finding; OTP does not connect; and before it nothing but what is right, or a warning.
+  # A fault is found as one problem, which is the last finding, and OTP does not connect.
   def assert_fault(context, fault, vm, node, step, sentence) do
     findings = examine(vm, node)
     note(context, fault, findings)
@@ -83,33 +85,22 @@ defmodule EmbeddedEpmd.Faults do
     end
   end
 
-  # OTP's own resolver with these lines, so that no name server is asked but one of the test's own.
+  # Flags for OTP's own resolver with these lines, so that only name servers of the test are asked.
   def inetrc(lines, sources \\ [:file]) do
-    file = Path.join(folder(), "inetrc")
+    file = Path.join(EmbeddedEpmd.Folder.new("inetrc"), "inetrc")
     lookup = Enum.join(sources, ",")
     File.write!(file, "{lookup,[#{lookup}]}.\n{hosts_file,\"\"}.\n{resolv_conf,\"\"}.\n#{lines}\n")
     ["-kernel", "inetrc", inspect(file)]
   end
 
-  def folder do
-    folder = Path.join(System.tmp_dir!(), unique("embedded_epmd_connection_#{System.pid()}_"))
-    File.mkdir_p!(folder)
-    on_exit(fn -> File.rm_rf!(folder) end)
-    folder
-  end
+  ## Programs that are not nodes
 
-  ## Others than nodes
-
-  # Registers the other's name as a node of that version would, until the test ends.
+  # Registers the other node's name, as a node of this distribution version would, until the test ends.
   def register(context, port, version) do
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, context.port, [:binary, active: false])
-    name = context.other
-    request = <<?x, port::16, 77, 0, version::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    :ok = :gen_tcp.send(socket, [<<byte_size(request)::16>>, request])
-    {:ok, <<_, 0, _::binary>>} = :gen_tcp.recv(socket, 0, 5_000)
+    {_, <<_, 0, _::binary>>} = Registration.alive2(context.other, context.port, node_port: port, highest: version)
   end
 
-  # Listens, and answers the first bytes of each connection with a sentence and its end; returns the port.
+  # Listens, answers the first bytes of each connection with a sentence, and closes it; returns the port.
   def says(ip, port, sentence) do
     {:ok, listener} = :gen_tcp.listen(port, [:binary, ip: ip, active: false, reuseaddr: true])
     spawn_link(fn -> answer(listener, sentence) end)
@@ -126,7 +117,7 @@ defmodule EmbeddedEpmd.Faults do
     end
   end
 
-  # A name server with one answer to every question; returns its line of inetrc.
+  # A name server that answers every question with one address; returns its line for `inetrc`.
   def name_server({a, b, c, d}) do
     {:ok, socket} = :gen_udp.open(0, [:binary, ip: {127, 0, 0, 1}, active: false])
     {:ok, port} = :inet.port(socket)

@@ -1,10 +1,10 @@
 defmodule EmbeddedEpmd.Forwarder do
   @moduledoc """
-  What a container's published port is, or a tunnel: takes connections at one address and passes their bytes on to
-  another. It runs in a VM in the network that it belongs to, with plain functions only.
+  A port forwarder, like that of a container's published port: accepts connections at one address and passes their
+  bytes on to another. It runs in a VM of a test, in the network of that VM, and uses plain functions only.
   """
 
-  @doc "Starts it; it ends with its VM."
+  @doc "Starts it. It ends with its VM."
   def start(ip, port, {_to_ip, _to_port} = to) do
     starter = self()
 

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Host do
   @moduledoc """
-  What is asked of a host: several VMs of a test, by their nodes' names, on one port.
+  A host in a test: several VMs on one port, by the names of their nodes. Starts them, and checks promises.
   """
 
   import EmbeddedEpmd.Vm
@@ -8,10 +8,10 @@ defmodule EmbeddedEpmd.Host do
 
   alias EmbeddedEpmd.Watch
 
-  @doc "Options for VMs of which none can stand by for another: the hand-over has tests of its own."
+  @doc "Options for VMs that do not stand by for each other: the hand-over has tests of its own."
   def alone, do: [flags: ~w(-kernel logger_level error -embedded_epmd hand_over false)]
 
-  @doc "Boots so many nodes at the same time; returns the members by name."
+  @doc "Boots this many nodes at the same time; returns the members by name."
   def start_host(count, port, options) do
     names = for _ <- 1..count, do: unique("n")
     names |> start_together(port, options) |> members(names)
@@ -25,7 +25,7 @@ defmodule EmbeddedEpmd.Host do
     end
   end
 
-  @doc "What a VM is to its host."
+  @doc "The role of a VM."
   def role(vm), do: call(vm, EmbeddedEpmd, :status).role
 
   @doc "The name of the one owner."
@@ -38,13 +38,13 @@ defmodule EmbeddedEpmd.Host do
     end)
   end
 
-  @doc "One owner, which alone listens, and which knows everybody and nobody else."
+  @doc "Asserts that there is one owner, that only it and its standbys listen, and that it knows all members and nobody else."
   def assert_whole(host, port) do
     names = Enum.sort(Map.keys(host))
     eventually(fn -> Enum.sort(for(%{name: name} <- listed(port), do: name)) == names end)
     owner = owner(host)
     for {name, %{vm: vm}} <- host, name != owner, do: eventually(fn -> role(vm) == :joined end)
-    # Those that stand by have the listener as well, a moment before that is told.
+    # A standby has the listener a moment before the owner's status names it.
     eventually(fn ->
       standbys = for %{pid: pid} <- call(host[owner].vm, EmbeddedEpmd, :status).standbys, do: "#{pid}"
       listeners(port) -- standbys == [host[owner].pid]
@@ -53,16 +53,16 @@ defmodule EmbeddedEpmd.Host do
 
   defp listed(port), do: with(:none <- stock_names(port), do: [])
 
-  @doc "From now on everybody looks everybody up, and sees which nodes go down."
+  @doc "From now on each VM looks all others up, and records which nodes go down."
   def watch(host) do
     names = Map.keys(host)
     for {_, %{vm: vm}} <- host, do: :ok = call(vm, Watch, :watch_names, [names])
   end
 
-  @doc "Everybody was found since then, and nobody went down but the one that is gone."
+  @doc "Asserts that since `watch/1` every look-up found its node, and no node but `gone` went down."
   def assert_undisturbed(host, gone) do
     for {name, %{vm: vm}} <- host do
-      # Everybody is looked up at least once after the change-over.
+      # Wait until each name has been looked up at least once after the change-over.
       before = call(vm, Watch, :seen).found
       seen = eventually(fn -> (seen = call(vm, Watch, :seen)).found >= before + map_size(host) and seen end)
       assert seen.missed == [], "#{name} missed #{inspect(seen.missed)}"

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Mailbox do
   @moduledoc """
-  A process in a VM of a test that keeps all messages it gets.
+  A process in a VM of a test that keeps all its messages.
   """
 
   @doc "Starts one that subscribes to events; returns it and the snapshot."
@@ -25,15 +25,15 @@ defmodule EmbeddedEpmd.Mailbox do
     pid
   end
 
-  @doc "The messages so far, the first one first."
+  @doc "The messages so far, oldest first."
   def messages(name) when is_atom(name), do: messages(Process.whereis(name))
   def messages(pid), do: pid |> Process.info(:messages) |> elem(1)
 
-  @doc "A logger handler that never returns from what we have to say."
+  @doc "A logger handler that never returns from an entry of this library."
   def log(%{meta: %{domain: [:embedded_epmd]}}, _config), do: Process.sleep(:infinity)
   def log(_event, _config), do: :ok
 
-  @doc "Starts one that subscribes, and leaves its mailbox alone until it is sent `:read`."
+  @doc "Starts one that subscribes, and reads its mailbox only after the message `:read`."
   def start_reader do
     starter = self()
 

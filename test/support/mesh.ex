@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Mesh do
   @moduledoc """
-  Functions as a user may name them in `:endpoints`.
+  Functions for `:endpoints`, as a user might write them.
   """
 
   def mine("mine@" <> _), do: {"10.0.0.9", 9}

@@ -1,15 +1,18 @@
 defmodule EmbeddedEpmd.Network do
   @moduledoc """
-  Networks for tests: namespaces of their own, where VMs can be started, which end with the process that made them. A
-  plain user is root in a user namespace there.
+  Network namespaces for tests, in which VMs can be started. A namespace ends with the process that created it. For
+  users other than root it comes with a user namespace, in which they are root.
   """
 
   import EmbeddedEpmd.Vm, only: [eventually: 1]
 
-  @doc "A network with nothing but a loopback. One that is made beside another can be linked to it."
-  def start(beside \\ nil) do
+  @doc "Creates a network with only a loopback."
+  def start, do: start(nil)
+
+  # Networks can be connected only if they belong to one user namespace, so the second one is created in the first.
+  defp start(beside) do
     unshare = ["unshare" | if(beside == nil and not root?(), do: ["--map-root-user", "--net"], else: ["--net"])]
-    # It ends with its input.
+    # cat ends when its input ends, which is when the port is closed.
     [program | arguments] = if(beside, do: enter(beside), else: []) ++ unshare ++ ["cat"]
     port = Port.open({:spawn_executable, System.find_executable(program)}, [:binary, args: arguments])
     {:os_pid, pid} = Port.info(port, :os_pid)
@@ -19,26 +22,30 @@ defmodule EmbeddedEpmd.Network do
     network
   end
 
-  @doc "Links two networks, each with an address in the other's reach."
-  def link({one, address}, {other, other_address}) do
+  @doc "Creates two networks that are connected to each other, with these addresses; returns both."
+  def start_linked(address, other_address) do
+    one = start()
+    other = start(one)
     run(one, ~w(ip link add wire type veth peer name wire netns #{other}))
 
     for {network, address} <- [{one, address}, {other, other_address}] do
       run(network, ~w(ip address add #{address}/24 dev wire))
       run(network, ~w(ip link set wire up))
     end
+
+    [one, other]
   end
 
-  @doc "Has what is sent from a port of this network dropped, as a firewall does."
+  @doc "Drops all packets from a port of this network, as a firewall would."
   def drop(network, port) do
-    # The rule for what is this machine's own comes first, and is moved behind ours.
+    # The rule for local addresses comes first by default, so it is moved behind ours.
     run(network, ~w(ip rule add pref 20 lookup local))
     # 6 is TCP.
     run(network, ~w(ip rule add pref 10 ipproto 6 sport #{port} blackhole))
     run(network, ~w(ip rule del pref 0))
   end
 
-  @doc "Runs a command there, which must succeed."
+  @doc "Runs a command in the network, which must succeed."
   def run(network, command) do
     [program | arguments] = enter(network) ++ command
     {text, status} = System.cmd(program, arguments, stderr_to_stdout: true)
@@ -46,7 +53,7 @@ defmodule EmbeddedEpmd.Network do
     text
   end
 
-  @doc "The option with which a VM is started there."
+  @doc "The option of `Vm` that starts a VM in the network."
   def option(network) do
     [program | arguments] = enter(network) ++ ["erl"]
     {:exec, {String.to_charlist(System.find_executable(program)), Enum.map(arguments, &String.to_charlist/1)}}

@@ -1,32 +1,32 @@
 defmodule EmbeddedEpmd.Prober do
   @moduledoc """
-  Looks names up over TCP at a steady rate, whatever the last look-up does, and keeps how long each took.
+  Looks names up over TCP at a constant rate, without waiting for earlier look-ups, and records how long each took.
   """
 
   alias EmbeddedEpmd.Client
 
   @loopback {127, 0, 0, 1}
-  @patience 10_000
+  @timeout 10_000
 
-  @doc "Starts to look up each of these names, in turn, of which the answer is known, so many times in a second."
+  @doc "Starts to look up these names in turn, `rate` times a second. `expected` is a list of names and their answers."
   def start(expected, port, rate) do
     collector = spawn_link(fn -> collect([]) end)
     spawn_link(fn -> probe(collector, List.to_tuple(expected), port, div(1_000_000, rate), now(), 0) end)
     collector
   end
 
-  @doc "A moment from which on look-ups can be asked for."
+  @doc "A point in time for the functions below."
   def mark(_prober), do: now()
 
-  @doc "The longest time that a look-up took which began since then, or had not ended, in microseconds."
+  @doc "The longest time of a successful look-up that ended at `mark` or later, in microseconds."
   def longest_since(prober, mark) do
     Enum.max(for {_, took, :ok} <- since(prober, mark), do: took)
   end
 
-  @doc "The look-ups since then that got another answer, and which."
+  @doc "The look-ups that ended at `mark` or later with another answer than the expected one."
   def failed_since(prober, mark), do: for({_, _, {:failed, answer}} <- since(prober, mark), do: answer)
 
-  @doc "Ends it; returns how many look-ups there were, and those that failed."
+  @doc "Stops; returns how many look-ups there were, and those that failed."
   def stop(prober) do
     all = since(prober, now() - 3_600_000_000)
     Process.unlink(prober)
@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd.Prober do
     %{asked: length(all), failed: for({_, _, {:failed, answer}} <- all, do: answer)}
   end
 
-  # All that began or had not ended then, when those that have begun by now have ended.
+  # Waits until the look-ups that have begun by now have ended.
   defp since(prober, mark) do
     asked = now()
     await(prober, asked)
@@ -74,7 +74,7 @@ defmodule EmbeddedEpmd.Prober do
 
     spawn_link(fn ->
       began = now()
-      got = Client.port(name, @loopback, port, @patience)
+      got = Client.port(name, @loopback, port, @timeout)
       send(collector, {:result, {began, now() - began, if(got == answer, do: :ok, else: {:failed, {name, got}})}})
     end)
 

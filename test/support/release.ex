@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Release do
   @moduledoc """
-  The release of `examples/greeter`, assembled once for all tests and run as its users would.
+  The release of `examples/greeter`, assembled once for all tests and run with its own scripts.
   """
 
   import EmbeddedEpmd.Vm, only: [eventually: 1]
@@ -24,14 +24,14 @@ defmodule EmbeddedEpmd.Release do
     folder
   end
 
-  @doc "Runs a command of the release to its end; returns its output and status."
-  def run(release, command, arguments \\ []) do
-    System.cmd(bin(release), [command | arguments], env: environment(release), stderr_to_stdout: true)
+  @doc "Runs a command of the release to its end, with further variables; returns its output and status."
+  def run(release, command, arguments \\ [], variables \\ []) do
+    System.cmd(bin(release), [command | arguments], env: environment(release) ++ variables, stderr_to_stdout: true)
   end
 
   @doc """
-  Types a line into `remote`, which wants a terminal, and waits until that shows a text. The terminal is never at its end:
-  at that, Elixir 1.18 and newer halt the node at the other end.
+  Types a line into `remote`, which needs a terminal, and waits until the terminal shows a text. The input is never
+  closed, since Elixir 1.18 and newer would then halt the remote node.
   """
   def remote(release, line, text) do
     environment = for {name, value} <- environment(release), do: {to_charlist(name), to_charlist(value || "")}
@@ -72,7 +72,7 @@ defmodule EmbeddedEpmd.Release do
 
   @doc "Starts the release in the background and waits until its application runs; returns the VM's process id."
   def start(release) do
-    # A process group of its own, as a service has.
+    # In a process group of its own, like a service.
     command = "exec setsid \"$0\" start </dev/null >\"$1\" 2>&1 & echo $!"
     log = log(release)
     {pid, 0} = System.cmd("sh", ["-c", command, bin(release), log], env: environment(release))
@@ -81,19 +81,19 @@ defmodule EmbeddedEpmd.Release do
     pid
   end
 
-  @doc "What the release that was started last printed."
+  @doc "The file with the output of the release since its last start."
   def log(release), do: Path.join(release.tmp, "boot.log")
 
-  @doc "Whether a process runs; one that ended and was not waited for does not."
+  @doc "Whether a process runs; a zombie does not."
   def alive?(pid), do: File.exists?("/proc/#{pid}/exe") and File.read_link("/proc/#{pid}/exe") != {:error, :enoent}
 
-  @doc "Ends every process that was started with this release's environment, whatever it forked into."
+  @doc "Kills every process with this release's environment, children included, and deletes its folder."
   def clean_up(release) do
     for pid <- processes(release), do: System.cmd("kill", ["-9", pid], stderr_to_stdout: true)
     File.rm_rf!(release.tmp)
   end
 
-  @doc "The processes that run with this release's environment."
+  @doc "The processes with this release's environment."
   def processes(release) do
     for pid <- File.ls!("/proc"),
         pid =~ ~r/^\d+$/,
@@ -102,7 +102,7 @@ defmodule EmbeddedEpmd.Release do
         do: pid
   end
 
-  @doc "Their programs' names."
+  @doc "The program names of these processes."
   def programs(release) do
     for pid <- processes(release), {:ok, name} <- [File.read("/proc/#{pid}/comm")], do: String.trim(name)
   end
@@ -113,7 +113,7 @@ defmodule EmbeddedEpmd.Release do
     [
       {"RELEASE_TMP", release.tmp},
       {"RELEASE_MODE", release.mode},
-      {"RELEASE_NODE", "#{release.node}@127.0.0.1"},
+      {"RELEASE_NODE", "#{release.node}@#{Map.get(release, :host, "127.0.0.1")}"},
       {"RELEASE_DISTRIBUTION", "name"},
       {"ERL_EPMD_PORT", "#{release.port}"},
       {"ERL_EPMD_ADDRESS", "127.0.0.1"},

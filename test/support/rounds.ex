@@ -1,22 +1,21 @@
 defmodule EmbeddedEpmd.Rounds do
   @moduledoc """
-  How often a test repeats what chance plays a part in, and how long that may take.
+  How often a test that depends on chance is repeated, and how long it may take.
 
-  By default as often as it takes to find a rule that is broken, beside whatever else the machine does. With
-  `EMBEDDED_EPMD_ROUNDS=full` as often as it takes to find a rare fault, alone on the machine, and within the times that
-  are promised.
+  By default often enough to find a broken rule, on a machine that may be busy. With `EMBEDDED_EPMD_ROUNDS=full` often
+  enough to find a rare fault, alone on the machine, and within the promised times.
   """
 
-  # For a machine that has many times more to do than it can.
-  @patience 50
+  # The factor by which a busy machine may exceed the promised times.
+  @slack 50
 
-  @doc "The one number, or in full the other."
+  @doc "The first number, or the second one with EMBEDDED_EPMD_ROUNDS=full."
   def rounds(few, full), do: if(full?(), do: full, else: few)
 
-  @doc "So many milliseconds in full; otherwise more."
-  def limit(milliseconds), do: rounds(milliseconds * @patience, milliseconds)
+  @doc "The promised milliseconds with EMBEDDED_EPMD_ROUNDS=full, a multiple of them otherwise."
+  def limit(milliseconds), do: rounds(milliseconds * @slack, milliseconds)
 
-  @doc "Whether the tests run in full."
+  @doc "Whether EMBEDDED_EPMD_ROUNDS is full."
   def full? do
     case System.get_env("EMBEDDED_EPMD_ROUNDS", "") do
       "full" -> true

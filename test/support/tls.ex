@@ -1,10 +1,10 @@
 defmodule EmbeddedEpmd.Tls do
   @moduledoc """
-  Certificates and options of a distribution over TLS, as OTP's "Using TLS for Erlang Distribution" has them. They end with
-  the test that made them.
+  Certificates and options for a distribution over TLS, as in OTP's "Using TLS for Erlang Distribution". They are
+  deleted at the end of the test.
   """
 
-  @doc "The value of -ssl_dist_optfile, with a certificate and an authority of its own, and what either side verifies."
+  @doc "A value for -ssl_dist_optfile, with a new certificate and authority. The arguments are the `verify` of each side."
   def options(verify \\ :verify_none, client_verify \\ nil) do
     {certificate, authorities} = make()
     options = [certfile: to_charlist(certificate), cacertfile: to_charlist(authorities)]
@@ -19,17 +19,14 @@ defmodule EmbeddedEpmd.Tls do
   def certificate, do: elem(make(), 0)
 
   defp make do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_tls_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
-    ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(folder) end)
-
-    # What every OTP of today accepts: the defaults are older than that.
+    folder = EmbeddedEpmd.Folder.new("tls")
+    # The defaults of pkix_test_data are too weak for current versions of OTP.
     modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
     chain = %{root: modern, intermediates: [], peer: modern}
     %{server_config: config} = :public_key.pkix_test_data(%{server_chain: chain, client_chain: chain})
     {type, key} = config[:key]
     certificate = [{:Certificate, config[:cert], :not_encrypted}, {type, key, :not_encrypted}]
-    # Of the server's chain itself: that of the other one is its client's.
+    # Both sides use the server's chain, so its authorities are needed, and not those of the client's chain.
     authorities = for authority <- config[:cacerts], do: {:Certificate, authority, :not_encrypted}
     {write(folder, "node.pem", certificate), write(folder, "authorities.pem", authorities)}
   end

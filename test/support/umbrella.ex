@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.Umbrella do
   @moduledoc """
-  An umbrella as `mix new --umbrella` makes it, with an application `web` that depends on this library and supervises it,
-  and an application `back` that does not.
+  An umbrella as `mix new --umbrella` creates it, with an application `web` that depends on this library and
+  supervises `EmbeddedEpmd`, and an application `back` that does not.
   """
 
   alias EmbeddedEpmd.Release
@@ -9,7 +9,7 @@ defmodule EmbeddedEpmd.Umbrella do
   @repository Path.expand("../..", __DIR__)
   @releases "[prod: [applications: [web: :permanent]], back: [applications: [back: :permanent]]]"
 
-  @doc "Makes and compiles one in a folder of its own; returns its root, without a `releases:`."
+  @doc "Creates and compiles one in a folder of its own; returns its root, which has no `releases:` yet."
   def new do
     folder =
       Path.join(System.tmp_dir!(), "embedded_epmd_umbrella_#{System.pid()}_#{System.unique_integer([:positive])}")
@@ -31,7 +31,7 @@ defmodule EmbeddedEpmd.Umbrella do
     root
   end
 
-  @doc "A copy of it, which is as good as compiled."
+  @doc "Copies it, with what has been compiled; returns the root of the copy."
   def copy(root) do
     folder =
       Path.join(System.tmp_dir!(), "embedded_epmd_umbrella_#{System.pid()}_#{System.unique_integer([:positive])}")
@@ -41,21 +41,21 @@ defmodule EmbeddedEpmd.Umbrella do
     Path.join(folder, "big")
   end
 
-  @doc "Ends what runs of it, and deletes it."
+  @doc "Ends all processes of its releases, and deletes it."
   def clean_up(root), do: Release.clean_up(%{tmp: Path.dirname(root)})
 
-  @doc "Gives the root its releases, as Elixir has them in `mix.exs`."
+  @doc "Adds `releases:` to the `mix.exs` of the root."
   def releases(root, releases \\ @releases),
     do: edit(root, "mix.exs", "deps: deps()", "deps: deps(), releases: #{releases}")
 
-  @doc "Has `web` depend on the library, with more options than its path."
+  @doc "Makes `web` depend on the library, with further options of the dependency."
   def depend(root, options \\ "") do
     dependency = "{:embedded_epmd, path: #{inspect(@repository)}#{options}}"
     mix_exs = Path.join(root, "apps/web/mix.exs")
     File.write!(mix_exs, String.replace(File.read!(mix_exs), ~r/defp deps do.*?\]/s, "defp deps do\n[#{dependency}]"))
   end
 
-  @doc "Replaces a text that stands in a file once."
+  @doc "Replaces a text that occurs once in a file."
   def edit(root, file, old, new) do
     path = Path.join(root, file)
     [before, behind] = String.split(File.read!(path), old)

@@ -1,14 +1,14 @@
 defmodule EmbeddedEpmd.Vm do
   @moduledoc """
-  Real VMs for tests: each an operating system process of its own, controlled over its standard input and output, so
-  that no test needs distribution, or an EPMD, to see what another VM does.
+  Real VMs for tests. Each is an operating system process, controlled over its standard input and output, so that a
+  test needs neither distribution nor an EPMD to call functions in it.
   """
 
   @ours ~w(-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery)
   @stock ~w(-start_epmd false)
-  @patience 60_000
+  @timeout 60_000
 
-  @doc "A port that nobody listens on, of those that the system does not give to connections."
+  @doc "A port that nobody listens on, outside the range that the system uses for outgoing connections."
   def free_port do
     port = Enum.random(10_000..31_999)
 
@@ -25,13 +25,16 @@ defmodule EmbeddedEpmd.Vm do
   @doc "A name that no other test uses."
   def unique(name), do: "#{name}#{System.unique_integer([:positive])}"
 
+  @doc "For `setup`: a free port, and a name for a node."
+  def port_and_name(_context), do: %{port: free_port(), name: unique("ours")}
+
   @doc "Boots a node whose discovery module is ours."
   def start_ours(name, port, options \\ []), do: start(name, port, @ours, options)
 
   @doc "Boots nodes whose discovery module is ours, all at the same time; returns them in the order of their names."
   def start_together(names, port, options \\ []) do
     tag = make_ref()
-    # At each node that goes, global would tell what it does about it.
+    # Otherwise `global` would log about each node that goes down.
     options = Keyword.merge([wait_boot: {self(), tag}, flags: ~w(-kernel logger_level error)], options)
     vms = for name <- names, do: start_ours(name, port, options)
     for vm <- vms, do: booted(vm, tag)
@@ -42,23 +45,23 @@ defmodule EmbeddedEpmd.Vm do
     receive do
       {^tag, {:started, _, ^vm}} -> :ok
     after
-      @patience -> ExUnit.Assertions.flunk("a VM did not boot in a minute")
+      @timeout -> ExUnit.Assertions.flunk("a VM did not boot in a minute")
     end
   end
 
-  @doc "Boots a node as OTP has it."
+  @doc "Boots a stock node: its discovery module is OTP's."
   def start_stock(name, port, options \\ []), do: start(name, port, @stock, options)
 
-  @doc "Boots a VM that is no node, and has ours for the time when it becomes one."
+  @doc "Boots a VM that is not a node, and whose discovery module is ours."
   def start_unnamed(port, flags \\ [], options \\ []), do: boot(%{}, port, @ours, [{:flags, flags} | options])
 
-  @doc "Boots a VM that is no node."
+  @doc "Boots a VM that is not a node, and whose discovery module is OTP's."
   def start_plain(port, options \\ []), do: boot(%{}, port, @stock, options)
 
   @doc "Makes a VM a node of this name."
   def become_node(vm, name), do: call(vm, :net_kernel, :start, [[:"#{name}@127.0.0.1", :longnames]])
 
-  @doc "Has a VM tell nothing, as OTP does at length of a distribution that does not start."
+  @doc "Switches a VM's log off: OTP reports a distribution that does not start at length."
   def hush(vm), do: call(vm, :logger, :set_primary_config, [:level, :none])
 
   defp start(name, port, flags, options) do
@@ -84,19 +87,19 @@ defmodule EmbeddedEpmd.Vm do
         {String.to_charlist(name), String.to_charlist(value)}
       end
 
-    wait_boot = options[:wait_boot] || @patience
+    wait_boot = options[:wait_boot] || @timeout
 
     started =
       :peer.start_link(
         node
-        # Such as nsenter, for a VM in a network of its own.
+        # For instance nsenter, for a VM in a network of its own.
         |> Map.merge(Map.new(Keyword.take(options, [:exec])))
         |> Map.merge(%{
           connection: :standard_io,
           args: Enum.map(flags, &String.to_charlist/1),
           env: environment,
           wait_boot: wait_boot,
-          # The other ways call the node by its name; a VM that is no node has the same as the VM of the tests.
+          # Other ways to shut it down address the node by name, and two VMs that are not nodes have the same name.
           shutdown: :close
         })
       )
@@ -123,29 +126,29 @@ defmodule EmbeddedEpmd.Vm do
     Enum.flat_map(ebins, &["-pa", &1])
   end
 
-  @doc "Calls a function there."
+  @doc "Calls a function in a VM."
   def call(vm, module, function, arguments \\ []),
-    do: :peer.call(vm, module, function, arguments, @patience)
+    do: :peer.call(vm, module, function, arguments, @timeout)
 
-  @doc "Starts the supervised process there, under a supervisor of its own that outlives the call."
+  @doc "Starts the supervised process in a VM, under a supervisor that outlives the call."
   def supervise(vm, options \\ [], flags \\ []) do
     {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
-    # A process id from here is another VM's there, once that has become a node: then the name is good for both.
+    # The supervisor has a name, since its pid would not be valid any more in a VM that has become a node.
     name = __MODULE__.Supervisor
     {:ok, supervisor} = call(vm, :supervisor, :start_link, [{:local, name}, name, {options, flags}])
     supervisor
   end
 
-  @doc "Starts a second supervised process there."
+  @doc "Starts a second supervised process in a VM."
   def supervise_second(vm, supervisor, options \\ []) do
     child = %{id: :second, start: {EmbeddedEpmd, :start_link, [options]}}
     call(vm, :supervisor, :start_child, [supervisor, child])
   end
 
-  @doc "The process id of the supervised process that looks after the server there."
+  @doc "The pid of the supervised process that has claimed the server of a VM."
   def server(vm), do: call(vm, :erlang, :whereis, [EmbeddedEpmd.Server])
 
-  @doc "Listens on a port as something that is no EPMD, until the test ends."
+  @doc "Listens on a port as a program that is no EPMD, until the test ends."
   def hold(port) do
     {:ok, socket} = :gen_tcp.listen(port, ip: {127, 0, 0, 1}, active: false, reuseaddr: true)
     spawn_link(fn -> answer_as_stranger(socket) end)
@@ -159,22 +162,37 @@ defmodule EmbeddedEpmd.Vm do
     end
   end
 
+  @doc "Starts OTP's daemon on a port of 127.0.0.1, until the test ends; returns its process id when it answers."
+  def start_daemon(port) do
+    pid = start_program(["epmd", "-port", "#{port}", "-address", "127.0.0.1"])
+    eventually(fn -> stock_names(port) == [] end)
+    pid
+  end
+
+  @doc "Starts a program in the background, until the test ends; returns its process id."
+  def start_program(command) do
+    {pid, 0} = System.cmd("sh", ["-c", "\"$@\" </dev/null >/dev/null 2>&1 & echo $!", "sh" | command])
+    pid = String.trim(pid)
+    ExUnit.Callbacks.on_exit(fn -> System.cmd("kill", ["-9", pid], stderr_to_stdout: true) end)
+    pid
+  end
+
   @doc "The VM's process id."
   def pid(vm), do: vm |> call(:os, :getpid) |> List.to_string()
 
   @doc "Kills the VM with -9."
   def kill(vm), do: signal(vm, pid(vm), "KILL")
 
-  @doc "Sends the VM a signal; the VM may end of it."
+  @doc "Sends the VM a signal, by which it may end."
   def signal(vm, pid, signal) do
     Process.unlink(vm)
     {_, 0} = System.cmd("kill", ["-" <> signal, pid])
   end
 
-  @doc "The addresses that a port is listened on at, by what the kernel says."
+  @doc "The addresses with a listener on this port, according to the kernel."
   def listening(port), do: Enum.uniq(for {address, _} <- listening_sockets(port), do: address)
 
-  # The kernel writes addresses as words of its own byte order.
+  # The kernel prints addresses as words in host byte order.
   defp listening_sockets(port) do
     for file <- ["/proc/net/tcp", "/proc/net/tcp6"],
         line <- file |> File.read!() |> String.split("\n") |> tl(),
@@ -188,7 +206,7 @@ defmodule EmbeddedEpmd.Vm do
     end
   end
 
-  @doc "The processes that listen on a port, by what the kernel says."
+  @doc "The processes that hold a listener on this port, according to the kernel."
   def listeners(port) do
     inodes = for {_, socket} <- listening_sockets(port), do: socket
 
@@ -199,7 +217,7 @@ defmodule EmbeddedEpmd.Vm do
         do: pid
   end
 
-  @doc "How many of the VM's threads are the server's."
+  @doc "How many threads of the native server the VM has."
   def server_threads(pid) do
     Enum.count(
       File.ls!("/proc/#{pid}/task"),
@@ -224,17 +242,17 @@ defmodule EmbeddedEpmd.Vm do
   end
 
   @doc "Waits until a condition holds, at most a minute, since the machine may be busy; returns what it returned."
-  def eventually(condition, patience \\ @patience) do
+  def eventually(condition, timeout \\ @timeout) do
     cond do
       result = condition.() ->
         result
 
-      patience <= 0 ->
+      timeout <= 0 ->
         ExUnit.Assertions.flunk("the condition did not come to hold")
 
       true ->
         Process.sleep(20)
-        eventually(condition, patience - 20)
+        eventually(condition, timeout - 20)
     end
   end
 end

@@ -1,14 +1,15 @@
 defmodule EmbeddedEpmd.Watch do
   @moduledoc """
-  Runs in a VM of a test: looks other nodes up as its distribution would, without end, and sees which nodes go down.
+  Runs in a VM of a test: looks other nodes up continuously, as the distribution would, and records which nodes go
+  down.
   """
 
   alias EmbeddedEpmd.Discovery
 
-  # Many VMs look many names up: between them one begins several times in a millisecond.
+  # Milliseconds. Many VMs look many names up, so together they begin several look-ups in each millisecond.
   @pause 20
 
-  @doc "Starts to watch in this VM: no names yet."
+  @doc "Starts the process in this VM, with no names to look up yet."
   def start do
     starter = self()
 
@@ -25,13 +26,13 @@ defmodule EmbeddedEpmd.Watch do
     end
   end
 
-  @doc "Connects to nodes of 127.0.0.1 and looks their names up from now on. What was seen before is forgotten."
+  @doc "Connects to these nodes of 127.0.0.1, and looks their names up from now on. Clears the record."
   def watch_names(names) do
     for name <- names, node = :"#{name}@127.0.0.1", node != node(), do: true = :net_kernel.connect_node(node)
     ask({:watch, names})
   end
 
-  @doc "Collects what this VM logs, too."
+  @doc "Also records what this VM logs from now on."
   def log, do: :logger.add_handler(__MODULE__, __MODULE__, %{})
 
   @doc false
@@ -41,8 +42,8 @@ defmodule EmbeddedEpmd.Watch do
   def log(_event, _config), do: :ok
 
   @doc """
-  What was seen: how many look-ups found their node, which did not and what they got, which nodes went down, and, if
-  asked for, what was logged.
+  The record: how many look-ups found their node, which did not and what they got, which nodes went down, and, after
+  `log/0`, what was logged.
   """
   def seen, do: ask(:seen)
 

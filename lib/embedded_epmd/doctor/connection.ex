@@ -1,37 +1,37 @@
 defmodule EmbeddedEpmd.Doctor.Connection do
   @moduledoc false
-  # Why this node does not connect to another: goes the way that a connection takes, step by step, up to the first that
+  # Finds out why this node does not connect to another: performs the steps of a connection, up to the first that
   # fails.
 
   alias EmbeddedEpmd.{Discovery, Doctor}
-  alias EmbeddedEpmd.Doctor.Connection.{Address, Admission, Here, Identity, Lookup, Name, Port}
+  alias EmbeddedEpmd.Doctor.Connection.{Address, Admission, Epmd, Here, Identity, Name, Port}
   alias EmbeddedEpmd.Doctor.Finding
 
   @steps [
     name: &Name.examine/1,
     here: &Here.examine/1,
     address: &Address.examine/1,
-    epmd: &Lookup.examine/1,
+    epmd: &Epmd.examine/1,
     port: &Port.examine/1,
     handshake: &Admission.examine/1,
     identity: &Identity.examine/1
   ]
 
-  @typedoc "What the steps so far have found out."
-  @type way :: map()
-  @typedoc "A step's findings, and the way on. It ends where one of them is a problem."
-  @type step :: {[Finding.t()], way()}
+  @typedoc "What the steps so far have found out about the connection."
+  @type state :: map()
+  @typedoc "A step's findings, and what the next steps need. No further step is performed after a problem."
+  @type step :: {[Finding.t()], state()}
 
   @spec examine(node() | String.t()) :: [Finding.t()]
   def examine(node) do
-    # Every socket ends with the process that goes the way.
-    Task.await(Task.async(fn -> alone(fn -> walk(@steps, start(to_string(node))) end) end), :infinity)
+    # A process of its own, so that all sockets are closed at its end.
+    Task.await(Task.async(fn -> one_at_a_time(fn -> run(@steps, initial_state(to_string(node))) end) end), :infinity)
   end
 
-  # A second probe of this VM would take the first one's place at the other node.
-  defp alone(walk), do: :global.trans({__MODULE__, self()}, walk, [node()])
+  # One examination at a time: all probes of this VM have one name, and a second one would replace the first.
+  defp one_at_a_time(examination), do: :global.trans({__MODULE__, self()}, examination, [node()])
 
-  defp start(node) do
+  defp initial_state(node) do
     {tls, family} = protocol()
 
     %{
@@ -39,12 +39,12 @@ defmodule EmbeddedEpmd.Doctor.Connection do
       here: if(Node.alive?(), do: node()),
       tls: tls,
       family: family,
-      # A VM that is no node would find the other as one of ours does.
+      # If this VM is not a node, examine what a node with `embedded_epmd` would do.
       discovery: if(Node.alive?(), do: :net_kernel.epmd_module(), else: Discovery)
     }
   end
 
-  # OTP has many ways to carry the distribution, and takes the first that is named.
+  # OTP uses the first -proto_dist.
   defp protocol do
     case with({:ok, [[protocol | _] | _]} <- :init.get_argument(:proto_dist), do: protocol, else: (_ -> ~c"inet_tcp")) do
       ~c"inet_tcp" -> {false, :inet}
@@ -55,17 +55,17 @@ defmodule EmbeddedEpmd.Doctor.Connection do
     end
   end
 
-  defp walk([], _way), do: []
+  defp run([], _state), do: []
 
-  defp walk([{step, examine} | steps], way) do
+  defp run([{step, examine} | steps], state) do
     started = System.monotonic_time()
-    {findings, way} = examine.(way)
+    {findings, state} = examine.(state)
     took = System.convert_time_unit(System.monotonic_time() - started, :native, :microsecond)
     findings = for finding <- findings, do: Map.merge(finding, %{step: step, took: took})
-    if Enum.any?(findings, &(&1.status == :problem)), do: findings, else: findings ++ walk(steps, way)
+    if Enum.any?(findings, &(&1.status == :problem)), do: findings, else: findings ++ run(steps, state)
   end
 
-  @doc "The findings in plain sentences, each step's last one with the time that the step took."
+  @doc "The findings as text, the last one of each step with the time that the step took."
   @spec format([Finding.t()]) :: String.t()
   def format(findings) do
     findings

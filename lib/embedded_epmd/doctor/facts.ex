@@ -1,13 +1,13 @@
 defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
-  # What can be seen of this VM, of its release and of the host. Nothing is judged here.
+  # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config}
+  alias EmbeddedEpmd.{Client, Config, HostAddress}
   alias EmbeddedEpmd.Doctor.Linux
 
   @timeout 2_000
 
-  @typedoc "What an EPMD answered that was asked for a name at an address."
+  @typedoc "The address at which an EPMD was asked for a name, and what it answered."
   @type answer :: {:inet.ip_address(), Client.answer() | {:error, atom()}}
 
   @spec gather() :: map()
@@ -42,7 +42,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     })
   end
 
-  @doc "Of the host alone."
+  @doc "The facts about the host only."
   @spec host() :: map()
   def host, do: host(config().port)
 
@@ -58,14 +58,14 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     }
   end
 
-  # What was set wrongly is a finding, and no reason to find nothing else.
+  # An invalid setting is a finding; the other facts are gathered all the same.
   defp config do
     Map.put(Config.load(), :error, nil)
   rescue
     error in ArgumentError -> %{port: 4369, hand_over: true, error: error.message}
   end
 
-  # OTP itself knows best which one counts. It has no answer where it would not start.
+  # OTP itself decides between flag and parameter. It raises if a node could not start.
   defp module do
     to_string(:net_kernel.epmd_module())
   catch
@@ -99,7 +99,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   ## The release
 
-  # `node` is as the release has it, `app` or `app@host`; nil where it is no node.
+  # `node` is the release's setting, `app` or `app@host`; nil if the release is not a node.
   defp release do
     with root when is_binary(root) <- System.get_env("RELEASE_ROOT") do
       node = System.get_env("RELEASE_NODE") || System.get_env("RELEASE_NAME")
@@ -121,8 +121,8 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   ## Where nodes ask
 
-  # This VM's node, else the release's, looked up where others look it up: at the address of its host. And the loopback
-  # address, where OTP's client registers whatever addresses are configured.
+  # Looks up this VM's node, or else the release's, where other nodes do: at the address of its host. Also asks at the
+  # loopback address, where OTP's client registers regardless of the configured addresses.
   defp look_up(port, release) do
     with name when is_binary(name) <- subject(release) do
       [short, host] = String.split(name, "@")
@@ -132,7 +132,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       %{
         node: name,
         host: with({:ok, ip} <- address, do: ask.(ip)),
-        own_address: with({:ok, ip} <- address, do: own?(ip), else: (_ -> false)),
+        own_address: with({:ok, ip} <- address, do: HostAddress.own?(ip), else: (_ -> false)),
         loopback: ask.(loopback())
       }
     end
@@ -146,7 +146,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     end
   end
 
-  # As OTP completes a name without a host.
+  # OTP completes a name without a host in the same way.
   defp own_host do
     host = to_string(:net_adm.localhost())
     if System.get_env("RELEASE_DISTRIBUTION") == "name", do: host, else: host |> String.split(".") |> hd()
@@ -158,18 +158,9 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   defp loopback, do: if(family() == :inet6, do: {0, 0, 0, 0, 0, 0, 0, 1}, else: {127, 0, 0, 1})
 
-  # The whole of 127.0.0.0/8 is this host.
-  defp own?({127, _, _, _}), do: true
-  defp own?({0, 0, 0, 0, 0, 0xFFFF, _, _} = ip), do: own?(:inet.ipv4_mapped_ipv6_address(ip))
-
-  defp own?(ip) do
-    {:ok, interfaces} = :inet.getifaddrs()
-    ip in for {_, options} <- interfaces, {:addr, address} <- options, do: address
-  end
-
   defp names(port), do: Client.names(loopback(), port, @timeout)
 
-  # Whether an EPMD answers where this host's name leads; it need not know the name.
+  # Whether an EPMD answers at the address of this host's name. No node need be called "doctor".
   defp host_name(port) do
     {:ok, name} = :inet.gethostname()
     host = to_string(name)
@@ -179,7 +170,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
          else: ({:error, reason} -> {host, {:error, reason}})
   end
 
-  # A unit may forbid them, and a standby is asked for over one.
+  # Standbys connect over a Unix socket, and a systemd unit may forbid these.
   defp unix_sockets do
     with {:ok, socket} <- :gen_udp.open(0, [:local]), do: :gen_udp.close(socket)
   end

@@ -1,10 +1,10 @@
 defmodule EmbeddedEpmd.Doctor.Finding do
   @moduledoc false
-  # A finding: what, and unless it is as it should be, why that matters and what to do.
+  # A finding says what was found and, unless it is ok, why that matters and what to do.
 
   @type t :: EmbeddedEpmd.finding()
 
-  @doc "That something is as it should be."
+  @doc "A finding that needs no action."
   @spec ok(String.t()) :: t()
   def ok(what), do: %{status: :ok, what: what, why: nil, do: nil}
 

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Doctor.Findings do
   @moduledoc false
-  # What the facts mean. Pure.
+  # Judges the facts. Pure.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -31,7 +31,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   ## Flags and parameters
 
-  # A VM that is no node, and that is not of a release that is one, needs none.
+  # Neither this VM nor its release is a node.
   defp flags(%{look_up: nil}),
     do: ok("This VM is no node, and is of no release that is one: it needs no EPMD.")
 
@@ -51,17 +51,18 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     end
   end
 
-  # A release without its flags does not boot where nobody else serves. What is started by hand and is found does work.
+  # Without its flags a release cannot boot unless an EPMD runs already. A VM that was started by hand, and is found,
+  # works.
   defp fault(%{release: nil, look_up: %{host: {_, {:port, _, _}}}}), do: &warning/3
   defp fault(_facts), do: &problem/3
 
-  # Where a flag belongs: into the template, unless the release reads a file of somebody's own.
+  # The file to write a flag into: the template, unless RELEASE_VM_ARGS or the like names another file.
   defp template({path, _text}, %{root: root}, name),
     do: if(String.starts_with?(path, root <> "/releases/"), do: "rel/" <> name, else: path)
 
   defp template(_file, _release, name), do: "rel/" <> name
 
-  # Where OTP does not read it, nothing is wrong yet.
+  # Before 27.2 OTP ignores the parameter.
   defp both(%{both: true, parameter_ignored: ignored?}) do
     finding = if ignored?, do: &warning/3, else: &problem/3
 
@@ -77,7 +78,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   defp fixed_port(%{fixed_port: port}) when port != nil do
     warning(
       "This node has the fixed distribution port #{port} (-erl_epmd_port or erl_epmd_node_listen_port).",
-      "It takes every other node to have that port, too, and asks no EPMD.",
+      "It expects every other node at the same port, and asks no EPMD.",
       "Remove it, or do without embedded_epmd: with a fixed port nobody needs an EPMD."
     )
   end
@@ -150,14 +151,14 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   defp role(%{status: %{role: :searching}, port: port}) do
     problem(
       "This VM looks for port #{port} or its owner.",
-      "Its node is registered nowhere at this moment.",
+      "Its node is not registered at this moment.",
       "Ask again in a second. If it stays so, look at the log, and at who owns the port."
     )
   end
 
   defp role(%{node: :nonode@nohost}), do: []
 
-  # A node that others find all the same is a client of whoever serves.
+  # A node that is found all the same is registered with another EPMD.
   defp role(%{look_up: look_up}) do
     finding = if match?(%{host: {_, {:port, _, _}}}, look_up), do: &warning/3, else: &problem/3
 
@@ -173,7 +174,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     warning(
       "No VM can stand by for another: this one may not open Unix sockets (#{:inet.format_error(reason)}).",
       "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
-      "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false to hear no more of it."
+      "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false, which ends this warning."
     )
   end
 
@@ -231,7 +232,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
         warning(
           "Registered nodes (#{connections.registered}) and connections that wait (#{connections.waiting}) have #{ours} of " <>
             "the #{share} descriptors that they may have, of #{limit} of this VM.",
-          "At their share no registration is granted; the others are the application's.",
+          "Beyond that share no registration is granted; the other descriptors are left to the application.",
           "See who registers so many names (EmbeddedEpmd.names()), or raise LimitNOFILE= in the unit, or :descriptor_share."
         )
 

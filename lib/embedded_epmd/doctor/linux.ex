@@ -7,14 +7,14 @@ defmodule EmbeddedEpmd.Doctor.Linux do
           pid: String.t(),
           program: String.t(),
           user: non_neg_integer() | nil,
-          # Of the sockets, those that it holds; empty where only their user was seen.
+          # The sockets that it holds; empty if its descriptors cannot be seen.
           inodes: [String.t()]
         }
 
-  @doc "The sockets that listen on a port; `:unknown` where /proc does not tell."
+  @doc "The sockets that listen on a port; `:unknown` if /proc does not show them."
   @spec listening(:inet.port_number()) :: [socket()] | :unknown
   def listening(port) do
-    # Under ProcSubset=pid there is no /proc/net, but this.
+    # With systemd's ProcSubset=pid there is no /proc/net, but there is /proc/self/net.
     files = for file <- ["/proc/self/net/tcp", "/proc/self/net/tcp6"], {:ok, text} <- [File.read(file)], do: text
 
     if files == [],
@@ -31,8 +31,8 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   defp socket(_fields, _port), do: nil
 
   @doc """
-  The processes that hold one of these sockets of a port. Another user's descriptors cannot be seen: of such processes an
-  epmd is told by its socket's user and its arguments.
+  The processes that hold one of these sockets of a port. Another user's descriptors cannot be seen, except that an
+  epmd is recognised by the user of its socket and by its arguments.
   """
   @spec holders([socket()], :inet.port_number()) :: [holder()]
   def holders([], _port), do: []
@@ -56,7 +56,7 @@ defmodule EmbeddedEpmd.Doctor.Linux do
     end
   end
 
-  # Its ERL_EPMD_PORT cannot be seen either.
+  # Another user's environment, and so ERL_EPMD_PORT, cannot be seen either.
   defp epmd_port(pid) do
     case Enum.drop_while(arguments(pid), &(&1 != "-port")) do
       ["-port", port | _] -> port
@@ -74,8 +74,8 @@ defmodule EmbeddedEpmd.Doctor.Linux do
     end)
   end
 
-  # Whether a process is in our network namespace. Of another user's process the link cannot be read; the files under its
-  # net, which anybody may see, are the same ones if it is.
+  # Whether a process is in our network namespace. The link of another user's process cannot be read. But anybody may
+  # read the files under its `net`, which have the same inodes as ours in the same namespace.
   defp here?(pid) do
     with {:ok, own} <- File.read_link("/proc/self/ns/net"),
          {:ok, other} <- File.read_link("/proc/#{pid}/ns/net") do

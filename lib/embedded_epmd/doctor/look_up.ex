@@ -1,20 +1,20 @@
 defmodule EmbeddedEpmd.Doctor.LookUp do
   @moduledoc false
-  # Whether nodes find this one where they ask, and whether clients can register where they do. Pure.
+  # Judges whether other nodes can look this one up, and whether clients such as `bin/app rpc` can register. Pure.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Finding
   alias EmbeddedEpmd.VmArgs
 
-  # Of the names that are registered.
+  # How many registered names are shown.
   @shown 20
 
   @spec judge(map()) :: [Finding.t()]
   def judge(facts), do: List.flatten([own_name(facts), names(facts), host_name(facts)])
 
   defp own_name(%{look_up: nil}), do: []
-  # With a fixed port nobody asks.
+  # With a fixed port nobody looks nodes up.
   defp own_name(%{fixed_port: port}) when port != nil, do: []
 
   defp own_name(%{look_up: %{host: {_, {:port, port, _}} = host}} = facts),
@@ -33,7 +33,7 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
 
   defp own_name(facts), do: if(runs?(facts), do: [not_found(facts), clients(facts)], else: absent(facts))
 
-  # Of a VM that is no node the release is examined, which need not run.
+  # If this VM is not a node, the release is examined, which may not run.
   defp runs?(%{node: :nonode@nohost, look_up: look_up, release: release}),
     do: release.process != nil or match?({_, {:port, _, _}}, look_up.loopback)
 
@@ -50,7 +50,7 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
   defp not_found(%{look_up: %{host: host} = look_up} = facts) do
     what = "At #{at(host)} #{who(facts)} is not found: #{explain(answer(host))}#{though(facts)}."
     why = "Nodes that resolve this host to #{at(host)} cannot connect; bin/app rpc, remote, stop and pid do not work."
-    # At an address that is another machine's, others may find what cannot be asked from here.
+    # Another machine's address may be reachable for others, though not from here.
     finding = if look_up.own_address, do: &problem/3, else: &warning/3
     finding.(what, why, remedy(host))
   end
@@ -73,11 +73,11 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
     "Listen on #{at(host)} as well (:addresses or ERL_EPMD_ADDRESS), or give the node a host name that resolves elsewhere."
   end
 
-  # OTP's client registers there, also where it is not the address of the node's host.
+  # OTP's client always registers at the loopback address, whatever the address of the node's host is.
   defp clients(%{look_up: %{host: {ip, _}, loopback: {ip, _}}}), do: []
 
   defp clients(%{look_up: %{loopback: {_, {:error, _}} = loopback}} = facts) do
-    # Those that do not listen register nowhere.
+    # Clients that do not listen do not register.
     if dist_listen(facts) == "false" do
       []
     else
@@ -96,7 +96,7 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
   defp dist_listen(%{remote_vm_args: {_path, text}}), do: VmArgs.value(VmArgs.flags(text), "-dist_listen")
   defp dist_listen(_facts), do: nil
 
-  # A VM that is a node knows them by EmbeddedEpmd.names().
+  # In a VM that is a node, EmbeddedEpmd.names() lists them.
   defp names(%{node: :nonode@nohost, names: {:ok, [_ | _] = names}, port: port}) do
     {shown, more} = names |> Enum.map(&elem(&1, 0)) |> Enum.sort() |> Enum.split(@shown)
     more = if more == [], do: "", else: " and #{length(more)} more"
@@ -105,7 +105,7 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
 
   defp names(_facts), do: []
 
-  # Where the node's host is not this name, other nodes may have it.
+  # Nodes with short names have this host name, even if the node's own name has another host.
   defp host_name(%{host: {name, {:error, _}}}) do
     warning(
       "The host name #{name} has no address.",

@@ -1,19 +1,19 @@
 defmodule EmbeddedEpmd.Doctor.Owner do
   @moduledoc false
-  # Who has the port on this host, and what that means. Pure.
+  # Judges who has the port on this host. Pure.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Finding
 
-  @doc "The findings about the host, which hold for every VM on it."
+  @doc "The findings about the host, which are the same for every VM on it."
   @spec judge(map()) :: [Finding.t()]
   def judge(facts), do: List.flatten([holder(facts), stranger(facts), daemon(facts)])
 
   defp holder(%{sockets: :unknown, linux: true, port: port}) do
     warning(
       "Who owns port #{port} cannot be seen: /proc is hidden from this VM.",
-      "Its unit or its container narrows it (ProtectProc=, ProcSubset=).",
+      "Its unit or its container restricts it (ProtectProc=, ProcSubset=).",
       "Run as root on the host: ss -ltnp 'sport = :#{port}'"
     )
   end
@@ -21,7 +21,7 @@ defmodule EmbeddedEpmd.Doctor.Owner do
   defp holder(%{sockets: :unknown, port: port}) do
     warning(
       "Who owns the port cannot be seen on this system.",
-      "Only Linux tells it in /proc.",
+      "Only Linux shows it in /proc.",
       "Run as root: lsof -nP -iTCP:#{port} -sTCP:LISTEN"
     )
   end
@@ -29,7 +29,7 @@ defmodule EmbeddedEpmd.Doctor.Owner do
   defp holder(%{sockets: [], names: {:ok, _}, port: port}) do
     warning(
       "Somebody answers on port #{port}, but no process of this host listens there.",
-      "The port is forwarded, as a container's published port is: who answers takes no registrations from this host.",
+      "The port is forwarded, like a container's published port. The EPMD behind it takes no registrations from this host.",
       "Look for the forwarder (docker ps; iptables-save | grep #{port}), and give one of the two another port " <>
         "(ERL_EPMD_PORT)."
     )
@@ -49,7 +49,7 @@ defmodule EmbeddedEpmd.Doctor.Owner do
 
   defp holder(%{holders: holders, port: port}) do
     inodes = Enum.flat_map(holders, & &1.inodes)
-    # The copies of a listener are one socket. Others are of different addresses.
+    # Copies of a listener share an inode. Different inodes are listeners of different addresses.
     shared = if inodes == Enum.uniq(inodes), do: ".", else: ": by its owner, and by who stands by for it."
     ok("Port #{port} is held by #{programs(holders)}#{shared}")
   end
@@ -66,9 +66,9 @@ defmodule EmbeddedEpmd.Doctor.Owner do
       strangers ->
         warning(
           "#{programs(strangers)} has port #{port}, and is neither an Erlang VM nor epmd.",
-          "If it forwards the port to elsewhere, who answers takes no registrations from this host; if it passes on " <>
-            "what comes from elsewhere, every peer looks local, and may list the names.",
-          "Give it another port, or the nodes of this host (ERL_EPMD_PORT)."
+          "If it forwards the port to another network, the EPMD there takes no registrations from this host. If it " <>
+            "forwards connections from other hosts, every peer looks local, and may list the names.",
+          "Give it another port, or give the nodes of this host another one (ERL_EPMD_PORT)."
         )
     end
   end
@@ -81,7 +81,7 @@ defmodule EmbeddedEpmd.Doctor.Owner do
       pids ->
         warning(
           "An epmd daemon has port #{port}: pid #{Enum.join(pids, ", ")}.",
-          "Everything works, and ends with it: a VM of ours takes the port then.",
+          "Nodes register with it. When it ends, a VM with embedded_epmd takes the port.",
           "Find out who starts it (an epmd.service or epmd.socket of systemd, a release without the flags), and remove that."
         )
     end

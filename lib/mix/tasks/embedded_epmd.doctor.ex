@@ -2,16 +2,16 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
   @shortdoc "Checks a project's release files and this host's port"
 
   @moduledoc """
-  Checks the files that set a project's releases up, and who owns the port on this host.
+  Checks the files that set up a project's releases, and who owns the port on this host.
 
       mix embedded_epmd.doctor
 
-  It is run where releases are assembled, in an umbrella that is the root. Ends with status 1 when there is a problem.
-  What a running release has to say of itself is told by
+  Run it where releases are assembled, which in an umbrella is the root. It ends with status 1 when there is a
+  problem. To examine a running release:
 
       bin/app rpc "EmbeddedEpmd.doctor()"
 
-  and, where `rpc` does not get through, by
+  If `rpc` cannot reach the node:
 
       bin/app eval "EmbeddedEpmd.doctor()"
 
@@ -20,26 +20,26 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
       mix embedded_epmd.doctor other@host
       bin/app rpc 'EmbeddedEpmd.doctor(:"other@host")'
 
-  goes the way that a connection to that node takes, and tells step by step what was found and how long it took, and at the
-  first step that fails what that means and what to do. Ends with status 1 there. The task asks from a VM that is no node,
-  with the cookie of its flag (`ELIXIR_ERL_OPTIONS="-setcookie ..."`) or of `~/.erlang.cookie`; what a node's own settings
-  have to do with it is told where `rpc` runs it.
+  Both perform the steps of a connection to that node, and print what each step found and how long it took. At the
+  first step that fails they say what that means and what to do, and the task ends with status 1. The task runs in a
+  VM that is not a node, with the cookie of its flag (`ELIXIR_ERL_OPTIONS="-setcookie ..."`) or of `~/.erlang.cookie`.
+  Use `rpc` to check the settings of a node as well.
 
-  The steps are those of a connection. Each waits a few seconds at most where nobody answers.
+  The steps follow. Each waits a few seconds at most if nobody answers.
 
-    * `:name` - whether this node can ask for such a name: both are short or both long
-    * `:here` - what of this VM's own settings stands in the way
-    * `:address` - the address of the host, in the family of this node's distribution, and who says so
+    * `:name` - whether the names fit together: both short or both long
+    * `:here` - whether a setting of this VM prevents the connection
+    * `:address` - the address of the host, in the family of this node's distribution, and where it comes from
     * `:epmd` - whether the EPMD there answers, and knows the name
-    * `:port` - whether the node's port takes connections
-    * `:handshake` - whether the node lets this VM in: protocol, TLS, `:net_kernel.allow/1`, cookie
-    * `:identity` - whether it takes another node for this one
+    * `:port` - whether the node's port accepts connections
+    * `:handshake` - whether the node accepts this VM: protocol, TLS, `:net_kernel.allow/1`, cookie
+    * `:identity` - whether it is connected to another node of this node's name
 
-  This node itself is neither connected nor disconnected. The probe is a hidden node of its own,
-  `doctor-NAME-PID@HOST` after this node's name and process id. Where all is well the other node has it in
-  `Node.list(:hidden)` for some milliseconds, answers it one call, and logs nothing. Otherwise it logs what it would for
-  this node: `Connection attempt from node ... rejected. Invalid challenge reply.` where the cookies differ,
-  `Connection attempt from disallowed node`, or a TLS alert.
+  This node itself is neither connected nor disconnected. The probe is a hidden node of its own, called
+  `doctor-NAME-PID@HOST` after this node's name and process id. If all is well, the other node has it in
+  `Node.list(:hidden)` for some milliseconds, answers one call of it, and logs nothing. Otherwise it logs what it
+  would log for this node: `Connection attempt from node ... rejected. Invalid challenge reply.` if the cookies
+  differ, `Connection attempt from disallowed node`, or a TLS alert.
   """
 
   use Mix.Task
@@ -73,28 +73,28 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
       Enum.map(releases, &release/1)
     else
       problem(
-        "No release of this project contains embedded_epmd: #{Project.why_without()}.",
+        "No release of this project contains embedded_epmd: #{Project.why_missing()}.",
         "One that names EmbeddedEpmd.Discovery all the same does not boot.",
         "Correct the dependency in mix.exs."
       )
     end
   end
 
-  defp release(%{trouble: trouble, name: name}) when trouble != nil do
+  defp release(%{error: error, name: name}) when error != nil do
     warning(
-      "Whether the release #{name} contains embedded_epmd cannot be told: #{trouble}.",
+      "Whether the release #{name} contains embedded_epmd cannot be told: #{error}.",
       "One that names EmbeddedEpmd.Discovery and does not contain it does not boot.",
       "Run this in the environment that the release is assembled in (MIX_ENV=prod)."
     )
   end
 
   defp release(%{contains?: true}), do: []
-  defp release(%{name: name}), do: ok("The release #{name} does not contain embedded_epmd: #{Project.why_without()}.")
+  defp release(%{name: name}), do: ok("The release #{name} does not contain embedded_epmd: #{Project.why_missing()}.")
 
   defp parameter(nil, _releases), do: []
 
   defp parameter({file, _module} = parameter, releases) do
-    case Project.parameter_trouble(parameter, releases) do
+    case Project.parameter_error(parameter, releases) do
       nil ->
         ok("#{file} names EmbeddedEpmd.Discovery as the kernel parameter epmd_module: no flag has to.")
 
@@ -120,7 +120,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
         )
 
       {:amend, _new} ->
-        flags = for {flag, value} <- VmArgs.wanted(kind, parameter?), do: "#{flag} #{value}"
+        flags = for {flag, value} <- VmArgs.required(kind, parameter?), do: "#{flag} #{value}"
 
         problem(
           "#{path} #{if content, do: "does not have all of", else: "is missing; it should have"} " <>

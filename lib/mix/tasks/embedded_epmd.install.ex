@@ -2,7 +2,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
   @shortdoc "Sets up a project's releases for embedded_epmd"
 
   @moduledoc """
-  Writes or amends the two files of a project that tell its releases to use `embedded_epmd`, and shows the line for the
+  Creates or amends the two files that make a project's releases use `embedded_epmd`, and shows the line for the
   supervision tree.
 
       mix embedded_epmd.install [--yes]
@@ -10,14 +10,14 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
     * `rel/vm.args.eex` gets `-start_epmd false` and `-epmd_module Elixir.EmbeddedEpmd.Discovery`
     * `rel/remote.vm.args.eex`, which `bin/app rpc`, `remote`, `stop` and `pid` read, gets `-start_epmd false`
 
-  A file that is there is shown as it would change, and changed only when you agree; `--yes` agrees. Nothing is changed
-  where one of the files has a flag that contradicts: another `-epmd_module`, `-start_epmd true`, or `-erl_epmd_port`,
-  with which a node needs no EPMD at all. The task can be run again.
+  The task shows the lines that it would add to an existing file, and asks before it adds them; `--yes` agrees. It
+  changes nothing, and raises, if one of the files has a flag that contradicts: another `-epmd_module`, `-start_epmd
+  true`, or `-erl_epmd_port`, with which a node needs no EPMD at all. Running it again changes nothing.
 
-  It works where releases are assembled: in an umbrella that is the root, and a release's `:rel_templates_path` is
-  honoured. Where releases share a file and one of them does not contain `embedded_epmd`, the flags stand in a condition
-  that asks for the release's applications. Where `config :kernel, epmd_module: EmbeddedEpmd.Discovery` (OTP 27.2 and
-  later) names the module, the flag is not written, since with both no VM starts.
+  Run it where releases are assembled, which in an umbrella is the root. A release's `:rel_templates_path` is
+  honoured. If releases share a file and one of them does not contain `embedded_epmd`, the flags are written inside a
+  condition on the release's applications. If `config :kernel, epmd_module: EmbeddedEpmd.Discovery` (OTP 27.2 and
+  later) names the module, the flag is not written, since a VM with both does not start.
   """
 
   use Mix.Task
@@ -32,11 +32,11 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
     verdicts = for template <- Project.templates(releases), do: {template, Project.judge(template, parameter != nil)}
 
     case contradictions(releases, parameter, verdicts) do
-      [] -> Enum.each(verdicts, &carry_out(&1, options[:yes]))
+      [] -> Enum.each(verdicts, &apply_verdict(&1, options[:yes]))
       sentences -> Mix.raise("nothing was changed:\n\n" <> Enum.map_join(sentences, "\n", &("  * " <> &1)))
     end
 
-    Enum.each(releases, &tell/1)
+    Enum.each(releases, &report/1)
 
     Mix.shell().info("""
 
@@ -47,22 +47,22 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
   end
 
   defp contradictions(releases, parameter, verdicts) do
-    without = if Enum.any?(releases, & &1.contains?), do: nil, else: "no release contains it: #{Project.why_without()}"
+    without = if Enum.any?(releases, & &1.contains?), do: nil, else: "no release contains it: #{Project.why_missing()}"
     in_files = for {%{path: path}, {:contradiction, sentence}} <- verdicts, do: "#{path} #{sentence}"
-    Enum.filter([without, Project.parameter_trouble(parameter, releases)], & &1) ++ in_files
+    Enum.filter([without, Project.parameter_error(parameter, releases)], & &1) ++ in_files
   end
 
-  defp tell(%{trouble: trouble, name: name}) when trouble != nil,
-    do: Mix.shell().info("* whether the release #{name} contains embedded_epmd cannot be told here: #{trouble}")
+  defp report(%{error: error, name: name}) when error != nil,
+    do: Mix.shell().info("* whether the release #{name} contains embedded_epmd cannot be told here: #{error}")
 
-  defp tell(%{contains?: false, name: name}),
+  defp report(%{contains?: false, name: name}),
     do: Mix.shell().info("* the release #{name} does not contain embedded_epmd, and keeps OTP's daemon")
 
-  defp tell(_release), do: :ok
+  defp report(_release), do: :ok
 
-  defp carry_out({%{path: path}, :nothing_to_do}, _yes), do: Mix.shell().info("* #{path} has all it needs")
+  defp apply_verdict({%{path: path}, :nothing_to_do}, _yes), do: Mix.shell().info("* #{path} has all it needs")
 
-  defp carry_out({%{path: path, content: old}, {:amend, new}}, yes) do
+  defp apply_verdict({%{path: path, content: old}, {:amend, new}}, yes) do
     if old in [nil, ""] or yes == true or agreed?(path, old, new) do
       File.mkdir_p!(Path.dirname(path))
       File.write!(path, new)
@@ -77,7 +77,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
     Mix.shell().yes?("Change #{path}?")
   end
 
-  # The text only grows at its end, so that this is the whole difference.
+  # Lines are only ever added at the end, so this is the whole difference.
   defp added(old, new) do
     new
     |> String.replace_prefix(String.trim_trailing(old), "")

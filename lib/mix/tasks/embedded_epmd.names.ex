@@ -2,24 +2,26 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   @shortdoc "Lists the nodes of a host with their ports"
 
   @moduledoc """
-  Lists the nodes that are registered with a host's EPMD, whoever serves it.
+  Lists the nodes that are registered with a host's EPMD, be it OTP's daemon or this library.
 
       mix embedded_epmd.names [HOST] [--port PORT] [--json] [--watch]
 
-  HOST is a name or an address, this host by default. The port is that of `ERL_EPMD_PORT`, 4369 without it. With `--json`
-  the list is one JSON document. Ends with status 1 when nobody answers.
+  HOST is a name or an address, by default 127.0.0.1. PORT is by default that of `ERL_EPMD_PORT` or of `config.exs`,
+  else 4369. `--json` prints one JSON document, an array of objects with `name`, `port` and `address`. The task ends
+  with status 1 when no EPMD answers.
 
-  With `--watch` the list is shown until Ctrl-C, as it changes; it is asked for every second. On a terminal it stays in
-  its place, elsewhere, and with `--json`, each change is written below the last. For this host, on Linux, it tells which
-  node owns the port and which stands by for it, where this user may see that. When nobody answers, it says so and waits.
+  `--watch` asks every second until Ctrl-C, and prints the list whenever it has changed. On a terminal each list
+  replaces the last one; otherwise, and with `--json`, it is written below. For this host, on Linux, it also shows
+  which node owns the port and which stand by, as far as this user may see that. When no EPMD answers, it says so, or
+  prints `[]` with `--json`, and goes on asking.
   """
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, Roles}
+  alias EmbeddedEpmd.{Client, HostAddress, Roles}
 
   @timeout 5_000
-  # Between two questions of --watch; in milliseconds.
+  # Between two requests of --watch; milliseconds.
   @pause 1_000
 
   @impl Mix.Task
@@ -38,7 +40,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
         Mix.shell().info(if options[:json], do: json(rows), else: table(rows, host, port))
 
       {:error, reason} ->
-        Mix.raise(nobody(host, port, reason))
+        Mix.raise(no_answer(host, port, reason))
     end
   end
 
@@ -46,7 +48,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     shown =
       case Client.names(ip, port, @timeout) do
         {:ok, names} -> if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port)
-        {:error, reason} -> if options[:json], do: "[]", else: nobody(host, port, reason)
+        {:error, reason} -> if options[:json], do: "[]", else: no_answer(host, port, reason)
       end
 
     if shown != last, do: show(shown, IO.ANSI.enabled?() and !options[:json])
@@ -58,17 +60,12 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   defp show(text, false), do: IO.write([text, "\n"])
 
   defp roles(names, ip, host, port) do
-    roles = if own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: %{nodes: %{}, others: []}
+    roles = if HostAddress.own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: %{nodes: %{}, others: []}
     others = for {role, program, pid} <- roles.others, do: "#{role}: #{program}, pid #{pid}"
     Enum.join([table(rows(names, ip), host, port, roles.nodes) | others], "\n")
   end
 
-  defp own?(ip) do
-    {:ok, interfaces} = :inet.getifaddrs()
-    match?({127, _, _, _}, ip) or ip in for({_, options} <- interfaces, {:addr, address} <- options, do: address)
-  end
-
-  defp nobody(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}"
+  defp no_answer(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{:inet.format_error(reason)}"
 
   defp rows(names, ip), do: for({name, port} <- Enum.sort(names), do: {name, port, at(ip)})
 
@@ -92,7 +89,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   defp table(rows, host, port, roles \\ %{})
   defp table([], host, port, _roles), do: "no node is registered at #{host}, port #{port}"
 
-  # Without roles there is no column for them.
+  # The column of roles is left out if there are none.
   defp table(rows, _host, _port, roles) do
     lines = for {name, port, ip} <- rows, do: {name, to_string(port), ip, to_string(roles[port])}
     lines = [{"NAME", "PORT", "ADDRESS", if(roles == %{}, do: "", else: "ROLE")} | lines]
@@ -111,7 +108,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     "[" <> Enum.join(objects, ", ") <> "]"
   end
 
-  # What the listing of an EPMD may hold and JSON may not hold as it is. Bytes that are not UTF-8 are read as Latin-1.
+  # Names may have characters that JSON must escape. Bytes that are not UTF-8 are read as Latin-1.
   defp quoted(text) do
     characters = if String.valid?(text), do: String.to_charlist(text), else: :binary.bin_to_list(text)
     "\"" <> Enum.map_join(characters, &escape/1) <> "\""

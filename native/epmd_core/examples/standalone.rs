@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by. Told to
-/// use up its descriptors, so many at most, it does.
+/// use up its descriptors, so many at most, it does, and says so.
 async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();
@@ -80,6 +80,7 @@ async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Bo
             while let Ok(file) = File::open("/dev/null") {
                 std::mem::forget(file);
             }
+            println!("no descriptor is left");
         }
         handle.stop_with_process();
     });

@@ -32,7 +32,7 @@ mod server;
 mod service_manager;
 
 pub use address::{parse_addresses, Listeners, OpenError};
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub use hand_over::fuzzing;
 pub use hand_over::{HandOver, Standby, Trusted};
 pub use journal::{Change, Journal, Observer};

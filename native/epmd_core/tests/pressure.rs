@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use support::client::{self, eventually, exchange, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
+use support::rounds::rounds;
 
 const FEW: u32 = 256;
 
@@ -32,7 +33,7 @@ enum Copied {
 #[test]
 fn a_standby_that_is_as_full_as_its_owner_goes_on_with_every_node() {
     for end in [End::Stop, End::Kill] {
-        for copied in [Copied::First, Copied::Between, Copied::Last] {
+        for copied in [Copied::First, Copied::Between, Copied::Last].repeat(rounds(1, 10)) {
             let server = free_address();
             let mut owner = start(server, &[]);
             let mut standby = (copied == Copied::First).then(|| standby(server));

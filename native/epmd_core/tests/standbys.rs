@@ -15,6 +15,7 @@ use support::client::{self, eventually, exchange, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
+use support::server::standalone;
 
 const NODES: u16 = 50;
 
@@ -124,22 +125,24 @@ fn members_of_the_first_version_stand_by_for_ours_and_ours_for_them() {
     }
 }
 
-/// The program of commit 1b19278, built when it is not there yet.
+/// The program of commit 1b19278, built when it is not there yet: beside today's, whose dependencies it shares.
 fn first_version() -> PathBuf {
     const COMMIT: &str = "1b19278";
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    let folder = repository.join("target/first_version");
-    let program = folder.join("target/debug/examples/standalone");
+    let program = standalone().with_file_name("first_version");
     if !program.exists() {
-        let source = folder.join("source");
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+        let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("first_version");
         fs::create_dir_all(&source).unwrap();
+        let target = program.ancestors().nth(3).unwrap();
         let script = format!(
             "git archive {COMMIT} | tar -x -C \"$0\" && cd \"$0\" && \
-             cargo build --locked -p epmd_core --example standalone --target-dir \"$1\""
+             mv native/epmd_core/examples/standalone.rs native/epmd_core/examples/first_version.rs && \
+             cargo build --locked -p epmd_core --example first_version --target-dir \"$1\""
         );
-        let build = ["-c", &script].map(String::from);
         let mut command = Command::new("sh");
-        command.args(build).arg(&source).arg(folder.join("target")).current_dir(&repository);
+        command.args(["-c", &script]).arg(&source).arg(target).current_dir(&repository);
+        // As today's are built.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
         assert!(command.status().unwrap().success(), "{COMMIT} must be in the history of this repository, and compile");
     }
     program

@@ -1,29 +1,30 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Address do
   @moduledoc false
-  # Where the host of the other node is, for the family of this node's distribution, and who says so.
+  # The step `:address`: the address of the other node's host, in the family of this node's distribution, and its
+  # sources.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
 
-  # For one source; in milliseconds.
-  @patience 2_000
+  # For a DNS query; milliseconds.
+  @dns_timeout 2_000
 
-  @spec examine(Connection.way()) :: Connection.step()
-  def examine(way) do
-    case address_please(way) do
+  @spec examine(Connection.state()) :: Connection.step()
+  def examine(state) do
+    case address_please(state) do
       {:ok, ip, port, version} ->
-        {[by_endpoint(way, ip, port)], Map.merge(way, %{ip: ip, port: port, version: version})}
+        {[by_endpoint(state, ip, port)], Map.merge(state, %{ip: ip, port: port, version: version})}
 
       {:ok, ip} ->
-        {judge(way, ip, sources(way)), Map.put(way, :ip, ip)}
+        {judge(state, ip, sources(state)), Map.put(state, :ip, ip)}
 
       {:error, reason} ->
-        {[unknown(way, reason)], way}
+        {[unknown(state, reason)], state}
     end
   end
 
-  # As OTP does: a discovery module need not have it.
+  # The callback is optional; OTP falls back in the same state.
   defp address_please(%{discovery: discovery, name: name, host: host, family: family}) do
     module =
       if Code.ensure_loaded?(discovery) and function_exported?(discovery, :address_please, 3),
@@ -33,14 +34,16 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
     module.address_please(String.to_charlist(name), String.to_charlist(host), family)
   end
 
-  defp by_endpoint(way, ip, port) do
-    whence = if way.discovery == EmbeddedEpmd.Discovery, do: ":endpoints say", else: "#{inspect(way.discovery)} says"
-    ok("#{way.node} is at #{at(ip)}, port #{port}, #{whence}: no EPMD is asked.")
+  defp by_endpoint(state, ip, port) do
+    whence =
+      if state.discovery == EmbeddedEpmd.Discovery, do: ":endpoints say", else: "#{inspect(state.discovery)} says"
+
+    ok("#{state.node} is at #{format_ip(ip)}, port #{port}, #{whence}: no EPMD is asked.")
   end
 
   ## Sources
 
-  # The answers of each source that this VM asks, which is none where the host is an address.
+  # The answer of each source that this VM's resolver asks. None is asked if the host is an address.
   defp sources(%{host: host, family: family}) do
     name = String.to_charlist(host)
     asked = :inet_db.res_option(:lookup)
@@ -58,7 +61,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
 
   defp hosts(name, family), do: addresses(:inet_hosts.gethostbyname(name, family))
 
-  # No DNS knows localhost, and many have a host that is called so.
+  # The DNS need not know localhost, and a search domain may have a host of that name.
   defp dns(~c"localhost", _family), do: []
 
   defp dns(name, family) do
@@ -68,51 +71,53 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
       []
     else
       type = if family == :inet, do: :a, else: :aaaa
-      [{"the DNS", addresses(:inet_res.getbyname(name, type, @patience))}]
+      [{"the DNS", addresses(:inet_res.getbyname(name, type, @dns_timeout))}]
     end
   end
 
-  # A hostent of OTP: its last element are the addresses.
+  # The last element of OTP's record hostent is the list of addresses.
   defp addresses({:ok, hostent}), do: {:ok, elem(hostent, tuple_size(hostent) - 1)}
   defp addresses({:error, reason}), do: {:error, reason}
 
   ## What they mean
 
-  defp judge(way, ip, sources) do
-    Enum.reject([loopback(way, ip), differ(way, ip, sources), found(way, ip, sources)], &is_nil/1)
+  defp judge(state, ip, sources) do
+    Enum.reject([loopback(state, ip), differ(state, ip, sources), found(state, ip, sources)], &is_nil/1)
   end
 
-  defp found(way, ip, sources) do
+  defp found(state, ip, sources) do
     by = for {source, {:ok, ips}} <- sources, ip in ips, do: source
 
     cond do
-      literal(way.host) == {:ok, ip} -> ok("The host of #{way.node} is an address, #{at(ip)}.")
-      by == [] -> ok("The host #{way.host} is #{at(ip)}.")
-      true -> ok("The host #{way.host} is #{at(ip)}, by #{Enum.join(by, " and ")}.")
+      literal(state.host) == {:ok, ip} -> ok("The host of #{state.node} is an address, #{format_ip(ip)}.")
+      by == [] -> ok("The host #{state.host} is #{format_ip(ip)}.")
+      true -> ok("The host #{state.host} is #{format_ip(ip)}, by #{Enum.join(by, " and ")}.")
     end
   end
 
-  defp differ(way, ip, sources) do
-    case for {source, {:ok, ips}} <- sources, ip not in ips, do: "by #{source} it is #{Enum.map_join(ips, ", ", &at/1)}" do
+  defp differ(state, ip, sources) do
+    case for {source, {:ok, ips}} <- sources,
+             ip not in ips,
+             do: "by #{source} it is #{Enum.map_join(ips, ", ", &format_ip/1)}" do
       [] ->
         nil
 
       others ->
         warning(
-          "The host #{way.host} is #{at(ip)}; #{Enum.join(others, ", ")}.",
-          "What counts is #{at(ip)}, and another machine may see it otherwise.",
+          "The host #{state.host} is #{format_ip(ip)}; #{Enum.join(others, ", ")}.",
+          "This machine uses #{format_ip(ip)}; another machine may use another one.",
           "Correct the entry that is out of date."
         )
     end
   end
 
   # Debian gives a machine's own name the address 127.0.1.1.
-  defp loopback(way, ip) do
-    if loopback?(ip) and not own_host?(way) and literal(way.host) != {:ok, ip} and way.host != "localhost" do
+  defp loopback(state, ip) do
+    if loopback?(ip) and not own_host?(state) and literal(state.host) != {:ok, ip} and state.host != "localhost" do
       warning(
-        "The host #{way.host} is #{at(ip)}, which is this machine.",
-        "If #{way.node} runs on another one, it is looked for in the wrong place. Debian writes 127.0.1.1 into /etc/hosts.",
-        "Correct the entry for #{way.host} in /etc/hosts."
+        "The host #{state.host} is #{format_ip(ip)}, which is this machine.",
+        "If #{state.node} runs on another machine, this address is wrong. Debian writes 127.0.1.1 into /etc/hosts.",
+        "Correct the entry for #{state.host} in /etc/hosts."
       )
     end
   end
@@ -124,32 +129,32 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
   defp own_host?(%{here: nil, host: host}), do: host == to_string(:net_adm.localhost())
   defp own_host?(%{here: here, host: host}), do: String.ends_with?(Atom.to_string(here), "@" <> host)
 
-  defp unknown(way, reason) do
+  defp unknown(state, reason) do
     problem(
-      "The host #{way.host} has no #{family(way.family)} address: #{:inet.format_error(reason)}.",
-      why(way),
-      remedy(way)
+      "The host #{state.host} has no #{family(state.family)} address: #{:inet.format_error(reason)}.",
+      why(state),
+      remedy(state)
     )
   end
 
-  defp why(way) do
-    case for {source, {:error, reason}} <- sources(way), do: "#{source}: #{:inet.format_error(reason)}" do
+  defp why(state) do
+    case for {source, {:error, reason}} <- sources(state), do: "#{source}: #{:inet.format_error(reason)}" do
       [] -> "There is nowhere to connect to."
       said -> "There is nowhere to connect to. Asked were #{Enum.join(said, ", ")}."
     end
   end
 
-  defp remedy(%{family: family, host: host} = way) do
+  defp remedy(%{family: family, host: host} = state) do
     other = if family == :inet, do: :inet6, else: :inet
 
     case :inet.getaddr(String.to_charlist(host), other) do
       {:ok, ip} ->
-        "It has the #{family(other)} address #{at(ip)}: start all nodes with -proto_dist #{protocol(way.tls, other)}, " <>
+        "It has the #{family(other)} address #{format_ip(ip)}: start all nodes with -proto_dist #{protocol(state.tls, other)}, " <>
           "or give it one of #{family(family)}."
 
       {:error, _} ->
-        "Add #{host} to /etc/hosts or to the DNS, or give the node a host that resolves; a name is short or whole, and " <>
-          "nothing between."
+        "Add #{host} to /etc/hosts or to the DNS, or give the node a host that resolves. " <>
+          "A host name must be either short or fully qualified."
     end
   end
 
@@ -161,6 +166,6 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
   defp protocol(tls, family), do: "#{family}_#{if tls, do: "tls", else: "tcp"}"
 
   @doc "An address as it is written."
-  @spec at(:inet.ip_address()) :: String.t()
-  def at(ip), do: to_string(:inet.ntoa(ip))
+  @spec format_ip(:inet.ip_address()) :: String.t()
+  def format_ip(ip), do: to_string(:inet.ntoa(ip))
 end

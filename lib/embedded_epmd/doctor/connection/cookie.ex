@@ -1,13 +1,13 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Cookie do
   @moduledoc false
-  # The cookie that this VM shows to the other node.
+  # The cookie that this VM uses for the other node.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.{Connection, Finding}
 
-  @doc "As OTP chooses it. A VM that is no node has none yet; it would take that of its flag, or of the user's file."
-  @spec of(Connection.way()) :: atom()
+  @doc "The cookie that OTP would use. A VM that is not a node has none yet: it would read its flag or the user's file."
+  @spec of(Connection.state()) :: atom()
   def of(%{here: nil}) do
     case :init.get_argument(:setcookie) do
       {:ok, [[cookie] | _]} -> List.to_atom(cookie)
@@ -33,19 +33,19 @@ defmodule EmbeddedEpmd.Doctor.Connection.Cookie do
     end)
   end
 
-  @spec missing(Connection.way()) :: Finding.t()
-  def missing(way) do
+  @spec missing(Connection.state()) :: Finding.t()
+  def missing(state) do
     warning(
-      "#{way.node} answers, but this VM has no cookie to show.",
-      "Whether it would be let in cannot be told.",
+      "#{state.node} answers, but this VM has no cookie to show.",
+      "So it cannot be told whether the node would accept it.",
       "Ask in a VM that is a node, or start this one with --cookie."
     )
   end
 
-  @spec differs(Connection.way()) :: Finding.t()
-  def differs(way) do
+  @spec differs(Connection.state()) :: Finding.t()
+  def differs(state) do
     problem(
-      "#{way.node} does not accept the cookie of this VM#{whence(way)}.",
+      "#{state.node} does not accept the cookie of this VM#{whence(state)}.",
       "The cookies differ, and no node connects to one with another cookie.",
       "Compare Node.get_cookie() here and there (RELEASE_COOKIE, releases/COOKIE, --cookie, ~/.erlang.cookie), and look " <>
         "for Node.set_cookie/2."

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Here do
   @moduledoc false
-  # What only this side knows: settings of this VM that keep a connection from being made, or from lasting.
+  # The step `:here`: settings of this VM that prevent a connection, or make it end.
 
   import EmbeddedEpmd.Doctor.Finding
 
@@ -8,10 +8,10 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
 
   @usual_ticktime 60
 
-  @spec examine(Connection.way()) :: Connection.step()
-  def examine(way) do
-    facts = if way.here, do: facts(way.atom), else: %{}
-    {judge(way, facts), way}
+  @spec examine(Connection.state()) :: Connection.step()
+  def examine(state) do
+    facts = if state.here, do: facts(state.atom), else: %{}
+    {judge(state, facts), state}
   end
 
   defp facts(other) do
@@ -27,7 +27,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
   end
 
   @doc false
-  @spec judge(Connection.way(), map()) :: [EmbeddedEpmd.Doctor.Finding.t()]
+  @spec judge(Connection.state(), map()) :: [EmbeddedEpmd.Doctor.Finding.t()]
   def judge(%{family: {:unknown, protocol}}, _facts) do
     [
       problem(
@@ -38,34 +38,34 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
     ]
   end
 
-  def judge(way, facts) do
-    case Enum.flat_map(facts, &about(&1, way)) do
+  def judge(state, facts) do
+    case Enum.flat_map(facts, &about(&1, state)) do
       [] -> [ok("No setting of this VM stands in the way.")]
       findings -> findings
     end
   end
 
-  defp about({:dist_listen, false}, way) do
+  defp about({:dist_listen, false}, state) do
     [
       warning(
         "This node does not listen (-dist_listen false).",
-        "It can connect to #{way.node}; that one cannot connect to it.",
+        "It can connect to #{state.node}; that one cannot connect to it.",
         "Have this side connect, or remove -dist_listen false."
       )
     ]
   end
 
-  defp about({:hidden, true}, way) do
+  defp about({:hidden, true}, state) do
     [
       warning(
         "This node is hidden (-hidden).",
-        "Once connected, #{way.node} has it in Node.list(:hidden) only, and brings it together with no third node.",
-        "Remove -hidden if it is to be one of the cluster."
+        "Once connected, #{state.node} lists it in Node.list(:hidden) only, and does not connect it to further nodes.",
+        "Remove -hidden if it is to be a member of the cluster."
       )
     ]
   end
 
-  defp about({:auto_connect, how}, _way) when how in [:never, :once] do
+  defp about({:auto_connect, how}, _state) when how in [:never, :once] do
     [
       warning(
         "This node has dist_auto_connect #{how}.",
@@ -78,52 +78,52 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
     ]
   end
 
-  defp about({:connect_all, false}, way) do
+  defp about({:connect_all, false}, state) do
     [
       warning(
         "This node has connect_all false.",
-        "Connected to one node of a cluster, it is not connected to the others by itself.",
-        "Call Node.connect/1 for #{way.node} itself."
+        "When it connects to one node of a cluster, it does not connect to the others automatically.",
+        "Call Node.connect/1 for #{state.node} itself."
       )
     ]
   end
 
-  defp about({:own_cookie, true}, way) do
+  defp about({:own_cookie, true}, state) do
     [
       warning(
-        "This node has a cookie for #{way.node} alone (Node.set_cookie/2).",
-        "It is what counts for this connection, and not the one of Node.get_cookie().",
+        "This node has a cookie for #{state.node} alone (Node.set_cookie/2).",
+        "This connection uses that cookie, and not the one of Node.get_cookie().",
         "If the cookies differ below, look for the call that set it."
       )
     ]
   end
 
-  defp about({:ticktime, seconds}, way) when is_integer(seconds) and seconds != @usual_ticktime do
+  defp about({:ticktime, seconds}, state) when is_integer(seconds) and seconds != @usual_ticktime do
     [
       warning(
         "This node has a net_ticktime of #{seconds} seconds.",
-        "If #{way.node} has another one, such as OTP's #{@usual_ticktime}, each may take the other for dead.",
+        "If #{state.node} has another one, such as OTP's default of #{@usual_ticktime}, each may consider the other dead.",
         "Set the same net_ticktime in all nodes."
       )
     ]
   end
 
-  defp about({:allowed, {:ok, [_ | _] = allowed}}, way) do
-    if allowed?(allowed, way) do
+  defp about({:allowed, {:ok, [_ | _] = allowed}}, state) do
+    if allowed?(allowed, state) do
       []
     else
       [
         problem(
-          "This node does not allow #{way.node} (:net_kernel.allow/1).",
+          "This node does not allow #{state.node} (:net_kernel.allow/1).",
           "It connects with these only, in both directions: #{Enum.map_join(allowed, ", ", &to_string/1)}.",
-          "Call :net_kernel.allow([:\"#{way.node}\"]) here."
+          "Call :net_kernel.allow([:\"#{state.node}\"]) here."
         )
       ]
     end
   end
 
-  defp about(_fact, _way), do: []
+  defp about(_fact, _state), do: []
 
-  # An entry is a node, a host, or NAME@.
-  defp allowed?(allowed, way), do: Enum.any?(allowed, &(to_string(&1) in [way.node, way.host, way.name <> "@"]))
+  # An entry is a node, a host, or `NAME@`.
+  defp allowed?(allowed, state), do: Enum.any?(allowed, &(to_string(&1) in [state.node, state.host, state.name <> "@"]))
 end

@@ -1,43 +1,44 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Identity do
   @moduledoc false
-  # Whether the node is connected to somebody else who has this node's name. The handshake under another name does not
-  # tell, and one under this name could break a connection that is being made.
+  # The step `:identity`: whether the other node is connected to another node that has this node's name. The probe's
+  # handshake cannot tell, and a handshake under this node's name could break a connection that is just being made.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
   alias EmbeddedEpmd.{Handshake, HiddenCall}
 
-  @patience 1_000
+  @timeout 1_000
 
-  @spec examine(Connection.way()) :: Connection.step()
-  def examine(%{here: here, admitted: true} = way) when here != nil do
-    link = Handshake.within(way.link, @patience)
+  @spec examine(Connection.state()) :: Connection.step()
+  def examine(%{here: here, admitted: true} = state) when here != nil do
+    link = Handshake.with_timeout(state.link, @timeout)
 
-    case HiddenCall.call(link, way.probe, way.creation, :net_kernel, :node_info, [here]) do
-      {:ok, {:ok, info}} -> {[if(connected?(way), do: itself(way), else: taken(way, info))], way}
-      {:ok, _unknown} -> {[itself(way)], way}
-      # It may be no node of OTP.
-      {:error, _} -> {[], way}
+    case HiddenCall.call(link, state.probe, state.creation, :net_kernel, :node_info, [here]) do
+      {:ok, {:ok, info}} -> {[if(connected?(state), do: itself(state), else: taken(state, info))], state}
+      {:ok, _unknown} -> {[itself(state)], state}
+      # It may not be a node of OTP, and so have no net_kernel.
+      {:error, _} -> {[], state}
     end
   end
 
-  def examine(way), do: {[], way}
+  def examine(state), do: {[], state}
 
-  defp connected?(way), do: way.atom in Node.list(:connected)
+  defp connected?(state), do: state.atom in Node.list(:connected)
 
-  defp itself(way), do: ok("#{way.node} takes no other node for #{way.here}.")
+  defp itself(state), do: ok("#{state.node} takes no other node for #{state.here}.")
 
-  defp taken(way, info) do
+  defp taken(state, info) do
     problem(
-      "#{way.node} is connected to another node called #{way.here}#{from(info)}.",
-      "Of two nodes of one name it talks to one only. It may also be this node's last life, whose end it has not seen.",
+      "#{state.node} is connected to another node called #{state.here}#{from(info)}.",
+      "It is connected to only one of two nodes with the same name. It may also be an earlier life of this " <>
+        "node, whose end it has not noticed yet.",
       "Give each node a name of its own. If it was this one, wait for net_ticktime, or call there: " <>
-        "Node.disconnect(:\"#{way.here}\")"
+        "Node.disconnect(:\"#{state.here}\")"
     )
   end
 
-  # net_address, a record of OTP.
+  # The record net_address of OTP's net_address.hrl.
   defp from(info) do
     case List.keyfind(info, :address, 0) do
       {:address, {:net_address, {ip, port}, _host, _protocol, _family}} -> ", from #{:inet.ntoa(ip)}, port #{port}"

@@ -1,25 +1,25 @@
 defmodule EmbeddedEpmd.Doctor.Connection.Name do
   @moduledoc false
-  # Whether this node can ask for such a name at all.
+  # The step `:name`: whether this node can connect to a node of such a name at all.
 
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
 
-  # What `net_kernel` lets a node be called.
+  # The names that `net_kernel` accepts for a node.
   @name ~r/^[0-9A-Za-z_-]+$/
   @longest_atom 255
 
-  @spec examine(Connection.way()) :: Connection.step()
-  def examine(%{node: node} = way) do
+  @spec examine(Connection.state()) :: Connection.step()
+  def examine(%{node: node} = state) do
     case String.split(node, "@") do
       [name, host] when name != "" and host != "" and byte_size(node) <= @longest_atom ->
-        way = Map.merge(way, %{name: name, host: host, atom: String.to_atom(node)})
-        kind = if way.here, do: :net_kernel.longnames()
-        {judge(way, kind), way}
+        state = Map.merge(state, %{name: name, host: host, atom: String.to_atom(node)})
+        kind = if state.here, do: :net_kernel.longnames()
+        {judge(state, kind), state}
 
       _ ->
-        {[malformed(node)], way}
+        {[malformed(node)], state}
     end
   end
 
@@ -32,18 +32,18 @@ defmodule EmbeddedEpmd.Doctor.Connection.Name do
   end
 
   @doc false
-  @spec judge(Connection.way(), boolean() | :ignored | nil) :: [EmbeddedEpmd.Doctor.Finding.t()]
+  @spec judge(Connection.state(), boolean() | :ignored | nil) :: [EmbeddedEpmd.Doctor.Finding.t()]
   def judge(%{node: node, atom: here, here: here}, _kind),
     do: [problem("#{node} is this node.", "A node does not connect to itself.", "Ask for another node.")]
 
-  def judge(%{host: host} = way, kind) do
+  def judge(%{host: host} = state, kind) do
     dotted = host =~ "."
 
     cond do
       kind == false and dotted ->
         [
           problem(
-            "This node, #{way.here}, has a short name, and #{way.node} has a long one.",
+            "This node, #{state.here}, has a short name, and #{state.node} has a long one.",
             "Nodes of the two kinds do not connect: a short name's host has no dot.",
             "Start both with -name, or both with -sname (RELEASE_DISTRIBUTION=name or sname)."
           )
@@ -52,14 +52,14 @@ defmodule EmbeddedEpmd.Doctor.Connection.Name do
       kind == true and not dotted and not ipv6?(host) ->
         [
           problem(
-            "This node, #{way.here}, has a long name, and #{way.node} has a short one.",
+            "This node, #{state.here}, has a long name, and #{state.node} has a short one.",
             "Nodes of the two kinds do not connect: a long name's host has a dot, or is an address.",
             "Start both with -name, or both with -sname (RELEASE_DISTRIBUTION=name or sname)."
           )
         ]
 
       true ->
-        characters(way) ++ localhost(way) ++ [named(way)]
+        characters(state) ++ localhost(state) ++ [named(state)]
     end
   end
 
@@ -91,19 +91,19 @@ defmodule EmbeddedEpmd.Doctor.Connection.Name do
     [
       warning(
         "The host of #{node} is localhost.",
-        "That is this machine, or this container, and never another one.",
-        "If the node runs elsewhere, give it a host that leads there."
+        "That is always this machine or this container.",
+        "If the node runs elsewhere, give it a host that resolves to that machine."
       )
     ]
   end
 
-  defp localhost(%{here: here} = way) when here != nil do
+  defp localhost(%{here: here} = state) when here != nil do
     if String.ends_with?(Atom.to_string(here), "@localhost") do
       [
         warning(
           "The host of this node, #{here}, is localhost.",
-          "#{way.node} cannot connect to it from another machine.",
-          "Give this node a host that leads here from there."
+          "#{state.node} cannot connect to it from another machine.",
+          "Give this node a host that other machines resolve to this one."
         )
       ]
     else
@@ -111,5 +111,5 @@ defmodule EmbeddedEpmd.Doctor.Connection.Name do
     end
   end
 
-  defp localhost(_way), do: []
+  defp localhost(_state), do: []
 end

@@ -8,29 +8,29 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   alias EmbeddedEpmd.Doctor.Connection.Reach
   alias EmbeddedEpmd.Handshake
 
-  @doc "TLS over a connection, in the time that is left."
-  @spec secure(Connection.way()) :: {:ok, Handshake.t()} | {:error, term()}
-  def secure(%{link: %{socket: socket} = link} = way) do
-    options = [mode: :binary, active: false, packet: :raw] ++ processes(way) ++ options()
+  @doc "Upgrades the connection to TLS, before its deadline."
+  @spec secure(Connection.state()) :: {:ok, Handshake.t()} | {:error, term()}
+  def secure(%{link: %{socket: socket} = link} = state) do
+    options = [mode: :binary, active: false, packet: :raw] ++ processes(state) ++ options()
 
-    # A VM whose distribution needs the application has it; the library does not.
+    # A VM whose distribution is over TLS has the application ssl. It is no dependency of this library.
     connect = Function.capture(:ssl, :connect, 3)
 
-    with {:ok, socket} <- connect.(socket, options, Handshake.left(link)),
-         do: {:ok, Handshake.within(%{link | transport: :ssl, socket: socket, length_bits: 32}, Reach.patience())}
+    with {:ok, socket} <- connect.(socket, options, Handshake.time_left(link)),
+         do: {:ok, Handshake.with_timeout(%{link | transport: :ssl, socket: socket, length_bits: 32}, Reach.timeout())}
   end
 
-  # A node over TLS has processes for that, and need not run the application.
+  # With erl_dist ssl uses the processes of the distribution, which run even if the application ssl does not.
   defp processes(%{here: nil}), do: with({:ok, _} <- Application.ensure_all_started(:ssl), do: [])
-  defp processes(_way), do: [erl_dist: true]
+  defp processes(_state), do: [erl_dist: true]
 
-  @spec refused(Connection.way(), term()) :: Finding.t()
-  def refused(way, reason) do
+  @spec refused(Connection.state(), term()) :: Finding.t()
+  def refused(state, reason) do
     problem(
-      "#{way.node} and this VM do not agree on TLS: #{text(reason)}.",
-      "Of two nodes over TLS each shows a certificate, and the other may ask for more than that.",
-      "Compare the options of both (-ssl_dist_optfile, -ssl_dist_opt): certificates and their dates, authorities, versions; " <>
-        "the log there has the other half."
+      "#{state.node} and this VM do not agree on TLS: #{text(reason)}.",
+      "Each of the two nodes presents a certificate, and the other may reject it.",
+      "Compare the options of both (-ssl_dist_optfile, -ssl_dist_opt): certificates, their dates, authorities, " <>
+        "versions. The log there has the other side's reason."
     )
   end
 
@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   defp text(reason) when is_atom(reason), do: to_string(reason)
   defp text(reason), do: inspect(reason)
 
-  # As inet_tls_dist reads them; its function is not exported.
+  # Reads them as inet_tls_dist does, whose function is not exported.
   defp options do
     options = by_flags(:init.get_argument(:ssl_dist_opt)) ++ by_file()
 

@@ -113,13 +113,14 @@ impl Fault {
             }
             ExhaustStandbysKillOwner | ExhaustStandbysStopOwner => {
                 // A node that goes leaves a descriptor, and one that comes would take one that is not there.
-                nodes.pace(0, 1_000);
-                host.wait(Duration::from_millis(20))?;
+                let _still = nodes.hold_still();
+                // What was passed is taken, and what left is let go.
+                host.wait(Duration::from_millis(100))?;
                 let exhausted = [first, second].map(|at| host.member(at).name.clone());
                 for at in [first, second] {
                     host.member(at).process.use_up_descriptors();
                 }
-                host.wait(Duration::from_millis(10))?;
+                host.wait(Duration::from_millis(50))?;
                 if host.standbys() != [first, second] {
                     nodes.expect_losses();
                     host.kill_named(&exhausted);

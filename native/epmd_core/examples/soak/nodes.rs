@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ struct Shared {
     history: History,
     registered: Mutex<BTreeMap<String, Registered>>,
     broken: Mutex<Option<String>>,
+    /// Shared by those that come or go, for as long as that takes.
+    changes: RwLock<()>,
     /// Look-ups may go without an answer.
     may_fail: AtomicBool,
     /// Nodes may be lost, until they register again.
@@ -57,6 +59,7 @@ impl Nodes {
             history: history.clone(),
             registered: Mutex::default(),
             broken: Mutex::default(),
+            changes: RwLock::default(),
             may_fail: AtomicBool::new(true),
             may_lose: AtomicBool::new(true),
             expectations: AtomicU64::new(0),
@@ -80,6 +83,11 @@ impl Nodes {
     pub fn pace(&self, looking_up: usize, coming: usize) {
         self.shared.paces[0].store(looking_up, Ordering::Relaxed);
         self.shared.paces[1].store(coming, Ordering::Relaxed);
+    }
+
+    /// Nobody comes or goes until the guard is dropped.
+    pub fn hold_still(&self) -> impl Drop + use<'_> {
+        self.shared.changes.write().expect("no panic")
     }
 
     /// From now on look-ups may go without an answer, until all is whole.
@@ -245,6 +253,7 @@ fn come_and_go(shared: &Shared, walker: u64, mut random: Random) {
     while !shared.ends.load(Ordering::Relaxed) {
         let number = random.below(COMING);
         let name = format!("coming{walker}_{number}");
+        let change = shared.changes.read().expect("no panic");
         let there = shared.registered.lock().expect("no panic").remove(&name);
         match there {
             Some(node) => client::close(node.stream),
@@ -255,6 +264,7 @@ fn come_and_go(shared: &Shared, walker: u64, mut random: Random) {
                 }
             }
         }
+        drop(change);
         shared.rest(1);
     }
 }

@@ -38,6 +38,8 @@ const EPOCH: u8 = 11;
 const RESUMED: u8 = 12;
 const KEPT: u8 = 13;
 const RECONNECT: u8 = 14;
+const SETTLED: u8 = 15;
+const REFUSED: u8 = 16;
 
 struct Sockets {
     runtime: Runtime,
@@ -168,9 +170,9 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
             message(TAKE_OVER, &[])
         }
         10 => {
-            let epoch = u64::from(take()?);
+            let (epoch, refusals) = (u64::from(take()?), u64::from(take()?));
             told.unconfirmed = std::mem::take(&mut told.nodes);
-            message(EPOCH, &[&epoch.to_be_bytes()])
+            message(EPOCH, &[&epoch.to_be_bytes(), &refusals.to_be_bytes()])
         }
         11 => {
             let last = u64::from(take()?);
@@ -191,7 +193,14 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
             let length = usize::from(take()?).min(input.len());
             Said::Message(input.split_off(..length)?.to_vec())
         }
-        _ => Said::Nothing,
+        _ => match take()? % 4 {
+            0 => message(SETTLED, &[]),
+            1 => {
+                let number = u64::from(take()?).wrapping_sub(8);
+                message(REFUSED, &[&number.to_be_bytes(), &[0, 4], b"node", b"why not"])
+            }
+            _ => Said::Nothing,
+        },
     })
 }
 

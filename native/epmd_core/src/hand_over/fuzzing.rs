@@ -24,7 +24,7 @@ pub async fn inherited(port: u16) -> Vec<Arc<Entry>> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
     let name = format!("standby{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let handoff = stand_by(Candidate {
+    let (handoff, _listeners) = stand_by(Candidate {
         rendezvous: &Rendezvous::of(SocketAddr::new(loopback, port)),
         addresses: &[loopback],
         node: NodeName::new(name.as_bytes()).ok(),
@@ -35,7 +35,7 @@ pub async fn inherited(port: u16) -> Vec<Arc<Entry>> {
     .await;
     let registry = Registry::default();
     let (contents, restored) = handoff.replica.restore(&registry, None);
-    registry.adopt(contents);
+    registry.adopt(contents, Default::default(), 0);
     let entries = registry.entries();
     drop(restored);
     entries

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -15,8 +16,10 @@ use super::server::standalone;
 
 pub struct Process {
     child: Child,
-    /// The last line.
+    /// The last line on its state.
     said: Arc<Mutex<String>>,
+    /// Whether it has said that it has no descriptor left.
+    is_used_up: Arc<AtomicBool>,
 }
 
 impl Process {
@@ -41,10 +44,18 @@ impl Process {
         command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
         let mut child = command.args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let said = Arc::new(Mutex::new(String::new()));
-        let last = Arc::clone(&said);
-        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| *last.lock().expect("no panic") = line));
-        Self { child, said }
+        let process = Self { child, said: Arc::default(), is_used_up: Arc::default() };
+        let (said, is_used_up) = (Arc::clone(&process.said), Arc::clone(&process.is_used_up));
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if line == "no descriptor is left" {
+                    is_used_up.store(true, Ordering::Relaxed);
+                } else {
+                    *said.lock().expect("no panic") = line;
+                }
+            }
+        });
+        process
     }
 
     pub fn id(&self) -> u32 {
@@ -62,7 +73,7 @@ impl Process {
         let limit = highest.expect("some descriptor") + 1;
         // There are gaps below.
         writeln!(self.child.stdin.as_mut().expect("it is piped"), "use up {limit}").expect("it reads");
-        eventually("no descriptor is left", || self.descriptors() as u64 >= limit);
+        eventually("no descriptor is left", || self.is_used_up.load(Ordering::Relaxed));
     }
 
     /// Its sockets: the number of each in the system, by its descriptor.
