@@ -72,6 +72,7 @@ case_too_many() { # 4,500 registrations: 4,000 are kept, and it is told
   kept=$(stored prod)
   inside kill -9 "$(main_pid prod)"
   await_node prod
+  (($(names | grep -c ^name) == 4001)) || fail "There are $(names | grep -c ^name) names."
   figure "$(names | grep -c ^name) of 4,501 names after a kill, $kept descriptors stored"
 }
 
