@@ -60,7 +60,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
       sockets = for socket <- unquote(sockets), do: "#{socket}#{port}"
       service = start(context, 100, sockets, [], restart)
       assert eventually(fn -> names(port) == [name] end)
-      {socket, _} = register(port, "stock")
+      {socket, _} = register("stock", port)
       assert eventually(fn -> said(service) |> String.split("LISTEN_FDS is") |> length() == 3 end)
       assert eventually(fn -> names(port) == Enum.sort([name, "stock"]) end)
       assert {:error, :timeout} = :gen_tcp.recv(socket, 0, 0)

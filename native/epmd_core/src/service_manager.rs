@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::io::{dup3, fcntl_getfd, fcntl_setfd, DupFlags, FdFlags};
+use socket2::SockRef;
 
 use crate::address::{self, Wanted};
 use crate::os;
@@ -108,6 +109,7 @@ impl ServiceManager {
         let listener = |socket: &OwnedFd| {
             let listener = TcpListener::from(socket.try_clone()?);
             listener.set_nonblocking(true)?;
+            os::defer_accept(&SockRef::from(&listener));
             Ok(listener)
         };
         self.sockets.iter().map(listener).collect()
@@ -189,7 +191,7 @@ fn is_named(name: &str) -> bool {
 
 /// The port of a TCP socket that listens.
 fn port_of(descriptor: BorrowedFd<'_>) -> Option<u16> {
-    let bound = || socket2::SockRef::from(&descriptor).local_addr().ok()?.as_socket();
+    let bound = || SockRef::from(&descriptor).local_addr().ok()?.as_socket();
     bound().filter(|_| address::is_listener(descriptor)).map(|bound| bound.port())
 }
 
@@ -205,4 +207,28 @@ fn passed() -> Result<Vec<Passed>, String> {
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').map(str::to_owned);
     Ok((FIRST..FIRST.saturating_add(count)).map(|number| (number, names.next().unwrap_or_default())).collect())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::net::TcpStream;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn connections_come_with_their_request_from_lent_listeners_too() {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = socket.local_addr().expect("it is bound");
+        let manager = ServiceManager { sockets: Arc::new(vec![socket.into()]), ..ServiceManager::default() };
+        let listener = manager.listeners().expect("a descriptor").remove(0);
+        let mut peer = TcpStream::connect(address).expect("it listens");
+        sleep(Duration::from_millis(100));
+        assert!(listener.accept().is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+        peer.write_all(b"request").expect("it is connected");
+        listener.set_nonblocking(false).expect("a socket");
+        assert!(listener.accept().is_ok());
+    }
 }

@@ -74,8 +74,11 @@ pub(crate) enum Full {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     Done,
-    Blocked,
     More,
+    /// The service manager's queue is full.
+    Blocked,
+    /// Too many descriptors are on their way to it.
+    Crowded,
 }
 
 impl Store {
@@ -150,7 +153,8 @@ impl Store {
                     }
                 }
                 () = tokio::task::yield_now(), if progress == Progress::More => {}
-                () = async { tokio::join!(notifier.writable(), sleep(PAUSE)); }, if progress == Progress::Blocked => {}
+                () = notifier.writable(), if progress == Progress::Blocked => {}
+                () = sleep(PAUSE), if progress == Progress::Crowded => {}
                 () = follower.stepped(), if progress == Progress::Done => {}
             }
         }
@@ -168,6 +172,7 @@ impl Store {
                     Ok(Progress::Done) => return true,
                     Ok(Progress::More) => {}
                     Ok(Progress::Blocked) => notifier.writable().await,
+                    Ok(Progress::Crowded) => sleep(PAUSE).await,
                     Err(_) => return false,
                 }
             }
@@ -268,8 +273,9 @@ impl State {
 
     fn pass(&mut self) -> io::Result<Progress> {
         // What it does not read waits in the table's steps, not here.
-        if self.send()? == Progress::Blocked {
-            return Ok(Progress::Blocked);
+        let sent = self.send()?;
+        if sent != Progress::Done {
+            return Ok(sent);
         }
         let mut bytes = Vec::new();
         for _ in 0..STEPS_AT_ONCE {
@@ -315,8 +321,7 @@ impl State {
             match self.notifier.send(message, descriptor.as_deref().map(AsFd::as_fd)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Blocked),
-                // Too many descriptors are on their way.
-                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => return Ok(Progress::Blocked),
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => return Ok(Progress::Crowded),
                 Err(error) => return Err(error),
             }
             self.outgoing.pop_front();

@@ -155,6 +155,7 @@ pub(super) async fn serve(
                 } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await && keeping.leave().await.is_ok() {
                     // The next life of this service finds everything.
                     drop(keeping);
+                    server.drain().await;
                 } else {
                     server.renounce();
                     keeping.end().await;
