@@ -81,6 +81,10 @@ defmodule EmbeddedEpmd do
     * `:remote_names` - lets remote peers list the names. Defaults to `false`.
     * `:allow` - the networks that may look nodes up, such as `["10.0.0.0/8"]`; local peers always may. Defaults to
       `nil`: everybody.
+    * `:owners` - names that only certain users may register: `%{"prod" => "prod", "billing_*" => ["billing", 1001]}`,
+      with users by name or number, and `*` for any characters. A name counts before a pattern, and of two patterns
+      the one with more characters of its own. A registration is refused if the kernel cannot tell whose it is. The
+      list of the VM that serves applies. See the [security guide](security.md). Defaults to `%{}`.
     * `:request_deadline` - milliseconds from the start of a connection to the end of its reply, 100 to 600000.
       Defaults to 10000. Linux holds back a connection without data for about a second before the deadline starts.
     * `:max_waiting` - how many connections may wait for their request or reply, 1 to 65535. At the limit the one that
@@ -108,6 +112,7 @@ defmodule EmbeddedEpmd do
           | {:relaxed, boolean()}
           | {:remote_names, boolean()}
           | {:allow, [String.t()] | nil}
+          | {:owners, %{String.t() => String.t() | non_neg_integer() | [String.t() | non_neg_integer()]}}
           | {:request_deadline, 100..600_000}
           | {:max_waiting, 1..65_535}
           | {:max_waiting_per_source, 1..65_535}

@@ -24,6 +24,23 @@ defmodule EmbeddedEpmd.ConfigTest do
       assert %{addresses: ["10.0.0.5"]} = Config.load(addresses: [{10, 0, 0, 5}])
     end
 
+    test "tells users by numbers from users by names" do
+      assert %{trusted_users: ["prod", "1001"], trusted_groups: ["100"]} =
+               Config.load(hand_over: [users: ["prod", 1001], groups: [100]])
+
+      # As vm.args and an Erlang configuration have them.
+      assert %{trusted_users: ["prod", "1001"]} = Config.load(hand_over: [users: [~c"prod", 1001]])
+
+      for {owners, normal} <- [
+            {%{"a" => "prod", "b_*" => ["prod", 1001], "c" => 1001, "d" => [1001, 1002]},
+             %{"a" => ["prod"], "b_*" => ["prod", "1001"], "c" => ["1001"], "d" => ["1001", "1002"]}},
+            {%{~c"a" => ~c"prod", ~c"b" => [~c"prod", 1001], ~c"c" => 1001},
+             %{"a" => ["prod"], "b" => ["prod", "1001"], "c" => ["1001"]}}
+          ] do
+        assert Config.load(owners: owners).owners == normal
+      end
+    end
+
     test "names the setting, what is expected and what came" do
       for {option, value, expected} <- [
             {:port, 0, "the option port must be a port from 1 to 65535, got: 0"},
@@ -32,6 +49,11 @@ defmodule EmbeddedEpmd.ConfigTest do
             {:addresses, 7, "must be a list of IPv4 and IPv6 addresses, got: 7"},
             {:relaxed, 1, "the option relaxed must be true or false, got: 1"},
             {:allow, "10.0.0.0/8", "must be nil or a list of networks"},
+            {:hand_over, [users: []], "such as [users: [\"prod\"], groups: [\"epmd\"]], got: [{users,[]}]"},
+            {:owners, [prod: "prod"], "the option owners must be a map of nodes' names or patterns to users"},
+            {:owners, %{"prod" => []}, "got: {<<\"prod\">>,[]}"},
+            {:owners, %{"prod" => ["prod", nil]}, "got: {<<\"prod\">>,[<<\"prod\">>,nil]}"},
+            {:owners, %{prod: "prod"}, "got: {prod,<<\"prod\">>}"},
             {:request_deadline, 5, "must be milliseconds from 100 to 600000, got: 5"},
             {:prot, 1, "must be one of the options"}
           ] do

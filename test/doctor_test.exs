@@ -33,6 +33,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     settings: nil,
     hand_over: true,
     descriptor_share: 40,
+    owners: %{"prod" => ["prod"]},
     module: EmbeddedEpmd.Discovery,
     both: false,
     parameter_ignored: false,
@@ -45,6 +46,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     stats: %{descriptors: %{used: 40, limit: 65_536}, connections: %{registered: 1, waiting: 0}},
     unix_sockets: :ok,
     service: false,
+    netlink: :ok,
     linux: true,
     port: 4369,
     sockets: [%{inode: "5", user: 1000}],
@@ -63,6 +65,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     findings = Findings.judge(@healthy)
     assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
     assert Doctor.format(findings) =~ "Port 4369 is owned by beam.smp (pid 17, user id 1000)."
+    assert Doctor.format(findings) =~ "These names are registered by processes of their users alone: prod (prod)."
   end
 
   for {facts, sentence} <- [
@@ -106,6 +109,9 @@ defmodule EmbeddedEpmd.DoctorTest do
          "may not open Unix sockets"},
         {"a descriptor store that is used up", %{status: %{@serving | kept: :some}}, :warning,
          "systemd keeps no more descriptors for this service."},
+        {"names that belong to users, of whom the kernel cannot be asked", %{netlink: {:error, :eafnosupport}},
+         :warning,
+         "This VM cannot ask the kernel whose a registration is (address family not supported by protocol family)."},
         {"an owner nobody sees", %{holders: []}, :warning,
          "Port 4369 is owned by a process that this user cannot see, of user id 1000."},
         {"a unit that hides /proc", %{sockets: :unknown, holders: []}, :warning, "/proc is hidden from this VM"},

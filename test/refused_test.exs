@@ -85,6 +85,10 @@ defmodule EmbeddedEpmd.RefusedTest do
     {:ok, socket} = :gen_tcp.accept(listener, 5_000)
     {:ok, <<_::16, 120, _::binary>>} = :gen_tcp.recv(socket, 0, 5_000)
     :ok = :gen_tcp.send(socket, <<118, 1, 0::32>>)
+    # Somebody has the name.
+    {:ok, asking} = :gen_tcp.accept(listener, 5_000)
+    {:ok, <<_::16, 122, name::binary>>} = :gen_tcp.recv(asking, 0, 5_000)
+    :ok = :gen_tcp.send(asking, <<119, 0, 1::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>)
     assert :gen_tcp.recv(socket, 0, 5_000) == {:error, :closed}
   end
 end

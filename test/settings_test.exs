@@ -12,6 +12,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     relaxed: true,
     remote_names: true,
     allow: ["10.0.0.0/8"],
+    owners: %{"prod" => ["root"], "billing_*" => ["root", "4711"]},
     request_deadline: 400,
     max_waiting: 3,
     max_waiting_per_source: 2,

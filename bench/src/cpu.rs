@@ -1,8 +1,7 @@
-//! Which core a thread runs on, and how long it was on it.
+//! Pins threads to cores, and measures their time on the processor.
 //!
-//! The kernel counts a thread's time on the processor, and its time ready to run but waiting for a processor, in nanoseconds
-//! (`/proc/PID/task/TID/schedstat`, first and second field); the user and system times of `/proc/PID/stat` come in ticks of
-//! 10 ms and would need far longer runs.
+//! `/proc/PID/task/TID/schedstat` gives a thread's time on the processor and its time waiting for one, in nanoseconds
+//! (first and second field). The times in `/proc/PID/stat` come in ticks of 10 ms and would need far longer runs.
 
 use std::fs;
 use std::ops::Sub;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context, Result};
 use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet, Pid};
 
-/// The cores of the load generator and of the server; none on a machine with a single core.
+/// The cores of the load generator and of the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cores {
     pub(crate) load: usize,
@@ -20,7 +19,7 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// The first two cores this process may use.
+    /// The first two cores that this process may use. `None` if there is only one.
     pub(crate) fn choose() -> Result<Option<Self>> {
         let allowed = sched_getaffinity(None)?;
         let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
@@ -39,7 +38,7 @@ fn only(core: usize) -> CpuSet {
     set
 }
 
-/// How long threads had a processor, and how long others kept them from it.
+/// How long threads had a processor, and how long they waited for one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) on_cpu: Duration,

@@ -1,4 +1,4 @@
-//! Ctrl-C as an ordinary error, so that whatever runs is left by the ordinary way, which stops the servers.
+//! Turns Ctrl-C into an error, so that the servers are stopped on the normal way out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anyhow::{ensure, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// Whether somebody asked this process to end.
+/// Whether this process was told to end.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// From here on the signals that ask a process to end set a flag and do nothing else.
+    /// From now on the signals that end a process only set a flag.
     pub(crate) fn watch() -> Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [SIGHUP, SIGINT, SIGTERM] {

@@ -1,8 +1,8 @@
 //! The load generator: one thread that keeps up to 32 connections in flight, each of which carries one exchange.
 //!
-//! An exchange begins before its connection is opened and ends when its reply has been verified: for a look-up, when the
-//! server has closed and every byte was as expected; for a registration, when it was granted, upon which the generator
-//! closes. Whatever else happens is counted as a failure under the name of its cause.
+//! An exchange begins before its connection is opened, and ends when its reply has been verified. For a look-up that is
+//! when the server has closed and every byte was as expected. For a registration it is when it was granted; then the
+//! generator closes. Anything else is counted as a failure, by its cause.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -22,9 +22,9 @@ use crate::wire;
 
 /// Connections in flight at a time.
 pub(crate) const IN_FLIGHT: usize = 32;
-/// Without any sign from the server for this long, the exchanges in flight have failed.
+/// If the server sends nothing for this long, the exchanges in flight have failed.
 const STALLED: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
-/// No expected reply is as long as this, so a reply that fills it is a wrong one.
+/// Longer than any expected reply, so a reply that fills it is wrong.
 const REPLY_SPACE: usize = 64;
 
 /// A request and the reply it must get.
@@ -48,7 +48,8 @@ pub(crate) enum Expected {
 pub(crate) enum Pace {
     /// Whenever one of the connections is free.
     AsFastAsPossible,
-    /// At fixed times. One that is begun late, because all connections were in use, still counts from the time it was due.
+    /// At fixed times. Latency counts from the time an exchange was due, even if it began late because all connections
+    /// were in use.
     PerSecond(f64),
 }
 
@@ -59,7 +60,7 @@ pub(crate) struct Outcome {
     pub(crate) latencies: Vec<Duration>,
     /// From the begin of the first exchange to the end of the last.
     pub(crate) elapsed: Duration,
-    /// How often what went wrong.
+    /// What went wrong, and how often.
     pub(crate) failures: Failures,
 }
 
@@ -128,8 +129,8 @@ impl Outcome {
     }
 }
 
-/// Opens a connection from one of 250 loopback addresses. Whoever closes first keeps the pair of addresses and ports busy for
-/// a minute; where that is the generator, one address would run out of ports.
+/// Opens a connection from one of 250 loopback addresses. The side that closes first keeps the pair of addresses and
+/// ports in TIME_WAIT for a minute. Where that is the generator, a single address would run out of ports.
 pub(crate) fn connect_from(number: usize, server: SocketAddrV4, flags: SocketFlags) -> io::Result<TcpStream> {
     let socket = open(flags)?;
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2 + (number % 250) as u8), 0))?;
@@ -172,7 +173,7 @@ impl Schedule {
         is_due.then_some(due)
     }
 
-    /// Whether nothing will be due any more.
+    /// Whether no more exchanges will be due.
     fn is_over(&self) -> bool {
         let next = match self.pace {
             Pace::AsFastAsPossible => Instant::now(),
@@ -234,7 +235,7 @@ impl<'a> InFlight<'a> {
         self.receive()
     }
 
-    /// A look-up is woken by the end of the reply, not by its first byte as well.
+    /// For a look-up only the end of the reply is an event, not its first byte as well.
     fn interest(&self) -> epoll::EventFlags {
         match (self.is_sent, &self.exchange.expected) {
             (false, _) => epoll::EventFlags::OUT,

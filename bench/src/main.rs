@@ -1,10 +1,11 @@
-//! Measures embedded_epmd against OTP's C daemon and against the least a server can do. Run it with `bench/run`.
+//! Measures embedded_epmd against OTP's C daemon and against a server that does the least possible. Run it with
+//! `bench/run`.
 
 mod cpu;
-mod figures;
 mod interrupt;
 mod load;
 mod measure;
+mod metrics;
 mod null;
 mod options;
 mod plan;
@@ -24,8 +25,8 @@ use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::{json, Value};
 
 use crate::cpu::Cores;
-use crate::figures::figures;
 use crate::interrupt::Interrupt;
+use crate::metrics::metrics;
 use crate::options::Command;
 use crate::plan::{Plan, Samples};
 use crate::servers::{Form, Launcher};
@@ -54,7 +55,7 @@ fn bench(root: &Path, form: Form, is_short: bool, plan: &Plan) -> Result<()> {
         plan.duration,
         if cores.is_some() { "Server and load on a core each." } else { "ONE CORE for server and load." }
     );
-    print!("{}", report::table(&figures(), &samples));
+    print!("{}", report::table(&metrics(), &samples));
     println!();
     for reservation in report::reservations(&samples) {
         println!("{reservation}");
@@ -72,7 +73,7 @@ fn bench(root: &Path, form: Form, is_short: bool, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// A table of 10,000 names is as many connections, here and in the server, which inherits the limit.
+/// 10,000 names need as many connections, here and in the server, which inherits the limit.
 fn raise_descriptor_limit() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
@@ -95,7 +96,7 @@ fn settings(form: Form, plan: &Plan, cores: Option<Cores>) -> Value {
 }
 
 fn write_results(directory: &Path, name: &str, settings: &Value, samples: &Samples) -> Result<()> {
-    let json = report::json(settings, &figures(), samples);
+    let json = report::json(settings, &metrics(), samples);
     fs::create_dir_all(directory)?;
     for (extension, content) in [("json", format!("{json:#}\n")), ("svg", plot::svg(samples))] {
         let path = directory.join(name).with_extension(extension);

@@ -1,4 +1,4 @@
-//! One measurement: a fresh server, names registered with it, a load, and what both cost.
+//! One measurement: starts a server, registers names, applies a load, and measures both sides.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -15,20 +15,23 @@ use crate::null;
 use crate::servers::{Launcher, Server, Who};
 use crate::wire::{self, Node};
 
-/// For a reply to a registration before a measurement, where nothing else is going on.
+/// How long a registration may take before the measurement, when nothing else is going on.
 const REGISTRATION: Duration = Duration::from_secs(5);
-/// After the last exchange a server may still have to notice that a connection was closed.
-const AFTERMATH: Duration = Duration::from_millis(20);
-/// Names that come and go in turn, far more than are registered at a time: none is back before the server has seen it go.
+/// The pause after the last exchange, in which a server may still notice that a connection was closed.
+const SETTLE_TIME: Duration = Duration::from_millis(20);
+/// Names that come and go in turn. There are far more than in flight at a time, so that no name returns before the
+/// server has seen it go.
 const COMING_AND_GOING: usize = 256;
 
-/// What is asked of the server.
+/// The load on the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
     /// Look-ups of all registered names, each as often as any other.
     LookUps(Pace),
-    /// Registrations of further names, each of which is given up as soon as it is granted.
+    /// Registrations of other names, each ended as soon as it is granted.
     Registrations,
+    /// The same with a server where every name belongs to the user who registers it.
+    OwnedRegistrations,
 }
 
 /// What one measurement found.
@@ -41,9 +44,9 @@ pub(crate) struct Sample {
     /// Latencies in microseconds.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// The share of the time that the load generator was busy. Near 1, it was the limit and not the server.
+    /// The share of the time that the load generator was busy. Near 1, the generator was the limit, not the server.
     pub(crate) generator_busy: f64,
-    /// The share of the time that the load generator, or else the server, waited for a processor that others used.
+    /// The share of the time that load generator or server waited for a processor, whichever is more.
     pub(crate) disturbed: f64,
     /// Successful exchanges.
     pub(crate) exchanges: usize,
@@ -59,7 +62,7 @@ pub(crate) fn measure(
     duration: Duration,
     interrupt: &Interrupt,
 ) -> Result<Sample> {
-    let server = launcher.start(who, interrupt)?;
+    let server = launcher.start(who, matches!(load, Load::OwnedRegistrations), interrupt)?;
     let nodes: Vec<Node> = match who {
         Who::Null => vec![null::node()],
         Who::Ours | Who::C => (0..names).map(|index| Node::new('n', index)).collect(),
@@ -70,7 +73,7 @@ pub(crate) fn measure(
     };
     let (exchanges, pace) = match load {
         Load::LookUps(pace) => (look_ups(&nodes), pace),
-        Load::Registrations => (registrations(), Pace::AsFastAsPossible),
+        Load::Registrations | Load::OwnedRegistrations => (registrations(), Pace::AsFastAsPossible),
     };
     let warm_up = load::run(server.address, &exchanges, pace, duration / 10, interrupt)?;
     let generator = Threads::own()?;
@@ -84,9 +87,9 @@ pub(crate) fn measure(
     Ok(sample(outcome, server, generator))
 }
 
-/// What the server has used once it is at rest.
+/// The server's usage so far, read once it is at rest.
 fn at_rest(server: &Server) -> Result<Usage> {
-    thread::sleep(AFTERMATH);
+    thread::sleep(SETTLE_TIME);
     server.threads.usage()
 }
 
@@ -112,7 +115,7 @@ fn microseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// Registers nodes, one after the other. They stay registered as long as the connections are kept.
+/// Registers nodes, one after the other. They stay registered as long as the returned connections are kept.
 fn register(server: SocketAddrV4, nodes: &[Node], interrupt: &Interrupt) -> Result<Vec<TcpStream>> {
     let register = |(number, node): (usize, &Node)| {
         interrupt.check()?;
@@ -131,9 +134,9 @@ fn register(server: SocketAddrV4, nodes: &[Node], interrupt: &Interrupt) -> Resu
         .collect()
 }
 
-/// One look-up of each node. Their order is not that of registration, which might suit one table more than another.
+/// One look-up of each node, not in the order of registration, which might favour one kind of table.
 fn look_ups(nodes: &[Node]) -> Vec<Exchange> {
-    /// A prime greater than half of every number of names, so that all of them have their turn.
+    /// A prime that divides no number of names, so that every name has its turn.
     const STRIDE: usize = 7919;
     let order = (0..nodes.len()).map(|index| index * STRIDE % nodes.len());
     order

@@ -1,5 +1,5 @@
-//! The least a server on TCP can do, as the limit no other server gets below: one thread that accepts, reads once, writes
-//! one fixed reply and closes. It understands nothing and keeps nothing.
+//! The null server does the least a TCP server can do, as a lower bound: one thread that accepts, reads once, writes
+//! one fixed reply and closes. It parses nothing and stores nothing.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -20,7 +20,7 @@ pub(crate) fn serve(port: u16) -> Result<()> {
     let mut request = [0; 64];
     loop {
         let (mut peer, _) = listener.accept()?;
-        // A peer that is gone is its own affair: whether replies arrive is for the load generator to judge.
+        // Errors do not matter here: the load generator counts missing replies.
         let _ = peer.read(&mut request).and_then(|_| peer.write(&reply));
     }
 }

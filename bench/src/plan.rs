@@ -1,4 +1,4 @@
-//! What is measured, in which order, and the samples that come of it.
+//! What is measured, in which order, and the resulting samples.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::load::Pace;
 use crate::measure::{measure, Load, Sample};
 use crate::servers::{Launcher, Who};
 
-/// At the whole of its rate a server has no time left for its queue, which then grows as long as the run takes, and a latency
-/// only tells how long that was.
+/// At its full rate a server's queue grows for as long as the run takes, so that latencies only show the length of the
+/// run.
 const SHARE_OF_RATE_OF_C: f64 = 0.8;
 
 /// The groups of measurements.
@@ -19,14 +19,17 @@ const SHARE_OF_RATE_OF_C: f64 = 0.8;
 pub(crate) enum Scenario {
     /// Look-ups, as many as the server answers.
     LookUps,
-    /// Look-ups at [`SHARE_OF_RATE_OF_C`] of the rate that the C daemon reached in the same run with the same number of names.
+    /// Look-ups at [`SHARE_OF_RATE_OF_C`] of the rate that the C daemon reached in the same run with the same number of
+    /// names.
     PacedLookUps,
-    /// Registrations that are given up at once, as many as the server grants.
+    /// Registrations that are ended at once, as many as the server grants.
     Registrations,
+    /// The same of names that belong to a user (`owners`).
+    OwnedRegistrations,
 }
 
 impl Scenario {
-    /// Whether the server has as much to do as it can.
+    /// Whether the server is loaded as much as it can take.
     pub(crate) fn is_unlimited(self) -> bool {
         self != Self::PacedLookUps
     }
@@ -36,6 +39,7 @@ impl Scenario {
             Self::LookUps => "look-ups",
             Self::PacedLookUps => "look-ups at 0.8 of C's rate",
             Self::Registrations => "registrations",
+            Self::OwnedRegistrations => "registrations of names that belong to a user",
         }
     }
 }
@@ -61,7 +65,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// All of it.
+    /// The full measurement.
     pub(crate) fn full() -> Self {
         Self {
             rounds: 5,
@@ -83,7 +87,7 @@ impl Plan {
         }
     }
 
-    /// Measures; the servers take turns, so that what disturbs the machine for a while disturbs all of them.
+    /// Measures. The servers take turns, so that a disturbance of the machine affects all of them.
     pub(crate) fn carry_out(&self, launcher: &mut Launcher, interrupt: &Interrupt) -> Result<Samples> {
         let mut samples = Samples::new();
         let mut subjects = Vec::new();
@@ -93,6 +97,7 @@ impl Plan {
         subjects.extend(self.look_ups_of_ours.iter().map(|names| (Scenario::LookUps, *names, Who::Ours)));
         for names in self.others {
             subjects.extend([Who::Ours, Who::C].map(|who| (Scenario::Registrations, *names, who)));
+            subjects.push((Scenario::OwnedRegistrations, *names, Who::Ours));
         }
         self.take_turns(&subjects, launcher, &mut samples, interrupt)?;
 
@@ -120,6 +125,7 @@ impl Plan {
                         Load::LookUps(Pace::PerSecond(SHARE_OF_RATE_OF_C * rate_of_c(samples, *names)))
                     }
                     Scenario::Registrations => Load::Registrations,
+                    Scenario::OwnedRegistrations => Load::OwnedRegistrations,
                 };
                 let sample = measure(launcher, *who, *names, load, self.duration, interrupt)?;
                 samples.entry((*scenario, *names, *who)).or_default().push(sample);
@@ -133,7 +139,7 @@ fn rate_of_c(samples: &Samples, names: usize) -> f64 {
     median(samples[&(Scenario::LookUps, names, Who::C)].iter().map(|sample| sample.rate).collect())
 }
 
-/// The middle one, or the mean of the two in the middle.
+/// The median; NaN without values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;

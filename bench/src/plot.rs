@@ -66,14 +66,14 @@ fn points(samples: &Samples, who: Who) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The distance of the lines of the grid, so that five of them are enough: 1, 2 or 5 times a power of ten.
+/// The distance between grid lines, so that five are enough: 1, 2 or 5 times a power of ten.
 fn step(most: f64) -> f64 {
     let magnitude = 10f64.powf((most / 5.0).log10().floor());
     [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude).into_iter().find(|step| step * 5.0 >= most).unwrap_or(most)
 }
 
 struct Axes {
-    /// The powers of ten of the number of names, from the first on.
+    /// The highest power of ten on the axis of names, which begins at 10.
     decades: f64,
     step: f64,
     steps: u32,

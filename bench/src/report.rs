@@ -4,35 +4,35 @@ use std::fmt::Write;
 
 use serde_json::{json, Map, Value};
 
-use crate::figures::{Figure, Reference};
+use crate::metrics::{Metric, Reference};
 use crate::plan::{median, Samples};
 use crate::servers::Who;
 
-/// The share of the time from which on a load generator counts as fully occupied.
+/// From this share of busy time on, the load generator counts as the limit.
 const GENERATOR_IS_THE_LIMIT: f64 = 0.9;
-/// The share of the time, lost to other processes, above which latencies and rates say more about these.
+/// Above this share of time lost to other processes, the results are not worth quoting.
 const NOTABLE_DISTURBANCE: f64 = 0.03;
 
 /// The table.
-pub(crate) fn table(figures: &[Figure], samples: &Samples) -> String {
+pub(crate) fn table(metrics: &[Metric], samples: &Samples) -> String {
     let mut text = format!(
         "{:35}{:>6} {:>9}{:>9}{:>9}  {:>6} {:>9}   {}\n",
         "", "names", "ours", "C", "null", "ours/C", "ours/null", "target"
     );
-    for figure in figures.iter().filter(|figure| !figure.rounds(samples, Who::Ours).is_empty()) {
-        let label = format!("{}, {}", figure.label, figure.unit);
-        let _ = write!(text, "{label:35}{:>6} ", figure.names);
+    for metric in metrics.iter().filter(|metric| !metric.rounds(samples, Who::Ours).is_empty()) {
+        let label = format!("{}, {}", metric.label, metric.unit);
+        let _ = write!(text, "{label:35}{:>6} ", metric.names);
         for who in [Who::Ours, Who::C, Who::Null] {
-            let value = median(figure.rounds(samples, who));
+            let value = median(metric.rounds(samples, who));
             let _ = write!(text, "{:>9}", or_blank(value, if value < 1000.0 { 1 } else { 0 }));
         }
-        let ratio = |who| figure.ratio(samples, Reference::Server(who)).unwrap_or(f64::NAN);
+        let ratio = |who| metric.ratio(samples, Reference::Server(who)).unwrap_or(f64::NAN);
         let _ = write!(text, "  {:>6} {:>9}", or_blank(ratio(Who::C), 2), or_blank(ratio(Who::Null), 2));
-        for (number, target) in figure.targets.iter().enumerate() {
+        for (number, target) in metric.targets.iter().enumerate() {
             if number > 0 {
                 let _ = write!(text, "\n{:86}", "");
             }
-            let verdict = match figure.ratio(samples, target.reference) {
+            let verdict = match metric.ratio(samples, target.reference) {
                 Some(ratio) if target.is_met_by(ratio) => format!("met ({ratio:.2})"),
                 Some(ratio) => format!("NOT MET ({ratio:.2})"),
                 None => "not measured".into(),
@@ -52,7 +52,7 @@ fn or_blank(value: f64, digits: usize) -> String {
     }
 }
 
-/// What keeps these figures from being as good as they could be.
+/// Warnings about the quality of the results.
 pub(crate) fn reservations(samples: &Samples) -> Vec<String> {
     let mut lines = Vec::new();
     for who in [Who::Ours, Who::C, Who::Null] {
@@ -96,12 +96,12 @@ pub(crate) fn failures(samples: &Samples) -> Vec<String> {
     lines
 }
 
-/// Figures with their targets, and every sample they come from.
-pub(crate) fn json(settings: &Value, figures: &[Figure], samples: &Samples) -> Value {
-    let measured = figures.iter().filter(|figure| !figure.rounds(samples, Who::Ours).is_empty());
+/// The metrics with their targets, and every sample behind them.
+pub(crate) fn json(settings: &Value, metrics: &[Metric], samples: &Samples) -> Value {
+    let measured = metrics.iter().filter(|metric| !metric.rounds(samples, Who::Ours).is_empty());
     json!({
         "settings": settings,
-        "figures": measured.map(|figure| figure_json(figure, samples)).collect::<Vec<_>>(),
+        "figures": measured.map(|metric| metric_json(metric, samples)).collect::<Vec<_>>(),
         "samples": samples.iter().flat_map(|(subject, rounds)| {
             let (scenario, names, who) = subject;
             rounds.iter().enumerate().map(move |(round, sample)| json!({
@@ -122,10 +122,10 @@ pub(crate) fn json(settings: &Value, figures: &[Figure], samples: &Samples) -> V
     })
 }
 
-fn figure_json(figure: &Figure, samples: &Samples) -> Value {
+fn metric_json(metric: &Metric, samples: &Samples) -> Value {
     let mut servers = Map::new();
     for who in [Who::Ours, Who::C, Who::Null] {
-        let rounds = figure.rounds(samples, who);
+        let rounds = metric.rounds(samples, who);
         if !rounds.is_empty() {
             servers.insert(
                 who.to_string(),
@@ -137,18 +137,18 @@ fn figure_json(figure: &Figure, samples: &Samples) -> Value {
             );
         }
     }
-    let targets = figure.targets.iter().map(|target| {
-        let ratio = figure.ratio(samples, target.reference);
+    let targets = metric.targets.iter().map(|target| {
+        let ratio = metric.ratio(samples, target.reference);
         json!({ "target": target.to_string(), "ratio": ratio, "met": ratio.map(|ratio| target.is_met_by(ratio)) })
     });
     json!({
-        "scenario": figure.scenario.name(),
-        "figure": figure.label.trim(),
-        "unit": figure.unit,
-        "names": figure.names,
+        "scenario": metric.scenario.name(),
+        "figure": metric.label.trim(),
+        "unit": metric.unit,
+        "names": metric.names,
         "servers": servers,
-        "ours_to_C": figure.ratio(samples, Reference::Server(Who::C)),
-        "ours_to_null": figure.ratio(samples, Reference::Server(Who::Null)),
+        "ours_to_C": metric.ratio(samples, Reference::Server(Who::C)),
+        "ours_to_null": metric.ratio(samples, Reference::Server(Who::Null)),
         "targets": targets.collect::<Vec<_>>(),
     })
 }

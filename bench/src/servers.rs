@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
+use rustix::process::geteuid;
 
 use crate::cpu::Threads;
 use crate::interrupt::Interrupt;
@@ -17,13 +18,13 @@ use crate::null;
 
 /// Time for a server to come up.
 const START: Duration = Duration::from_secs(20);
-/// A server has come up when it used less than `QUIET_CPU` during `QUIET`: a VM goes on booting after the port is open.
+/// A server is up once it has used less than `QUIET_CPU` during `QUIET`: a VM goes on booting after the port is open.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_CPU: Duration = Duration::from_millis(1);
-/// Ports to choose from: below those the system gives to connections, so that none of these can take one of them.
+/// Ports to choose from: below the ephemeral range, so that no outgoing connection uses one of them.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// The three that are compared.
+/// The servers that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     Ours,
@@ -71,20 +72,21 @@ pub(crate) struct Launcher {
 impl Launcher {
     /// For the repository at `root`; `core` is where servers are pinned to.
     pub(crate) fn new(root: PathBuf, form: Form, core: Option<usize>) -> Self {
-        // Benchmarks that run at the same time begin their search for ports at different places.
+        // Benchmarks that run at the same time start their search for ports at different places.
         let offset = process::id() * 7 % PORTS.len() as u32;
         Self { root, form, core, next_port: PORTS.start + offset as u16 }
     }
 
-    /// Starts a server and waits until it accepts connections and has nothing else to do.
-    pub(crate) fn start(&mut self, who: Who, interrupt: &Interrupt) -> Result<Server> {
+    /// Starts a server and waits until it accepts connections and has nothing else to do. With `owned`, all names of ours
+    /// belong to this user.
+    pub(crate) fn start(&mut self, who: Who, owned: bool, interrupt: &Interrupt) -> Result<Server> {
         let port = self.free_port()?;
-        let mut command = self.command(who, port)?;
+        let mut command = self.command(who, owned, port)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+            .with_context(|| format!("cannot start {}", Path::new(command.get_program()).display()))?;
         let mut running = Running(child);
         running.wait_until_up(port, interrupt).with_context(|| format!("{who} ({command:?}) does not come up"))?;
         let id = running.0.id();
@@ -98,7 +100,8 @@ impl Launcher {
         Ok(Server { address: on_loopback(port), threads, _running: running })
     }
 
-    fn command(&self, who: Who, port: u16) -> Result<Command> {
+    fn command(&self, who: Who, owned: bool, port: u16) -> Result<Command> {
+        let user = geteuid().as_raw();
         let arguments = ["-port", &port.to_string(), "-address", "127.0.0.1"];
         Ok(match (who, self.form) {
             (Who::Null, _) => {
@@ -114,13 +117,19 @@ impl Launcher {
             (Who::Ours, Form::Standalone) => {
                 let mut command = Command::new(self.root.join("target/release/examples/standalone"));
                 command.args(arguments);
+                if owned {
+                    command.args(["-owner", &format!("*={user}")]);
+                }
                 command
             }
-            (Who::Ours, Form::Embedded) => vm(&self.root, port),
+            (Who::Ours, Form::Embedded) => {
+                let owners = if owned { format!("%{{\"*\" => {user}}}") } else { "%{}".into() };
+                vm(&self.root, port, &owners)
+            }
         })
     }
 
-    /// A port nobody listens on, and a new one for each server: none finds connections of an earlier one in TIME_WAIT.
+    /// A free port, a new one for each server: no server finds connections of an earlier one in TIME_WAIT.
     fn free_port(&mut self) -> Result<u16> {
         for _ in PORTS {
             let port = self.next_port;
@@ -133,20 +142,23 @@ impl Launcher {
     }
 }
 
-/// A VM that serves the port the way a release would: the server comes up while the VM boots, and a supervisor looks after it.
-fn vm(root: &Path, port: u16) -> Command {
+/// A VM that serves the port the way a release would: the server comes up while the VM boots, and a supervisor looks
+/// after it.
+fn vm(root: &Path, port: u16, owners: &str) -> Command {
     let environment = env::var("MIX_ENV").unwrap_or_else(|_| "prod".into());
     let beams = root.join("_build").join(environment).join("lib/embedded_epmd/ebin");
     let flags = format!(
         "-pa {} -start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -kernel inet_dist_use_interface {{127,0,0,1}}",
         beams.display()
     );
-    let script = "{:ok, _} = Application.ensure_all_started(:embedded_epmd)
-                  {:ok, _} = Supervisor.start_link([EmbeddedEpmd], strategy: :one_for_one)
-                  Process.sleep(:infinity)";
+    let script = format!(
+        "{{:ok, _}} = Application.ensure_all_started(:embedded_epmd)
+         {{:ok, _}} = Supervisor.start_link([{{EmbeddedEpmd, owners: {owners}}}], strategy: :one_for_one)
+         Process.sleep(:infinity)"
+    );
     let mut command = Command::new("elixir");
     command
-        .args(["--sname", &format!("bench_host_{}", process::id()), "--cookie", "bench", "-e", script])
+        .args(["--sname", &format!("bench_host_{}", process::id()), "--cookie", "bench", "-e", &script])
         .env("ERL_FLAGS", flags)
         .env("ERL_EPMD_PORT", port.to_string())
         .env("ERL_EPMD_ADDRESS", "127.0.0.1");
@@ -162,7 +174,7 @@ pub(crate) struct Server {
     _running: Running,
 }
 
-/// A process of ours that is stopped on every way out.
+/// A child process that is killed when this is dropped.
 #[derive(Debug)]
 struct Running(Child);
 
@@ -196,7 +208,7 @@ impl Drop for Running {
     }
 }
 
-/// A look-up of whatever name, because the C daemon complains of connections without a request.
+/// Looks some name up: the C daemon would log connections without a request.
 fn ask(port: u16) -> io::Result<()> {
     let mut stream = TcpStream::connect(on_loopback(port))?;
     stream.set_read_timeout(Some(START))?;

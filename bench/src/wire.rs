@@ -1,6 +1,6 @@
 //! The two exchanges that are measured, as bytes: a look-up (PORT_PLEASE2) and a registration (ALIVE2).
 //!
-//! Written out here instead of taken from `epmd_core`, so that a mistake over there cannot make its own replies look right.
+//! Written out here and not taken from `epmd_core`, so that a mistake there cannot make its own replies look right.
 
 const ALIVE2: u8 = 120;
 const ALIVE2_X_RESP: u8 = 118;
@@ -10,7 +10,7 @@ const PORT2_RESP: u8 = 119;
 /// distribution versions 6 to 5.
 const KIND_AND_VERSIONS: [u8; 6] = [77, 0, 0, 6, 0, 5];
 
-/// A node of the benchmark. All names have one length, so that every server gets requests of one size.
+/// A node of the benchmark. All names have the same length, so that all requests have the same size.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     name: String,
@@ -38,14 +38,14 @@ impl Node {
         framed(&body)
     }
 
-    /// The reply to a look-up of this node, every byte of which is known beforehand.
+    /// The reply to a look-up of this node.
     pub(crate) fn found(&self) -> Vec<u8> {
         let mut reply = vec![PORT2_RESP, 0];
         self.describe(&mut reply);
         reply
     }
 
-    /// Port, kind, versions, name, no extra bytes: what a registration and the reply to a look-up have in common.
+    /// The fields that a registration and the reply to a look-up share: port, kind, versions, name, no extra bytes.
     fn describe(&self, bytes: &mut Vec<u8>) {
         bytes.extend(self.port.to_be_bytes());
         bytes.extend(KIND_AND_VERSIONS);

@@ -14,6 +14,7 @@ defmodule EmbeddedEpmd.Config do
     relaxed: false,
     remote_names: false,
     allow: nil,
+    owners: %{},
     request_deadline: 10_000,
     max_waiting: 256,
     max_waiting_per_source: 32,
@@ -58,7 +59,7 @@ defmodule EmbeddedEpmd.Config do
   def get(key, options) do
     case given(key, options) do
       :none -> :maps.get(key, @defaults)
-      {:ok, source, value} -> parse!(key, strings(value), source)
+      {:ok, source, value} -> parse!(key, strings(key, value), source)
     end
   end
 
@@ -120,6 +121,10 @@ defmodule EmbeddedEpmd.Config do
     end
   end
 
+  # Users and groups may be numbers, a list of which is no string.
+  defp strings(key, value) when key in [:hand_over, :owners], do: value
+  defp strings(_key, value), do: strings(value)
+
   # What `-embedded_epmd` of vm.args and an Erlang configuration have for a string is a list of characters.
   defp strings([_ | _] = value) do
     if :io_lib.printable_unicode_list(value),
@@ -163,10 +168,22 @@ defmodule EmbeddedEpmd.Config do
     do: fail!(source, "true or false", value)
 
   defp parse!(:hand_over, value, source) do
+    expected = "true, false, or lists of names or numbers such as [users: [\"prod\"], groups: [\"epmd\"]]"
+
     if is_list(value) and
          :lists.all(fn entry -> match?({key, [_ | _]} when key in [:users, :groups], entry) end, value),
-       do: :lists.map(fn {key, names} -> {key, :lists.map(&named!(&1, value, source), names)} end, value),
-       else: hand_over!(value, source)
+       do: :lists.map(fn {key, names} -> {key, named!(names, expected, value, source)} end, value),
+       else: fail!(source, expected, value)
+  end
+
+  defp parse!(:owners, value, source) do
+    expected =
+      "a map of nodes' names or patterns to users, by their names or numbers, " <>
+        "such as %{\"prod\" => \"prod\", \"billing_*\" => [\"billing\", 1001]}"
+
+    if is_map(value),
+      do: :maps.from_list(:lists.map(&owner!(&1, expected, source), :maps.to_list(value))),
+      else: fail!(source, expected, value)
   end
 
   defp parse!(:standbys, value, source) do
@@ -212,14 +229,36 @@ defmodule EmbeddedEpmd.Config do
       else: fail!(source, "a number from 1 to 65535", value)
   end
 
-  defp named!(name, _, _) when is_binary(name), do: name
-  defp named!(number, _, _) when is_integer(number) and number >= 0, do: :erlang.integer_to_binary(number)
-  defp named!(_, value, source), do: hand_over!(value, source)
+  # Where the name is a list of characters, a list for the user is one as well.
+  defp owner!({name, users} = entry, expected, source) when is_list(name) do
+    case {strings(name), strings(users)} do
+      {name, user} when is_binary(name) and is_binary(user) -> owner!({name, user}, expected, source)
+      {name, _} when is_binary(name) -> owner!({name, users}, expected, source)
+      _ -> fail!(source, expected, entry)
+    end
+  end
 
-  @spec hand_over!(term(), String.t()) :: no_return()
-  defp hand_over!(value, source),
-    do:
-      fail!(source, "true, false, or lists of names or numbers such as [users: [\"prod\"], groups: [\"epmd\"]]", value)
+  defp owner!({name, [_ | _] = users} = entry, expected, source) when is_binary(name),
+    do: {name, named!(users, expected, entry, source)}
+
+  defp owner!({name, user}, expected, source) when is_binary(name) and user != [],
+    do: owner!({name, [user]}, expected, source)
+
+  defp owner!(entry, expected, source), do: fail!(source, expected, entry)
+
+  # Users or groups as the native side wants them: names, and numbers as text.
+  defp named!(names, expected, value, source) do
+    :lists.map(
+      fn name ->
+        case if(is_list(name), do: strings(name), else: name) do
+          name when is_binary(name) -> name
+          number when is_integer(number) and number >= 0 -> :erlang.integer_to_binary(number)
+          _ -> fail!(source, expected, value)
+        end
+      end,
+      names
+    )
+  end
 
   defp integer(binary) do
     case :string.to_integer(binary) do

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config, HostAddress}
+  alias EmbeddedEpmd.{Client, Config, HostAddress, Lifecycle}
   alias EmbeddedEpmd.Doctor.Linux
 
   @timeout 2_000
@@ -21,6 +21,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       settings: config.error,
       hand_over: config.hand_over,
       descriptor_share: config[:descriptor_share],
+      owners: config[:owners] || %{},
       module: module(),
       both: argument(:epmd_module) != nil and parameter?(),
       parameter_ignored: parameter?() and not parameter_read?(),
@@ -35,6 +36,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       unix_sockets: unix_sockets(),
       # systemd gives it to every service.
       service: System.get_env("INVOCATION_ID") != nil,
+      netlink: netlink(),
       node: node(),
       ipv6: family() == :inet6,
       look_up: look_up(port, release),
@@ -60,7 +62,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   # An invalid setting is a finding; the other facts are gathered all the same.
   defp config do
-    Map.put(Config.load(), :error, nil)
+    Map.put(Config.load(Lifecycle.options()), :error, nil)
   rescue
     error in ArgumentError -> %{port: 4369, hand_over: true, error: error.message}
   end
@@ -173,5 +175,10 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   # Standbys connect over a Unix socket, and a systemd unit may forbid these.
   defp unix_sockets do
     with {:ok, socket} <- :gen_udp.open(0, [:local]), do: :gen_udp.close(socket)
+  end
+
+  # Likewise one of sock_diag, over which the kernel is asked whose a registration is: AF_NETLINK, NETLINK_SOCK_DIAG.
+  defp netlink do
+    with {:ok, socket} <- :socket.open(16, :raw, 4), do: :socket.close(socket)
   end
 end

@@ -18,6 +18,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
       flags(facts),
       role(facts),
       standby(facts),
+      owners(facts),
       Owner.judge(facts),
       LookUp.judge(facts),
       descriptors(facts)
@@ -211,6 +212,29 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   defp port_and(%{socket_unit: true}), do: "the port and "
   defp port_and(_status), do: ""
+
+  ## Names that belong to users
+
+  defp owners(%{owners: owners}) when map_size(owners) == 0, do: []
+
+  defp owners(%{netlink: {:error, reason}, status: %{role: role}}) when role in [:serving, :joined] do
+    warning(
+      "This VM cannot ask the kernel whose a registration is (#{:inet.format_error(reason)}).",
+      "While it serves, it refuses every registration of a name in :owners but its own node's.",
+      "Add AF_NETLINK to RestrictAddressFamilies= in the unit. On another system than Linux do without :owners."
+    )
+  end
+
+  defp owners(%{owners: owners, status: %{role: :serving}}),
+    do: ok("These names are registered by processes of their users alone: #{patterns(owners)}.")
+
+  defp owners(%{owners: owners, status: %{role: :joined}}),
+    do: ok("The :owners of the VM that serves are in force; when this one serves, its own: #{patterns(owners)}.")
+
+  defp owners(_facts), do: []
+
+  defp patterns(owners),
+    do: Enum.map_join(owners, ", ", fn {pattern, users} -> "#{pattern} (#{Enum.join(users, ", ")})" end)
 
   ## Descriptors
 

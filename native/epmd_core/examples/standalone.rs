@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use epmd_core::registry::Registry;
 use epmd_core::{
-    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Policy, Role, ServiceManager,
-    Settings, Status,
+    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Owners, Policy, Role,
+    ServiceManager, Settings, Status, Trusted,
 };
 use rustix::process::{setrlimit, Resource, Rlimit};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
-                  [-member] [-standbys N] [-name NODE] [-act_as_bsd]";
+                  [-owner NAME=USER,...] [-member] [-standbys N] [-trust USER,...] [-name NODE] [-act_as_bsd]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
     let (mut policy, mut limits) = (Policy::default(), Limits { descriptor_share: 95, ..Limits::default() });
     let (mut is_member, mut hand_over, mut name) = (false, HandOver::default(), None);
+    let mut owners: Vec<(String, _)> = Vec::new();
     let mut arguments = env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().ok_or(USAGE);
@@ -34,6 +35,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-descriptor_share" => limits.descriptor_share = value()?.parse()?,
             "-max_pending" => limits.waiting = value()?.parse()?,
             "-allow" => policy.allow = Some(value()?.split(',').map(str::parse).collect::<Result<_, _>>()?),
+            "-owner" => {
+                let owner = value()?;
+                let (name, users) = owner.split_once('=').ok_or(USAGE)?;
+                owners.push((name.into(), list(users)));
+            }
+            "-trust" => hand_over.trusted = Trusted::named(&list(&value()?), &[])?,
             "-member" => is_member = true,
             "-name" => name = Some(NodeName::new(value()?.as_bytes()).map_err(|error| format!("{error:?}"))?),
             "-act_as_bsd" => epmd_core::act_as_bsd(),
@@ -41,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => return Err(USAGE.into()),
         }
     }
+    policy.owners = Owners::named(owners)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
         let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());
@@ -53,8 +61,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(runtime.block_on(serve(listeners, Registry::default(), policy, limits))?)
 }
 
-/// Serves the port or joins its owner, until standard input ends; says when it serves and when it stands by. Told to
-/// use up its descriptors, so many at most, it does, and says so.
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(String::from).collect()
+}
+
+/// Runs a member until standard input ends. Prints each change of its state: `serving`, `joined` or `standing by`. On a
+/// line `use up N` it sets its descriptor limit to N, opens files until no descriptor is left, and prints that.
 async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();

@@ -14,9 +14,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::os;
 
-pub(crate) use wanted::{covers, Wanted, ANY, LOCALS};
+pub(crate) use wanted::{covers, Wanted, ANY, LOOPBACKS};
 
-/// As many connections as the kernel lets wait; it lowers the number to `net.core.somaxconn`.
+/// The accept queue of a listener. Linux lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 /// Parses a list of IPv4 and IPv6 addresses, separated by commas or blanks, as in `ERL_EPMD_ADDRESS`.
@@ -25,17 +25,17 @@ pub fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, String> {
     items.map(|item| item.parse().map_err(|_| format!("expected an IPv4 or IPv6 address, got {item:?}"))).collect()
 }
 
-/// The bound listeners, the first of them the one that decides who serves.
+/// The bound listeners. Whoever binds the first address serves the port.
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) sockets: Vec<TcpListener>,
-    /// Addresses that are wanted, are not required, and are somebody's.
+    /// Wanted addresses that are not required, and that another process has or that failed.
     pub(crate) missing: Vec<IpAddr>,
-    /// Addresses that were named, of a family that this host does not have.
+    /// Required addresses of a family that this host does not have.
     pub(crate) absent: Vec<IpAddr>,
-    /// Whether the service manager has them as well: then they are never shut, and there are no others.
+    /// Whether the service manager holds them as well. Such listeners are never shut, and no others are opened.
     pub(crate) lent: bool,
-    /// The port in use; the one that was asked for unless that was 0.
+    /// The port in use: the one that was asked for, or if that was 0, the one that the system chose.
     pub port: u16,
 }
 
@@ -44,7 +44,7 @@ pub struct Listeners {
 pub struct OpenError {
     /// The address.
     pub address: SocketAddr,
-    /// What the system said.
+    /// The system's error.
     pub error: io::Error,
 }
 
@@ -59,7 +59,7 @@ impl OpenError {
         self.error.kind() == ErrorKind::AddrInUse
     }
 
-    /// Where whoever holds the address can be reached.
+    /// Where the process that holds the address can be reached.
     pub(crate) fn holder(&self) -> SocketAddr {
         reachable(self.address)
     }
@@ -81,7 +81,7 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 impl Listeners {
-    /// Binds the addresses; no addresses means any, of both families where the host has both.
+    /// Binds the addresses. No addresses means any address, of both families where the host has both.
     pub fn open(addresses: &[IpAddr], port: u16) -> Result<Self, OpenError> {
         Self::open_all(&Wanted::of(addresses, false), port)
     }
@@ -90,7 +90,8 @@ impl Listeners {
         Self::open_each(wanted, port, listen)
     }
 
-    /// Opens other addresses while `old` ones are still listened on. With `keep`, those in both are kept.
+    /// Opens the wanted addresses while the `old` listeners are still open. With `keep`, a listener whose address is
+    /// wanted again is reused.
     pub(crate) fn open_beside(wanted: &Wanted, old: &[&TcpListener], keep: bool, port: u16) -> Result<Self, OpenError> {
         Self::open_each(wanted, port, |address| {
             let of_old = |socket: &TcpListener| socket.local_addr().map_or(address.ip(), |bound| bound.ip());
@@ -121,21 +122,24 @@ impl Listeners {
             let address = SocketAddr::new(target.ip, port);
             let failure = match open(address) {
                 Ok(socket) => {
-                    // With port 0 the first socket decides for all of them.
+                    // With port 0 the first socket decides the port of all.
                     port = socket.local_addr().map_or(port, |bound| bound.port());
                     sockets.push(socket);
                     continue;
                 }
                 Err(error) => OpenError { address, error },
             };
-            if is_absent(&failure.error) && (!target.required || wanted::stands_for_its_family(target.ip)) {
+            if is_absent(&failure.error) && (!target.required || wanted::comes_with_its_family(target.ip)) {
                 if target.required {
                     absent.push(target.ip);
                 }
                 first_absent.get_or_insert(failure);
             } else if target.required || sockets.is_empty() {
                 return Err(failure);
-            } else if failure.is_taken() {
+            } else {
+                if !failure.is_taken() {
+                    tracing::warn!(%failure, "serving without an address, which is tried again");
+                }
                 missing.push(target.ip);
             }
         }
@@ -145,7 +149,7 @@ impl Listeners {
         }
     }
 
-    /// Listeners that were another process's, and those of the wanted addresses that it lacked.
+    /// Listeners taken over from another process, and new ones for the wanted addresses that it lacked.
     pub(crate) fn inherited(sockets: Vec<std::net::TcpListener>, wanted: &Wanted, port: u16) -> Self {
         let sockets: Vec<_> = sockets.into_iter().map(TcpListener::from_std).collect();
         let mut listeners = Self { sockets, missing: Vec::new(), absent: Vec::new(), lent: false, port };
@@ -156,7 +160,7 @@ impl Listeners {
         listeners
     }
 
-    /// Listeners that the service manager has lent.
+    /// Listeners that the service manager has passed and keeps open itself.
     pub(crate) fn lent(sockets: Vec<std::net::TcpListener>, port: u16) -> Self {
         let sockets = sockets.into_iter().map(TcpListener::from_std).collect();
         Self { sockets, missing: Vec::new(), absent: Vec::new(), lent: true, port }
@@ -168,7 +172,7 @@ impl Listeners {
     }
 }
 
-/// Where a listener is reached: one on any address of IPv6 may be reached over IPv4 as well.
+/// The addresses that a listener accepts on: one on `::` may accept IPv4 as well.
 pub(crate) fn addresses_of(listener: impl AsFd) -> Vec<IpAddr> {
     let socket = SockRef::from(&listener);
     let bound = socket.local_addr().ok().and_then(|bound| bound.as_socket()).map(|bound| bound.ip());
@@ -190,21 +194,21 @@ pub(crate) fn is_listener(descriptor: impl AsFd) -> bool {
     is_tcp(&descriptor) && os::is_listening(&descriptor)
 }
 
-/// Whether this host has all addresses that it must have, whoever listens there.
+/// Checks that this host has all required addresses, whoever listens there.
 ///
 /// # Errors
 ///
-/// The first that it does not have.
+/// The first required address that it does not have.
 pub(crate) fn check(wanted: &Wanted, port: u16) -> Result<(), OpenError> {
     let exists = |ip| match bound(SocketAddr::new(ip, 0), false) {
         Err(error) if is_absent(&error) => Err(OpenError { address: SocketAddr::new(ip, port), error }),
         _ => Ok(()),
     };
     let mut named = wanted.targets().filter(|target| target.required).map(|target| target.ip);
-    named.try_for_each(|ip| if wanted::stands_for_its_family(ip) { Ok(()) } else { exists(ip) })
+    named.try_for_each(|ip| if wanted::comes_with_its_family(ip) { Ok(()) } else { exists(ip) })
 }
 
-/// Listeners on those addresses that nobody has any more. What does not exist is given up.
+/// Listens on those missing addresses that are free by now. Addresses that do not exist are taken off the list.
 pub(crate) fn listen_where_free(missing: &mut Vec<IpAddr>, port: u16) -> Vec<TcpListener> {
     let mut found = Vec::new();
     missing.retain(|address| match listen(SocketAddr::new(*address, port)) {
@@ -241,16 +245,16 @@ fn listening(socket: Socket) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// Lets sockets of this user bind what these have, or no longer.
+/// Lets other sockets of this user bind the same addresses, or no longer.
 fn share(sockets: &[&&TcpListener], shared: bool) -> io::Result<()> {
     sockets.iter().try_for_each(|socket| SockRef::from(**socket).set_reuse_port(shared))
 }
 
-/// Has Linux forget that a port was shared. It remembers that of the last socket that was bound, so one is bound that
-/// does not share, where nobody listens.
+/// Makes Linux forget that a port was shared. It remembers the `SO_REUSEPORT` of the last socket that was bound to the
+/// port. So this binds one without it, at an address where nobody listens.
 pub(crate) fn end_sharing(port: u16) {
-    const NOBODYS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
-    let elsewhere = [IpAddr::from(NOBODYS), LOCALS[1]];
+    const UNUSED: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
+    let elsewhere = [IpAddr::from(UNUSED), LOOPBACKS[1]];
     let _ = elsewhere.into_iter().find_map(|address| bound(SocketAddr::new(address, port), false).ok());
 }
 

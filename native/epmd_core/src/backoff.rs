@@ -4,7 +4,7 @@ use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(2);
 
-/// Pauses that double up to the longest, with jitter so that members do not march in step.
+/// Pauses that double up to `longest`, with jitter, so that members do not retry at the same moment.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -23,7 +23,7 @@ impl Backoff {
     }
 }
 
-/// A number from 0 to 1; the seed of the standard library's hash maps is chance enough for a pause.
+/// A number from 0 to 1. The seed of the standard library's hash maps is random enough for a pause.
 fn jitter() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64

@@ -1,18 +1,20 @@
-//! The hand-over: an owner of the port keeps other members, its standbys, able to go on for it.
+//! The hand-over: the owner of the port keeps other members, its standbys, ready to take over.
 //!
-//! A connection lasts as long as any process holds its descriptor. So the owner passes its listeners and the
-//! connection of every registered node to its standbys, and tells them of every step of the table, as it comes
-//! ([`owner`], [`replication`]). When the owner ends, however it ends, they have it all, and one of them serves
-//! ([`standby`]). Every other member that has joined may have the steps without the descriptors ([`mirroring`]).
-//! They speak ([`message`], [`hello`]) over a Unix socket ([`channel`]), whose name is held by the owner alone
-//! ([`rendezvous`]): who can claim it is the owner.
+//! A connection lasts as long as any process holds its descriptor. So the owner passes its listeners and the connection
+//! of every registered node to its standbys, and sends them every step of the table as it happens ([`owner`],
+//! [`replication`]). When the owner ends, in whatever way, the standbys hold everything, and one of them serves
+//! ([`standby`]). Every member that has joined also mirrors the table, without the descriptors ([`mirroring`]).
 //!
-//! The service manager can be given the same ([`store`]), for the next life of a service that has no standby ([`kept`]).
+//! They exchange messages ([`message`], [`hello`]) over a Unix socket ([`channel`]). Only one process can hold its
+//! name: the process that has claimed the name is the owner ([`rendezvous`]).
+//!
+//! The service manager can store the same for a service without a standby ([`store`]), until the service runs again
+//! ([`kept`]).
 
 mod body;
 mod channel;
 mod copying;
-// Also for tests, so that no change breaks it unseen.
+// Compiled for tests too, so that a change that breaks it is noticed.
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod hello;
@@ -21,19 +23,21 @@ mod log;
 mod message;
 mod mirroring;
 mod owner;
+mod permits;
 mod rendezvous;
 mod replication;
 mod settings;
 mod standby;
 mod store;
-mod turns;
+#[allow(missing_docs, unreachable_pub, reason = "public for the fuzz targets; documented at `Message`")]
+pub mod tags;
 mod witness;
 
 pub(crate) use hello::Hello;
 pub(crate) use kept::{Kept, Stored, LISTENER};
 pub(crate) use mirroring::follow;
 pub use owner::Standby;
-pub(crate) use owner::{Offer, Terms};
+pub(crate) use owner::{Offer, OfferConfig};
 pub(crate) use rendezvous::{Claim, Owned, Rendezvous};
 pub(crate) use replication::Replication;
 pub use settings::{HandOver, Trusted};

@@ -1,4 +1,4 @@
-//! What happens to the table and to the role, numbered in its order, for whoever observes it.
+//! Numbers the changes of the table and of the role, and passes them to an observer.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::role::Role;
 
-/// One thing that happened.
+/// A change of the table or of the role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A node was registered.
@@ -29,21 +29,21 @@ pub enum Change {
     },
     /// A registration was refused.
     Refused {
-        /// The name, as far as it can be shown.
+        /// The name that was asked for; empty if the request was not valid.
         name: String,
         /// Why.
         reason: Cow<'static, str>,
     },
-    /// The copy of the owner's table was lost: what becomes of the nodes in it is not known here any more.
+    /// The copy of the owner's table was given up: what becomes of its nodes is not known here any more.
     Lost,
     /// The member took another role.
     Role(Role),
 }
 
-/// Called with each change and its number; it must not block, nor ask the table.
+/// Called with each change and its number. It must not block, and must not call the registry or the journal.
 pub type Observer = Arc<dyn Fn(u64, Change) + Send + Sync>;
 
-/// Numbers the changes, and tells its observer.
+/// Numbers the changes, and calls its observer.
 #[derive(Clone, Default)]
 pub struct Journal(Arc<Mutex<State>>);
 

@@ -1,19 +1,20 @@
 //! An EPMD server: the Erlang Port Mapper, which maps the names of the Erlang nodes of a host to their ports.
 //!
-//! Data flows one way: bytes, request, access, registry, reply. The crate is built in floors; each uses those below it,
-//! and none above:
+//! Data flows one way: bytes, request, access, registry, reply. The crate is built in layers. Each uses the layers
+//! below it, and none above:
 //!
-//! | floor | what it is |
+//! | layer | what it does |
 //! |---|---|
-//! | `member` | one process among those of a host: it serves the port or joins whoever does, and changes over |
-//! | `server` | accepts, and takes each connection from its bytes to its reply |
-//! | `hand_over` | an owner's sockets and table, on their way to a standby |
-//! | [`registry`] | the table of registered nodes, and its copy |
-//! | `service_manager` | what systemd passes to the process |
-//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, the record of changes, counters, spare descriptors, pauses |
-//! | [`protocol`], `node`, `role`, `limits`, `os` | the ground: bytes and words, no I/O but in `os` |
+//! | `member` | one process of a host: serves the port or joins the process that does, and takes over when that ends |
+//! | `server` | accepts connections, reads their requests and replies |
+//! | `hand_over` | passes an owner's sockets and table to its standbys |
+//! | [`registry`] | the table of registered nodes, and copies of it |
+//! | `service_manager` | sockets and descriptors that systemd passes to this process |
+//! | `owners` | names that belong to users; whose a connection is |
+//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
+//! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
-//! Nothing here knows of Erlang terms; `epmd_nif` puts this crate into a VM.
+//! This crate knows no Erlang terms; `epmd_nif` puts it into a VM.
 
 mod address;
 mod backoff;
@@ -24,12 +25,14 @@ mod member;
 mod metrics;
 mod node;
 mod os;
+mod owners;
 pub mod protocol;
 pub mod registry;
 mod reserve;
 mod role;
 mod server;
 mod service_manager;
+mod users;
 
 pub use address::{parse_addresses, Listeners, OpenError};
 #[cfg(any(fuzzing, test))]
@@ -44,6 +47,7 @@ pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
 #[cfg(feature = "simulation")]
 pub use os::act_as_bsd;
+pub use owners::Owners;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};
 pub use service_manager::ServiceManager;

@@ -1,24 +1,23 @@
-//! How much of the process a server may use.
+//! The limits of a server.
 
 use std::time::Duration;
 
 use crate::os;
 
-/// Of a server's share of the descriptors, those that only connections which wait may have: with nodes alone in the
-/// share, nobody could ask for them.
+/// Descriptors of a server's share that nodes may not have. If nodes took all, no client could connect to look them up.
 const FOR_WAITING: usize = 8;
 
-/// How much of the process one server may use.
+/// How many connections and descriptors one server may use, and how long a request may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The time from a connection to the end of its reply; registered nodes stay.
+    /// The time from accepting a connection to the end of its reply. It does not apply to registered nodes.
     pub deadline: Duration,
-    /// Connections that wait for their request or reply.
+    /// How many connections may wait for their request or reply at one time.
     pub waiting: usize,
-    /// Of these, connections from one remote address.
+    /// How many of these may come from one remote address; loopback addresses are not limited.
     pub waiting_per_source: usize,
-    /// The share of the process's descriptors, in percent, that registered nodes and connections which wait may have
-    /// together. The rest is for whom the process is there.
+    /// The share of the process's descriptors, in percent, that registered nodes and waiting connections may have
+    /// together. The rest is left to the application.
     pub descriptor_share: u8,
 }
 
@@ -29,7 +28,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The descriptors that registered nodes and connections which wait may have together, at this moment.
+    /// How many descriptors registered nodes and waiting connections may have together, by the process's current limit.
     pub fn descriptors(&self) -> usize {
         self.share_of(os::descriptor_limit())
     }
@@ -39,13 +38,13 @@ impl Limits {
         descriptors - FOR_WAITING.min(descriptors / 4)
     }
 
-    /// How many connections may wait beside so many nodes.
+    /// How many connections may wait beside this number of nodes.
     pub(crate) fn for_waiting(&self, descriptors: usize, nodes: usize) -> usize {
         self.waiting.min(descriptors.saturating_sub(nodes)).max(1)
     }
 
     fn share_of(&self, limit: usize) -> usize {
-        // Divided first: a limit may be near the largest number.
+        // Divided first: a limit may be near `usize::MAX`.
         limit / 100 * usize::from(self.descriptor_share) + limit % 100 * usize::from(self.descriptor_share) / 100
     }
 }

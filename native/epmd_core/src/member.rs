@@ -1,11 +1,12 @@
-//! One process among those of a host that can serve the port: it serves, or joins whoever does, and changes over.
+//! One of the processes of a host that can serve the port. It serves, or joins the process that does, and takes over
+//! when that ends.
 //!
-//! Whoever binds the port serves it. The others register their node there, over a link that is kept; when the link
-//! ends, however it ends, each tries to bind at once and joins the winner otherwise. The table of the new owner fills
-//! with the registrations that arrive.
+//! The process that binds the port, the owner, serves it. The others register their node there over a connection that
+//! stays open, the link. When the link ends, in whatever way, each of them tries to bind at once, and joins the winner
+//! if it fails. The table of the new owner fills with the registrations that arrive.
 //!
-//! One of those that have joined stands by ([`crate::hand_over`]): it has a copy of the table and of the connections,
-//! so that no link ends with the owner. Then nobody but the standby notices, and it serves.
+//! Some of those that have joined stand by ([`crate::hand_over`]). A standby has copies of the table and of the
+//! connections. When the owner ends, no link ends with it: the standby serves, and the other processes notice nothing.
 
 mod change_over;
 mod client;
@@ -35,21 +36,24 @@ use crate::role::Role;
 use change_over::{Event, State};
 use client::{Joined, Link};
 use handle::Move;
-use local::LocalNode;
+use local::{LocalNode, Refusal};
 use serving::{Startup, Takeover};
 use trouble::Trouble;
 
 pub use handle::{Answer, Handle, Keeps, RegisterError, Snapshot, Status, Table};
 pub use settings::{ListenError, Settings, StartError};
 
-/// How often a member that has joined makes sure that the owner answers.
-const ASK_EVERY: Duration = Duration::from_secs(5);
+/// How long a new owner waits for the nodes that were registered with the last one. Stock nodes register again after
+/// 2 seconds (OTP's `erl_epmd`). Until then, look-ups of missing names wait rather than fail.
+const SETTLING: Duration = Duration::from_millis(2_500);
+/// How often a member that has joined checks that the owner answers.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between attempts to bind or join.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Links that end sooner, one after the other, may be those of an owner that ends every link.
-const LASTING: Duration = Duration::from_secs(1);
-/// How many of these may be owners that were killed: after so many there are pauses before the next attempt.
-const SHORT_LINKS: u32 = 32;
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// A link that ends sooner is short. Many short links in a row may mean an owner that closes every link.
+const SHORT_LINK: Duration = Duration::from_secs(1);
+/// How many short links in a row are taken for owners that were killed. After that the member pauses between attempts.
+const MAX_SHORT_LINKS: u32 = 32;
 
 /// A process among those that can serve the port.
 #[derive(Debug)]
@@ -59,18 +63,18 @@ pub struct Member {
     local: LocalNode,
     moves: mpsc::UnboundedReceiver<Move>,
     state: State,
-    /// What is to be served, and is not yet.
+    /// What to serve, until serving begins.
     startup: Option<Startup>,
-    /// What an earlier life of the service kept, until it is looked at.
+    /// What an earlier run of the service left in the service manager's store, until it is used.
     kept: Option<Kept>,
-    /// What of that is in the service manager's store.
+    /// What is still in the store.
     stored: Stored,
-    /// Whoever has the port.
+    /// The process that has the port.
     owner: Option<SocketAddr>,
-    /// What keeps the local node registered there.
+    /// The link that keeps the local node registered with the owner.
     link: Option<Link>,
     backoff: Backoff,
-    /// How many links in a row have ended soon.
+    /// How many links in a row were short.
     short_links: u32,
     was_joined: bool,
     trouble: Trouble,
@@ -98,7 +102,7 @@ impl Member {
             stored: Stored::default(),
             owner: None,
             link: None,
-            backoff: Backoff::up_to(LONGEST_PAUSE),
+            backoff: Backoff::up_to(MAX_BACKOFF),
             short_links: 0,
             was_joined: false,
             trouble: Trouble::default(),
@@ -114,7 +118,7 @@ impl Member {
         Ok((member, handle))
     }
 
-    /// Serves or joins until [`Handle::stop`] is called, or until the server fails for a reason of its own.
+    /// Serves or joins until [`Handle::stop`] is called, or until a listener fails for good.
     pub async fn run(mut self) -> io::Result<()> {
         let stop = Arc::clone(&self.handle.stop);
         let handle = self.handle.clone();
@@ -126,12 +130,12 @@ impl Member {
         loop {
             if let Some(startup) = self.startup.take() {
                 drop(following);
-                let Self { settings, handle, local, moves, was_joined, stored, .. } = &mut self;
+                let Self { settings, handle, local, moves, stored, .. } = &mut self;
                 let stored = std::mem::take(stored);
-                return serving::serve(startup, handle, local, moves, settings.port, *was_joined, stored).await;
+                return serving::serve(startup, handle, local, moves, settings.port, stored).await;
             }
             tokio::select! {
-                // Who is told to stop does not serve first, if another can.
+                // A member that is told to stop must not start serving first.
                 biased;
                 () = stop.notified() => return Ok(()),
                 never = &mut following => match never {},
@@ -150,7 +154,7 @@ impl Member {
         }
     }
 
-    /// Does what the state asks for, and tells what came of it.
+    /// Does what the state asks for, and returns the outcome.
     async fn act(&mut self) -> Event {
         match self.state {
             State::Searching => self.bind().await,
@@ -176,22 +180,25 @@ impl Member {
                 Event::Granted
             }
             Ok(Joined::Alone) => Event::Granted,
-            Ok(Joined::Refused) => {
-                let (mirror, journal) = (&self.handle.mirror, &self.settings.journal);
-                // A copy of the owner's table tells what the owner refuses.
-                self.local.refused(|name| {
-                    if !mirror.is_there() {
-                        journal.record(|| Change::Refused { name: name.into(), reason: local::NAME_TAKEN.into() });
-                    }
-                });
-                // Who waited for the answer has it, and there is no node of ours any more.
-                if self.local.node().is_none() {
-                    Event::Granted
-                } else {
-                    Event::Failed
-                }
-            }
+            Ok(Joined::Taken) => self.refused(Refusal::Taken),
+            Ok(Joined::Refused) => self.refused(Refusal::Unexplained(owner)),
             Err(error) => self.failed(error),
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal) -> Event {
+        let (mirror, journal) = (&self.handle.mirror, &self.settings.journal);
+        // A copy of the owner's table tells what the owner refuses.
+        self.local.refused(refusal, |name| {
+            if !mirror.is_there() {
+                journal.record(|| Change::Refused { name: name.into(), reason: refusal.to_string().into() });
+            }
+        });
+        // Who waited for the answer has it, and there is no node of ours any more.
+        if self.local.node().is_none() {
+            Event::Granted
+        } else {
+            Event::Failed
         }
     }
 
@@ -224,11 +231,11 @@ impl Member {
         tokio::pin!(standing_by);
         let event = loop {
             let check = async {
-                sleep(ASK_EVERY).await;
+                sleep(CHECK_INTERVAL).await;
                 client::is_registered(owner, node.as_ref().map(NodeName::as_str)).await
             };
             tokio::select! {
-                // With the owner's copies goes the link, unless this member has one, too.
+                // Taking over comes first: then the end of the link no longer matters.
                 biased;
                 (handoff, inherited) = &mut standing_by => {
                     let own = self.link.as_ref().and_then(Link::local_address);
@@ -240,7 +247,7 @@ impl Member {
                 () = ended(self.link.as_ref()) => break Event::Ended,
                 () = self.local.changed() => break Event::Changed,
                 Some(other) = self.moves.recv() => match self.relocate(other) {
-                    // The owner may be the same: the link shows whether it is.
+                    // The owner may be the same. The link is kept to find out.
                     Some(Event::Taken) => break Event::Moved,
                     Some(event) => break event,
                     None => {}
@@ -248,13 +255,13 @@ impl Member {
                 answer = check => match answer {
                     Ok(found) => {
                         self.owner_answers(owner, true);
-                        // It lost us without ending the link: the link is worth nothing.
+                        // The owner has lost our registration without ending the link, so the link is useless.
                         if !found && self.link.is_some() {
                             break Event::Ended;
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::TimedOut => self.owner_answers(owner, false),
-                    // Who stands by finds the owner's end itself, and is about to serve.
+                    // A standby notices the end of the owner by itself, and is about to serve.
                     Err(_) if *handle.stands_by.borrow() => {}
                     Err(_) => break Event::Ended,
                 },
@@ -266,11 +273,11 @@ impl Member {
         handle.stands_by.send_replace(false);
         match event {
             Event::Ended => {
-                self.short_links = if joined_at.elapsed() < LASTING { self.short_links + 1 } else { 0 };
-                if self.short_links > SHORT_LINKS {
+                self.short_links = if joined_at.elapsed() < SHORT_LINK { self.short_links + 1 } else { 0 };
+                if self.short_links > MAX_SHORT_LINKS {
                     Event::Failed
                 } else {
-                    self.backoff = Backoff::up_to(LONGEST_PAUSE);
+                    self.backoff = Backoff::up_to(MAX_BACKOFF);
                     Event::Ended
                 }
             }
@@ -287,7 +294,7 @@ impl Member {
         }
     }
 
-    /// Goes on to what comes after this event, and tells the new role.
+    /// Enters the state that follows this event, and publishes the new role.
     fn enter(&mut self, event: Event) {
         self.state = self.state.after(event);
         let role = self.handle.status.lock().role;
@@ -310,11 +317,16 @@ impl Member {
                     status.addresses = addresses;
                     status.port = port;
                 });
-                // Nobody sees the role without the table.
-                let (former, refusals) = self.handle.mirror.take();
+                // Under the lock of the status: the role is never seen without its table.
+                let (unconfirmed, refusals) = self.handle.mirror.take();
                 match contents {
-                    Some(contents) => self.handle.registry.adopt(contents, former, refusals),
-                    None => self.handle.registry.expect(former),
+                    Some(contents) => self.handle.registry.adopt(contents, unconfirmed, refusals),
+                    None => {
+                        self.handle.registry.expect(unconfirmed);
+                        if self.was_joined {
+                            self.handle.registry.fills_until(std::time::Instant::now() + SETTLING);
+                        }
+                    }
                 }
                 drop(status);
             }
@@ -332,7 +344,7 @@ impl Member {
                     status.owner = Some(owner);
                 }));
             }
-            // Where the node or the addresses changed, it is most likely the same owner that is asked again.
+            // The role stays: after a change of node or addresses it is most likely the same owner.
             State::Joining => {}
             State::Searching | State::BackingOff if role == Role::Joined => {
                 if let Some(owner) = self.owner.take() {
@@ -348,7 +360,7 @@ impl Member {
         }
     }
 
-    /// Changes the status, which is locked until what this returns is dropped.
+    /// Changes the status, and keeps it locked until the returned guard is dropped.
     fn change(&self, change: impl FnOnce(&mut Status)) -> MutexGuard<'_, Status> {
         let mut status = self.handle.status.lock();
         change(&mut status);
@@ -370,7 +382,7 @@ impl Member {
     }
 }
 
-/// Where owner and standby of this port meet. The first address decides who serves, so it names the rendezvous.
+/// Where the owner and its standbys meet. The first address decides who serves, so it names the rendezvous.
 fn rendezvous(wanted: &Wanted, port: u16) -> Rendezvous {
     Rendezvous::of(SocketAddr::new(wanted.first(), port))
 }

@@ -1,11 +1,11 @@
-//! Counters of what was asked and what came of it.
+//! Counters of requests and their outcomes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("epmd_core counts with 64-bit atomics, which this target lacks");
 
-/// Counts without a lock; readers may see one counter before another.
+/// A counter without a lock. Several counters read together are not a consistent snapshot.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -20,31 +20,31 @@ impl Counter {
     }
 }
 
-/// Counted since the member started.
+/// Counters since the member started.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Connections that were accepted.
     pub accepted: Counter,
     /// Look-ups that found their node.
     pub found: Counter,
-    /// Look-ups that did not.
+    /// Look-ups that did not find it.
     pub not_found: Counter,
     /// Registrations that were granted.
     pub granted: Counter,
     /// Registrations that were refused.
     pub refused: Counter,
-    /// `NAMES_REQ`.
+    /// `NAMES_REQ` requests.
     pub names: Counter,
-    /// `DUMP_REQ`.
+    /// `DUMP_REQ` requests.
     pub dump: Counter,
-    /// `KILL_REQ`.
+    /// `KILL_REQ` requests.
     pub kill: Counter,
-    /// `STOP_REQ`.
+    /// `STOP_REQ` requests.
     pub stop: Counter,
-    /// Requests that their peer may not make.
+    /// Requests that their sender may not make.
     pub not_permitted: Counter,
-    /// What is no request.
+    /// Frames that are not a valid request. Wrong lengths are not counted.
     pub malformed: Counter,
-    /// Connections that gave way to newer ones.
+    /// Waiting connections that were closed to make room for others.
     pub gave_way: Counter,
 }

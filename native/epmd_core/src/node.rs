@@ -1,4 +1,4 @@
-//! What is registered: validated node names and the description of a node.
+//! Validated node names, and the description of a node.
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ impl NodeName {
     }
 }
 
-/// Whether a name is short enough to be asked for.
+/// Whether a name is short enough to belong to a node.
 pub(crate) fn fits(name: &str) -> bool {
     name.len() <= MAX_CHARACTERS || name.chars().count() <= MAX_CHARACTERS
 }
@@ -75,15 +75,15 @@ pub struct Node {
     pub name: NodeName,
     /// The port of its distribution listener.
     pub port: u16,
-    /// 77 for an Erlang node; 104 or 72 for a hidden (C) node. Kept as it came.
+    /// 77 for an Erlang node; 104 or 72 for a hidden (C) node. Kept as received.
     pub node_type: u8,
-    /// 0 is TCP. Kept as it came.
+    /// 0 is TCP. Kept as received.
     pub protocol: u8,
     /// The highest distribution version; it selects the form of the reply to a registration.
     pub highest_version: u16,
     /// The lowest distribution version.
     pub lowest_version: u16,
-    /// Bytes that the node wants kept and handed out with its port.
+    /// Extra bytes of the node, returned with its port.
     pub extra: Box<[u8]>,
 }
 

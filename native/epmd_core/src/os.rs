@@ -1,4 +1,4 @@
-//! What operating systems do differently, and what no safe interface reaches. The crate's unsafe code is here.
+//! What differs between operating systems, and what no safe interface offers. All unsafe code of the crate is here.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "simulation")]
@@ -19,15 +19,16 @@ use tokio::io::Interest;
 #[cfg(feature = "simulation")]
 pub use simulation::act_as_bsd;
 
-/// Has the runtime watch a socket for something to read.
+/// Registers a socket with the runtime for reading.
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: what turns into an `OwnedFd` owns its descriptor, always gives the same one, and stays in the `AsyncFd`.
+    // SAFETY: a type that converts into `OwnedFd` owns its descriptor and always returns the same one, and it stays in
+    // the `AsyncFd`.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
-/// Has the kernel hand over connections together with their first bytes; those that stay silent come a second later.
+/// Makes the kernel report a connection together with its first bytes, or after a second if it stays silent.
 ///
-/// Where the system cannot, a connection comes at once, which costs time and nothing else.
+/// On other systems a connection is reported at once, which only costs time.
 #[cfg(target_os = "linux")]
 pub(crate) fn defer_accept(listener: &Socket) {
     let seconds: libc::c_int = 1;
@@ -47,28 +48,28 @@ pub(crate) fn defer_accept(listener: &Socket) {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn defer_accept(_listener: &Socket) {}
 
-/// Looks at the descriptor that this process was started with under a number.
+/// Inspects a descriptor that this process was started with, by its number.
 ///
 /// # Errors
 ///
-/// Also where there is none.
+/// Also if there is no such descriptor.
 pub(crate) fn look_at_passed<T>(number: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
-    // SAFETY: `fcntl` takes any number, and fails for one that is no descriptor.
+    // SAFETY: `fcntl` accepts any number, and fails if it is no open descriptor.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, nobody else in this process was given it, and it is borrowed for the call alone.
+    // SAFETY: it is open, no other part of this process owns it, and it is borrowed only for this call.
     look(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-/// Takes the descriptor that this process was started with under a number. It can be taken once.
+/// Takes a descriptor that this process was started with, by its number. It can be taken once.
 pub(crate) fn take_passed(number: RawFd) -> io::Result<OwnedFd> {
     look_at_passed(number, |_| Ok(()))?;
-    // SAFETY: it is open, and whoever started this process passed it for the one who takes it.
+    // SAFETY: it is open, and the service manager passed it to this process to own.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A file in memory, which lasts as long as anybody has its descriptor.
+/// A file in memory. It lasts as long as any process has its descriptor.
 #[cfg(target_os = "linux")]
 pub(crate) fn memory_file(name: &str) -> io::Result<File> {
     Ok(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?.into())
@@ -84,14 +85,14 @@ pub(crate) fn descriptor_limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Whether a listener can be ended for every process that has it.
+/// Whether a listener can be ended for every process that has a copy.
 ///
-/// Linux can. macOS says ENOTCONN and does nothing, and on the BSDs the listener goes on as well.
+/// On Linux it can. On macOS `shutdown` fails with ENOTCONN, and on the BSDs the listener goes on as well.
 pub(crate) fn can_end_listeners() -> bool {
     acts_as_linux()
 }
 
-/// Ends a listener, whoever has copies of it.
+/// Ends a listener for every process that has a copy.
 ///
 /// # Errors
 ///
@@ -103,7 +104,7 @@ pub(crate) fn end_listener(listener: impl AsFd) -> io::Result<()> {
     Ok(shutdown(listener, Shutdown::Read)?)
 }
 
-/// Whether a socket listens. Where listeners cannot be ended, nobody needs to know.
+/// Whether a socket listens. Always false where listeners cannot be ended; there is no hand-over that would ask.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_listening(socket: impl AsFd) -> bool {
     rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
@@ -117,10 +118,10 @@ pub(crate) fn is_listening(_socket: impl AsFd) -> bool {
 /// The supplementary groups of the process at the other end of a Unix socket.
 #[cfg(target_os = "linux")]
 pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
-    // As many as a process may have.
+    // The most that Linux allows (`NGROUPS_MAX`).
     let mut groups = vec![0; 65_536];
     let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to the address, and there is room for as many.
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of the buffer.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -139,9 +140,9 @@ pub(crate) fn peer_groups(_socket: BorrowedFd<'_>) -> Vec<u32> {
     Vec::new()
 }
 
-/// Whether nobody can listen on an address beside "any" of its family.
+/// Whether a listener on "any" excludes other listeners on the same port, on every address of its family.
 ///
-/// On Linux nobody can. Elsewhere only an equal address is in the way, and the more specific one gets what comes there.
+/// On Linux it does. Elsewhere only an equal address is excluded, and connections go to the more specific listener.
 pub(crate) fn any_excludes_others() -> bool {
     acts_as_linux()
 }

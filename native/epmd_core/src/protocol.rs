@@ -7,7 +7,7 @@ use crate::node::{self, InvalidName, Node, NodeName};
 
 /// The longest request, without its two bytes of length.
 pub const MAX_REQUEST: usize = 3057;
-/// Room for one request; a read that fills more of it than the request needs spoils the request.
+/// Room for one request and one stray byte, so that bytes behind a request are noticed.
 pub const INBOX: usize = 2 + MAX_REQUEST + 1;
 
 const ALIVE2_REQ: u8 = b'x';
@@ -20,11 +20,11 @@ const ALIVE2_RESP: u8 = b'y';
 const ALIVE2_X_RESP: u8 = b'v';
 const PORT2_RESP: u8 = b'w';
 
-/// Bytes of an `ALIVE2_REQ` before its name, and of the lengths around it.
+/// Bytes of an `ALIVE2_REQ` before its name.
 const ALIVE2_HEADER: usize = 11;
-/// The distribution version from which on a node takes a creation of 32 bits (OTP 23).
+/// The first distribution version with creations of 32 bits (OTP 23).
 const WIDE_CREATION: u16 = 6;
-/// The creation in a refusal. It says nothing; OTP's daemon sends it.
+/// The creation in a refusal. It has no meaning; OTP's daemon sends it.
 const NO_CREATION: u32 = 99;
 
 /// The reply to a look-up that finds nothing.
@@ -41,18 +41,18 @@ pub const NOT_STOPPED: &[u8] = b"NOEXISTSTOPPED";
 /// A request, borrowing from the bytes it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// Register a node. A name that is no name is answered with a refusal, so the request itself is still valid.
+    /// Register a node. The request is valid even if the name is not: it is answered with a refusal.
     Alive2 {
         /// The node, or why it cannot be registered.
         node: Result<Node, InvalidNode>,
-        /// What selects the form of the reply.
+        /// Selects the form of the reply.
         highest_version: u16,
     },
     /// Look a node up by name.
     PortPlease2(&'a str),
     /// List the registered nodes.
     Names,
-    /// List them in detail, those that left included.
+    /// List the registered nodes in detail, and the names that left.
     Dump,
     /// End the server.
     Kill,
@@ -60,22 +60,22 @@ pub enum Request<'a> {
     Stop(&'a [u8]),
 }
 
-/// Why a node that asked in the right form is refused.
+/// Why a node is refused although its request is well-formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidNode {
-    /// Its name is none.
+    /// Its name is not valid.
     Name(InvalidName),
     /// Its extra bytes are more than 1,020.
     ExtraTooLong,
 }
 
-/// The bytes are no request; the connection is closed without a reply.
+/// The bytes are no request or reply. A server closes the connection without a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 /// Where the first request in `bytes` ends, or `None` while more bytes are needed.
 ///
-/// Bytes behind the request spoil it, as they do in OTP's daemon: nobody can smuggle a second request behind a first.
+/// Bytes behind the request make it malformed, as in OTP's daemon: no second request can be smuggled behind a first.
 pub fn frame(bytes: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     let Some((length, body)) = bytes.split_first_chunk::<2>() else {
         return Ok(None);
@@ -89,7 +89,8 @@ pub fn frame(bytes: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     }
 }
 
-/// How many bytes a read may take so that it takes none behind the request.
+/// How many bytes to read next. Once the length is known, that is the rest of the request; before, all that fits into
+/// [`INBOX`], so that bytes sent along with a request are noticed.
 pub fn wanted(bytes: &[u8]) -> usize {
     match bytes.split_first_chunk::<2>() {
         Some((length, body)) => usize::from(u16::from_be_bytes(*length)).saturating_sub(body.len()),
@@ -114,7 +115,7 @@ impl<'a> Request<'a> {
 }
 
 fn decode_alive2(frame: &[u8]) -> Result<Request<'static>, Malformed> {
-    // The reference wants one byte more than the smallest well-formed request, which has an empty name.
+    // OTP's daemon wants one byte more than the smallest well-formed request, which has an empty name.
     if frame.len() < ALIVE2_HEADER + 3 {
         return Err(Malformed);
     }
@@ -176,7 +177,7 @@ pub fn port_please2_request(name: &str) -> Vec<u8> {
     })
 }
 
-/// Puts the two bytes of length before a body.
+/// A body with its two bytes of length before it.
 pub(crate) fn framed(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![0, 0];
     body(&mut out);
@@ -206,12 +207,12 @@ pub fn alive2_reply(highest_version: u16, creation: Option<u32>) -> Vec<u8> {
     }
 }
 
-/// What a server said to a registration.
+/// The reply to a registration, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alive2Reply {
     /// Registered, with this creation.
     Granted(u32),
-    /// Somebody else has the name, or it is no name.
+    /// The node was not registered. The reply has no reason.
     Refused,
 }
 
@@ -228,7 +229,7 @@ pub fn decode_alive2_reply(bytes: &[u8]) -> Result<Option<Alive2Reply>, Malforme
     Ok(Some(if result == 0 { Alive2Reply::Granted(creation) } else { Alive2Reply::Refused }))
 }
 
-/// The reply to a look-up that finds its node, ready to be sent; it is all that the registry keeps of a node.
+/// The reply to a look-up that finds its node, ready to be sent. The registry keeps a node in this form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port2Reply(Box<[u8]>);
 
@@ -253,7 +254,7 @@ impl Port2Reply {
 
     /// The `ALIVE2_REQ`, without its length, that this node would register with.
     pub(crate) fn to_alive2(&self) -> Vec<u8> {
-        // Behind the tag, and here the result, both have the same fields.
+        // Behind the tag (and the result of the reply), both have the same fields.
         [&[ALIVE2_REQ], &self.0[2..]].concat()
     }
 
@@ -277,7 +278,7 @@ impl Port2Reply {
     }
 }
 
-/// Whether `bytes` begin as the reply to a look-up does; the second byte then says whether the name was found.
+/// Decodes from the start of a reply to a look-up whether the name was found; `None` while bytes are missing.
 pub fn decode_port2_reply(bytes: &[u8]) -> Result<Option<bool>, Malformed> {
     match *bytes {
         [PORT2_RESP, result, ..] => Ok(Some(result == 0)),

@@ -6,12 +6,12 @@ mod departed;
 mod entry;
 mod epoch;
 pub(crate) mod follower;
-mod former;
 pub(crate) mod mirror;
 mod refusals;
 pub(crate) mod replica;
 mod state;
 mod table;
+mod unconfirmed;
 
 pub use departed::DepartedName;
 pub(crate) use entry::NodeConnection;

@@ -4,10 +4,10 @@ use std::fs::File;
 
 use parking_lot::Mutex;
 
-/// Descriptors kept for look-ups.
+/// How many descriptors a server keeps in reserve.
 const RESERVE: usize = 8;
 
-/// A few descriptors kept for the time when the process has no others: with them, look-ups are answered.
+/// A few descriptors kept open, to be freed when the process has no others: then look-ups are still answered.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     kept: Mutex<Vec<File>>,
@@ -15,19 +15,19 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// What a server keeps.
+    /// The reserve of a server.
     pub(crate) fn new() -> Self {
         Self::of(RESERVE)
     }
 
-    /// A reserve of this size, or of what is left.
+    /// A reserve of this size, or smaller if the process has fewer descriptors left.
     pub(crate) fn of(size: usize) -> Self {
         let reserve = Self { kept: Mutex::default(), size };
         reserve.restore();
         reserve
     }
 
-    /// Takes back what is missing, as far as there is any.
+    /// Fills the reserve again, as far as the process has descriptors left.
     pub(crate) fn restore(&self) {
         let mut kept = self.kept.lock();
         while kept.len() < self.size {
@@ -36,7 +36,7 @@ impl Reserve {
         }
     }
 
-    /// Whether descriptors are left beside those in use.
+    /// Whether the reserve is full, after filling it again.
     pub(crate) fn is_whole(&self) -> bool {
         self.restore();
         self.kept.lock().len() == self.size

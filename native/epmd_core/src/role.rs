@@ -1,11 +1,11 @@
-//! What a member does at present.
+//! The role of a member.
 
-/// What a member does at present.
+/// The current role of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It looks for the port or its owner.
+    /// It tries to bind the port or to join its owner.
     Searching,
-    /// It owns the port.
+    /// It serves the port.
     Serving,
     /// It is registered with the owner.
     Joined,

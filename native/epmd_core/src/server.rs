@@ -1,4 +1,4 @@
-//! Accepts connections on bound listeners, and survives what peers and the system do to it.
+//! Accepts connections on bound listeners, also when peers misbehave or descriptors run out.
 
 mod access;
 mod connection;
@@ -34,21 +34,22 @@ pub(crate) use connections::Connections;
 pub use connections::Open;
 pub(crate) use shared::Rules;
 
-/// Connections accepted before registered nodes and other peers get a turn.
+/// Connections accepted in a row before other tasks run.
 const ACCEPTS_AT_ONCE: usize = 64;
 /// How long to wait for a descriptor when the process has none left and nothing of ours can be closed.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
-/// A peer that has waited for less than this may just be about to ask: while a reserve is left, it is not closed.
+/// A peer that has waited for less than this may be about to send its request. It is not closed while a reserve is
+/// left.
 const JUST_CAME: Duration = Duration::from_millis(20);
-/// How long a server that has handed over goes on answering those that it had accepted, and one that moves those that
-/// were connecting.
+/// How long a server goes on after a hand-over to answer connections that it had accepted, and after a change of
+/// addresses to answer connections that were just being made.
 const DRAIN: Duration = Duration::from_millis(100);
 
-/// Serves these listeners until it is dropped, which closes them and all connections.
+/// Serves these listeners until the future is dropped, which closes them and all connections.
 ///
 /// # Errors
 ///
-/// Only what the runtime or the system refuses to this process before the first connection.
+/// When a listener cannot be registered with the runtime, or fails for good.
 pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
     let settings = Arc::new(RwLock::new(Rules { policy, limits }));
     let mut server =
@@ -58,14 +59,14 @@ pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, lim
 
 type Listener = Arc<AsyncFd<TcpListener>>;
 
-/// A server that accepts connections. When it is dropped, it closes them.
+/// A server that accepts connections. Dropping it closes all of them.
 #[derive(Debug)]
 pub(crate) struct Server {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
-    /// Addresses that somebody else has, and that are taken when they become free.
+    /// Addresses that another process has. They are opened when they become free.
     missing: Vec<IpAddr>,
-    /// Whether the listeners are the service manager's as well, and not to be shut.
+    /// Whether the service manager holds the listeners as well, so that they are never shut.
     lent: bool,
     accepting: JoinSet<io::Error>,
 }
@@ -118,7 +119,7 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until it cannot accept any more, for a reason of its own.
+    /// Waits until a listener fails for good.
     pub(crate) async fn failed(&mut self) -> io::Error {
         match self.accepting.join_next().await {
             Some(Ok(error)) => error,
@@ -127,15 +128,17 @@ impl Server {
         }
     }
 
-    /// Keeps the registrations that were another server's, each for as long as its connection lasts.
-    pub(crate) fn keep(&self, registrations: Vec<(Registration, NodeConnection)>) {
-        // Nobody waits yet, and all of them stay.
+    /// Takes over registrations of another server, each for as long as its connection lasts.
+    pub(crate) fn adopt(&self, registrations: Vec<(Registration, NodeConnection)>) {
+        // Without a limit: no connection waits yet, and all of these stay.
         for (registration, connection) in registrations {
-            self.shared.connections.keep(usize::MAX, |slot| connection::hold(connection, registration, slot));
+            self.shared
+                .connections
+                .spawn_registered(usize::MAX, |slot| connection::hold(connection, registration, slot));
         }
     }
 
-    /// The listeners, for whoever stands by.
+    /// The listeners, to be passed to standbys.
     pub(crate) fn listeners(&self) -> Vec<Arc<dyn Descriptor>> {
         self.listeners.iter().map(|listener| Arc::clone(listener) as Arc<_>).collect()
     }
@@ -145,17 +148,17 @@ impl Server {
         self.listeners.iter().flat_map(address::addresses_of).collect()
     }
 
-    /// Whether the listeners are the service manager's as well.
+    /// Whether the service manager holds the listeners as well.
     pub(crate) fn is_lent(&self) -> bool {
         self.lent
     }
 
-    /// Whether somebody else has an address that this server wants.
+    /// Whether another process has an address that this server wants.
     pub(crate) fn lacks_addresses(&self) -> bool {
         !self.missing.is_empty()
     }
 
-    /// Listens on the addresses that nobody else has any more; the new listeners.
+    /// Opens the missing addresses that have become free. Returns the new listeners.
     pub(crate) fn open_what_is_free(&mut self) -> io::Result<Vec<Arc<dyn Descriptor>>> {
         let (found, before) = (address::listen_where_free(&mut self.missing, self.shared.port), self.listeners.len());
         self.listen(found)?;
@@ -164,11 +167,12 @@ impl Server {
         Ok(new.map(|listener| Arc::clone(listener) as Arc<_>).collect())
     }
 
-    /// Listens on other addresses, and then no longer on those it had. With `keep`, what is in both stays open.
+    /// Listens on other addresses, then shuts the old listeners. With `keep`, listeners whose address is in both lists
+    /// stay open.
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened on; then everything is as before.
+    /// When an address cannot be listened on. Then nothing is changed.
     pub(crate) async fn listen_on(&mut self, wanted: &Wanted, keep: bool) -> Result<(), OpenError> {
         let port = self.shared.port;
         if self.lent {
@@ -184,7 +188,7 @@ impl Server {
             (self.listeners, self.missing, self.accepting) = (old, missing, accepting);
             return Err(OpenError { address: SocketAddr::new(wanted.first(), port), error });
         }
-        // Who has just connected to an old listener is in the middle of it: its request comes in a moment.
+        // Clients that are just connecting to an old listener send their requests in a moment.
         tokio::time::sleep(DRAIN).await;
         drop(accepting);
         for listener in old.iter().filter(|old| address_of(old).is_some_and(|address| !kept.contains(&address))) {
@@ -195,17 +199,17 @@ impl Server {
         Ok(())
     }
 
-    /// Accepts nothing from here on; whoever connects waits in the kernel's queue.
-    pub(crate) fn halt(&mut self) {
+    /// Stops accepting. New connections wait in the kernel's queue.
+    pub(crate) fn stop_accepting(&mut self) {
         self.accepting.abort_all();
     }
 
-    /// Opens its addresses again, so that the copies which others have of its listeners are worth nothing. Those that
-    /// are lent stay: nobody can hold the port with a copy of them.
+    /// Opens its addresses again, and shuts the old listeners, so that copies of them in other processes are useless.
+    /// The service manager's listeners stay.
     ///
     /// # Errors
     ///
-    /// What the system says when another process has got an address at that very moment.
+    /// When another process takes an address at that very moment. The server is then unusable.
     pub(crate) fn renew(&mut self) -> io::Result<()> {
         if self.lent {
             return Ok(());
@@ -222,8 +226,9 @@ impl Server {
         self.listen(sockets)
     }
 
-    /// Shuts listeners and registered connections, whoever has copies of them. Listeners that are lent stay open.
-    pub(crate) fn renounce(&mut self) {
+    /// Shuts the listeners and the registered connections, also for processes that have copies. The service manager's
+    /// listeners stay open.
+    pub(crate) fn shut_sockets(&mut self) {
         self.accepting.abort_all();
         for listener in self.listeners.iter().filter(|_| !self.lent) {
             let _ = os::end_listener(listener);
@@ -233,7 +238,7 @@ impl Server {
         }
     }
 
-    /// Waits until those that were accepted have their replies, for a moment at most.
+    /// Waits until accepted connections have their replies, for [`DRAIN`] at most.
     pub(crate) async fn drain(&self) {
         let done = async {
             while self.shared.connections.open().waiting > 0 {
@@ -270,7 +275,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
             Ok(ready) => ready,
             Err(error) => return error,
         };
-        // Not again before each accept: that would take back what was given up for it.
+        // Not before each accept: that would take the descriptor back that was freed for it.
         shared.reserve.restore();
         for _ in 0..ACCEPTS_AT_ONCE {
             match listener.get_ref().accept() {
@@ -278,13 +283,13 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
                     shared.metrics().accepted.count();
                     connection::serve(&shared, stream.into(), peer, &mut inbox);
                 }
-                Err(error) => match Fault::of(&error) {
-                    Fault::NoneWaits => {
+                Err(error) => match AcceptError::of(&error) {
+                    AcceptError::WouldBlock => {
                         ready.clear_ready();
                         continue 'waiting;
                     }
-                    Fault::Peer => {}
-                    Fault::OutOfDescriptors => {
+                    AcceptError::Peer => {}
+                    AcceptError::OutOfDescriptors => {
                         if shared.connections.close_oldest_waiting(JUST_CAME) {
                             break;
                         }
@@ -296,7 +301,7 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
                         }
                         tokio::time::sleep(DESCRIPTOR_PAUSE).await;
                     }
-                    Fault::Ours => return error,
+                    AcceptError::Listener => return error,
                 },
             }
         }
@@ -304,20 +309,20 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
     }
 }
 
-/// Whose fault a failed accept is. accept(2) hands over the errors of connections that broke before they were accepted.
-enum Fault {
-    NoneWaits,
+/// Why an accept failed. accept(2) also reports errors of connections that broke before they were accepted.
+enum AcceptError {
+    WouldBlock,
     Peer,
     OutOfDescriptors,
-    Ours,
+    Listener,
 }
 
-impl Fault {
+impl AcceptError {
     fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
-            _ if error.kind() == ErrorKind::WouldBlock => Self::NoneWaits,
+            _ if error.kind() == ErrorKind::WouldBlock => Self::WouldBlock,
             Some(Errno::NOMEM | Errno::NOBUFS | Errno::NFILE | Errno::MFILE) => Self::OutOfDescriptors,
-            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Self::Ours,
+            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Self::Listener,
             _ => Self::Peer,
         }
     }
@@ -329,14 +334,14 @@ mod tests {
 
     #[test]
     fn what_lacks_descriptors_or_memory_waits_and_what_is_no_listener_ends() {
-        let fault = |error: Errno| Fault::of(&error.into());
+        let kind = |error: Errno| AcceptError::of(&error.into());
         for lack in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
-            assert!(matches!(fault(lack), Fault::OutOfDescriptors), "{lack}");
+            assert!(matches!(kind(lack), AcceptError::OutOfDescriptors), "{lack}");
         }
         for end in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK] {
-            assert!(matches!(fault(end), Fault::Ours), "{end}");
+            assert!(matches!(kind(end), AcceptError::Listener), "{end}");
         }
-        assert!(matches!(fault(Errno::CONNABORTED), Fault::Peer));
-        assert!(matches!(fault(Errno::AGAIN), Fault::NoneWaits));
+        assert!(matches!(kind(Errno::CONNABORTED), AcceptError::Peer));
+        assert!(matches!(kind(Errno::AGAIN), AcceptError::WouldBlock));
     }
 }

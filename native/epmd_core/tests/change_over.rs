@@ -5,10 +5,10 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::client::{eventually, listing};
+use support::client::{eventually, free_address, listing};
 use support::process::Process;
 
 const MEMBERS: usize = 10;
@@ -37,7 +37,7 @@ fn the_next_owner_is_found_as_fast_after_many_kills_in_a_row_as_after_the_first(
         sorted[sorted.len() / 2]
     };
     let (first, last) = (median(&took[..4]), median(&took[KILLS - 4..]));
-    // What else the machine does may make it slower.
+    // Other load on the machine may make it slower.
     assert!(last < first * 5 + Duration::from_millis(400), "first {first:?}, and at last {last:?}: {took:?}");
 }
 
@@ -54,8 +54,4 @@ fn owner(members: &[(String, Process)]) -> Option<usize> {
 fn all_found(server: SocketAddr, members: &[(String, Process)]) -> bool {
     let found = |listing: String| members.iter().all(|(name, _)| listing.contains(&format!("name {name} at")));
     listing(server).is_ok_and(found)
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }

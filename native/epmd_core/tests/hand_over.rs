@@ -1,16 +1,15 @@
-//! The hand-over between members, and what others who find the channel can do with it.
+//! The hand-over between members, and what other processes that find the channel can do.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 
-use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use support::member::Running;
 use support::process::Process;
 use support::request::{dump, names, port_please2, stop, Alive2};
 use support::rounds::rounds;
+use support::users::{self, run_as, NOBODY, THIRD};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -40,7 +40,7 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     standby.stands_by();
     assert!(standby.descriptors() >= usize::from(count), "a copy of every connection");
 
-    // What ends at the owner ends at its standby: by the node, and by a stop.
+    // A registration that ends at the owner, by its node or by STOP_REQ, ends at the standby too.
     nodes.drain(..usize::from(half)).for_each(client::close);
     assert_eq!(exchange(server, &stop(format!("node{half}"))).unwrap(), b"STOPPED");
     eventually("the end of a stopped node's connection", || client::is_closed(&nodes[0]));
@@ -53,7 +53,7 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     assert_eq!(before.matches("old/unused name").count(), usize::from(half) + 1);
 
     owner.kill();
-    // An end that had not been passed yet is found in the connection.
+    // If the end of a connection had not been replicated, the standby notices it itself.
     eventually("the same table", || table(server) == before);
     assert!(nodes.iter().all(|node| !client::is_closed(node)));
     let successor = Process::start(port);
@@ -72,20 +72,15 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
 #[test]
 fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
     let _alone = alone();
-    let Some(port) = with_second_user() else { return };
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
     let owner = Running::start(settings(port));
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let _node = register(server, "node", 4711).unwrap();
-    // It says what a member would say, and reads to the end.
-    let hello = "\\x00\\x0d\\x01epmd\\x00\\x01\\x01\\x04\\x7f\\x00\\x00\\x01";
-    let script = format!(
-        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
-           syswrite(S, "{hello}"); my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
-        name(port)
-    );
     for _ in 0..20 {
-        let said = as_second_user(&script);
-        assert!(said == "heard 0" || said == "reset", "{said}");
+        hears_nothing(NOBODY, port);
     }
     assert_eq!(owner.handle.status().standbys, []);
     // It does not keep a member of the right user from standing by.
@@ -94,15 +89,54 @@ fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
 }
 
 #[test]
+fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears_nothing() {
+    let _alone = alone();
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
+    let server = SocketAddr::new(LOOPBACK.into(), port);
+    let trusting = |users: &str| ["-trust".to_owned(), users.to_owned()];
+    let [roots, theirs] = [trusting("65533,65534"), trusting("root,65533")];
+    let start = |user, flags: &[String; 2]| users::member_of(user, port, &[&flags[0], &flags[1]]);
+    let mut owner = start(0, &roots);
+    owner.serves();
+    let nodes: Vec<_> = (0..50).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect();
+    let mut standby = start(NOBODY, &theirs);
+    standby.stands_by();
+    // That it lists the others is not enough.
+    let unlisted = start(THIRD - 1, &theirs);
+    unlisted.joins();
+    hears_nothing(THIRD - 1, port);
+    assert!(!unlisted.is("standing by"));
+    drop(unlisted);
+    let before = table(server);
+    owner.kill();
+    standby.serves();
+    assert_eq!(table(server), before);
+    assert!(!nodes.iter().any(client::is_closed));
+    // And back, in order.
+    let next = start(0, &roots);
+    next.stands_by();
+    standby.stop();
+    next.serves();
+    assert_eq!(table(server), before);
+    assert!(!nodes.iter().any(client::is_closed));
+}
+
+#[test]
 fn another_users_process_that_has_the_name_gets_no_member_to_stand_by() {
     let _alone = alone();
-    let Some(port) = with_second_user() else { return };
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
     let script = format!(
         r#"use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; bind(S, pack("S a*", AF_UNIX, "\0{}")) or die "bind: $!"; listen(S, 5);
            $| = 1; print "bound\n"; accept(C, S); my $n = sysread(C, my $b, 100); print defined $n ? "heard $n" : "reset"; sleep 60"#,
         name(port)
     );
-    let mut squatter = second_user(&script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut squatter = run_as(NOBODY, "perl").args(["-e", &script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = squatter.stdout.take().unwrap();
     let mut said = [0; 6];
     output.read_exact(&mut said).unwrap();
@@ -141,7 +175,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
         assert!(client::listing(server).is_ok());
         eventually("nobody stands by", || owner.handle.status().standbys.is_empty());
     }
-    // One that says the right thing and then nothing more, nor reads: others wait for it no longer than for a registration.
+    // One that sends a right hello and then neither sends nor reads must not delay registrations.
     let mut silent = connect(port);
     silent.write_all(hello).unwrap();
     let mut nodes: Vec<_> = (0..2_000).map(|n| register(server, format!("node{n}"), 1).unwrap()).collect();
@@ -151,7 +185,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     eventually_within(Duration::from_secs(30), "the silent one is dropped", || waiting.handle.status().stands_by);
     waiting.stands_by_for(&owner);
     assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
-    // The listeners that it still has are of no use to it.
+    // Its copies of the listeners are useless.
     owner.kill();
     waiting.serves();
     assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
@@ -161,7 +195,7 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
 #[test]
 fn what_an_owner_says_is_checked_by_the_member() {
     let _alone = alone();
-    // An EPMD that is no member of ours, and a channel that claims to be its.
+    // An EPMD that is no member, and a channel that pretends to be its.
     let daemon = support::server::Settings::ours().start();
     let port = daemon.port();
     let channel = UnixListener::bind_addr(&UnixAddr::from_abstract_name(name(port)).unwrap()).unwrap();
@@ -169,7 +203,7 @@ fn what_an_owner_says_is_checked_by_the_member() {
     settings.addresses = vec![LOOPBACK.into()];
     let member = Running::start(settings);
     member.joins();
-    // Whole, without a listener; the member gives up and says nothing more than who it is.
+    // It sends `Whole` without a listener. The member gives up, and has sent nothing but its hello.
     let (mut owner, _) = channel.accept().unwrap();
     owner.write_all(b"\x00\x0d\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01\x00\x01\x08").unwrap();
     let mut heard = Vec::new();
@@ -180,11 +214,23 @@ fn what_an_owner_says_is_checked_by_the_member() {
     assert_eq!(member.handle.status().role, Role::Joined);
 }
 
+/// This user's process says to the owner what a member would say, and reads to the end.
+fn hears_nothing(user: u32, port: u16) {
+    let hello = "\\x00\\x0d\\x01epmd\\x00\\x01\\x01\\x04\\x7f\\x00\\x00\\x01";
+    let script = format!(
+        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
+           syswrite(S, "{hello}"); my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
+        name(port)
+    );
+    let said = users::say(user, &script);
+    assert!(said == "heard 0" || said == "reset", "{said}");
+}
+
 fn settings(port: u16) -> Settings {
     support::member::settings(&[LOOPBACK.into()], port)
 }
 
-/// What `Place` calls it.
+/// The name of the rendezvous (`rendezvous.rs`).
 fn name(port: u16) -> String {
     format!("embedded_epmd/127.0.0.1:{port}")
 }
@@ -226,41 +272,16 @@ fn only_head(server: SocketAddr) -> bool {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind((IpAddr::from(LOOPBACK), 0)).unwrap().local_addr().unwrap().port()
+    client::free_address().port()
 }
 
-/// A port to try with a second user, if there is one: a plain user in a user namespace of his own has none.
-fn with_second_user() -> Option<u16> {
-    let users = fs::read_to_string("/proc/self/uid_map").unwrap();
-    if users.split_whitespace().nth(2).is_some_and(|count| count.parse::<u32>().unwrap() > NOBODY) {
-        return Some(free_port());
-    }
-    eprintln!("NOT RUN: there is no second user in this user namespace");
-    None
-}
-
-const NOBODY: u32 = 65_534;
-
-fn second_user(script: &str) -> Command {
-    let user = NOBODY.to_string();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "perl", "-e", script]).stdin(Stdio::null());
-    command
-}
-
-fn as_second_user(script: &str) -> String {
-    let output = second_user(script).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Some need most of the descriptors that a process may have.
+/// Some tests need most of the descriptors of this process, so they run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every process of the test has as many connections as there are nodes.
+/// Each process of a test has a connection for every node.
 fn need_descriptors() {
     use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
     const NEEDED: u64 = 12_000;

@@ -1,4 +1,4 @@
-//! The owner's table in every member: what they know, and what they tell of it.
+//! The owner's table in every member: what members know of it, and what their observers are told.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use epmd_core::{Answer, Change, HandOver, Journal, Settings, Table};
@@ -16,10 +16,10 @@ use support::member::Running;
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const MEMBERS: u16 = 4;
 
-/// A member, and what its observer was told of nodes.
+/// A member, and the changes that its observer was told of, without roles.
 struct Observed {
     member: Running,
-    /// That of its node.
+    /// The port of its node.
     port: u16,
     told: Arc<Mutex<Vec<Change>>>,
 }
@@ -41,12 +41,12 @@ impl Observed {
         self.told.lock().unwrap().clone()
     }
 
-    /// What it tells from now on.
+    /// Forgets what was told so far.
     fn forget(&self) {
         self.told.lock().unwrap().clear();
     }
 
-    /// The nodes that its snapshot has.
+    /// The nodes in its snapshot.
     fn nodes(&self) -> Vec<(String, u16, u32)> {
         let node = |entry: &Arc<epmd_core::registry::Entry>| {
             (String::from_utf8(entry.name().to_vec()).unwrap(), entry.port(), entry.creation())
@@ -54,7 +54,7 @@ impl Observed {
         self.member.handle.snapshot().nodes.iter().map(node).collect()
     }
 
-    /// The nodes that who has heard everything knows.
+    /// The nodes that an observer knows who was told every change.
     fn heard(&self) -> BTreeSet<(String, u16)> {
         let mut nodes = BTreeSet::new();
         for change in self.told() {
@@ -76,7 +76,7 @@ impl Observed {
     }
 }
 
-/// Members of which the first serves, each with a node, and all with the table.
+/// Members of which the first serves, each with a node, once all have the table.
 fn host(port: u16) -> Vec<Observed> {
     let members: Vec<_> = (0..MEMBERS).map(|n| started(port, n, &[LOOPBACK.into()])).collect();
     assert_eq!(members[0].table(), Table::Here);
@@ -108,7 +108,7 @@ fn every_member_tells_what_its_owner_tells_and_looks_up_in_memory() {
             matches!(one.member.handle.find(LOOPBACK.into(), "node49"), Answer::Found(entry) if entry.port() == 50)
         );
     }
-    // A name that is not in the copy may be on its way there.
+    // It may not have reached the copy yet.
     assert!(matches!(members[1].member.handle.find(LOOPBACK.into(), "node0"), Answer::AskOwner));
 }
 
@@ -128,7 +128,7 @@ fn a_change_of_owner_tells_what_has_changed_and_nothing_else() {
         } else {
             owner.member.stop();
         }
-        // The copy answers while the port changes hands.
+        // The copy answers while the port changes owners.
         for one in &members {
             assert!(matches!(one.member.handle.find(LOOPBACK.into(), "node7"), Answer::Found(_)));
         }
@@ -138,7 +138,7 @@ fn a_change_of_owner_tells_what_has_changed_and_nothing_else() {
             at.is_some()
         });
         members.swap(0, at.unwrap());
-        // A refusal of the new owner reaches also those who do not follow it yet.
+        // A refusal of the new owner also reaches members that do not follow it yet.
         assert!(register(server, "node7", 1).is_err());
         let unregistered = Change::Unregistered { name: name(gone), port: gone };
         for one in &members {
@@ -157,7 +157,7 @@ fn a_change_of_owner_tells_what_has_changed_and_nothing_else() {
 #[test]
 fn a_table_that_fills_again_tells_of_the_end_of_those_that_did_not_come_back() {
     let (port, server) = free();
-    // Nobody stands by for a member that has other addresses.
+    // With different addresses they do not stand by for each other.
     let addresses = |n: u16| [LOOPBACK.into(), Ipv4Addr::new(127, 0, 0, 2 + n as u8).into()];
     let owner = Observed::start(port, &[LOOPBACK.into()], HandOver::default());
     let members: Vec<_> = (0..MEMBERS).map(|n| started(port, n, &addresses(n))).collect();
@@ -188,7 +188,7 @@ fn without_a_hand_over_the_owner_is_asked_and_its_copy_is_given_up() {
     assert!(matches!(alone.member.handle.find(LOOPBACK.into(), "node"), Answer::AskOwner));
     assert_eq!(alone.told(), []);
 
-    // A running member can be told so.
+    // The hand-over can be switched off and on in a running member.
     member.forget();
     let settings = support::member::settings(&[LOOPBACK.into()], port);
     member.member.handle.configure(settings.policy.clone(), settings.limits.clone(), HandOver::off());
@@ -205,6 +205,6 @@ fn name(port: u16) -> String {
 }
 
 fn free() -> (u16, SocketAddr) {
-    let server = TcpListener::bind((IpAddr::from(LOOPBACK), 0)).unwrap().local_addr().unwrap();
+    let server = client::free_address();
     (server.port(), server)
 }

@@ -1,4 +1,4 @@
-//! Who may ask what, between two hosts: network namespaces that each test makes for itself, as root.
+//! Who may ask what, between two hosts. Each test runs as root and makes two network namespaces.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use support::client::{self, connect_from, converse, eventually, register_on, End, PATIENCE};
 use support::member::{self, Running};
-use support::network::{Network, Way, OTHER_PEER, OTHER_PEER_V6, PEER, PEER_V6, SERVER, SERVER_ALIAS, SERVER_V6};
+use support::network::{Network, Route, OTHER_PEER, OTHER_PEER_V6, PEER, PEER_V6, SERVER, SERVER_ALIAS, SERVER_V6};
 use support::request::{alive2, dump, kill, names, port_please2, stop, Alive2};
 use support::server::{Kind, Server, Settings};
 
@@ -19,44 +19,44 @@ const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const LOOPBACK_V6: Ipv6Addr = Ipv6Addr::LOCALHOST;
 
 /// From the other host.
-fn remote_ways() -> [Way; 4] {
+fn remote_routes() -> [Route; 4] {
     [
-        Way::new(PEER, SERVER),
-        Way::new(OTHER_PEER, SERVER_ALIAS),
-        Way::new(PEER_V6, SERVER_V6),
-        Way::new(OTHER_PEER_V6, SERVER_V6),
+        Route::new(PEER, SERVER),
+        Route::new(OTHER_PEER, SERVER_ALIAS),
+        Route::new(PEER_V6, SERVER_V6),
+        Route::new(OTHER_PEER_V6, SERVER_V6),
     ]
 }
 
 /// From the server's own host: from loopback, and from an address to itself.
-fn local_ways() -> [Way; 8] {
+fn local_routes() -> [Route; 8] {
     [
-        Way::new(LOOPBACK, LOOPBACK),
-        Way::new(Ipv4Addr::new(127, 0, 0, 2), LOOPBACK),
-        Way::new(LOOPBACK, Ipv4Addr::new(127, 9, 9, 9)),
-        Way::new(LOOPBACK_V6, LOOPBACK_V6),
-        Way::new(SERVER, SERVER),
-        Way::new(SERVER_ALIAS, SERVER_ALIAS),
-        Way::new(SERVER_V6, SERVER_V6),
-        Way::new(LOOPBACK, SERVER),
+        Route::new(LOOPBACK, LOOPBACK),
+        Route::new(Ipv4Addr::new(127, 0, 0, 2), LOOPBACK),
+        Route::new(LOOPBACK, Ipv4Addr::new(127, 9, 9, 9)),
+        Route::new(LOOPBACK_V6, LOOPBACK_V6),
+        Route::new(SERVER, SERVER),
+        Route::new(SERVER_ALIAS, SERVER_ALIAS),
+        Route::new(SERVER_V6, SERVER_V6),
+        Route::new(LOOPBACK, SERVER),
     ]
 }
 
-/// From the server's own host, but from one of its addresses to another: not local for the reference.
-fn ways_between_own_addresses() -> [Way; 3] {
-    [Way::new(SERVER, SERVER_ALIAS), Way::new(SERVER, LOOPBACK), Way::new(SERVER_ALIAS, SERVER)]
+/// From the server's own host, but from one of its addresses to another. The reference does not take this for local.
+fn routes_between_own_addresses() -> [Route; 3] {
+    [Route::new(SERVER, SERVER_ALIAS), Route::new(SERVER, LOOPBACK), Route::new(SERVER_ALIAS, SERVER)]
 }
 
 #[test]
 fn a_peer_on_another_host_looks_up_and_can_do_nothing_else() {
-    // Relaxed, so that nothing but the peer's address stands against it.
+    // Relaxed, so that only the peer's address is a reason to refuse.
     let network = Network::new();
     let site = Site::on(&network, &Settings::ours().relaxed());
     let _anchor = site.register_locally("anchor");
-    for way in remote_ways() {
+    for route in remote_routes() {
         site.on_peer_host(|server| {
-            assert_eq!(ask(server, way, &port_please2("anchor")), Alive2::new("anchor", 4711).found(), "{way:?}");
-            assert_eq!(ask(server, way, &port_please2("unknown")), b"w\x01", "{way:?}");
+            assert_eq!(ask(server, route, &port_please2("anchor")), Alive2::new("anchor", 4711).found(), "{route:?}");
+            assert_eq!(ask(server, route, &port_please2("unknown")), b"w\x01", "{route:?}");
             for (what, request) in [
                 ("ALIVE2", alive2("intruder", 1)),
                 ("ALIVE2 of a name that is taken", alive2("anchor", 1)),
@@ -65,8 +65,8 @@ fn a_peer_on_another_host_looks_up_and_can_do_nothing_else() {
                 ("KILL", kill()),
                 ("STOP", stop("anchor")),
             ] {
-                let reply = ask(server, way, &request);
-                assert!(reply.is_empty(), "{what}, {way:?}: {}", reply.escape_ascii());
+                let reply = ask(server, route, &request);
+                assert!(reply.is_empty(), "{what}, {route:?}: {}", reply.escape_ascii());
             }
         });
     }
@@ -77,15 +77,15 @@ fn a_peer_on_another_host_looks_up_and_can_do_nothing_else() {
 fn a_peer_on_the_same_host_may_do_everything() {
     let network = Network::new();
     let site = Site::on(&network, &Settings::ours().relaxed());
-    for way in local_ways() {
+    for route in local_routes() {
         site.on_server_host(|server| {
-            let _node = register_over(server, way, "node").unwrap_or_else(|refusal| panic!("{way:?}: {refusal}"));
-            assert_eq!(ask(server, way, &port_please2("node")), Alive2::new("node", 4711).found(), "{way:?}");
-            assert!(ask(server, way, &names()).ends_with(b"name node at port 4711\n"), "{way:?}");
-            assert!(!ask(server, way, &dump()).is_empty(), "{way:?}");
-            assert_eq!(ask(server, way, &stop("node")), b"STOPPED", "{way:?}");
-            let _node = register_over(server, way, "node").expect("a name that was stopped");
-            assert_eq!(ask(server, way, &kill()), b"OK", "{way:?}");
+            let _node = register_over(server, route, "node").unwrap_or_else(|refusal| panic!("{route:?}: {refusal}"));
+            assert_eq!(ask(server, route, &port_please2("node")), Alive2::new("node", 4711).found(), "{route:?}");
+            assert!(ask(server, route, &names()).ends_with(b"name node at port 4711\n"), "{route:?}");
+            assert!(!ask(server, route, &dump()).is_empty(), "{route:?}");
+            assert_eq!(ask(server, route, &stop("node")), b"STOPPED", "{route:?}");
+            let _node = register_over(server, route, "node").expect("a name that was stopped");
+            assert_eq!(ask(server, route, &kill()), b"OK", "{route:?}");
         });
         assert_eq!(site.local_listing(), "");
     }
@@ -105,18 +105,18 @@ fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up() {
         let site = Site::on(&network, &Settings::ours().flag("-allow").flag(list));
         let _anchor = site.register_locally("anchor");
         let found = Alive2::new("anchor", 4711).found();
-        for way in remote_ways() {
-            let reply = site.on_peer_host(|server| ask(server, way, &port_please2("anchor")));
-            let expected = if listed.contains(&way.from) { &found[..] } else { b"" };
-            assert_eq!(reply, expected, "{way:?} with -allow {list}");
+        for route in remote_routes() {
+            let reply = site.on_peer_host(|server| ask(server, route, &port_please2("anchor")));
+            let expected = if listed.contains(&route.from) { &found[..] } else { b"" };
+            assert_eq!(reply, expected, "{route:?} with -allow {list}");
             for request in [alive2("intruder", 1), names(), dump(), kill()] {
-                let reply = site.on_peer_host(|server| ask(server, way, &request));
-                assert!(reply.is_empty(), "{way:?} with -allow {list}: {}", reply.escape_ascii());
+                let reply = site.on_peer_host(|server| ask(server, route, &request));
+                assert!(reply.is_empty(), "{route:?} with -allow {list}: {}", reply.escape_ascii());
             }
         }
-        for way in local_ways() {
-            let reply = site.on_server_host(|server| ask(server, way, &port_please2("anchor")));
-            assert_eq!(reply, found, "{way:?} with -allow {list}");
+        for route in local_routes() {
+            let reply = site.on_server_host(|server| ask(server, route, &port_please2("anchor")));
+            assert_eq!(reply, found, "{route:?} with -allow {list}");
         }
     }
 }
@@ -125,12 +125,12 @@ fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up() {
 fn that_another_host_was_refused_the_listing_is_said_once() {
     let network = Network::new();
     let owner = network.on_server_host(|| Running::start(member::settings(&[], 4369)));
-    let list = |way: Way| {
-        let listed = || converse(connect_from(way.from, (way.to, 4369).into()).unwrap(), &names()).unwrap();
+    let list = |route: Route| {
+        let listed = || converse(connect_from(route.from, (route.to, 4369).into()).unwrap(), &names()).unwrap();
         network.on_peer_host(listed)
     };
-    for way in remote_ways() {
-        assert!(list(way).is_empty(), "{way:?}");
+    for route in remote_routes() {
+        assert!(list(route).is_empty(), "{route:?}");
     }
     let said = owner.log.lines("remote_names");
     assert!(matches!(&said[..], [line] if line.starts_with("WARN") && line.contains("10.77.0.2")), "{said:?}");
@@ -141,14 +141,14 @@ fn with_remote_names_a_peer_on_another_host_lists_and_still_can_do_nothing_else(
     let network = Network::new();
     let site = Site::on(&network, &Settings::ours().relaxed().flag("-remote_names"));
     let _anchor = site.register_locally("anchor");
-    for way in remote_ways() {
+    for route in remote_routes() {
         site.on_peer_host(|server| {
-            let listing = ask(server, way, &names());
-            assert_eq!(listing[..4], u32::from(server.port()).to_be_bytes(), "{way:?}");
-            assert_eq!(&listing[4..], b"name anchor at port 4711\n", "{way:?}");
+            let listing = ask(server, route, &names());
+            assert_eq!(listing[..4], u32::from(server.port()).to_be_bytes(), "{route:?}");
+            assert_eq!(&listing[4..], b"name anchor at port 4711\n", "{route:?}");
             for request in [alive2("intruder", 1), dump(), kill(), stop("anchor")] {
-                let reply = ask(server, way, &request);
-                assert!(reply.is_empty(), "{way:?}: {}", reply.escape_ascii());
+                let reply = ask(server, route, &request);
+                assert!(reply.is_empty(), "{route:?}: {}", reply.escape_ascii());
             }
         });
     }
@@ -162,8 +162,8 @@ fn from_everywhere_ours_differs_from_the_reference_by_remote_listing_only() {
     let reference = Site::on(&network, &Settings::new(Kind::Reference));
     let _ours = ours.register_locally("anchor");
     let _reference = reference.register_locally("anchor");
-    let asked_of_both = |ways: &[Way], remote: bool| {
-        for way in ways {
+    let asked_of_both = |routes: &[Route], remote: bool| {
+        for route in routes {
             for (what, request) in [
                 ("ALIVE2", alive2("anchor", 1)),
                 ("PORT_PLEASE2", port_please2("anchor")),
@@ -173,27 +173,27 @@ fn from_everywhere_ours_differs_from_the_reference_by_remote_listing_only() {
                 ("STOP", stop("anchor")),
             ] {
                 let heard = |site: &Site<'_>| {
-                    let reply = |server: &Server| starts(server, *way, &request);
+                    let reply = |server: &Server| starts(server, *route, &request);
                     if remote {
                         site.on_peer_host(reply)
                     } else {
                         site.on_server_host(reply)
                     }
                 };
-                // A peer that is not local: the reference lists to it, ours does not.
-                let unlisted = what == "NAMES" && heard_nothing_from(&reference, *way, remote);
+                // To a peer that is not local, the reference lists its names, and ours does not.
+                let unlisted = what == "NAMES" && heard_nothing_from(&reference, *route, remote);
                 let (reference, ours) = (heard(&reference), heard(&ours));
                 if unlisted {
-                    assert!(reference.is_some() && ours.is_none(), "{what}, {way:?}: {reference:?}, {ours:?}");
+                    assert!(reference.is_some() && ours.is_none(), "{what}, {route:?}: {reference:?}, {ours:?}");
                 } else {
-                    assert_eq!(ours, reference, "{what}, {way:?}");
+                    assert_eq!(ours, reference, "{what}, {route:?}");
                 }
             }
         }
     };
-    asked_of_both(&remote_ways(), true);
-    asked_of_both(&local_ways(), false);
-    asked_of_both(&ways_between_own_addresses(), false);
+    asked_of_both(&remote_routes(), true);
+    asked_of_both(&local_routes(), false);
+    asked_of_both(&routes_between_own_addresses(), false);
 }
 
 #[test]
@@ -202,14 +202,14 @@ fn idle_connections_of_one_remote_address_displace_nobody_else() {
     let network = Network::new();
     let site = Site::on(&network, &Settings::ours().flag("-max_pending").flag(&CAP.to_string()));
     let _anchor = site.register_locally("anchor");
-    // Each has begun its request: the kernel keeps silent ones to itself for a second.
+    // Each sends one byte: the kernel reports silent connections after a second only.
     let open = |server: &Server, from: Ipv4Addr, to: Ipv4Addr| {
         let mut stream =
             connect_from(from.into(), server.at(to)).unwrap_or_else(|error| panic!("from {from}: {error}"));
         stream.write_all(&[0]).unwrap();
         stream
     };
-    // Three that have waited longest of all when the flood comes, so that age alone would cost them their place.
+    // These two have waited longest when the flood comes, so that by age alone they would be closed first.
     let local = site.on_server_host(|server| open(server, LOOPBACK, LOOPBACK));
     let neighbour = site.on_peer_host(|server| open(server, OTHER_PEER, SERVER));
     let flood = site.on_peer_host(|server| (0..3 * CAP).map(|_| open(server, PEER, SERVER)).collect::<Vec<_>>());
@@ -217,7 +217,7 @@ fn idle_connections_of_one_remote_address_displace_nobody_else() {
         flood.iter().filter(|stream| !client::is_closed(stream)).count() < CAP
     });
     let newest = flood.last().expect("a flood");
-    assert!(!client::is_closed(newest), "the newest gave way instead of the one that had waited longest");
+    assert!(!client::is_closed(newest), "the newest gave route instead of the one that had waited longest");
     for (who, mut stream) in [("the own host", local), ("the neighbour", neighbour)] {
         assert!(!client::is_closed(&stream), "{who} was displaced");
         stream.write_all(&port_please2("anchor")[1..]).unwrap();
@@ -226,9 +226,9 @@ fn idle_connections_of_one_remote_address_displace_nobody_else() {
         assert_eq!((end, reply), (End::ClosedByServer, Alive2::new("anchor", 4711).found()), "{who}");
     }
     // While the flood stands, everybody is served, the flooding address too.
-    for way in [Way::new(PEER, SERVER), Way::new(OTHER_PEER, SERVER)] {
-        let reply = site.on_peer_host(|server| ask(server, way, &port_please2("anchor")));
-        assert_eq!(reply, Alive2::new("anchor", 4711).found(), "{way:?}");
+    for route in [Route::new(PEER, SERVER), Route::new(OTHER_PEER, SERVER)] {
+        let reply = site.on_peer_host(|server| ask(server, route, &port_please2("anchor")));
+        assert_eq!(reply, Alive2::new("anchor", 4711).found(), "{route:?}");
     }
     let _node = site.register_locally("newcomer");
 }
@@ -244,9 +244,9 @@ fn idle_connections_of_many_remote_addresses_do_not_keep_the_own_host_out() {
         let sources = (20..120).map(|last| IpAddr::V4(Ipv4Addr::new(10, 77, 0, last)));
         sources.flat_map(|from| (0..3).map(move |_| connect_from(from, server.at(SERVER)).unwrap())).collect()
     });
-    for way in local_ways() {
-        let reply = site.on_server_host(|server| ask(server, way, &port_please2("anchor")));
-        assert_eq!(reply, Alive2::new("anchor", 4711).found(), "{way:?}");
+    for route in local_routes() {
+        let reply = site.on_server_host(|server| ask(server, route, &port_please2("anchor")));
+        assert_eq!(reply, Alive2::new("anchor", 4711).found(), "{route:?}");
     }
     let _node = site.register_locally("newcomer");
 }
@@ -272,40 +272,40 @@ impl<'network> Site<'network> {
     }
 
     fn register_locally(&self, name: &str) -> TcpStream {
-        let way = Way::new(LOOPBACK, LOOPBACK);
-        self.on_server_host(|server| register_over(server, way, name)).expect("a name nobody has")
+        let route = Route::new(LOOPBACK, LOOPBACK);
+        self.on_server_host(|server| register_over(server, route, name)).expect("a name nobody has")
     }
 
     fn local_listing(&self) -> String {
-        let heard = self.on_server_host(|server| ask(server, Way::new(LOOPBACK, LOOPBACK), &names()));
+        let heard = self.on_server_host(|server| ask(server, Route::new(LOOPBACK, LOOPBACK), &names()));
         String::from_utf8_lossy(&heard[4..]).into_owned()
     }
 }
 
-fn register_over(server: &Server, way: Way, name: &str) -> Result<TcpStream, String> {
-    let stream = connect_from(way.from, server.at(way.to)).map_err(|error| error.to_string())?;
+fn register_over(server: &Server, route: Route, name: &str) -> Result<TcpStream, String> {
+    let stream = connect_from(route.from, server.at(route.to)).map_err(|error| error.to_string())?;
     register_on(stream, &alive2(name, 4711))
 }
 
-/// The whole reply; nothing if the server just closes.
-fn ask(server: &Server, way: Way, request: &[u8]) -> Vec<u8> {
-    let stream = connect_from(way.from, server.at(way.to)).unwrap_or_else(|error| panic!("{way:?}: {error}"));
-    converse(stream, request).unwrap_or_else(|error| panic!("{way:?}: {error}"))
+/// The whole reply; empty if the server just closes.
+fn ask(server: &Server, route: Route, request: &[u8]) -> Vec<u8> {
+    let stream = connect_from(route.from, server.at(route.to)).unwrap_or_else(|error| panic!("{route:?}: {error}"));
+    converse(stream, request).unwrap_or_else(|error| panic!("{route:?}: {error}"))
 }
 
-/// How the reply starts, without waiting for a close, which a refused registration gets from ours only.
-fn starts(server: &Server, way: Way, request: &[u8]) -> Option<u8> {
-    let mut stream = connect_from(way.from, server.at(way.to)).unwrap_or_else(|error| panic!("{way:?}: {error}"));
+/// The first byte of the reply. Does not wait for a close, since the reference does not close a refused registration.
+fn starts(server: &Server, route: Route, request: &[u8]) -> Option<u8> {
+    let mut stream = connect_from(route.from, server.at(route.to)).unwrap_or_else(|error| panic!("{route:?}: {error}"));
     stream.write_all(request).expect("a fresh connection takes a request");
     let mut heard = Vec::new();
     client::read_until(&stream, &mut heard, Instant::now() + PATIENCE, 1);
-    // The first two bytes of a listing are zero, those of every other reply are its kind.
+    // A listing starts with two zero bytes, every other reply with its tag.
     heard.first().copied()
 }
 
-/// True where the reference takes a peer for not local: it dumps nothing to it.
-fn heard_nothing_from(site: &Site<'_>, way: Way, remote: bool) -> bool {
-    let reply = |server: &Server| starts(server, way, &dump());
+/// Whether a server takes a peer for remote: then it does not answer DUMP_REQ.
+fn heard_nothing_from(site: &Site<'_>, route: Route, remote: bool) -> bool {
+    let reply = |server: &Server| starts(server, route, &dump());
     let heard = if remote { site.on_peer_host(reply) } else { site.on_server_host(reply) };
     heard.is_none()
 }

@@ -1,15 +1,15 @@
-//! What differs on macOS and the BSDs, on Linux, whose system calls the members find to answer as theirs do.
+//! What differs on macOS and the BSDs. The tests run on Linux, with system calls that behave as on those systems.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use rustix::process::Signal;
 
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, exchange, free_address, register};
 use support::member::{settings, Running};
 use support::process::Process;
 use support::request::{names, port_please2};
@@ -23,7 +23,7 @@ fn nobody_stands_by_so_that_a_member_that_hangs_holds_nothing() {
     hung.joins();
     let next = start(server, "next");
     next.joins();
-    // On Linux they would all do by now what one does that began later.
+    // Long enough: meanwhile a pair of members started later has a standby, as Linux allows.
     on_linux_somebody_stands_by();
     assert!(hung.is("joined") && next.is("joined"), "somebody stands by");
 
@@ -118,8 +118,4 @@ fn is_found(server: SocketAddr, name: &str) -> bool {
 
 fn listed(server: SocketAddr) -> usize {
     exchange(server, &names()).map_or(0, |reply| reply[4..].iter().filter(|byte| **byte == b'\n').count())
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }

@@ -1,13 +1,13 @@
-//! Few descriptors: what a server leaves to its process, and what a standby has when its owner ends.
+//! Few descriptors: how many a server leaves to its process, and what a standby needs when its owner ends.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, exchange, free_address, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
@@ -22,11 +22,11 @@ enum End {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Copied {
-    /// The standby is there before the first node.
+    /// The standby starts before the first node.
     First,
-    /// It comes when the owner is full.
+    /// The standby starts when the owner is full.
     Last,
-    /// It comes in between.
+    /// The standby starts in between.
     Between,
 }
 
@@ -76,17 +76,17 @@ fn a_standby_whose_process_uses_up_its_descriptors_later_has_what_it_needs() {
 #[test]
 fn nodes_get_a_share_of_the_descriptors_and_those_who_ask_for_them_are_answered() {
     let server = free_address();
-    let _owner = start(server, &["-descriptor_share", "40"]);
+    let owner = start(server, &["-descriptor_share", "40"]);
     let mut waiting: Vec<TcpStream> = Vec::new();
     let nodes = fill(server, usize::MAX);
     // 40 % of 256 are 102, of which 8 are for those that wait.
     assert_eq!(nodes.len(), 94);
-    // Idle connections make way for each other, within the share.
+    // Within the share, older idle connections are closed for newer ones.
     for _ in 0..100 {
         waiting.push(client::connect(server).unwrap());
     }
     all_found(server, &nodes);
-    assert!(_owner.descriptors() <= 102 + 40, "{} descriptors", _owner.descriptors());
+    assert!(owner.descriptors() <= 102 + 40, "{} descriptors", owner.descriptors());
     drop(nodes);
     eventually("there is room again", || register(server, "again", 1).is_ok());
 }
@@ -118,7 +118,7 @@ fn standby(server: SocketAddr) -> Process {
     standby
 }
 
-/// Registers nodes until one is refused, so many at most.
+/// Registers nodes until one is refused, or up to this number.
 fn fill(server: SocketAddr, most: usize) -> Vec<TcpStream> {
     fill_from(server, 0, most)
 }
@@ -138,8 +138,4 @@ fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
 
 fn port(n: usize) -> u16 {
     n as u16 + 1
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! What holds for all bytes and all orders of events: the codec, and the registry against a simple model.
+//! Properties of the codec for any bytes, and of the registry, against a simple model, for any order of events.
 
 use std::collections::HashMap;
 use std::sync::Weak;
@@ -29,7 +29,7 @@ prop_compose! {
     }
 }
 
-/// Bytes that often begin as a request does, so that more than the first check is reached.
+/// Bytes that often begin like a request, so that the first check is passed.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let tags = prop::sample::select(b"xzndksapy".to_vec());
     let framed = (tags, vec(any::<u8>(), 0..600), -2i32..=2).prop_map(|(tag, body, off)| {
@@ -107,7 +107,7 @@ proptest! {
     }
 }
 
-/// What can happen to a registry, on a handful of names.
+/// Events of a registry, on a handful of names.
 #[derive(Clone, Debug)]
 enum Event {
     Register {
@@ -134,7 +134,7 @@ fn events() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A registration as the model sees it: who holds a name since when.
+/// A registration in the model. Later ones have higher numbers.
 #[derive(Debug)]
 struct Held {
     number: usize,

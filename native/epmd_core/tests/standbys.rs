@@ -7,11 +7,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, exchange, free_address, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
@@ -62,7 +62,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
         sockets
     };
     let before: Vec<_> = standbys.iter().map(copies).collect();
-    // What happens to the table until then is in both copies.
+    // A change of the table until then is in both copies.
     client::close(register(server, "gone", 1).unwrap());
     owner.kill();
     eventually("one serves", || standbys.iter().any(|standby| standby.is("serving")));
@@ -75,7 +75,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
     let kept = had.iter().filter(|(descriptor, number)| has.get(descriptor) == Some(number)).count();
     assert!(kept >= usize::from(NODES), "only {kept} copies are the same");
 
-    // It is a standby like any other: what comes from now on is in its copy.
+    // It is a standby like any other: later changes are in its copy.
     let late = register(server, "late", 77).unwrap();
     next.kill();
     loser.serves();
@@ -170,8 +170,4 @@ fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
         assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found(), "{name}");
     }
     assert!(!nodes.iter().any(client::is_closed), "a connection ended");
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }

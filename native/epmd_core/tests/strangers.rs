@@ -1,4 +1,4 @@
-//! Whoever holds the port and is no EPMD for this host is named, within two seconds.
+//! A process that holds the port and is no EPMD for this host is reported within two seconds.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -11,13 +11,13 @@ use std::thread;
 use std::time::Duration;
 
 use epmd_core::{HandOver, RegisterError, Role};
-use support::client::{eventually, PATIENCE};
+use support::client::{eventually, free_address, PATIENCE};
 use support::member::{settings, timed, Running};
 use support::network::{Network, PEER};
 use support::rounds::rounds;
 use support::server::{Kind, Settings};
 
-/// The promise, on a machine that does nothing else.
+/// The promised time, on a machine that does nothing else.
 fn in_time() -> Duration {
     rounds(PATIENCE, Duration::from_secs(2))
 }
@@ -59,7 +59,7 @@ fn whoever_does_not_answer_a_registration_is_named() {
         let said = refused_in_time(&member);
         assert!(said.contains(expected), "{said}");
         assert!(said.contains(&format!("sport = :{port}")), "{said}");
-        // There is no node any more that it would try to register; another may come.
+        // The member has given this node up. Another one may be registered later.
         eventually("it has joined", || member.handle.status().role == Role::Joined);
         assert!(matches!(member.register("other", 2), Err(RegisterError::Held(_))));
     }
@@ -69,7 +69,7 @@ fn whoever_does_not_answer_a_registration_is_named() {
 fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let closing = TcpListener::bind("127.0.0.1:0").unwrap();
-    // It has the port and does not listen.
+    // A socket that has the port and does not listen.
     let bound = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
     rustix::net::bind(&bound, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let bound_port = SocketAddr::try_from(rustix::net::getsockname(&bound).unwrap()).unwrap().port();
@@ -89,7 +89,7 @@ fn an_owner_that_needs_a_second_or_has_just_gone_is_no_stranger() {
     let port = stranger(Answer::GrantedLate);
     let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
     assert_eq!(member.register("node", 1), Ok(7));
-    // It ends the first registrations without an answer, as an owner does that is about to end.
+    // It closes the first registrations without a reply, as an owner does that is ending.
     let port = stranger(Answer::GrantedAtTheThird);
     let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
     assert_eq!(member.register("node", 1), Ok(7));
@@ -98,7 +98,7 @@ fn an_owner_that_needs_a_second_or_has_just_gone_is_no_stranger() {
 
 #[test]
 fn an_owner_that_waits_for_the_nodes_of_the_last_one_is_no_stranger() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let start = || {
         let settings = settings(&["127.0.0.1".parse().unwrap()], port);
         Running::try_start(epmd_core::Settings { hand_over: HandOver::off(), ..settings })
@@ -128,7 +128,7 @@ enum Answer {
     GrantedAtTheThird,
 }
 
-/// Something that answers look-ups as an EPMD, and registrations in this way; its port.
+/// Starts a server that answers look-ups like an EPMD, and registrations in the given way. Returns its port.
 fn stranger(answer: Answer) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -163,7 +163,7 @@ fn stranger(answer: Answer) -> u16 {
     port
 }
 
-/// Serves one peer after the other, on a thread that ends with the test process.
+/// Serves one peer after the other on a thread, until the test process ends.
 fn serve(listener: TcpListener, mut peer: impl FnMut(TcpStream) -> io::Result<()> + Send + 'static) {
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {

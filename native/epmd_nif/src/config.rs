@@ -1,8 +1,9 @@
 //! The settings as `EmbeddedEpmd.Config` sends them, each already checked there for type and range.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use epmd_core::{HandOver, Journal, Limits, Policy, ServiceManager, Settings, Trusted};
+use epmd_core::{HandOver, Journal, Limits, Owners, Policy, ServiceManager, Settings, Trusted};
 
 use crate::error::Error;
 use crate::terms::Verbosity;
@@ -11,22 +12,24 @@ use crate::terms::Verbosity;
 pub(crate) struct Config {
     port: u16,
     addresses: Vec<String>,
-    /// Whether they are somebody's choice: what is the default, a socket unit decides.
+    /// Whether port and addresses were set. If not, a socket unit decides.
     port_chosen: bool,
     addresses_chosen: bool,
     relaxed: bool,
     remote_names: bool,
     allow: Option<Vec<String>>,
+    /// Names and patterns of names, each with its users: names or numbers.
+    owners: HashMap<String, Vec<String>>,
     request_deadline: u64,
     max_waiting: usize,
     max_waiting_per_source: usize,
     descriptor_share: u8,
     hand_over: bool,
     standbys: u32,
-    /// Whose processes may stand by beside those of this user: names or numbers.
+    /// Users and groups whose processes may stand by beside those of this user, by name or number.
     trusted_users: Vec<String>,
     trusted_groups: Vec<String>,
-    /// Whether the VM's distribution is over IPv6.
+    /// Whether the VM's distribution uses IPv6.
     inet6: bool,
     pub(crate) log_level: Verbosity,
 }
@@ -37,7 +40,7 @@ impl Config {
         ServiceManager::of_this_process(self.port).map_err(Error::CannotListen)
     }
 
-    /// The settings of a process to which the service manager has passed this.
+    /// The settings of the member, given what the service manager has passed.
     pub(crate) fn settings(&self, service_manager: ServiceManager) -> Result<Settings, Error> {
         let address = |text: &String| text.parse().map_err(|_| text.clone());
         let lent = service_manager.port();
@@ -52,6 +55,8 @@ impl Config {
             policy: Policy {
                 relaxed: self.relaxed,
                 remote_names: self.remote_names,
+                owners: Owners::named(self.owners.clone())
+                    .map_err(|error| Error::Setting(format!("owners: {error}")))?,
                 allow: allow.transpose().map_err(|error: String| Error::Setting(format!("allow: {error}")))?,
             },
             limits: Limits {

@@ -1,4 +1,4 @@
-//! The one error type of the boundary: an atom to match on, or an atom with a sentence to print.
+//! The errors that NIFs return: an atom, or an atom with a sentence for people.
 
 use epmd_core::{ListenError, RegisterError, StartError};
 use rustler::{Encoder, Env, Term};
@@ -41,6 +41,7 @@ impl Encoder for Error {
             Self::CannotListen(text) => (atoms::cannot_listen(), text).encode(env),
             Self::Held(text) => (atoms::held(), text).encode(env),
             Self::Thread(text) => (atoms::no_thread(), text).encode(env),
+            Self::Register(RegisterError::NotTheirs(text)) => (atoms::invalid_setting(), text).encode(env),
             Self::Register(RegisterError::Held(text)) => (atoms::held(), text).encode(env),
             Self::Register(RegisterError::AlreadyRegistered) => atoms::already_registered().encode(env),
             Self::Register(RegisterError::DuplicateName) => atoms::duplicate_name().encode(env),

@@ -1,8 +1,8 @@
-//! What the native thread has to say, on its way into the VM: log entries and changes.
+//! Log entries and changes on their way from the native thread into the VM.
 //!
-//! Both wait here, in bounded queues, until the process that claimed the server takes them. It is woken by one message,
-//! and by no other until it has taken what there is: a slow process gets no mail it does not read. This is a `tracing`
-//! subscriber of one thread: no other library's events pass here, and ours go nowhere else.
+//! Both wait here in bounded queues until the process that claimed the server takes them. It is sent one message, and
+//! no further one until it has taken what waits: the mailbox of a slow process does not grow. This is a `tracing`
+//! subscriber for the native thread only: it sees no events of other libraries, and our events go nowhere else.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::{self, Write};
@@ -21,11 +21,11 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use crate::atoms;
 use crate::terms::{RoleAtom, Verbosity};
 
-/// Log entries that wait to be taken.
+/// How many log entries may wait to be taken.
 const ENTRIES: usize = 256;
-/// Changes that wait to be taken.
+/// How many changes may wait to be taken.
 const CHANGES: usize = 10_000;
-/// Log entries of one kind in one window; what goes beyond is counted.
+/// How many log entries of one callsite pass in one window. The rest are only counted.
 const PER_WINDOW: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -35,27 +35,27 @@ pub(crate) struct Events(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// The level that is wanted, as [`Verbosity`] numbers it.
+    /// The wanted level, as a number of [`Verbosity`].
     verbosity: AtomicU8,
-    /// Whether anybody wants to know of changes.
+    /// Whether changes are wanted.
     followed: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     claimed_by: Option<LocalPid>,
-    /// The process has been woken and has not taken anything yet.
+    /// The process has been sent a message and has not taken anything since.
     woken: bool,
     entries: VecDeque<Entry>,
-    /// Entries that found the queue full.
+    /// Entries that did not fit into the queue.
     lost_entries: u64,
-    kinds: HashMap<Identifier, Kind>,
+    windows: HashMap<Identifier, Window>,
     changes: VecDeque<(u64, Change)>,
     lost_changes: u64,
 }
 
 /// The entries of one callsite in the current window.
-struct Kind {
+struct Window {
     began: Instant,
     count: u64,
     left_out: u64,
@@ -70,33 +70,33 @@ pub(crate) struct Entry {
     fields: Vec<(&'static str, String)>,
 }
 
-/// What waited.
-pub(crate) struct Taken {
+/// What was waiting.
+pub(crate) struct Batch {
     entries: VecDeque<Entry>,
     changes: VecDeque<(u64, Change)>,
     lost_changes: u64,
-    /// Something was left out in a window that is not over: ask again in a second.
+    /// Entries were left out in a window that is not over. Take again in a second to learn how many.
     again: bool,
 }
 
 impl Events {
-    /// Wakes this process from now on.
+    /// Makes this the process to wake.
     pub(crate) fn claim(&self, pid: LocalPid) {
         let mut state = self.0.state.lock();
         state.claimed_by = Some(pid);
         state.woken = false;
     }
 
-    /// Takes all that waits.
-    pub(crate) fn take(&self) -> Taken {
+    /// Takes everything that waits.
+    pub(crate) fn take(&self) -> Batch {
         let mut state = self.0.state.lock();
         state.woken = false;
         let now = Instant::now();
         let mut entries = std::mem::take(&mut state.entries);
-        state.kinds.retain(|_, kind| {
-            let is_over = now.duration_since(kind.began) >= WINDOW;
-            if is_over && kind.left_out > 0 {
-                entries.push_back(left_out(kind.level, &kind.text, kind.left_out));
+        state.windows.retain(|_, window| {
+            let is_over = now.duration_since(window.began) >= WINDOW;
+            if is_over && window.left_out > 0 {
+                entries.push_back(left_out(window.level, &window.text, window.left_out));
             }
             !is_over
         });
@@ -104,25 +104,25 @@ impl Events {
         if lost > 0 {
             entries.push_back(left_out(Level::WARN, "log entries", lost));
         }
-        Taken {
+        Batch {
             entries,
             changes: std::mem::take(&mut state.changes),
             lost_changes: std::mem::take(&mut state.lost_changes),
-            again: state.kinds.values().any(|kind| kind.left_out > 0),
+            again: state.windows.values().any(|window| window.left_out > 0),
         }
     }
 
-    /// Lets only entries of this level and above come this far.
+    /// Drops log entries below this level.
     pub(crate) fn limit(&self, verbosity: Verbosity) {
         self.0.verbosity.store(verbosity as u8, Ordering::Relaxed);
     }
 
-    /// Keeps changes from now on, or no longer.
+    /// Starts or stops keeping changes.
     pub(crate) fn follow(&self, followed: bool) {
         self.0.followed.store(followed, Ordering::SeqCst);
     }
 
-    /// Keeps the changes of a member.
+    /// The observer for a member's journal.
     pub(crate) fn observer(&self) -> Observer {
         let events = self.clone();
         Arc::new(move |number, change| {
@@ -150,7 +150,7 @@ impl Events {
 }
 
 impl State {
-    /// Runs on the native thread only: no scheduler may send this way.
+    /// Must run on the native thread: on a scheduler thread, `send_and_clear` panics.
     fn wake(&mut self) {
         if let Some(pid) = self.claimed_by.filter(|_| !self.woken) {
             self.woken = true;
@@ -160,31 +160,31 @@ impl State {
 
     fn log(&mut self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let mut sentence = Sentence::default();
-        event.record(&mut sentence);
+        let mut rendered = EventText::default();
+        event.record(&mut rendered);
         let (level, now) = (*metadata.level(), Instant::now());
-        let kind = self.kinds.entry(metadata.callsite()).or_insert_with(|| Kind {
+        let window = self.windows.entry(metadata.callsite()).or_insert_with(|| Window {
             began: now,
             count: 0,
             left_out: 0,
             level,
-            text: sentence.text.clone(),
+            text: rendered.text.clone(),
         });
-        if now.duration_since(kind.began) >= WINDOW {
-            if kind.left_out > 0 {
-                sentence.fields.push(("left_out", kind.left_out.to_string()));
+        if now.duration_since(window.began) >= WINDOW {
+            if window.left_out > 0 {
+                rendered.fields.push(("left_out", window.left_out.to_string()));
             }
-            (kind.began, kind.count, kind.left_out) = (now, 0, 0);
+            (window.began, window.count, window.left_out) = (now, 0, 0);
         }
-        kind.count += 1;
-        if kind.count > PER_WINDOW {
-            kind.left_out += 1;
-            // The first of them has the process come back after the window; the others need not wake it.
-            if kind.left_out > 1 {
+        window.count += 1;
+        if window.count > PER_WINDOW {
+            window.left_out += 1;
+            // The first entry left out wakes the process, which then takes again after the window. Others need not.
+            if window.left_out > 1 {
                 return;
             }
         } else if self.entries.len() < ENTRIES {
-            self.entries.push_back(Entry { level, text: sentence.text, fields: sentence.fields });
+            self.entries.push_back(Entry { level, text: rendered.text, fields: rendered.fields });
         } else {
             self.lost_entries += 1;
         }
@@ -205,13 +205,13 @@ impl Encoder for Entry {
             Level::DEBUG => atoms::info(),
             Level::TRACE => atoms::debug(),
         };
-        // The names of fields are those in our source: a fixed number of atoms.
+        // Field names come from the source of this library, so the number of atoms is fixed.
         let field = |(name, value): &(&'static str, String)| Some((Atom::from_str(env, name).ok()?, value.clone()));
         (level, &self.text, self.fields.iter().filter_map(field).collect::<Vec<_>>()).encode(env)
     }
 }
 
-impl Encoder for Taken {
+impl Encoder for Batch {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         let change = |(number, change): &(u64, Change)| (*number, encode(env, change)).encode(env);
         let entries: Vec<Term<'a>> = self.entries.iter().map(|entry| entry.encode(env)).collect();
@@ -265,12 +265,12 @@ impl Subscriber for Events {
 
 /// The message and the fields of an event.
 #[derive(Default)]
-struct Sentence {
+struct EventText {
     text: String,
     fields: Vec<(&'static str, String)>,
 }
 
-impl Visit for Sentence {
+impl Visit for EventText {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => self.text.push_str(value),

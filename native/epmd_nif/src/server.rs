@@ -1,4 +1,4 @@
-//! The resource that owns the native server: one thread, its runtime, and the handle to what runs there.
+//! The resource that owns the native server: one thread, its runtime, and the handle to the member.
 
 use std::net::IpAddr;
 use std::panic::{catch_unwind, AssertUnwindSafe, RefUnwindSafe};
@@ -13,36 +13,36 @@ use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term
 use crate::atoms;
 use crate::config::Config;
 use crate::error::Error;
-use crate::events::{Events, Taken};
+use crate::events::{Batch, Events};
 use crate::terms::{KeepsAtom, RoleAtom, TableAtom};
 
-/// How long a registration or a change of addresses may take; OTP's `erl_epmd` waits as long for an EPMD's reply.
+/// How long a registration or a change of addresses may take. OTP's `erl_epmd` waits as long for an EPMD's reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
     handle: Handle,
     events: Events,
-    /// Taken by who joins it.
+    /// `None` once the thread has been joined.
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// The server ends with this process, which marks how long the VM is a node, or a boot lasts.
+    /// The server ends with this process, which lives as long as the VM is a node.
     keeper: LocalPid,
-    /// The local node's registration ends with this process, its `net_kernel`.
-    registrant: Mutex<Option<LocalPid>>,
+    /// The local node. Its registration ends with this process, its `net_kernel`.
+    registrant: Mutex<Option<(LocalPid, NodeName)>>,
 }
 
-/// Its locks are `parking_lot`'s: a panic leaves no half-written state behind that they would have to poison.
+/// Each lock guards a single value that is replaced as a whole, so that a panic leaves no half-written state.
 impl RefUnwindSafe for Server {}
 
 #[rustler::resource_impl]
 impl Resource for Server {
-    /// Runs on a scheduler, so it tells the thread to end and does not wait for it.
+    /// Runs on a scheduler thread, so it only tells the native thread to end.
     fn destructor(self, _env: Env<'_>) {
         self.handle.stop();
     }
 
     fn down<'a>(&'a self, _env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
         let mut registrant = self.registrant.lock();
-        if *registrant == Some(pid) {
+        if registrant.as_ref().is_some_and(|(registrant, _)| *registrant == pid) {
             *registrant = None;
             self.handle.unregister();
         }
@@ -52,7 +52,7 @@ impl Resource for Server {
     }
 }
 
-/// Starts the thread and waits until it serves the port or has joined whoever does.
+/// Starts the thread, and waits until it serves the port or has joined its owner.
 #[rustler::nif(schedule = "DirtyIo")]
 fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<Server>, Error> {
     let events = Events::default();
@@ -83,7 +83,7 @@ fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<S
     Ok(server)
 }
 
-/// The life of the thread.
+/// The body of the thread.
 fn run(settings: Settings, started: &mpsc::SyncSender<Result<Handle, Error>>, events: &Events) {
     let life = || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -114,8 +114,8 @@ fn fail(started: &mpsc::SyncSender<Result<Handle, Error>>, error: Error) {
     let _ = started.send(Err(error));
 }
 
-/// Ends the server and joins its thread. When this returns the port is another's or free, unless the VM ends and the
-/// service manager keeps it for the next one.
+/// Ends the server and joins its thread. When this returns, the port is free or another process serves it, unless the
+/// VM ends and the service manager keeps the port for its next run.
 #[rustler::nif(schedule = "DirtyIo")]
 fn stop(server: ResourceArc<Server>, vm_ends: bool) -> Atom {
     if vm_ends {
@@ -123,7 +123,7 @@ fn stop(server: ResourceArc<Server>, vm_ends: bool) -> Atom {
     } else {
         server.handle.stop();
     }
-    // A second caller has nothing to join, but waits here for the first.
+    // The lock is held while joining, so that a second caller waits as well.
     let mut thread = server.thread.lock();
     if let Some(thread) = thread.take() {
         let _ = thread.join();
@@ -131,7 +131,8 @@ fn stop(server: ResourceArc<Server>, vm_ends: bool) -> Atom {
     rustler::types::atom::ok()
 }
 
-/// Registers the local node until `registrant` dies, and waits for the answer. One node is registered at a time.
+/// Registers the local node until `registrant` dies, and waits for the answer. Only one node can be registered at a
+/// time.
 #[rustler::nif(schedule = "DirtyIo")]
 fn register(
     env: Env<'_>,
@@ -144,15 +145,15 @@ fn register(
 ) -> Result<u32, Error> {
     let name = NodeName::new(name.as_bytes())
         .map_err(|reason| Error::Setting(format!("the node's name {name:?} cannot be registered: {reason}")))?;
-    let node = Node { highest_version, lowest_version, ..Node::erlang(name, port) };
+    let node = Node { highest_version, lowest_version, ..Node::erlang(name.clone(), port) };
     let registered = server.handle.register(node, creation, PATIENCE);
-    // A node that runs goes on trying to be found; one that boots gives up.
+    // For a node that runs already, the member goes on trying. A node that boots gives up.
     let goes_on = creation.is_some() && matches!(registered, Err(RegisterError::Timeout));
     match registered {
         Err(RegisterError::Timeout) if !goes_on => server.handle.unregister(),
         Err(_) if !goes_on => {}
         _ => {
-            *server.registrant.lock() = Some(registrant);
+            *server.registrant.lock() = Some((registrant, name));
             if env.monitor(&server, &registrant).is_none() {
                 server.handle.unregister();
                 return Err(RegisterError::Stopped.into());
@@ -162,9 +163,9 @@ fn register(
     Ok(registered?)
 }
 
-/// Looks a name up as if dialled at `ip`: `{:port, port, highest, lowest}`, `:noport`, `:unsettled` while the port
-/// changes hands, `:owner` when whoever serves the port must be asked, `:elsewhere`, or `:stopped` when the server has
-/// ended.
+/// Looks a name up as a server at `ip` would: `{:port, port, highest, lowest}`, `:noport`, `:unsettled` while the port
+/// changes owners, `:owner` when the owner of the port must be asked, `:elsewhere` when this server does not serve
+/// `ip`, or `:stopped` when it has ended.
 #[rustler::nif]
 fn lookup<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>, name: &str) -> Result<Term<'a>, rustler::Error> {
     Ok(match server.handle.find(decode_ip(ip)?, name) {
@@ -211,7 +212,8 @@ fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
     }
 }
 
-/// Wakes `pid` from now on whenever there is something to take; what came before waits for it.
+/// Makes `pid` the process that is sent a message when there is something to take. Take once at first: what came before
+/// waits.
 #[rustler::nif]
 fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Atom, Error> {
     server.events.claim(pid);
@@ -221,21 +223,21 @@ fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Atom, Error> {
     Ok(rustler::types::atom::ok())
 }
 
-/// Takes the log entries and changes that wait: `{entries, changes, lost_changes, again}`. With `again` there will be
-/// more after a second, of which nobody is woken.
+/// Takes the log entries and changes that wait: `{entries, changes, lost_changes, again}`. If `again` is true, take
+/// again after a second: no message is sent for that.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn take(server: ResourceArc<Server>) -> Taken {
+fn take(server: ResourceArc<Server>) -> Batch {
     server.events.take()
 }
 
-/// Has changes kept for `take`, or no longer.
+/// Starts or stops keeping changes for `take`.
 #[rustler::nif]
 fn follow(server: ResourceArc<Server>, followed: bool) -> Atom {
     server.events.follow(followed);
     rustler::types::atom::ok()
 }
 
-/// The state to which later changes are to be added: `{number, role, [{name, port, creation}]}`.
+/// The current state, to which later changes are to be added: `{number, role, [{name, port, creation}]}`.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u32)>) {
     let snapshot = server.handle.snapshot();
@@ -246,10 +248,13 @@ fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u3
     (snapshot.number, snapshot.role.into(), nodes.collect())
 }
 
-/// Applies the settings that a running server can change.
+/// Changes the settings of a running server, as far as they can be changed.
 #[rustler::nif(schedule = "DirtyIo")]
 fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error> {
     let Settings { addresses, policy, limits, hand_over, .. } = config.settings(server.handle.service_manager())?;
+    if let Some((_, name)) = &*server.registrant.lock() {
+        policy.owners.admit_own_user(name).map_err(Error::Setting)?;
+    }
     server.handle.listen_on(addresses, PATIENCE)?;
     server.handle.configure(policy, limits, hand_over);
     server.events.limit(config.log_level);
@@ -325,7 +330,7 @@ struct MetricsMap {
     uptime: u64,
 }
 
-/// What was asked of the server, what came of it, and what is open.
+/// Counters of requests and their outcomes, and of open connections.
 #[rustler::nif]
 fn metrics(server: ResourceArc<Server>) -> MetricsMap {
     let (handle, metrics) = (&server.handle, server.handle.metrics());

@@ -1,8 +1,8 @@
-//! Words of this crate that are atoms to the VM.
+//! Enumerations that are atoms in the VM.
 
 use epmd_core::{Keeps, Role, Table};
 
-/// From what level on log entries are wanted.
+/// The least severe level of log entries that is wanted.
 #[derive(Clone, Copy, rustler::NifUnitEnum)]
 pub(crate) enum Verbosity {
     None,

@@ -6,9 +6,21 @@ use crate::host::Host;
 use crate::nodes::Nodes;
 use crate::support::random::Random;
 
-/// One or more things that go wrong at once.
-#[derive(Clone, Copy, Debug)]
-pub enum Fault {
+macro_rules! faults {
+    ($($name:ident),+ $(,)?) => {
+        /// One or more things that go wrong at once.
+        #[derive(Clone, Copy, Debug)]
+        pub enum Fault {
+            $($name),+
+        }
+
+        use Fault::*;
+
+        const FAULTS: &[Fault] = &[$($name),+];
+    };
+}
+
+faults! {
     KillOwner,
     StopOwner,
     KillOwnerAndStandby,
@@ -26,35 +38,15 @@ pub enum Fault {
     ExhaustStandbysStopOwner,
 }
 
-use Fault::*;
-
-const FAULTS: [Fault; 15] = [
-    KillOwner,
-    StopOwner,
-    KillOwnerAndStandby,
-    StopOwnerKillStandby,
-    StopOwnerAndStandby,
-    KillOwnerAndStandbys,
-    KillStandby,
-    StopStandby,
-    KillJoined,
-    PauseOwner,
-    PauseStandby,
-    KillOwnerWhileStandbyPaused,
-    StopOwnerWhileStandbyPaused,
-    ExhaustStandbysKillOwner,
-    ExhaustStandbysStopOwner,
-];
-
 impl Fault {
     pub fn random(random: &mut Random) -> Self {
-        random.one_of(&FAULTS)
+        random.one_of(FAULTS)
     }
 
-    /// Has it happen on a host that is whole. Whether a standby was whole that had no part in it, so that nothing is
+    /// Makes it happen on a host that is whole. Returns whether a whole standby was spared, so that nothing may be
     /// lost.
-    pub fn strike(self, host: &mut Host, nodes: &Nodes, random: &mut Random) -> Result<bool, String> {
-        // The same number of draws for every fault, so that what comes later does not depend on who serves.
+    pub fn inject(self, host: &mut Host, nodes: &Nodes, random: &mut Random) -> Result<bool, String> {
+        // Every fault draws the same number of times, so that later faults depend on the seed only.
         let (which, moment) = (random.below(2), random.below(1_000));
         let pause = Duration::from_millis(random.below(3_000) as u64 + if random.below(8) == 0 { 12_000 } else { 0 });
         let (Some(owner), &[first, second]) = (host.owner(), host.standbys().as_slice()) else {
@@ -69,16 +61,19 @@ impl Fault {
             }
             StopOwner => host.stop(&[owner]),
             KillOwnerAndStandby => {
+                // The other standby may lag behind, and the first may grant a name in the moment that it serves.
+                let _still = hold_still(host, nodes)?;
                 nodes.expect_failures();
                 host.kill(&[owner, standby]);
             }
             StopOwnerKillStandby => {
+                let _still = hold_still(host, nodes)?;
                 nodes.expect_failures();
                 host.stop(&[owner]);
                 host.kill(&[standby]);
             }
             StopOwnerAndStandby => {
-                // The standby may serve for a moment, and stop in its turn.
+                // The standby may serve for a moment before it stops.
                 host.stop(&[owner, standby]);
             }
             KillOwnerAndStandbys => {
@@ -94,7 +89,7 @@ impl Fault {
                 host.wait(pause.min(Duration::from_secs(3)))?;
             }
             PauseStandby => {
-                // An owner that takes it for dead opens the port again.
+                // An owner that takes it for dead opens the port again, which may cost a look-up.
                 nodes.expect_failures();
                 host.pause(standby);
                 host.wait(pause)?;
@@ -112,10 +107,8 @@ impl Fault {
                 host.wait(pause / 10)?;
             }
             ExhaustStandbysKillOwner | ExhaustStandbysStopOwner => {
-                // A node that goes leaves a descriptor, and one that comes would take one that is not there.
-                let _still = nodes.hold_still();
-                // What was passed is taken, and what left is let go.
-                host.wait(Duration::from_millis(100))?;
+                // One that goes would free a descriptor, and one that comes needs one that is not there.
+                let _still = hold_still(host, nodes)?;
                 let exhausted = [first, second].map(|at| host.member(at).name.clone());
                 for at in [first, second] {
                     host.member(at).process.use_up_descriptors();
@@ -134,7 +127,7 @@ impl Fault {
                 }
                 host.someone_serves()?;
                 nodes.all_held()?;
-                // Neither can take anybody new: both have had their turn.
+                // Without descriptors they are of no more use to the soak.
                 nodes.expect_losses();
                 host.kill_named(&exhausted);
                 return Ok(false);
@@ -142,4 +135,11 @@ impl Fault {
         }
         Ok(true)
     }
+}
+
+/// Nobody comes or goes until the guard is dropped, and the standbys have had time to receive what was sent.
+fn hold_still<'a>(host: &mut Host, nodes: &'a Nodes) -> Result<impl Drop + use<'a>, String> {
+    let still = nodes.hold_still();
+    host.wait(Duration::from_millis(200))?;
+    Ok(still)
 }

@@ -1,11 +1,11 @@
-//! What happened, for whoever has to find out why a promise was broken.
+//! A record of events, printed when a promise was broken.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How much of it is told.
+/// How many events are printed.
 const LAST: usize = 60;
 
 #[derive(Clone, Debug)]

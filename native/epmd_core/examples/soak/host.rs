@@ -1,7 +1,7 @@
 //! The members of a host, each a process of its own.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use rustix::process::Signal;
 
 use crate::history::History;
 use crate::nodes::Nodes;
-use crate::support::client::{eventually, listing};
+use crate::support::client::{eventually, free_address, listing};
 use crate::support::process::Process;
 use crate::support::random::Random;
 
 const MEMBERS: usize = 6;
-/// As many stand by as the members are set to.
+/// How many members stand by: the default of `HandOver`.
 const STANDBYS: usize = 2;
-/// How long all of it may take to be whole again. A standby that cannot work out with its owner pauses for longer.
+/// How long the host may take to be whole again. A standby whose owner is incompatible would pause for longer.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 pub struct Host {
@@ -28,19 +28,17 @@ pub struct Host {
 pub struct Member {
     pub name: String,
     pub process: Process,
-    /// It was told to end, and may still say that it serves.
+    /// It was told to stop; its last state may still say that it serves.
     pub ends: bool,
     paused: bool,
 }
 
 impl Host {
     pub fn new(history: &History) -> Self {
-        let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).expect("a free port");
-        let server = listener.local_addr().expect("its address");
-        Self { server, members: Vec::new(), history: history.clone() }
+        Self { server: free_address(), members: Vec::new(), history: history.clone() }
     }
 
-    /// Starts members until all are there.
+    /// Starts the members that are missing.
     pub fn fill(&mut self, random: &mut Random) {
         self.reap();
         for number in 0..MEMBERS {
@@ -55,7 +53,7 @@ impl Host {
         self.members.sort_by(|one, other| one.name.cmp(&other.name));
     }
 
-    /// Waits for the end of those who were told to.
+    /// Waits for members that were told to stop, and removes them.
     fn reap(&mut self) {
         self.members.retain_mut(|member| {
             if member.ends {
@@ -67,20 +65,20 @@ impl Host {
     }
 
     pub fn owner(&self) -> Option<usize> {
-        self.that_say("serving").first().copied()
+        self.in_state("serving").first().copied()
     }
 
-    /// Those who have a copy of everything, and were not told to end.
+    /// Members that have a copy of everything, and were not told to stop.
     pub fn standbys(&self) -> Vec<usize> {
-        self.that_say("standing by")
+        self.in_state("standing by")
     }
 
-    /// Those who have joined and do not stand by.
+    /// Members that have joined and do not stand by.
     pub fn joined(&self) -> Vec<usize> {
-        self.that_say("joined")
+        self.in_state("joined")
     }
 
-    fn that_say(&self, state: &str) -> Vec<usize> {
+    fn in_state(&self, state: &str) -> Vec<usize> {
         let says = |member: &Member| !member.ends && member.process.is(state);
         (0..self.members.len()).filter(|at| says(&self.members[*at])).collect()
     }
@@ -111,7 +109,7 @@ impl Host {
         self.kill(&those);
     }
 
-    /// Has these end in order, at once.
+    /// Tells these to stop in order, all at once.
     pub fn stop(&mut self, those: &[usize]) {
         for at in those {
             self.history.add(format!("{} is told to stop", self.members[*at].name));
@@ -134,16 +132,16 @@ impl Host {
         }
     }
 
-    /// Kills the owner, if there is one, or anybody else.
+    /// Kills the owner, if that is wanted and there is one, or a random member.
     pub fn kill_some(&mut self, owner: bool, random: &mut Random) {
         let any = random.below(MEMBERS) % self.members.len();
         let at = self.owner().filter(|_| owner).unwrap_or(any);
         self.kill(&[at]);
     }
 
-    /// One owner at a time, by what the members say.
+    /// Checks that at most one member says that it serves.
     fn one_owner(&self) -> Result<(), String> {
-        match self.that_say("serving").len() {
+        match self.in_state("serving").len() {
             0 | 1 => Ok(()),
             owners => Err(format!("{owners} serve: {}", self.describe())),
         }
@@ -158,7 +156,7 @@ impl Host {
     }
 
     pub fn someone_serves(&self) -> Result<(), String> {
-        self.until("one serves", || (self.that_say("serving").len() == 1).then_some(()).ok_or_else(|| self.describe()))
+        self.until("one serves", || (self.in_state("serving").len() == 1).then_some(()).ok_or_else(|| self.describe()))
     }
 
     /// Waits until the host is whole: one serves, two stand by, and everybody is found.
@@ -171,7 +169,7 @@ impl Host {
     }
 
     fn is_whole(&self) -> Result<(), String> {
-        let (owners, standbys, joined) = (self.that_say("serving"), self.standbys(), self.joined());
+        let (owners, standbys, joined) = (self.in_state("serving"), self.standbys(), self.joined());
         if owners.len() != 1 || standbys.len() != STANDBYS || joined.len() != MEMBERS - 1 - STANDBYS {
             return Err(self.describe());
         }
@@ -199,7 +197,7 @@ impl Host {
         }
     }
 
-    /// Waits, and has one owner meanwhile.
+    /// Waits, and checks meanwhile that there is at most one owner.
     pub fn wait(&self, time: Duration) -> Result<(), String> {
         let began = Instant::now();
         while began.elapsed() < time {
@@ -210,7 +208,7 @@ impl Host {
     }
 }
 
-/// How many sockets listen on this port. Copies of one count as one.
+/// How many sockets listen on this port. Copies of a socket count once.
 fn listening(port: u16) -> usize {
     let (address, table) = (format!("0100007F:{port:04X}"), fs::read_to_string("/proc/net/tcp").expect("Linux"));
     table.lines().filter(|line| line.contains(&address) && line.contains(" 00000000:0000 0A ")).count()

@@ -1,7 +1,7 @@
-//! Random faults on the members of a host, for as long as is asked for; the promises are checked throughout.
+//! Random faults on the members of a host, for a given time; the promises are checked throughout.
 //!
-//! A seed decides which faults come, whom they hit, and how fast the load is. What the system's scheduler decides, it
-//! does not. To be started by `bin/soak`.
+//! A seed decides which faults come, which members they hit, and how fast the load is. It does not decide what the
+//! system's scheduler does. Start it with `bin/soak`.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a finding, and told with its history")]
 #![allow(unreachable_pub, reason = "a program is a crate without users")]
@@ -31,12 +31,14 @@ fn main() -> ExitCode {
     while let Some(flag) = arguments.next() {
         let value = arguments.next();
         let taken = match flag.as_str() {
-            "--minutes" => value.and_then(|value| value.parse().ok()).filter(|n| *n > 0.0).map(|n| minutes = n),
+            "--minutes" => {
+                value.and_then(|value| value.parse().ok()).filter(|n| *n > 0.0 && *n < 1e6).map(|n| minutes = n)
+            }
             "--seed" => value.and_then(|value| value.parse().ok()).map(|n| seed = n),
             _ => None,
         };
         if taken.is_none() {
-            eprintln!("{USAGE}\n--minutes is a number above 0, --seed a whole number; got {flag}");
+            eprintln!("{USAGE}\n--minutes is a number above 0 and below a million, --seed a whole number; got {flag}");
             return ExitCode::from(2);
         }
     }
@@ -58,7 +60,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Lets one fault follow the other; how many there were.
+/// Injects one fault after the other. Returns how many there were.
 fn run(seed: u64, time: Duration, history: &History) -> Result<usize, String> {
     let mut random = Random::new(seed);
     let mut host = Host::new(history);
@@ -70,13 +72,13 @@ fn run(seed: u64, time: Duration, history: &History) -> Result<usize, String> {
         let fault = Fault::random(&mut random);
         nodes.pace(random.below(6), random.below(6));
         history.add(format!("fault {rounds}: {fault:?}"));
-        let held = fault.strike(&mut host, &nodes, &mut random)?;
+        let held = fault.inject(&mut host, &nodes, &mut random)?;
         host.resume();
         if held {
             host.someone_serves()?;
             nodes.all_held()?;
         }
-        // Now and then the next fault comes while the members still find together.
+        // Sometimes the next fault comes before the host is whole again.
         let settles = random.below(4) > 0;
         host.fill(&mut random);
         if settles || held {

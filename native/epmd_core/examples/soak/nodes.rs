@@ -13,14 +13,14 @@ use crate::support::client::{self, connect, exchange};
 use crate::support::random::Random;
 use crate::support::request::{alive2, port_please2, Alive2};
 
-/// Those that stay, and are looked up.
+/// Nodes that stay, and are looked up.
 const STAYING: usize = 10;
-/// Those that stay until they are asked to come back.
+/// Nodes that stay until they are told to register again.
 const RETURNING: usize = 4;
-/// How many come and go side by side, and the names that each of them has.
+/// Threads whose nodes come and go, and how many names each of them uses.
 const WALKERS: u64 = 3;
 const COMING: usize = 20;
-/// How long a node that was lost tries to be registered again.
+/// How long a node tries to register.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Nodes {
@@ -33,13 +33,13 @@ struct Shared {
     history: History,
     registered: Mutex<BTreeMap<String, Registered>>,
     broken: Mutex<Option<String>>,
-    /// Shared by those that come or go, for as long as that takes.
+    /// Read-locked while a node comes or goes.
     changes: RwLock<()>,
-    /// Look-ups may go without an answer.
+    /// Look-ups may fail.
     may_fail: AtomicBool,
-    /// Nodes may be lost, until they register again.
+    /// Nodes may be missing until they register again.
     may_lose: AtomicBool,
-    /// Counts the changes of both.
+    /// Counts the changes of the two flags above.
     expectations: AtomicU64,
     /// Milliseconds between look-ups, and between changes.
     paces: [AtomicUsize; 2],
@@ -50,6 +50,7 @@ struct Registered {
     port: u16,
     creation: u32,
     stream: TcpStream,
+    since: Instant,
 }
 
 impl Nodes {
@@ -79,24 +80,24 @@ impl Nodes {
         Self { shared, threads }
     }
 
-    /// How many milliseconds there are between two look-ups, and between two that come or go.
+    /// Sets the milliseconds between two look-ups, and between two nodes that come or go.
     pub fn pace(&self, looking_up: usize, coming: usize) {
         self.shared.paces[0].store(looking_up, Ordering::Relaxed);
         self.shared.paces[1].store(coming, Ordering::Relaxed);
     }
 
-    /// Nobody comes or goes until the guard is dropped.
+    /// No node comes or goes until the returned guard is dropped.
     pub fn hold_still(&self) -> impl Drop + use<'_> {
         self.shared.changes.write().expect("no panic")
     }
 
-    /// From now on look-ups may go without an answer, until all is whole.
+    /// From now on look-ups may fail, until the host is whole.
     pub fn expect_failures(&self) {
         self.shared.may_fail.store(true, Ordering::SeqCst);
         self.shared.expectations.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// From now on nodes may be lost, until they are registered again.
+    /// From now on nodes may be lost, until the host is whole.
     pub fn expect_losses(&self) {
         self.shared.may_lose.store(true, Ordering::SeqCst);
         self.expect_failures();
@@ -106,12 +107,13 @@ impl Nodes {
         self.shared.broken.lock().expect("no panic").clone().map_or(Ok(()), Err)
     }
 
-    /// Every node is found where it was, and its connection is open.
+    /// Checks that every node is found at its port, and that its connection is open.
     pub fn all_held(&self) -> Result<(), String> {
         let registered = self.shared.registered.lock().expect("no panic");
         for (name, node) in registered.iter() {
             if client::is_closed(&node.stream) {
-                return Err(format!("the connection of {name} has ended"));
+                let since = node.since.elapsed();
+                return Err(format!("the connection of {name}, which registered {since:?} ago, has ended"));
             }
             self.shared.is_found(name, node.port)?;
         }
@@ -119,7 +121,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Those that were lost, if that may be, register again, and then all are held.
+    /// Registers lost nodes again, if any may be lost, and checks that all are held then.
     pub fn found_again(&self) -> Result<(), String> {
         if self.shared.may_lose.load(Ordering::SeqCst) {
             let mut registered = self.shared.registered.lock().expect("no panic");
@@ -143,11 +145,11 @@ impl Nodes {
         self.broken()
     }
 
-    /// The table knows the creation of a node, whoever has served since: who comes back gets the next one.
+    /// Checks that a node that registers again gets its next creation, whoever has served since.
     pub fn creations_go_on(&self, random: &mut Random) -> Result<(), String> {
         let name = returning(random.below(RETURNING));
         let mut registered = self.shared.registered.lock().expect("no panic");
-        let Some(Registered { port, creation, stream }) = registered.remove(&name) else { return Ok(()) };
+        let Some(Registered { port, creation, stream, .. }) = registered.remove(&name) else { return Ok(()) };
         client::close(stream);
         let node = self.shared.register(&name, port)?;
         if node.creation != creation.wrapping_add(1) {
@@ -174,7 +176,9 @@ impl Shared {
         let mut reply = [0; 6];
         stream.read_exact(&mut reply).map_err(|error| error.to_string())?;
         match reply {
-            [b'v', 0, creation @ ..] => Ok(Registered { port, creation: u32::from_be_bytes(creation), stream }),
+            [b'v', 0, creation @ ..] => {
+                Ok(Registered { port, creation: u32::from_be_bytes(creation), stream, since: Instant::now() })
+            }
             refusal => Err(format!("{name} was refused: {}", refusal.escape_ascii())),
         }
     }
@@ -231,7 +235,7 @@ fn look_up(shared: &Shared, _: u64, mut random: Random) {
         let outcome = exchange(shared.server, &port_please2(staying(number)));
         let (after, (_, may_fail, may_lose)) = (shared.expectations(), before);
         shared.history.count_look_up();
-        // Whether it was in time for a fault is not known when one came meanwhile.
+        // If the expectations changed meanwhile, it is not known which of them apply.
         if before == after {
             let found = Alive2::new(staying(number), number as u16 + 1).found();
             match outcome {
@@ -257,7 +261,7 @@ fn come_and_go(shared: &Shared, walker: u64, mut random: Random) {
         let there = shared.registered.lock().expect("no panic").remove(&name);
         match there {
             Some(node) => client::close(node.stream),
-            // It may be that nobody serves.
+            // It may fail: perhaps nobody serves.
             None => {
                 if let Ok(node) = shared.register(&name, number as u16 + 1_000) {
                     shared.registered.lock().expect("no panic").insert(name, node);

@@ -1,4 +1,4 @@
-//! What the tests have: clients, requests, members as processes, chance.
+//! Modules shared with the tests: clients, requests, members as processes, random numbers.
 
 #![allow(dead_code, reason = "the tests use more of it")]
 

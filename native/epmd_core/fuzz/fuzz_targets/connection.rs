@@ -1,4 +1,4 @@
-//! Any bytes, in any pieces, over a connection to a whole server that ends in any way.
+//! Any bytes, in any pieces, over a connection that ends in any way, to a complete server.
 //!
 //! The first byte says how the connection ends and where the pieces are cut. Afterwards the server must still find a
 //! node that was registered before, over a connection of its own, and that node's connection must still be open.
@@ -47,7 +47,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((mode, bytes)) = bytes.split_first() else { return };
 
     let mut stream = connect(target.address);
-    // Each bit says whether there is a cut after one of the first bytes, where the length is, or in the middle.
+    // Each bit adds a cut: after the first, second or third byte, or in the middle.
     let cuts = [(4, 1), (8, 2), (16, 3), (32, bytes.len() / 2)].into_iter().filter(|(bit, _)| mode & bit != 0);
     let mut sent = 0;
     for at in cuts.map(|(_, at)| at).chain([bytes.len()]).filter(|at| *at <= bytes.len()) {

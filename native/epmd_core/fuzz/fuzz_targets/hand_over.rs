@@ -1,5 +1,5 @@
-//! Any bytes, to the decoder of what an owner and its standby say. What it takes for a message is encoded again, and
-//! must then mean the same.
+//! Any bytes to the decoder of the hand-over's messages. A decoded message is encoded again, and must then decode to
+//! the same.
 
 #![no_main]
 

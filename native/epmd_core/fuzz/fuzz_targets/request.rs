@@ -1,5 +1,5 @@
-//! Any bytes, to the decoder of requests. What it takes for a registration or a look-up is encoded again, and must
-//! then mean the same.
+//! Any bytes to the decoder of requests. A decoded registration or look-up is encoded again, and must then decode to
+//! the same.
 
 #![no_main]
 

@@ -1,8 +1,8 @@
-//! A standby that is told anything, by one owner after the other, and then inherits.
+//! A standby is sent any messages by one owner after the other, and then takes over.
 //!
-//! What it was told is kept here as well, much simpler. The table of the standby that serves must be the same: every
-//! node that has a connection and has not left, with its creation and port. A standby that was told nothing wrong must
-//! serve.
+//! A simple model follows the same messages. When the standby takes over, its table must equal the model's: every node
+//! that has a connection and has not left, with its creation and port. A standby that was sent nothing wrong must take
+//! over.
 
 #![no_main]
 
@@ -15,7 +15,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdUnixListener};
 use std::time::Duration;
 
-use epmd_core::{fuzzing, protocol, Node, NodeName};
+use epmd_core::fuzzing::{self, tags};
+use epmd_core::{protocol, Node, NodeName};
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,24 +24,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// After how long a standby that has not come again does not.
+/// How long to wait for the standby to connect again.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-const HELLO: &[u8] = b"\x01epmd\0\x02\x01\x04\x7f\0\0\x01\0\0\x01\0";
-const LISTENER: u8 = 3;
-const COUNTERS: u8 = 4;
-const DEPARTED: u8 = 5;
-const ENTERED: u8 = 6;
-const LEFT: u8 = 7;
-const WHOLE: u8 = 8;
-const TAKE_OVER: u8 = 9;
-const EPOCH: u8 = 11;
-const RESUMED: u8 = 12;
-const KEPT: u8 = 13;
-const RECONNECT: u8 = 14;
-const SETTLED: u8 = 15;
-const REFUSED: u8 = 16;
-
+/// The hello of an owner.
+const OWNER: &[u8] = b"\x01epmd\0\x02\x01\x04\x7f\0\0\x01\0\0\x01\0";
 struct Sockets {
     runtime: Runtime,
     port: u16,
@@ -66,16 +54,16 @@ impl Sockets {
     }
 }
 
-/// What the standby was told.
+/// The model: what the standby should have in its table.
 #[derive(Default)]
 struct Told {
     nodes: BTreeMap<u64, Known>,
     unconfirmed: BTreeMap<u64, Known>,
     listens: bool,
     whole: bool,
-    /// Something that may have been wrong.
+    /// It was sent something that may be wrong, so it may give up.
     doubtful: bool,
-    /// Something that may have been anything.
+    /// It was sent arbitrary bytes, so the model no longer knows the table.
     unknown: bool,
 }
 
@@ -89,12 +77,13 @@ struct Known {
 
 impl Told {
     fn enter(&mut self, id: u64, node: Known) {
-        let is_new = self.nodes.keys().all(|other| *other < id) && self.nodes.values().all(|other| other.name != node.name);
+        let is_new =
+            self.nodes.keys().all(|other| *other < id) && self.nodes.values().all(|other| other.name != node.name);
         self.doubtful |= !is_new;
         self.nodes.insert(id, node);
     }
 
-    /// Another owner, or the same again.
+    /// The standby connects again, to another owner or the same one.
     fn reconnect(&mut self) {
         if !self.whole {
             self.nodes.clear();
@@ -116,28 +105,28 @@ enum Said {
     Nothing,
 }
 
-/// Takes the next message from the input, and keeps what it tells.
+/// Takes the next message from the input, and applies it to the model.
 fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<Said> {
     let mut take = || input.split_off_first().copied();
     let message = |tag: u8, body: &[&[u8]]| Said::Message([&[tag][..], &body.concat()].concat());
     Some(match take()? % 16 {
         0 => {
             told.listens = true;
-            Said::With(vec![LISTENER], sockets.listener.as_fd())
+            Said::With(vec![tags::LISTENER], sockets.listener.as_fd())
         }
         1 => {
             told.doubtful = true;
-            Said::With(vec![LISTENER], sockets.connection.as_fd())
+            Said::With(vec![tags::LISTENER], sockets.connection.as_fd())
         }
         2 => {
             told.doubtful = true;
             let (registrations, leaves, floor) = (u64::from(take()?), u64::from(take()?), u32::from(take()?));
-            message(COUNTERS, &[&registrations.to_be_bytes(), &leaves.to_be_bytes(), &floor.to_be_bytes()])
+            message(tags::COUNTERS, &[&registrations.to_be_bytes(), &leaves.to_be_bytes(), &floor.to_be_bytes()])
         }
         3 => {
             told.doubtful = true;
             let (number, name) = (u64::from(take()?), format!("node{}", take()? % 8));
-            message(DEPARTED, &[&number.to_be_bytes(), &[0; 10], name.as_bytes()])
+            message(tags::DEPARTED, &[&number.to_be_bytes(), &[0; 10], name.as_bytes()])
         }
         4..=6 => {
             let (id, what, creation) = (u64::from(take()?), take()?, u32::from(take()?));
@@ -145,7 +134,9 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
             let node = Node::erlang(NodeName::new(name.as_bytes()).expect("a name"), u16::from(what));
             let alive2 = &protocol::alive2_request(&node)[2..];
             told.enter(id, Known { name, creation, port: u16::from(what), connected });
-            let body = [&[ENTERED][..], &id.to_be_bytes(), &creation.to_be_bytes(), &[u8::from(connected)], alive2].concat();
+            let body =
+                [&[tags::ENTERED][..], &id.to_be_bytes(), &creation.to_be_bytes(), &[u8::from(connected)], alive2]
+                    .concat();
             if connected {
                 Said::With(body, sockets.connection.as_fd())
             } else {
@@ -155,29 +146,29 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
         7 => {
             let id = u64::from(take()?);
             told.doubtful |= told.nodes.remove(&id).is_none();
-            message(LEFT, &[&id.to_be_bytes()])
+            message(tags::LEFT, &[&id.to_be_bytes()])
         }
         8 => {
             told.doubtful |= !told.listens;
             told.whole = true;
             told.unconfirmed.clear();
-            message(WHOLE, &[])
+            message(tags::WHOLE, &[])
         }
         9 => {
             told.doubtful |= !told.whole;
-            // Nothing more is heard.
+            // The standby reads nothing more.
             *input = &[];
-            message(TAKE_OVER, &[])
+            message(tags::TAKE_OVER, &[])
         }
         10 => {
             let (epoch, refusals) = (u64::from(take()?), u64::from(take()?));
             told.unconfirmed = std::mem::take(&mut told.nodes);
-            message(EPOCH, &[&epoch.to_be_bytes(), &refusals.to_be_bytes()])
+            message(tags::EPOCH, &[&epoch.to_be_bytes(), &refusals.to_be_bytes()])
         }
         11 => {
             let last = u64::from(take()?);
             told.unconfirmed.retain(|id, _| *id <= last);
-            message(RESUMED, &[&last.to_be_bytes()])
+            message(tags::RESUMED, &[&last.to_be_bytes()])
         }
         12 => {
             let (id, connected) = (u64::from(take()?), take()? & 1 == 1);
@@ -185,35 +176,36 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
                 Some(node) => told.enter(id, Known { connected: connected && node.connected, ..node }),
                 None => told.doubtful = true,
             }
-            message(KEPT, &[&id.to_be_bytes(), &[u8::from(connected)]])
+            message(tags::KEPT, &[&id.to_be_bytes(), &[u8::from(connected)]])
         }
-        13 => message(RECONNECT, &[]),
+        13 => message(tags::RECONNECT, &[]),
         14 => {
             (told.doubtful, told.unknown) = (true, true);
             let length = usize::from(take()?).min(input.len());
             Said::Message(input.split_off(..length)?.to_vec())
         }
         _ => match take()? % 4 {
-            0 => message(SETTLED, &[]),
+            0 => message(tags::SETTLED, &[]),
             1 => {
                 let number = u64::from(take()?).wrapping_sub(8);
-                message(REFUSED, &[&number.to_be_bytes(), &[0, 4], b"node", b"why not"])
+                message(tags::REFUSED, &[&number.to_be_bytes(), &[0, 4], b"node", b"why not"])
             }
             _ => Said::Nothing,
         },
     })
 }
 
-/// Has a standby come, and tells it what the input says; ends when it has gone without going on for the owner.
+/// Acts as the owner: accepts the standby, and sends it the messages in the input. Returns when the standby has gone
+/// without taking over.
 async fn own(mut input: &[u8], told: &mut Told, sockets: &'static Sockets, rendezvous: UnixListener) {
     loop {
         let Ok(Ok((mut stream, _))) = timeout(PATIENCE, rendezvous.accept()).await else { return };
-        send(&mut stream, HELLO, None).await;
+        send(&mut stream, OWNER, None).await;
         let mut reconnects = false;
         while let Some(said) = say(&mut input, told, sockets) {
             match said {
                 Said::Message(message) => {
-                    reconnects = message == [RECONNECT];
+                    reconnects = message == [tags::RECONNECT];
                     send(&mut stream, &message, None).await;
                 }
                 Said::With(message, descriptor) => send(&mut stream, &message, Some(descriptor)).await,
@@ -235,7 +227,7 @@ async fn own(mut input: &[u8], told: &mut Told, sockets: &'static Sockets, rende
     }
 }
 
-/// Sends a message behind its length. The standby may have closed already.
+/// Sends a message with its length before it. The standby may have closed already.
 async fn send(stream: &mut UnixStream, message: &[u8], descriptor: Option<BorrowedFd<'_>>) {
     let bytes = [&(message.len() as u16).to_be_bytes()[..], message].concat();
     if let Some(descriptor) = descriptor {

@@ -1,15 +1,20 @@
-//! Which addresses a list stands for, and which of them decides who serves.
+//! The addresses that a configured list stands for, and which of them decides who serves.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::os;
 
-/// Where OTP's clients register: at the first, or with `inet6_tcp` at the second. Nobody else is exposed by them.
-pub(crate) const LOCALS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+/// Where OTP's clients register: at the first, or with `inet6_tcp` at the second. No other host can reach them.
+pub(crate) const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 pub(crate) const ANY: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
 
-/// The addresses that a list stands for, in the order in which they are bound. The first that there is decides who
-/// serves.
+/// The addresses that a configured list stands for, in the order in which they are bound. The first one that exists
+/// decides who serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted(Vec<Target>);
 
@@ -17,15 +22,16 @@ pub(crate) struct Wanted(Vec<Target>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) ip: IpAddr,
-    /// Somebody else may have it, and it need not exist, unless it is required.
+    /// If not, it may be missing from this host, or another process may have it.
     pub(super) required: bool,
 }
 
 impl Wanted {
-    /// The addresses for a list; none means any, of both families where the host has both.
+    /// The addresses for a list. An empty list means any address, of both families where the host has both.
     ///
-    /// A list with an address of a network gets both loopbacks, first: they decide, since that is where nodes register.
-    /// A list of loopbacks decides by what it names, and gets the loopback at which this VM's nodes register, last.
+    /// A list with an address that other hosts reach gets both loopbacks in front: nodes register there, so they
+    /// decide. In a list of loopbacks only, the first named one decides. The loopback where this VM's nodes register
+    /// comes last.
     pub(crate) fn of(addresses: &[IpAddr], inet6: bool) -> Self {
         Self::on_a_system(addresses, inet6, os::any_excludes_others())
     }
@@ -46,12 +52,12 @@ impl Wanted {
             return wanted;
         }
         let any_of = |ip: &IpAddr| if ip.is_ipv4() { ANY[0] } else { ANY[1] };
-        // What "any" covers would collide with it.
+        // It could not be bound beside "any" of its family.
         let covered = |ip: &IpAddr| !ip.is_unspecified() && addresses.contains(&any_of(ip));
         let is_local = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified();
         let only_local = addresses.iter().all(is_local);
         if !only_local {
-            for local in LOCALS {
+            for local in LOOPBACKS {
                 let ip = if covered(&local) { any_of(&local) } else { local };
                 wanted.add(ip, addresses.contains(&ip), any_excludes_others);
             }
@@ -60,7 +66,7 @@ impl Wanted {
             wanted.add(*ip, true, any_excludes_others);
         }
         let registers_there = |local: &IpAddr| local.is_ipv4() || inet6;
-        for local in LOCALS.iter().filter(|local| registers_there(local) && !covered(local)) {
+        for local in LOOPBACKS.iter().filter(|local| registers_there(local) && !covered(local)) {
             wanted.add(*local, false, any_excludes_others);
         }
         wanted
@@ -73,9 +79,9 @@ impl Wanted {
         if any_excludes_others {
             return;
         }
-        // Another process could bind the loopback, and get all that comes from this host.
+        // Otherwise another process could bind the loopback, and get all connections from this host.
         if let Some(family) = ANY.iter().position(|any| *any == ip) {
-            self.add(LOCALS[family], true, true);
+            self.add(LOOPBACKS[family], true, true);
         }
     }
 
@@ -87,44 +93,63 @@ impl Wanted {
         self.0.iter().copied()
     }
 
-    /// The address that decides who serves, wherever it exists.
+    /// The address that decides who serves, if it exists.
     pub(crate) fn first(&self) -> IpAddr {
         self.0.first().map_or(ANY[0], |target| target.ip)
     }
 
-    /// Whether whoever dials `address` reaches a listener on one of these.
+    /// Whether a connection to `address` reaches a listener on one of these.
     pub(crate) fn covers(&self, address: IpAddr) -> bool {
         covers(self.addresses(), address)
     }
 }
 
-/// Whether whoever dials `address` reaches a listener on one of these addresses of this host.
+/// Whether a connection to `address` reaches a listener on one of these addresses of this host.
 pub(crate) fn covers(listening: impl IntoIterator<Item = IpAddr>, address: IpAddr) -> bool {
     listening.into_iter().any(|bound| {
         bound == address || (bound.is_unspecified() && bound.is_ipv4() == address.is_ipv4() && is_own(address))
     })
 }
 
-/// Whether two listeners on these addresses get in each other's way.
+/// Whether listeners on these two addresses exclude each other.
 pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
     one.is_ipv4() == other.is_ipv4() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 
-/// Whether every host has this address that has its family.
-pub(super) fn stands_for_its_family(address: IpAddr) -> bool {
-    LOCALS.contains(&address) || address.is_unspecified()
+/// Whether every host that has the address family has this address.
+pub(super) fn comes_with_its_family(address: IpAddr) -> bool {
+    LOOPBACKS.contains(&address) || address.is_unspecified()
 }
 
-/// Whether an address is this host's: what goes there also comes from there. Nothing is sent to find out.
+/// Whether an address is this host's. What the kernel said counts for a second: look-ups ask all the time.
 fn is_own(address: IpAddr) -> bool {
+    const VALID: Duration = Duration::from_secs(1);
+    const MAX_KNOWN: usize = 256;
+    static KNOWN: Mutex<BTreeMap<IpAddr, (Instant, bool)>> = Mutex::new(BTreeMap::new());
+    if address.is_loopback() {
+        return true;
+    }
+    let mut known = KNOWN.lock();
+    match known.get(&address) {
+        Some((since, own)) if since.elapsed() < VALID => return *own,
+        None if known.len() >= MAX_KNOWN => known.clear(),
+        _ => {}
+    }
+    let own = is_source(address).unwrap_or_else(|_| known.get(&address).is_some_and(|(_, own)| *own));
+    known.insert(address, (Instant::now(), own));
+    own
+}
+
+/// Whether the kernel chooses this address as the source of packets to itself, as it does for its own. Nothing is sent.
+fn is_source(address: IpAddr) -> io::Result<bool> {
     const DISCARD: u16 = 9;
     let any = if address.is_ipv4() { ANY[0] } else { ANY[1] };
-    let comes_from = || {
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((address, DISCARD))?;
-        socket.local_addr()
-    };
-    address.is_loopback() || comes_from().is_ok_and(|own| own.ip() == address)
+    let socket = UdpSocket::bind((any, 0))?;
+    match socket.connect((address, DISCARD)) {
+        // No route leads there.
+        Err(_) => Ok(false),
+        Ok(()) => Ok(socket.local_addr()?.ip() == address),
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +161,7 @@ mod tests {
         Wanted::of(&parse_addresses(list).expect("addresses"), false)
     }
 
-    /// In the order of binding; those that need not succeed in brackets.
+    /// In the order of binding, with those that are not required in brackets.
     fn shown(wanted: &Wanted) -> String {
         let shown = |target: Target| if target.required { target.ip.to_string() } else { format!("({})", target.ip) };
         wanted.targets().map(shown).collect::<Vec<_>>().join(" ")

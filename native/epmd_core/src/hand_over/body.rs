@@ -1,12 +1,12 @@
-//! Reads the fields of a message, one after the other.
+//! A cursor that reads the fields of a message.
 
 use std::net::IpAddr;
 
-/// The bytes are no message.
+/// The bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// What is left of a message.
+/// The part of a message that has not been read.
 #[derive(Debug)]
 pub(super) struct Body<'a>(&'a [u8]);
 

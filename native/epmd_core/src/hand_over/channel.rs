@@ -1,4 +1,4 @@
-//! The Unix socket between an owner and one who follows it, and what passes through it.
+//! The Unix socket between an owner and a follower: messages, and the descriptors that belong to them.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -23,14 +23,14 @@ const DESCRIPTORS: usize = 64;
 /// Bytes of messages that one read may bring.
 const BYTES_AT_ONCE: usize = 16 * 1024;
 
-/// Both ends of this side of the channel.
+/// The writing and the reading end of this side.
 pub(crate) fn open(stream: UnixStream) -> (Sender, Receiver) {
     let stream = Arc::new(stream);
     let receiver = Receiver { stream: Arc::clone(&stream), bytes: Vec::new(), descriptors: VecDeque::new() };
     (Sender { stream, unsent: Vec::new() }, receiver)
 }
 
-/// An error of a Unix socket, with what can be done where that is known.
+/// An error of a Unix socket, with a remedy where one is known.
 pub(crate) fn explain(error: &io::Error) -> String {
     if Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT) {
         return "Unix sockets are not allowed here, so that stock nodes are unknown for 2 seconds whenever the owner \
@@ -44,7 +44,7 @@ pub(crate) fn explain(error: &io::Error) -> String {
 #[derive(Debug)]
 pub(crate) struct Sender {
     stream: Arc<UnixStream>,
-    /// What is left of a message that was sent in part.
+    /// The rest of a message that was sent in part.
     unsent: Vec<u8>,
 }
 
@@ -53,7 +53,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` while the other end does not read; nothing of this message was sent then.
+    /// `WouldBlock` while the other end does not read. Nothing of this message was sent then.
     pub(crate) fn send(&mut self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         while !self.unsent.is_empty() {
             let sent = self.write(&self.unsent, None)?;
@@ -75,7 +75,7 @@ impl Sender {
         })
     }
 
-    /// The stream, to wait until it takes more.
+    /// The stream, to wait until it is writable.
     pub(crate) fn stream(&self) -> Arc<UnixStream> {
         Arc::clone(&self.stream)
     }
@@ -86,23 +86,23 @@ impl Sender {
 pub(crate) struct Receiver {
     stream: Arc<UnixStream>,
     bytes: Vec<u8>,
-    /// Those that came with the messages, in their order.
+    /// Received descriptors that no message has taken yet, in order.
     descriptors: VecDeque<OwnedFd>,
 }
 
-/// Why no message came.
+/// Why no message was received.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The other end has closed.
     Closed,
-    /// What came is no message.
+    /// The bytes are not a message, or the descriptors do not match it.
     Malformed,
-    /// A descriptor came, and this process has none left for it.
+    /// A descriptor was sent, and this process has no free one for it.
     OutOfDescriptors,
 }
 
 impl Receiver {
-    /// Waits for a message, and the descriptor that belongs to it.
+    /// Waits for a message and the descriptor that belongs to it.
     pub(crate) async fn receive(&mut self) -> Result<(Message, Option<OwnedFd>), Failure> {
         loop {
             if let Some((bytes, length)) = message::frame(&self.bytes).map_err(|_| Failure::Malformed)? {
@@ -144,7 +144,7 @@ impl Receiver {
             return Err(Failure::Closed);
         }
         bytes.extend(&room[..received.bytes]);
-        // Whoever sends descriptors that belong to no message would have them pile up.
+        // Descriptors that belong to no message must not pile up.
         if bytes.len() > BYTES_AT_ONCE + MAX_MESSAGE || descriptors.len() > DESCRIPTORS {
             return Err(Failure::Malformed);
         }

@@ -1,10 +1,10 @@
-//! What is told of a table, and what a copy makes of it.
+//! Applies the messages of an owner to a copy of its table.
 
 use super::message::Message;
 use crate::registry::replica::{Impossible, Replica};
 use crate::registry::NodeConnection;
 
-/// Has a copy follow what was told of its table. False for what is said of something else.
+/// Applies a message to the copy. Returns false for a message that is not about the table.
 pub(super) fn follow(
     copy: &mut Replica,
     message: Message,
@@ -19,7 +19,7 @@ pub(super) fn follow(
         Message::Entered(entered) => copy.entered(entered.id, entered.creation, &entered.node, connection)?,
         Message::Left(id) => copy.left(id)?,
         Message::Refused(refusal) => copy.refused(refusal),
-        // To who only observes.
+        // Only for members that mirror the table.
         Message::Settled => {}
         Message::Whole => copy.completed(),
         _ => return Ok(false),

@@ -1,4 +1,4 @@
-//! What fuzzing needs of the hand-over, and nobody else.
+//! Access to the hand-over for the fuzz targets only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,20 +6,22 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use super::tags;
+
 use super::message::{self, Message};
 use super::{stand_by, Candidate, HandOver, Rendezvous};
 use crate::limits::Limits;
 use crate::node::NodeName;
 use crate::registry::{Entry, Registry};
 
-/// The first message in these bytes, encoded again, if it is one.
+/// Decodes the first message in these bytes and encodes it again.
 pub fn encoded_again(bytes: &[u8]) -> Option<Vec<u8>> {
     let (message, _) = message::frame(bytes).ok()??;
     Message::decode(message).ok().map(|message| message.encode())
 }
 
-/// Stands by for the owner of this port on 127.0.0.1, whatever that says, and inherits from it: what is in the table
-/// then. It does not end while it cannot.
+/// Stands by for whatever acts as the owner of this port on 127.0.0.1 until it takes over. Returns the entries of the
+/// table that it then has. Never returns if it cannot take over.
 pub async fn inherited(port: u16) -> Vec<Arc<Entry>> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);

@@ -1,24 +1,27 @@
-//! Who speaks, and in which version of the format: the first message of both sides.
+//! The first message of both sides: who the sender is, and which version of the format it speaks.
 //!
-//! It begins with the highest version that the speaker knows, and both go on in the highest that both know. The names
-//! of the rendezvous tell members of version 1 apart, who do not negotiate.
+//! Each side sends the highest version that it knows, and both go on with the lower of the two. Members of version 1 do
+//! not negotiate; they are known by the name at which they meet (see [`Name`](super::rendezvous::Name)).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::body::{Body, Malformed};
-use crate::address::LOCALS;
+use crate::address::LOOPBACKS;
 use crate::node::NodeName;
 use crate::registry::follower::Position;
 
 /// The highest version of the format.
 pub(crate) const VERSION: u16 = 2;
-/// The version that does not negotiate, and knows one standby and no other follower.
+/// The version that does not negotiate. It knows a single standby and no other followers.
 pub(crate) const FIRST_VERSION: u16 = 1;
-/// A peer that begins otherwise is no member.
+/// How long the other side may take to send its hello.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that does not begin with this is no member.
 const MAGIC: &[u8; 4] = b"epmd";
 
-/// Who speaks. Only members that expose the same addresses stand by for each other.
+/// Who the sender is. Only members that expose the same addresses stand by for each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) version: u16,
@@ -26,19 +29,19 @@ pub(crate) struct Hello {
     pub(crate) addresses: Vec<IpAddr>,
     /// The member's node, if it has one.
     pub(crate) node: Option<NodeName>,
-    /// Whether it would go on for the owner; otherwise it wants to know what is in the table. (2)
+    /// Whether it wants to stand by. If not, it only mirrors the table. (2)
     pub(crate) stands_by: bool,
-    /// How far the copy goes that the member has of this table or of the one before. (2)
+    /// The position of the copy that it already has, of this table or of the one before. (2)
     pub(crate) resume: Option<Position>,
 }
 
 impl Hello {
-    /// The version in which both go on.
+    /// The version that both sides use from here on.
     pub(crate) fn common_version(&self, other: &Self) -> u16 {
         self.version.min(other.version)
     }
 
-    /// Whether the member that says this and the one that says `other` can stand by for each other, or why not.
+    /// Whether the sender of this hello and the sender of `other` can stand by for each other. The error says why not.
     pub(crate) fn fits(&self, other: &Self) -> Result<(), String> {
         if self.exposed() != other.exposed() {
             let (theirs, ours) = (&self.addresses, &other.addresses);
@@ -47,21 +50,21 @@ impl Hello {
         Ok(())
     }
 
-    /// The addresses in which two must agree. Those where nodes of this host register expose nothing, and each has them
-    /// or not as its own nodes need them.
+    /// The addresses on which two members must agree. The loopbacks where nodes register are left out: they expose
+    /// nothing, and each member listens on those that its own nodes need.
     fn exposed(&self) -> BTreeSet<IpAddr> {
-        self.addresses.iter().copied().filter(|address| !LOCALS.contains(address)).collect()
+        self.addresses.iter().copied().filter(|address| !LOOPBACKS.contains(address)).collect()
     }
 
-    /// Whether the member may go on with a listener on this address.
+    /// Whether the sender may take over a listener on this address.
     pub(super) fn may_listen_on(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address) || LOCALS.contains(&address)
+        self.addresses.contains(&address) || LOOPBACKS.contains(&address)
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend(MAGIC);
         out.extend(self.version.to_be_bytes());
-        // More do not fit into a byte, nor onto a host.
+        // The count is one byte. Hosts have fewer addresses.
         let addresses = &self.addresses[..self.addresses.len().min(usize::from(u8::MAX))];
         out.push(addresses.len() as u8);
         for address in addresses {
@@ -118,7 +121,7 @@ impl Hello {
         } else {
             None
         };
-        // What a later version says on top.
+        // A later version may append fields.
         body.rest();
         Ok(Self { version, addresses, node, stands_by, resume })
     }

@@ -1,66 +1,68 @@
-//! What an owner and its standby say to each other: pure functions on bytes.
+//! The messages between an owner and its followers: pure functions on bytes.
 //!
-//! A message is two bytes of length, a tag and a body, all numbers big-endian. Some come with a descriptor. What came
-//! with version 2 of the format is said so.
+//! A message is two bytes of length, a tag and a body, all numbers big-endian. Some come with a descriptor. "(2)" marks
+//! what version 2 of the format added.
 
 use super::body::{Body, Malformed};
 use super::hello::Hello;
+use super::tags;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
 use crate::registry::follower::{Counters, Departure};
 use crate::registry::{Entry, Refusal};
 
-/// The longest message without its length: a registration with the longest request.
+/// The longest message, without its length: a registration with the longest request.
 pub(crate) const MAX_MESSAGE: usize = ENTERED_HEAD + MAX_REQUEST;
 /// The tag, number, creation and connection of a registration.
 const ENTERED_HEAD: usize = 1 + 8 + 4 + 1;
-/// Something said over the channel.
+
+/// A message on the channel, with who sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// Both, first: who speaks.
+    /// Both, first: who the sender is.
     Hello(Hello),
     /// The standby, every few seconds.
     Alive,
     /// The owner: a listener, with its descriptor.
     Listener {
-        /// Whether it is the service manager's as well, and never to be shut. (2)
+        /// Whether the service manager holds it as well, so that it is never shut. (2)
         lent: bool,
     },
-    /// The owner: how far its table has counted.
+    /// The owner: the counters of its table.
     Counters(Counters),
-    /// The owner: a name that left before.
+    /// The owner: a name that had left before the copy began.
     Departed(Departure),
     /// The owner: a registration.
     Entered(Entered),
     /// The owner: the end of the registration with this number.
     Left(u64),
-    /// The owner: from here on the copy is whole.
+    /// The owner: the copy is complete.
     Whole,
-    /// The owner that goes: serve.
+    /// The owner, when it stops: take over.
     TakeOver,
-    /// The standby, in return: it does.
+    /// The standby, in reply: it serves now.
     Taken,
-    /// The owner, before its counters: the epoch of its table, and the number of the last refusal before those that it
-    /// tells. (2)
+    /// The owner, before its counters: the epoch of its table, and the number of the last refusal that it will not
+    /// send. (2)
     Epoch { epoch: u64, refusals: u64 },
-    /// The owner, then: the registrations up to this number are those of the copy that the member has. (2)
+    /// The owner, after the epoch: up to this number the member's copy has the same registrations. (2)
     Resumed(u64),
-    /// The owner: the copy's registration with this number is still there. (2)
+    /// The owner: the registration with this number, which the copy has, still exists. (2)
     Kept {
         /// Its number.
         id: u64,
-        /// Whether its connection lasts.
+        /// Whether its connection is still open.
         connected: bool,
     },
-    /// The owner: connect again, what this copy refers to has changed. (2)
+    /// The owner: connect again, since what it offers has changed. (2)
     Reconnect,
-    /// The owner: whoever was registered with the last owner and is still there has been told. (2)
+    /// The owner: every node of the last owner's table that is still there has been sent. (2)
     Settled,
     /// The owner: a registration was refused. (2)
     Refused(Refusal),
 }
 
-/// A registration. Its descriptor comes with it if its connection lasts.
+/// A registration. Its descriptor comes with it if its connection is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entered {
     pub(crate) id: u64,
@@ -68,23 +70,6 @@ pub(crate) struct Entered {
     pub(crate) connected: bool,
     pub(crate) node: Node,
 }
-
-const HELLO: u8 = 1;
-const ALIVE: u8 = 2;
-const LISTENER: u8 = 3;
-const COUNTERS: u8 = 4;
-const DEPARTED: u8 = 5;
-const ENTERED: u8 = 6;
-const LEFT: u8 = 7;
-const WHOLE: u8 = 8;
-const TAKE_OVER: u8 = 9;
-const TAKEN: u8 = 10;
-const EPOCH: u8 = 11;
-const RESUMED: u8 = 12;
-const KEPT: u8 = 13;
-const RECONNECT: u8 = 14;
-const SETTLED: u8 = 15;
-const REFUSED: u8 = 16;
 
 impl Message {
     /// Whether a descriptor comes with it.
@@ -96,19 +81,19 @@ impl Message {
         }
     }
 
-    /// Encodes it, length included.
+    /// Encodes the message, length included.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Hello(hello) => framed(HELLO, |out| hello.encode(out)),
-            Self::Alive => framed(ALIVE, |_| {}),
-            // As in the first version, unless there is more to say.
-            Self::Listener { lent } => framed(LISTENER, |out| out.extend(lent.then_some(1))),
-            Self::Counters(Counters { registrations, leaves, floor }) => framed(COUNTERS, |out| {
+            Self::Hello(hello) => framed(tags::HELLO, |out| hello.encode(out)),
+            Self::Alive => framed(tags::ALIVE, |_| {}),
+            // Without the flag it is the message of version 1.
+            Self::Listener { lent } => framed(tags::LISTENER, |out| out.extend(lent.then_some(1))),
+            Self::Counters(Counters { registrations, leaves, floor }) => framed(tags::COUNTERS, |out| {
                 out.extend(registrations.to_be_bytes());
                 out.extend(leaves.to_be_bytes());
                 out.extend(floor.to_be_bytes());
             }),
-            Self::Departed(departure) => framed(DEPARTED, |out| {
+            Self::Departed(departure) => framed(tags::DEPARTED, |out| {
                 out.extend(departure.number.to_be_bytes());
                 out.extend(departure.creation.to_be_bytes());
                 out.extend(departure.port.to_be_bytes());
@@ -116,25 +101,25 @@ impl Message {
                 out.extend(&departure.name);
             }),
             Self::Entered(Entered { id, creation, connected, node }) => {
-                // The request that registered the node describes it, and is decoded with every check.
+                // A node is described by its ALIVE2_REQ, so that the receiver makes every check of a request.
                 entered(*id, *creation, *connected, &protocol::alive2_request(node)[2..])
             }
-            Self::Left(id) => framed(LEFT, |out| out.extend(id.to_be_bytes())),
-            Self::Whole => framed(WHOLE, |_| {}),
-            Self::TakeOver => framed(TAKE_OVER, |_| {}),
-            Self::Taken => framed(TAKEN, |_| {}),
-            Self::Epoch { epoch, refusals } => framed(EPOCH, |out| {
+            Self::Left(id) => framed(tags::LEFT, |out| out.extend(id.to_be_bytes())),
+            Self::Whole => framed(tags::WHOLE, |_| {}),
+            Self::TakeOver => framed(tags::TAKE_OVER, |_| {}),
+            Self::Taken => framed(tags::TAKEN, |_| {}),
+            Self::Epoch { epoch, refusals } => framed(tags::EPOCH, |out| {
                 out.extend(epoch.to_be_bytes());
                 out.extend(refusals.to_be_bytes());
             }),
-            Self::Resumed(registrations) => framed(RESUMED, |out| out.extend(registrations.to_be_bytes())),
-            Self::Kept { id, connected } => framed(KEPT, |out| {
+            Self::Resumed(registrations) => framed(tags::RESUMED, |out| out.extend(registrations.to_be_bytes())),
+            Self::Kept { id, connected } => framed(tags::KEPT, |out| {
                 out.extend(id.to_be_bytes());
                 out.push(u8::from(*connected));
             }),
-            Self::Reconnect => framed(RECONNECT, |_| {}),
-            Self::Settled => framed(SETTLED, |_| {}),
-            Self::Refused(Refusal { number, name, reason }) => framed(REFUSED, |out| {
+            Self::Reconnect => framed(tags::RECONNECT, |_| {}),
+            Self::Settled => framed(tags::SETTLED, |_| {}),
+            Self::Refused(Refusal { number, name, reason }) => framed(tags::REFUSED, |out| {
                 out.extend(number.to_be_bytes());
                 out.extend((name.len() as u16).to_be_bytes());
                 out.extend(name.as_bytes());
@@ -143,27 +128,27 @@ impl Message {
         }
     }
 
-    /// Decodes what stands behind a length.
+    /// Decodes a message without its length.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let (tag, body) = bytes.split_first().ok_or(Malformed)?;
         let mut body = Body::new(body);
         let message = match *tag {
-            HELLO => Self::Hello(Hello::decode(&mut body)?),
-            ALIVE => Self::Alive,
-            LISTENER => Self::Listener { lent: !body.is_empty() && body.flag()? },
-            COUNTERS => Self::Counters(Counters {
+            tags::HELLO => Self::Hello(Hello::decode(&mut body)?),
+            tags::ALIVE => Self::Alive,
+            tags::LISTENER => Self::Listener { lent: !body.is_empty() && body.flag()? },
+            tags::COUNTERS => Self::Counters(Counters {
                 registrations: u64::from_be_bytes(body.take()?),
                 leaves: u64::from_be_bytes(body.take()?),
                 floor: u32::from_be_bytes(body.take()?),
             }),
-            DEPARTED => Self::Departed(Departure {
+            tags::DEPARTED => Self::Departed(Departure {
                 number: u64::from_be_bytes(body.take()?),
                 creation: u32::from_be_bytes(body.take()?),
                 port: u16::from_be_bytes(body.take()?),
                 descriptor: i32::from_be_bytes(body.take()?),
                 name: NodeName::new(body.rest()).map_err(|_| Malformed)?.as_str().as_bytes().into(),
             }),
-            ENTERED => Self::Entered(Entered {
+            tags::ENTERED => Self::Entered(Entered {
                 id: u64::from_be_bytes(body.take()?),
                 creation: u32::from_be_bytes(body.take()?),
                 connected: body.flag()?,
@@ -172,18 +157,18 @@ impl Message {
                     _ => return Err(Malformed),
                 },
             }),
-            LEFT => Self::Left(u64::from_be_bytes(body.take()?)),
-            WHOLE => Self::Whole,
-            TAKE_OVER => Self::TakeOver,
-            TAKEN => Self::Taken,
-            EPOCH => {
+            tags::LEFT => Self::Left(u64::from_be_bytes(body.take()?)),
+            tags::WHOLE => Self::Whole,
+            tags::TAKE_OVER => Self::TakeOver,
+            tags::TAKEN => Self::Taken,
+            tags::EPOCH => {
                 Self::Epoch { epoch: u64::from_be_bytes(body.take()?), refusals: u64::from_be_bytes(body.take()?) }
             }
-            RESUMED => Self::Resumed(u64::from_be_bytes(body.take()?)),
-            KEPT => Self::Kept { id: u64::from_be_bytes(body.take()?), connected: body.flag()? },
-            RECONNECT => Self::Reconnect,
-            SETTLED => Self::Settled,
-            REFUSED => {
+            tags::RESUMED => Self::Resumed(u64::from_be_bytes(body.take()?)),
+            tags::KEPT => Self::Kept { id: u64::from_be_bytes(body.take()?), connected: body.flag()? },
+            tags::RECONNECT => Self::Reconnect,
+            tags::SETTLED => Self::Settled,
+            tags::REFUSED => {
                 let number = u64::from_be_bytes(body.take()?);
                 let length = usize::from(u16::from_be_bytes(body.take()?));
                 let name = text(body.bytes(length)?)?;
@@ -203,13 +188,13 @@ fn text(bytes: &[u8]) -> Result<String, Malformed> {
     String::from_utf8(bytes.into()).map_err(|_| Malformed)
 }
 
-/// Encodes a registration as the table keeps it.
+/// Encodes an entry of the table.
 pub(crate) fn entry(entry: &Entry, connected: bool) -> Vec<u8> {
     entered(entry.id(), entry.creation(), connected, &entry.reply().to_alive2())
 }
 
 fn entered(id: u64, creation: u32, connected: bool, alive2: &[u8]) -> Vec<u8> {
-    framed(ENTERED, |out| {
+    framed(tags::ENTERED, |out| {
         out.extend(id.to_be_bytes());
         out.extend(creation.to_be_bytes());
         out.push(u8::from(connected));
@@ -217,7 +202,8 @@ fn entered(id: u64, creation: u32, connected: bool, alive2: &[u8]) -> Vec<u8> {
     })
 }
 
-/// The first message in `bytes` without its length, and what it takes with it; `None` while bytes are missing.
+/// The first message in `bytes` without its length, and the bytes that it takes with it. `None` while bytes are
+/// missing.
 pub(crate) fn frame(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Malformed> {
     let Some((length, rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes(*length));

@@ -1,4 +1,4 @@
-//! The side of a member that only wants to know what is in the owner's table.
+//! The side of a member that mirrors the owner's table without standing by.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -9,34 +9,34 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout, Instant, MissedTickBehavior};
 
 use super::channel::Failure;
-use super::hello::{Hello, VERSION};
+use super::hello::{Hello, HELLO_TIMEOUT, VERSION};
 use super::message::{Entered, Message};
 use super::rendezvous::{Name, Rendezvous};
 use super::settings::{HandOver, Trusted};
-use super::standby::{ALIVE_EVERY, INTRODUCTION};
+use super::standby::KEEPALIVE_INTERVAL;
 use crate::backoff::Backoff;
 use crate::registry::follower::Position;
 use crate::registry::mirror::{Image, Mirror};
 use crate::registry::replica::Impossible;
 
-/// How long a copy answers whose owner has gone, while no other can be followed.
-const COPY_PATIENCE: Duration = Duration::from_secs(5);
-/// The pauses between attempts to follow: while another owner comes, and while it cannot work out.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-const LONG_PAUSE: Duration = Duration::from_secs(60);
+/// How long a copy goes on answering after its owner has gone, while no other owner can be followed.
+const COPY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest pause before the next attempt, and the pause after an owner that cannot be followed.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+const INCOMPATIBLE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Why an owner is not followed any more.
+/// Why the member stopped following an owner.
 #[derive(Debug)]
 enum Ended {
-    /// It has gone, or has something else to offer.
+    /// The owner has gone, or wants the member to connect again.
     Gone,
-    /// What it tells does not fit the copy.
-    Astray,
-    /// It cannot work out with this owner.
-    Unfit,
+    /// A message did not fit the copy.
+    Diverged,
+    /// This owner cannot be followed.
+    Incompatible,
 }
 
-/// How far the copy has come.
+/// How far the session with an owner has come.
 #[derive(Debug)]
 enum Stage {
     Introduced,
@@ -44,37 +44,37 @@ enum Stage {
     Following,
 }
 
-/// Has the mirror follow the owner at this rendezvous, and each that comes after it.
+/// Keeps the mirror up to date with the owner at this rendezvous, and with each owner after it.
 pub(crate) async fn follow(
     rendezvous: Rendezvous,
     mut settings: watch::Receiver<HandOver>,
     mirror: Mirror,
 ) -> Infallible {
-    let mut backoff = Backoff::up_to(LONGEST_PAUSE);
-    let (mut followed, mut is_astray) = (Instant::now(), false);
+    let mut backoff = Backoff::up_to(MAX_BACKOFF);
+    let (mut followed, mut has_diverged) = (Instant::now(), false);
     loop {
         if !settings.borrow().is_enabled() {
             mirror.give_up();
         }
         let trusted = HandOver::enabled(&mut settings).await.trusted;
-        let resume = mirror.position().filter(|_| !is_astray);
+        let resume = mirror.position().filter(|_| !has_diverged);
         let mut stage = Stage::Introduced;
         let ended = tokio::select! {
             ended = follow_owner(&rendezvous, &trusted, resume, &mirror, &mut stage) => ended,
             Ok(()) = settings.changed() => Ended::Gone,
         };
         if matches!(stage, Stage::Following) {
-            (followed, backoff) = (Instant::now(), Backoff::up_to(LONGEST_PAUSE));
+            (followed, backoff) = (Instant::now(), Backoff::up_to(MAX_BACKOFF));
         }
-        if matches!(ended, Ended::Unfit) || followed.elapsed() >= COPY_PATIENCE {
+        if matches!(ended, Ended::Incompatible) || followed.elapsed() >= COPY_TIMEOUT {
             mirror.give_up();
         }
-        is_astray = matches!(ended, Ended::Astray);
-        sleep(if matches!(ended, Ended::Unfit) { LONG_PAUSE } else { backoff.next() }).await;
+        has_diverged = matches!(ended, Ended::Diverged);
+        sleep(if matches!(ended, Ended::Incompatible) { INCOMPATIBLE_PAUSE } else { backoff.next() }).await;
     }
 }
 
-/// Follows one owner. A copy that is there from the last one is gone on with where that can be.
+/// Follows one owner until that ends. Resumes from an earlier copy where both tables allow it.
 async fn follow_owner(
     rendezvous: &Rendezvous,
     trusted: &Trusted,
@@ -84,21 +84,21 @@ async fn follow_owner(
 ) -> Ended {
     let (mut owner, mut receiver) = match rendezvous.connect(trusted).await {
         Ok((owner, receiver, Name::Shared)) => (owner, receiver),
-        // An owner of the first version tells nothing to who does not stand by; one that ends lets go of this name last.
+        // An owner of version 1 serves standbys only. An owner that is just ending lets go of this name last.
         Ok((_, _, Name::OwnUser)) => return Ended::Gone,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ended::Unfit,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ended::Incompatible,
         Err(_) => return Ended::Gone,
     };
     let hello = Hello { version: VERSION, addresses: Vec::new(), node: None, stands_by: false, resume };
     if owner.send(&Message::Hello(hello).encode(), None).is_err() {
         return Ended::Gone;
     }
-    let addresses = match timeout(INTRODUCTION, receiver.receive()).await {
+    let addresses = match timeout(HELLO_TIMEOUT, receiver.receive()).await {
         Ok(Ok((Message::Hello(said), None))) => said.addresses,
-        Ok(Ok(_) | Err(Failure::Malformed | Failure::OutOfDescriptors)) => return Ended::Unfit,
+        Ok(Ok(_) | Err(Failure::Malformed | Failure::OutOfDescriptors)) => return Ended::Incompatible,
         Ok(Err(Failure::Closed)) | Err(_) => return Ended::Gone,
     };
-    let mut alive = tokio::time::interval(ALIVE_EVERY);
+    let mut alive = tokio::time::interval(KEEPALIVE_INTERVAL);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let message = tokio::select! {
@@ -106,22 +106,22 @@ async fn follow_owner(
             received = receiver.receive() => match received {
                 Ok((Message::Reconnect, None)) | Err(Failure::Closed) => return Ended::Gone,
                 Ok((message, None)) => message,
-                Ok((_, Some(_))) | Err(Failure::Malformed | Failure::OutOfDescriptors) => return Ended::Unfit,
+                Ok((_, Some(_))) | Err(Failure::Malformed | Failure::OutOfDescriptors) => return Ended::Incompatible,
             },
             _ = alive.tick() => {
-                // The owner reads when it can; its end is found by reading.
+                // A failure does not matter: the end of the owner is found by reading.
                 let _ = owner.send(&Message::Alive.encode(), None);
                 continue;
             }
         };
         if let Err(Impossible(what)) = apply(message, &addresses, mirror, stage) {
             tracing::debug!(%what, "the copy of the owner's table begins anew, since it was told of something impossible");
-            return Ended::Astray;
+            return Ended::Diverged;
         }
     }
 }
 
-/// What the owner at these addresses said.
+/// Applies a message of the owner that listens at these addresses.
 fn apply(message: Message, addresses: &[IpAddr], mirror: &Mirror, stage: &mut Stage) -> Result<(), Impossible> {
     let entry = |Entered { id, creation, node, .. }: Entered| Image::entry(id, creation, &node);
     match (message, &mut *stage) {

@@ -1,5 +1,6 @@
-//! The owner's side: it takes standbys, and passes them what they need to go on for it.
+//! The owner's side: accepts followers, and passes to standbys what they need to take over.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,69 +12,67 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 
 use super::channel::{self, Failure, Receiver};
-use super::hello::{Hello, FIRST_VERSION, VERSION};
+use super::hello::{Hello, FIRST_VERSION, HELLO_TIMEOUT, VERSION};
 use super::message::Message;
+use super::permits::Permits;
 use super::rendezvous::{self, Claim, Name, Rendezvous};
-use super::replication::{Progress, Reason, Replication, Session, SILENCE};
+use super::replication::{Progress, Reason, Replication, Session, SILENCE_TIMEOUT};
 use super::settings::HandOver;
-use super::standby::CLAIM_PATIENCE;
-use super::turns::Turns;
+use super::standby::CLAIM_TIMEOUT;
 use crate::backoff::Backoff;
 use crate::node::NodeName;
 use crate::registry::follower::Follower;
 use crate::registry::{Descriptor, Registry};
 use crate::reserve::Reserve;
 
-/// How long a member that connects may take to say who it is.
-const INTRODUCTION: Duration = Duration::from_secs(5);
-/// How long a standby may take to say that it serves. It takes less than a millisecond.
-const CONFIRMATION: Duration = Duration::from_secs(1);
-/// How long after a change of owners another who stood by for the last one is waited for. It takes a few milliseconds.
-const RESUMPTION: Duration = Duration::from_secs(1);
-/// Members that may follow or wait for their turn to stand by.
-const CANDIDATES: usize = 256;
-/// The pauses between attempts to get the name, which somebody else may have.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The pause after a member that could not be accepted.
+/// How long a standby may take to confirm that it serves. It normally takes less than a millisecond.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after a change of owner to wait for the last owner's other standbys. They normally take a few milliseconds.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(1);
+/// Members that may follow, or wait for a permit to stand by, at one time.
+const MAX_FOLLOWERS: usize = 256;
+/// The longest pause between attempts to claim the name.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the name may be somebody else's before that is told: an owner that ends may still have it.
-const NAME_PATIENCE: Duration = Duration::from_secs(1);
+/// How long another process may hold the name before that is logged: an owner that is ending may still have it.
+const CLAIM_WARNING: Duration = Duration::from_secs(1);
 
-/// Who stands by.
+/// A member that stands by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standby {
     /// Its node's name, if it has one.
     pub node: Option<NodeName>,
-    /// Its process, where the system says which it is.
+    /// Its process id, where the system reports it.
     pub pid: Option<i32>,
 }
 
-/// What an owner offers to those that would stand by for it, for as long as this is kept.
+/// The owner's offer to other members to follow it. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Offer {
     context: Arc<Context>,
-    /// Has the claim.
+    /// The task that accepts members. It holds the claim.
     accepting: JoinSet<()>,
 }
 
-/// What an offer is made with.
+/// How to make an offer.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms {
+pub(crate) struct OfferConfig {
     pub(crate) rendezvous: Rendezvous,
     pub(crate) addresses: Vec<IpAddr>,
-    /// Whether the listeners are the service manager's as well.
+    /// Whether the service manager holds the listeners as well.
     pub(crate) lent: bool,
     pub(crate) node: Option<NodeName>,
     pub(crate) registry: Registry,
     pub(crate) replication: Replication,
-    /// How many may stand by.
+    /// How many may stand by, and who.
     pub(crate) settings: watch::Receiver<HandOver>,
-    /// Where it is told who does.
+    /// Where the current standbys are published.
     pub(crate) standbys: Arc<watch::Sender<Vec<Standby>>>,
 }
 
-impl Terms {
-    /// Who the owner is.
+impl OfferConfig {
+    /// The hello of this owner.
     pub(crate) fn hello(&self) -> Hello {
         let (addresses, node) = (self.addresses.clone(), self.node.clone());
         Hello { version: VERSION, addresses, node, stands_by: true, resume: None }
@@ -82,56 +81,59 @@ impl Terms {
 
 #[derive(Debug)]
 struct Context {
-    terms: Terms,
+    config: OfferConfig,
     listeners: watch::Sender<Vec<Arc<dyn Descriptor>>>,
-    turns: Mutex<Turns>,
+    permits: Mutex<Permits>,
     members: Mutex<JoinSet<()>>,
     hung: Notify,
     taken: Notify,
-    /// Until when those that stood by for the last owner may take to do so for this one.
-    settled: Instant,
+    /// Why processes could not stand by, each told once.
+    told: Mutex<BTreeSet<String>>,
+    /// Until when standbys of the last owner are waited for.
+    resume_until: Instant,
 }
 
 impl Offer {
-    /// Claims the rendezvous, unless the last owner left its claim, and passes these listeners to whoever stands by.
-    pub(crate) fn new(terms: Terms, claim: Option<Claim>, listeners: Vec<Arc<dyn Descriptor>>) -> Self {
-        let turns = Turns::of(&terms.settings.borrow());
+    /// Claims the rendezvous, unless it comes with a claim, and passes these listeners to every standby.
+    pub(crate) fn new(config: OfferConfig, claim: Option<Claim>, listeners: Vec<Arc<dyn Descriptor>>) -> Self {
+        let permits = Permits::of(&config.settings.borrow());
         let context = Arc::new(Context {
-            terms,
+            config,
             listeners: watch::Sender::new(listeners),
-            turns: Mutex::new(turns),
+            permits: Mutex::new(permits),
             members: Mutex::default(),
             hung: Notify::new(),
             taken: Notify::new(),
-            settled: Instant::now() + if claim.is_some() { RESUMPTION } else { Duration::ZERO },
+            told: Mutex::default(),
+            resume_until: Instant::now() + if claim.is_some() { RESUME_TIMEOUT } else { Duration::ZERO },
         });
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(Arc::clone(&context), claim));
         Self { context, accepting }
     }
 
-    /// Has these listeners passed from now on, in the place of those that everybody who stands by has.
+    /// Replaces the listeners. Standbys are told to connect again, and get the new ones.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         self.context.listeners.send_replace(listeners);
     }
 
-    /// Has these listeners passed as well, also to who stands by already.
+    /// Adds listeners. Current standbys get them too.
     pub(crate) fn extend(&self, new: Vec<Arc<dyn Descriptor>>) {
-        self.context.terms.replication.extend(&new);
-        // Nothing to begin anew for.
+        self.context.config.replication.extend(&new);
+        // Without a notification: no standby has to connect again.
         self.context.listeners.send_if_modified(|listeners| {
             listeners.extend(new);
             false
         });
     }
 
-    /// Where those who follow find this.
+    /// Where followers find this owner.
     pub(crate) fn rendezvous(&self) -> &Rendezvous {
-        &self.context.terms.rendezvous
+        &self.context.config.rendezvous
     }
 
-    /// Offers other listeners, at another rendezvous if their first address is another. Who stands by begins anew: it
-    /// finds the last rendezvous claimed, until it has given up the copies that it has of the last listeners.
+    /// Offers other listeners, at another rendezvous if their first address has changed. Standbys connect again. The
+    /// old rendezvous stays claimed until they must have given up their copies of the old listeners.
     pub(crate) async fn relocate(
         &mut self,
         rendezvous: Rendezvous,
@@ -139,55 +141,55 @@ impl Offer {
         listeners: Vec<Arc<dyn Descriptor>>,
     ) {
         self.accepting.shutdown().await;
-        let last = &self.context.terms;
+        let last = &self.context.config;
         let claim = if last.settings.borrow().is_enabled() { last.rendezvous.claim().ok() } else { None };
         let mut members = std::mem::take(&mut *self.context.members.lock());
         members.shutdown().await;
         last.replication.end_all();
         let stays = last.rendezvous == rendezvous;
-        let terms = Terms { rendezvous, addresses, ..last.clone() };
+        let config = OfferConfig { rendezvous, addresses, ..last.clone() };
         let (claim, former) = if stays { (claim, None) } else { (None, claim) };
-        *self = Self::new(terms, claim, listeners);
+        *self = Self::new(config, claim, listeners);
         self.accepting.spawn(async move {
-            sleep(CLAIM_PATIENCE * 2).await;
+            sleep(CLAIM_TIMEOUT * 2).await;
             drop(former);
         });
     }
 
-    /// Waits until a standby hangs. It still has copies of the listeners, and may hold the port with them.
+    /// Waits until a standby hangs. Its copies of the listeners may keep the port taken.
     pub(crate) async fn hung(&self) {
         self.context.hung.notified().await;
     }
 
-    /// Hands over to a standby, if there is one with a whole copy; nothing may be accepted any more. Whether another
-    /// process serves now: otherwise none can, since this one still has the name.
+    /// Hands over to a standby that has a whole copy. The caller must have stopped accepting. Returns whether another
+    /// process serves now. If not, none can later: this process holds the name.
     pub(crate) async fn hand_over(&mut self) -> bool {
         let context = Arc::clone(&self.context);
-        let terms = &context.terms;
-        if !terms.replication.has_whole_standby() {
-            let mut standbys = terms.standbys.subscribe();
-            let _ = timeout_at(context.settled, standbys.wait_for(|standbys| !standbys.is_empty())).await;
+        let config = &context.config;
+        if !config.replication.has_whole_standby() {
+            let mut standbys = config.standbys.subscribe();
+            let _ = timeout_at(context.resume_until, standbys.wait_for(|standbys| !standbys.is_empty())).await;
         }
-        if !terms.replication.has_whole_standby() {
+        if !config.replication.has_whole_standby() {
             return false;
         }
         // The standby must find the name free.
         self.accepting.shutdown().await;
-        if !terms.replication.leave() {
+        if !config.replication.request_takeover() {
             return false;
         }
-        terms.replication.pass();
+        config.replication.pass();
         let gone = async {
-            let mut standbys = terms.standbys.subscribe();
+            let mut standbys = config.standbys.subscribe();
             let _ = standbys.wait_for(Vec::is_empty).await;
         };
         let confirmed = tokio::select! {
             () = context.taken.notified() => true,
             () = gone => false,
-            () = sleep(CONFIRMATION) => false,
+            () = sleep(CONFIRM_TIMEOUT) => false,
         };
-        // One that took over and could not say so any more has the name.
-        match if confirmed { None } else { terms.rendezvous.claim().ok() } {
+        // A standby that took over and could not confirm it holds the name.
+        match if confirmed { None } else { config.rendezvous.claim().ok() } {
             Some(claim) => {
                 self.accepting.spawn(async move {
                     let _claim = claim;
@@ -196,7 +198,7 @@ impl Offer {
                 false
             }
             None => {
-                terms.replication.over();
+                config.replication.set_handed_over();
                 true
             }
         }
@@ -205,24 +207,24 @@ impl Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        // They share what has them.
+        // The tasks share the context that holds them, so they would never be dropped.
         self.context.members.lock().abort_all();
-        self.context.terms.standbys.send_replace(Vec::new());
+        self.context.config.standbys.send_replace(Vec::new());
     }
 }
 
 async fn accept(context: Arc<Context>, claim: Option<Claim>) {
     let claim = match claim {
         Some(claim) => claim,
-        None => claimed(&context.terms).await,
+        None => claim_name(&context.config).await,
     };
     let spare = Reserve::of(1);
-    let mut settings = context.terms.settings.clone();
+    let mut settings = context.config.settings.clone();
     loop {
         let accepted = tokio::select! {
             accepted = claim.accept() => accepted,
             Ok(()) = settings.changed() => {
-                *context.turns.lock() = Turns::of(&settings.borrow_and_update());
+                *context.permits.lock() = Permits::of(&settings.borrow_and_update());
                 continue;
             }
         };
@@ -231,12 +233,12 @@ async fn accept(context: Arc<Context>, claim: Option<Claim>) {
                 spare.restore();
                 let mut members = context.members.lock();
                 while members.try_join_next().is_some() {}
-                if members.len() < CANDIDATES {
+                if members.len() < MAX_FOLLOWERS {
                     members.spawn(serve(Arc::clone(&context), stream, name));
                 }
             }
-            // A member that went at once, or no descriptor for it: one is kept for that, or else there would be no
-            // standby just when the VM is full.
+            // The member closed at once, or no descriptor was left. One is kept in reserve for that: a VM that is full
+            // needs its standby most.
             Err(_) => {
                 if !spare.give_up() {
                     sleep(ACCEPT_PAUSE).await;
@@ -246,15 +248,15 @@ async fn accept(context: Arc<Context>, claim: Option<Claim>) {
     }
 }
 
-/// Waits until the name is this process's.
-async fn claimed(terms: &Terms) -> Claim {
-    HandOver::enabled(&mut terms.settings.clone()).await;
-    let (mut backoff, began, mut told) = (Backoff::up_to(LONGEST_PAUSE), Instant::now(), false);
+/// Claims the name; tries again until it succeeds.
+async fn claim_name(config: &OfferConfig) -> Claim {
+    HandOver::enabled(&mut config.settings.clone()).await;
+    let (mut backoff, began, mut told) = (Backoff::up_to(MAX_BACKOFF), Instant::now(), false);
     loop {
-        match terms.rendezvous.claim() {
+        match config.rendezvous.claim() {
             Ok(claim) => return claim,
             Err(error) => {
-                if began.elapsed() > NAME_PATIENCE && !std::mem::replace(&mut told, true) {
+                if began.elapsed() > CLAIM_WARNING && !std::mem::replace(&mut told, true) {
                     tracing::warn!(error = %channel::explain(&error), "nobody can stand by for this owner");
                 }
                 sleep(backoff.next()).await;
@@ -263,16 +265,20 @@ async fn claimed(terms: &Terms) -> Claim {
     }
 }
 
-/// One member that would follow: it says who it is, waits for its turn if it would stand by, and follows.
+/// Serves one member: exchanges hellos, waits for a permit if it wants to stand by, and replicates to it.
 async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
-    let terms = &context.terms;
-    let mut settings = terms.settings.clone();
+    let config = &context.config;
+    let mut settings = config.settings.clone();
     let HandOver { standbys, trusted } = settings.borrow_and_update().clone();
     let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let (mut sender, mut receiver) = match rendezvous::open(stream, name, &trusted) {
         Ok(ends) => ends,
         Err(error) => {
-            tracing::warn!(%error, "nobody but this user's processes may stand by");
+            let mut told = context.told.lock();
+            // The same process asks again and again.
+            if told.len() < MAX_FOLLOWERS && told.insert(error.to_string()) {
+                tracing::warn!(%error, "only processes of this user and of those in :hand_over may stand by");
+            }
             return;
         }
     };
@@ -280,31 +286,31 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
         return;
     }
     let mut listeners = context.listeners.subscribe();
-    let turns = context.turns.lock().clone();
+    let permits = context.permits.lock().clone();
     let version = if name == Name::Shared { VERSION } else { FIRST_VERSION };
-    let hello = Hello { version, ..terms.hello() };
+    let hello = Hello { version, ..config.hello() };
     if sender.send(&Message::Hello(hello.clone()).encode(), None).is_err() {
         return;
     }
-    let said = match timeout(INTRODUCTION, receiver.receive()).await {
-        // The other side finds what does not fit, and tells it.
+    let said = match timeout(HELLO_TIMEOUT, receiver.receive()).await {
+        // If they do not fit, the other side finds that out too, and logs it.
         Ok(Ok((Message::Hello(said), None))) if said.fits(&hello).is_ok() || !said.stands_by => said,
         _ => return,
     };
     let version = said.common_version(&hello);
-    if terms.lent && version == FIRST_VERSION {
-        // It would shut what is not its own.
+    if config.lent && version == FIRST_VERSION {
+        // It would shut the service manager's listeners.
         return;
     }
-    // A member of the first version knows no other standby beside it.
-    let turn = turns.semaphore.acquire_many(if version == FIRST_VERSION { turns.number } else { 1 });
-    tokio::pin!(turn);
-    let _turn = loop {
+    // A standby of version 1 must be the only one.
+    let permit = permits.semaphore.acquire_many(if version == FIRST_VERSION { permits.count } else { 1 });
+    tokio::pin!(permit);
+    let _permit = loop {
         if !said.stands_by {
             break None;
         }
         tokio::select! {
-            turn = &mut turn => break turn.ok(),
+            permit = &mut permit => break permit.ok(),
             Ok(()) = settings.changed() => return,
             heard = receiver.receive() => match heard {
                 Ok((Message::Alive, None)) => {}
@@ -313,28 +319,28 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
         }
     };
     let passed = said.stands_by.then(|| listeners.borrow_and_update().iter().cloned().collect());
-    let follower = terms.registry.follow(said.resume.filter(|_| version != FIRST_VERSION));
+    let follower = config.registry.follow(said.resume.filter(|_| version != FIRST_VERSION));
     let stream = sender.stream();
-    let id = terms.replication.begin(Session::new(sender, version, passed, terms.lent, Arc::clone(&follower)));
+    let id = config.replication.begin(Session::new(sender, version, passed, config.lent, Arc::clone(&follower)));
     let standby = said.stands_by.then_some(Standby { node: said.node, pid });
     let reason = tokio::select! {
-        reason = accompany(&context, id, &stream, &follower, receiver, standby.as_ref()) => reason,
+        reason = run_session(&context, id, &stream, &follower, receiver, standby.as_ref()) => reason,
         _ = settings.changed() => Reason::Changed,
         _ = listeners.changed() => Reason::Changed,
     };
-    let goes_on = terms.replication.end(id, &reason);
+    let still_serves = config.replication.end(id, &reason);
     let Some(standby) = standby else { return };
-    let was_told = terms.standbys.send_if_modified(|standbys| {
+    let was_listed = config.standbys.send_if_modified(|standbys| {
         let before = standbys.len();
         standbys.retain(|other| *other != standby);
         standbys.len() < before
     });
-    if !goes_on {
+    if !still_serves {
         return;
     }
-    if was_told {
+    if was_listed {
         let reason = reason.describe();
-        if terms.standbys.borrow().is_empty() {
+        if config.standbys.borrow().is_empty() {
             tracing::info!(%standby, %reason, "nobody stands by for this owner any more");
         } else {
             tracing::info!(%standby, %reason, "a standby has gone, and another is left");
@@ -342,13 +348,13 @@ async fn serve(context: Arc<Context>, stream: UnixStream, name: Name) {
     }
     if matches!(reason, Reason::Silent | Reason::Slow) {
         context.hung.notify_one();
-        // The next one gets the listeners that take the place of those which this one has.
+        // Keeps the permit until the listeners are replaced, so that the next standby gets the new ones.
         let _ = listeners.changed().await;
     }
 }
 
-/// Passes all that comes to one who follows, until one of both ends.
-async fn accompany(
+/// Replicates to a follower until one side ends; returns why.
+async fn run_session(
     context: &Context,
     id: u64,
     stream: &UnixStream,
@@ -356,20 +362,21 @@ async fn accompany(
     mut receiver: Receiver,
     standby: Option<&Standby>,
 ) -> Reason {
-    let terms = &context.terms;
+    let config = &context.config;
     let (mut heard, mut told) = (Instant::now(), false);
     loop {
-        let progress = match terms.replication.try_pass(id) {
+        let progress = match config.replication.try_pass(id) {
             Ok(progress) => progress,
             Err(reason) => return reason,
         };
-        if let Some(standby) = standby.filter(|_| !told && terms.replication.is_whole(id)) {
+        if let Some(standby) = standby.filter(|_| !told && config.replication.is_whole(id)) {
             told = true;
             tracing::info!(%standby, "a standby has a copy of everything");
-            terms.standbys.send_modify(|standbys| standbys.push(standby.clone()));
+            config.standbys.send_modify(|standbys| standbys.push(standby.clone()));
         }
         tokio::select! {
-            // What was said while this process did not run counts.
+            // Reading comes first: after a stop of this process the standby's messages are there, and it was not
+            // silent.
             biased;
             said = receiver.receive() => match said {
                 Ok((Message::Alive, None)) => heard = Instant::now(),
@@ -377,7 +384,7 @@ async fn accompany(
                 Ok(_) | Err(Failure::Malformed | Failure::OutOfDescriptors) => return Reason::Malformed,
                 Err(Failure::Closed) => return Reason::Gone,
             },
-            () = sleep_until(heard + SILENCE) => return Reason::Silent,
+            () = sleep_until(heard + SILENCE_TIMEOUT) => return Reason::Silent,
             () = tokio::task::yield_now(), if progress == Progress::More => {}
             _ = stream.writable(), if progress == Progress::Blocked => {}
             () = follower.stepped(), if progress == Progress::Done => {}

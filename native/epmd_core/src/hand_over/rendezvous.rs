@@ -1,4 +1,4 @@
-//! Where an owner is found by those who follow it: a Unix socket, whose name the owner alone holds.
+//! Where followers find the owner: a Unix socket whose name only one process, the owner, can hold.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -13,30 +13,26 @@ use tokio::time::sleep;
 use super::channel::{self, Receiver, Sender};
 use super::settings::Trusted;
 use crate::os;
+use crate::users::own_user;
 
-/// Members that may wait to be accepted.
+/// The accept queue: members that wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// A pause while the last one who had the names is going.
-const GOING: Duration = Duration::from_millis(5);
+/// The pause while the last holder of the names is ending.
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Somebody else is the owner.
+/// Another process is the owner.
 #[derive(Debug)]
 pub(crate) struct Owned;
 
-/// The names of a rendezvous: abstract ones, which belong to the network namespace as the port does. Only Linux has them,
-/// and only there is a hand-over.
+/// The names of a rendezvous. They are abstract: they belong to the network namespace, as the port does. Only Linux has
+/// such names, and a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
-    /// The one that every user knows.
+    /// The same name for all users.
     Shared,
-    /// The one that each user had before version 2 of the format. It is kept for members that know no other.
+    /// A name for each user. Members of version 1 know only this one.
     OwnUser,
-}
-
-/// The user of this process, as the other end is told it.
-fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 /// Where the owner of a port is found by the members of its host.
@@ -64,17 +60,17 @@ impl Rendezvous {
         }
     }
 
-    /// Claims the names: at most one process has them, for as long as that lives and keeps the claim.
+    /// Claims the names. At most one process has them, as long as it lives and keeps the claim.
     ///
     /// # Errors
     ///
-    /// `AddrInUse` while somebody else has the shared name.
+    /// `AddrInUse` while another process has the shared name.
     pub(crate) fn claim(&self) -> io::Result<Claim> {
         self.claimant()?.claim(Name::Shared)
     }
 
-    /// Claims the names, or finds that a trusted process has them: it is the owner then. Nobody else can be one for
-    /// listeners that are passed between trusted processes only, so that whatever else is in the way does not matter.
+    /// Claims the names, unless a trusted process has them: that process is the owner. Returns no claim if anything
+    /// else is in the way: the listeners are passed between trusted processes only, so nothing else can be their owner.
     pub(crate) async fn claim_unless_owned(&self, trusted: &Trusted) -> Result<Option<Claim>, Owned> {
         loop {
             match self.claim() {
@@ -84,14 +80,14 @@ impl Rendezvous {
             }
             match self.connect(trusted).await {
                 Ok(_) => return Err(Owned),
-                // It has just gone.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => sleep(GOING).await,
+                // The owner has just gone.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => sleep(RELEASE_PAUSE).await,
                 Err(_) => return Ok(None),
             }
         }
     }
 
-    /// Gets hold of all that a claim needs but the names.
+    /// Prepares a claim: gets everything it needs except the names.
     pub(crate) fn claimant(&self) -> io::Result<Claimant> {
         let socket = |name| -> io::Result<Unclaimed> {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -101,17 +97,17 @@ impl Rendezvous {
         Ok(Claimant { shared: socket(Name::Shared)?, own_user: socket(Name::OwnUser)? })
     }
 
-    /// Connects to whoever has claimed the names.
+    /// Connects to the process that has claimed the names.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` if that is a process which is not trusted.
+    /// `PermissionDenied` if that process is not trusted.
     pub(crate) async fn connect(&self, trusted: &Trusted) -> io::Result<(Sender, Receiver, Name)> {
         let (stream, name) = match UnixStream::connect(self.path(Name::Shared)).await {
             Ok(stream) => (stream, Name::Shared),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 let stream = UnixStream::connect(self.path(Name::OwnUser)).await?;
-                // An owner that was just claiming its names has both by now. Only one of the first version has no other.
+                // An owner that was just claiming its names has both by now; one of version 1 only ever has this one.
                 match UnixStream::connect(self.path(Name::Shared)).await {
                     Ok(stream) => (stream, Name::Shared),
                     Err(_) => (stream, Name::OwnUser),
@@ -136,7 +132,7 @@ pub(crate) fn open(stream: UnixStream, name: Name, trusted: &Trusted) -> io::Res
     Err(io::Error::new(ErrorKind::PermissionDenied, text))
 }
 
-/// Who can claim the names at once, however little the process has left by then.
+/// A prepared claim. It succeeds even when the process has no descriptors left.
 #[derive(Debug)]
 pub(crate) struct Claimant {
     shared: Unclaimed,
@@ -144,11 +140,11 @@ pub(crate) struct Claimant {
 }
 
 impl Claimant {
-    /// Claims the names. The one by which the last owner was found decides; the other may be lacking.
+    /// Claims both names. Only the decisive one must succeed: the name at which the last owner was found.
     ///
     /// # Errors
     ///
-    /// `AddrInUse` while somebody else has it; it can be tried again then.
+    /// `AddrInUse` while another process has it; it can be tried again then.
     pub(crate) fn claim(&mut self, decisive: Name) -> io::Result<Claim> {
         let Self { shared, own_user } = self;
         Ok(match decisive {
@@ -161,7 +157,7 @@ impl Claimant {
 #[derive(Debug)]
 struct Unclaimed {
     path: PathBuf,
-    /// Until it has the name.
+    /// `None` once it has the name.
     socket: Option<Socket>,
 }
 
@@ -175,7 +171,7 @@ impl Unclaimed {
     }
 }
 
-/// The names, held.
+/// The names, held by this process.
 #[derive(Debug)]
 pub(crate) struct Claim {
     shared: Option<UnixListener>,
@@ -183,7 +179,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Waits for the next member that connects; tells by which name it came.
+    /// Waits for the next member that connects. Returns the name that it used, too.
     pub(crate) async fn accept(&self) -> io::Result<(UnixStream, Name)> {
         let accept = |listener| async move {
             match listener {
@@ -210,7 +206,7 @@ mod tests {
     #[test]
     fn an_owner_that_is_just_claiming_its_names_is_not_taken_for_one_of_the_first_version() {
         const ROUNDS: usize = 2_000;
-        // The port of nobody.
+        // Nobody serves this port.
         let rendezvous = Rendezvous::of(([127, 0, 0, 1], 1).into());
         let together = Barrier::new(2);
         let runtime = || -> Runtime { Builder::new_current_thread().enable_io().build().expect("a runtime") };

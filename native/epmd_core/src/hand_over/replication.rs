@@ -1,4 +1,4 @@
-//! What an owner passes to those who follow it, message by message.
+//! Sends the steps of the owner's table to its followers, message by message.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -12,74 +12,74 @@ use super::channel::Sender;
 use super::hello::FIRST_VERSION;
 use super::message::{self, Message};
 use super::store::Store;
-use crate::registry::follower::{Behind, Follower, Step};
+use crate::registry::follower::{Follower, Lagged, Step};
 use crate::registry::Descriptor;
 
-/// Messages that are sent before other peers get a turn.
+/// Messages that are sent to one follower before other tasks run.
 const MESSAGES_AT_ONCE: usize = 256;
-/// How long a standby may say nothing: it says something every 5 seconds.
-pub(super) const SILENCE: Duration = Duration::from_secs(12);
+/// How long a follower may stay silent. It sends something every 5 seconds.
+pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Passes steps to everybody who follows, if anybody does.
+/// The sessions with all followers, and the service manager's store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Replication(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    began: u64,
+    last_id: u64,
     sessions: BTreeMap<u64, Session>,
-    /// The service manager's, if that keeps anything.
+    /// The service manager's store, if it has room.
     store: Option<Store>,
-    /// What this owner had is another's.
+    /// Another process has taken over.
     handed_over: bool,
 }
 
-/// One who follows.
+/// A session with one follower.
 #[derive(Debug)]
 pub(super) struct Session {
     sender: Sender,
     version: u16,
-    /// None for who does not stand by: such a one gets no descriptors.
+    /// Listeners still to be sent. `None` for a follower that does not stand by: it gets no descriptors.
     listeners: Option<VecDeque<Arc<dyn Descriptor>>>,
-    /// Whether they are the service manager's as well.
+    /// Whether the service manager holds the listeners as well.
     lent: bool,
     follower: Arc<Follower>,
-    /// What the other end's socket did not take.
+    /// The message that the socket had no room for.
     waiting: Option<OutgoingMessage>,
     whole: bool,
-    last: Last,
+    ending: Ending,
 }
 
 /// A message, and the descriptor that goes with it.
 type OutgoingMessage = (Vec<u8>, Option<Arc<dyn Descriptor>>);
 
-/// Whether there is a last message to say when all else is said.
+/// Whether the session is ending, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
-    No,
+enum Ending {
+    None,
     TakeOver,
-    Said,
+    Sent,
 }
 
-/// How far the passing came.
+/// The result of sending as much as possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Everything is sent.
     Done,
-    /// The other end has to read first.
+    /// The socket is full until the other end reads.
     Blocked,
-    /// Others shall have a turn in between.
+    /// There is more to send; other tasks run first.
     More,
 }
 
-/// Why somebody does not follow any more.
+/// Why a session ended.
 #[derive(Debug)]
 pub(super) enum Reason {
     Gone,
     Silent,
     Slow,
     Malformed,
-    /// What this owner offers has changed.
+    /// The owner's settings or listeners have changed.
     Changed,
     Failed(io::Error),
 }
@@ -88,7 +88,7 @@ impl Reason {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Gone => "it has gone".into(),
-            Self::Silent => format!("it has said nothing for {} seconds", SILENCE.as_secs()),
+            Self::Silent => format!("it has said nothing for {} seconds", SILENCE_TIMEOUT.as_secs()),
             Self::Slow => "it is too slow".into(),
             Self::Malformed => "what it says is no message".into(),
             Self::Changed => "the settings have changed".into(),
@@ -98,7 +98,7 @@ impl Reason {
 }
 
 impl Session {
-    /// One with whom nothing has been passed yet.
+    /// A session in which nothing has been sent yet.
     pub(super) fn new(
         sender: Sender,
         version: u16,
@@ -106,13 +106,13 @@ impl Session {
         lent: bool,
         follower: Arc<Follower>,
     ) -> Self {
-        Self { sender, version, listeners, lent, follower, waiting: None, whole: false, last: Last::No }
+        Self { sender, version, listeners, lent, follower, waiting: None, whole: false, ending: Ending::None }
     }
 }
 
 impl Replication {
-    /// Passes what those lack who stand by, as far as it can be without waiting. Whoever only follows has it a moment
-    /// later: no node waits for that.
+    /// Sends to the standbys and the store what they lack, as far as possible without waiting. Other followers get it a
+    /// moment later from their own tasks: no node waits for them.
     pub(crate) fn pass(&self) {
         for session in self.0.lock().sessions.values_mut().filter(|session| session.listeners.is_some()) {
             // The session's task finds the same error and ends.
@@ -123,26 +123,26 @@ impl Replication {
         }
     }
 
-    /// Passes to this store, too, from now on.
-    pub(crate) fn keep(&self, store: Option<Store>) {
+    /// Sets the store to fill from now on, or none.
+    pub(crate) fn set_store(&self, store: Option<Store>) {
         self.0.lock().store = store;
     }
 
-    /// Whether another serves now what this owner had.
-    pub(crate) fn is_over(&self) -> bool {
+    /// Whether another process has taken over.
+    pub(crate) fn is_handed_over(&self) -> bool {
         self.0.lock().handed_over
     }
 
-    /// Passes to this one, too, from now on: the listeners, all of the table, and each of its steps.
+    /// Begins a session: the listeners, the whole table, and then each step will be sent. Returns its number.
     pub(super) fn begin(&self, session: Session) -> u64 {
         let mut state = self.0.lock();
-        state.began += 1;
-        let id = state.began;
+        state.last_id += 1;
+        let id = state.last_id;
         state.sessions.insert(id, session);
         id
     }
 
-    /// Passes these listeners as well.
+    /// Sends these listeners to all standbys as well.
     pub(super) fn extend(&self, new: &[Arc<dyn Descriptor>]) {
         for listeners in self.0.lock().sessions.values_mut().filter_map(|session| session.listeners.as_mut()) {
             listeners.extend(new.iter().cloned());
@@ -157,7 +157,7 @@ impl Replication {
         }
     }
 
-    /// Whether anybody can go on for this owner.
+    /// Whether any standby can take over.
     pub(super) fn has_whole_standby(&self) -> bool {
         self.0.lock().sessions.values().any(Session::can_take_over)
     }
@@ -166,24 +166,27 @@ impl Replication {
         self.0.lock().sessions.get(&id).is_some_and(|session| session.whole)
     }
 
-    /// Tells all that can to take over: who claims the names first does. The others are told nothing more. Whether any can.
-    pub(super) fn leave(&self) -> bool {
+    /// Tells every whole standby to take over; the first to claim the names does. Other followers are sent nothing
+    /// more. Returns whether any standby is whole.
+    pub(super) fn request_takeover(&self) -> bool {
         let mut state = self.0.lock();
         let mut any = false;
         for session in state.sessions.values_mut() {
             if session.can_take_over() {
-                session.last = Last::TakeOver;
+                session.ending = Ending::TakeOver;
                 any = true;
             } else {
-                // What happens here from now on is not true of the table that goes on: the next owner ends its own link.
+                // Later steps would mislead followers: the next owner closes its link to this one, and so its node
+                // leaves this table, but not its own.
                 let _ = session.pass();
-                session.last = Last::Said;
+                session.ending = Ending::Sent;
             }
         }
         any
     }
 
-    /// Ends a session; the other end hears whether it shall connect again. Whether this owner still serves.
+    /// Ends a session. If something has changed, the follower is told to connect again. Returns whether this owner
+    /// still serves.
     pub(super) fn end(&self, id: u64, reason: &Reason) -> bool {
         let mut state = self.0.lock();
         if let (Some(mut session), Reason::Changed) = (state.sessions.remove(&id), reason) {
@@ -192,14 +195,14 @@ impl Replication {
         !state.handed_over
     }
 
-    /// Ends all sessions, to begin anew.
+    /// Ends all sessions, and tells the followers to connect again.
     pub(super) fn end_all(&self) {
         for (_, mut session) in std::mem::take(&mut self.0.lock().sessions) {
             session.dismiss();
         }
     }
 
-    pub(super) fn over(&self) {
+    pub(super) fn set_handed_over(&self) {
         self.0.lock().handed_over = true;
     }
 }
@@ -229,16 +232,16 @@ impl Session {
         if let Some(waiting) = self.waiting.take() {
             return Ok(Some(waiting));
         }
-        if self.last == Last::Said {
+        if self.ending == Ending::Sent {
             return Ok(None);
         }
         if let Some(listener) = self.listeners.as_mut().and_then(VecDeque::pop_front) {
             return Ok(Some((Message::Listener { lent: self.lent }.encode(), Some(listener))));
         }
         let message = match self.follower.take() {
-            Err(Behind) => return Err(Reason::Slow),
-            Ok(None) if self.last == Last::TakeOver => {
-                self.last = Last::Said;
+            Err(Lagged) => return Err(Reason::Slow),
+            Ok(None) if self.ending == Ending::TakeOver => {
+                self.ending = Ending::Sent;
                 Message::TakeOver
             }
             Ok(None) => return Ok(None),
@@ -250,7 +253,7 @@ impl Session {
             Ok(Some(Step::Epoch { epoch, refusals })) => Message::Epoch { epoch, refusals },
             Ok(Some(Step::Resumed(registrations))) => Message::Resumed(registrations),
             Ok(Some(Step::Entered(entry))) => {
-                // One that has ended meanwhile is told without its connection; its end follows.
+                // An entry that has ended meanwhile is sent without a connection; its end follows.
                 let connection = entry.connection().filter(|_| self.listeners.is_some());
                 return Ok(Some((message::entry(&entry, connection.is_some()), connection)));
             }
@@ -270,7 +273,7 @@ impl Session {
         Ok(Some((message.encode(), None)))
     }
 
-    /// Tells the other end, if it hears it at once, that its copy is worth nothing and that it may have another.
+    /// Tells the follower to connect again, if its socket has room at once.
     fn dismiss(&mut self) {
         if self.version != FIRST_VERSION && self.waiting.is_none() {
             let _ = self.sender.send(&Message::Reconnect.encode(), None);

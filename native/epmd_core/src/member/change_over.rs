@@ -1,42 +1,42 @@
-//! The rules of the change-over, without sockets: what a member does next, after what came of what it did.
+//! The rules of the change-over as a state machine without I/O: each event leads to the next state.
 //!
-//! [`super::Member`] does it for real; the tests below walk through every order in which three members can do it.
+//! [`super::Member`] carries the states out. The tests below explore every order in which three members can act.
 
 /// What a member is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum State {
-    /// Binding the port.
+    /// It tries to bind the port.
     Searching,
-    /// Registering with whoever has the port.
+    /// It registers with the owner of the port.
     Joining,
-    /// Registered there, for as long as the link lasts.
+    /// It is registered there, as long as the link lasts.
     Joined,
-    /// Waiting a moment before it searches again.
+    /// It waits before it searches again.
     BackingOff,
-    /// Serving the port, until it stops.
+    /// It serves the port until it stops.
     Serving,
 }
 
-/// What came of it.
+/// The outcome of an action, or what happened meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The port is ours.
+    /// This member has bound the port.
     Bound,
-    /// The port is somebody's.
+    /// Another process has the port.
     Taken,
-    /// The owner has registered our node, or answered where we have none.
+    /// The owner has registered our node, or has answered if there is none.
     Granted,
     /// The link to the owner ended.
     Ended,
-    /// The owner ended, for which this member stood by: all that it had is ours.
+    /// The owner ended, and this member, its standby, has taken over everything.
     TookOver,
-    /// There is another node to register, or none any more.
+    /// The local node has changed, or has gone.
     Changed,
-    /// Other addresses are wanted, which are somebody's: the link to the owner lasts.
+    /// Other addresses are wanted, and another process has them. The link to the owner stays.
     Moved,
-    /// It did not work out: refused, gone, not an EPMD.
+    /// The attempt failed: refused, owner gone, or not an EPMD.
     Failed,
-    /// The moment is over.
+    /// The pause is over.
     BackedOff,
 }
 
@@ -48,7 +48,7 @@ impl State {
             (_, Event::Taken | Event::Moved) | (Self::Joined, Event::Changed) => Self::Joining,
             (Self::Joining, Event::Granted) => Self::Joined,
             (_, Event::Failed) => Self::BackingOff,
-            // Whoever sees the end of the owner first takes the port: at once.
+            // After the end of an owner every member tries to bind at once.
             _ => Self::Searching,
         }
     }
@@ -64,17 +64,17 @@ mod tests {
 
     type Rules = fn(State, Event) -> State;
 
-    /// A host with its members, the port, and what may still go wrong.
+    /// A host with its members, the port, and the faults that may still happen.
     #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct Host {
         members: [Option<Member>; MEMBERS],
         /// The bound socket, while anybody has it.
         port: Option<Port>,
-        /// Who has claimed the name under which a standby finds its owner.
+        /// The member that has claimed the name at which standbys find their owner.
         name: Option<usize>,
-        /// Whether a standby must claim the name before it serves. It must; without, the walk finds two owners.
+        /// Whether a standby must claim the name before it serves. If not, the walk must find two owners.
         claims: bool,
-        /// Whether an owner that moves shuts the listeners that it had. It must; without, the walk finds two owners.
+        /// Whether an owner that moves shuts its old listeners. If not, the walk must find two owners.
         shuts: bool,
         sockets: u8,
         stops: u8,
@@ -86,9 +86,9 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct Port {
         socket: u8,
-        /// Who accepts, while not only copies of the socket are left.
+        /// The member that accepts; `None` if only copies of the socket are left.
         server: Option<usize>,
-        /// To bind and to listen are two system calls.
+        /// Binding and listening are two system calls.
         listens: bool,
     }
 
@@ -105,7 +105,7 @@ mod tests {
         None,
         /// The owner of this socket has the registration; its answer may not have been read.
         To(u8),
-        /// It has ended, which the member has not seen yet.
+        /// It has ended, and the member has not noticed yet.
         Ended,
     }
 
@@ -113,7 +113,7 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct Copy {
         socket: u8,
-        /// The owner does without this standby, which may not have seen that.
+        /// The owner has dropped this standby, which may not have noticed yet.
         dismissed: bool,
     }
 
@@ -165,7 +165,7 @@ mod tests {
                     Some(Port { socket, server: Some(_), listens: true }) => {
                         vec![self.with(me, Member { link: Link::To(socket), ..member })]
                     }
-                    // Nobody accepts: who connects waits, and may give up.
+                    // Nobody accepts: the connection waits, and the member may give up.
                     _ => vec![go(Event::Failed, Link::None)],
                 },
                 (State::Joining, Link::To(_)) => vec![go(Event::Granted, member.link)],
@@ -188,7 +188,7 @@ mod tests {
         fn stand_by(&self, me: usize, member: Member, socket: u8, rules: Rules) -> Vec<Self> {
             let server = self.port.and_then(|port| port.server);
             let Some(copy) = member.copy else {
-                // The owner takes one at a time; those that it has dismissed do not count.
+                // The owner takes one standby at a time. Dismissed ones do not count.
                 let has_standby =
                     |member: &Member| member.copy.is_some_and(|copy| copy.socket == socket && !copy.dismissed);
                 let is_free =
@@ -199,7 +199,8 @@ mod tests {
             if server.is_some() && !copy.dismissed {
                 return Vec::new();
             }
-            // The channel has ended. Whoever gets the name may serve, if the listener was not shut; else the copy is given up.
+            // The channel has ended. The first to claim the name serves, unless the listener was shut. Others give up
+            // the copy.
             let is_shut = self.shuts && self.port.is_some_and(|port| port.socket != copy.socket);
             if is_shut || (self.claims && self.name.is_some()) {
                 return vec![self.with(me, Member { copy: None, ..member })];
@@ -211,7 +212,7 @@ mod tests {
             vec![serving]
         }
 
-        /// This host after one member has changed: what nobody has any more is gone.
+        /// This host after one member has changed. A port that no member holds any more is free, and its links end.
         fn with(&self, me: usize, member: impl Into<Option<Member>>) -> Self {
             let mut next = self.clone();
             next.members[me] = member.into();
@@ -230,7 +231,7 @@ mod tests {
         }
 
         /// Every host that one fault leads to: a member ends, orderly or killed, or starts; a link breaks; an owner
-        /// takes a standby for dead; a member is told other addresses.
+        /// takes a standby for dead; a member is given other addresses.
         fn faults(&self, rules: Rules) -> Vec<Self> {
             let mut next = Vec::new();
             for me in 0..MEMBERS {
@@ -271,13 +272,13 @@ mod tests {
             next
         }
 
-        /// This host after a member was told other addresses, at which the port is its own, or its owner's.
+        /// This host after a member was given other addresses, where the port is its own or its owner's.
         fn moved(&self, me: usize, member: Member, rules: Rules) -> Option<Self> {
             let port = self.port.filter(|_| self.moves > 0)?;
             let mut moved = self.clone();
             match (member.state, member.link) {
                 (State::Serving, _) if port.server == Some(me) => {
-                    // Links outlive the listener that they came through; the name may be given up for another.
+                    // Links outlive the listener that accepted them. The name may change with the address.
                     moved.sockets += 1;
                     let new = moved.sockets;
                     moved.port = Some(Port { socket: new, ..port });
@@ -318,7 +319,7 @@ mod tests {
         }
     }
 
-    /// Walks through everything that can happen; the number of hosts seen, or the first that breaks a promise.
+    /// Explores everything that can happen. Returns the number of states seen, or the first that breaks a promise.
     fn explore(rules: Rules, claims: bool, shuts: bool) -> Result<usize, String> {
         let mut todo = vec![Host::new([Some(NEW), Some(NEW), Some(NEW)], claims, shuts)];
         let mut quiet: BTreeMap<Host, Vec<Host>> = BTreeMap::new();
@@ -334,7 +335,8 @@ mod tests {
             todo.extend(host.faults(rules));
             quiet.insert(host, steps);
         }
-        // From here on nothing goes wrong any more. Whatever can still become whole is found backwards from what is.
+        // Without further faults, every host must be able to become whole. Those that can are found backwards from
+        // those that are whole.
         let mut before: BTreeMap<&Host, Vec<&Host>> = BTreeMap::new();
         for (host, steps) in &quiet {
             steps.iter().for_each(|step| before.entry(step).or_default().push(host));

@@ -1,4 +1,4 @@
-//! What a member asks of whoever serves the port.
+//! The requests of a member to the owner of the port.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -13,17 +13,18 @@ use super::trouble::ended_unanswered;
 use crate::node::Node;
 use crate::protocol::{self, Alive2Reply, Malformed};
 
-/// How long an answer may take. An EPMD that needs longer is as good as none.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
-/// A name that no node can have, asked for when there is no node of our own: nobody waits until one comes back.
-const NOBODY: &str = "no node";
+/// How long a reply may take. A slower EPMD is of no use.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(4);
+/// A name that no node can have, for look-ups that only test for an EPMD. A new owner delays the reply to a look-up of
+/// a valid name that is missing, since the node may still register again.
+const ABSENT_NAME: &str = "no node";
 
 /// The connection that keeps a registration alive.
 #[derive(Debug)]
 pub(crate) struct Link(TcpStream);
 
 impl Link {
-    /// Our end's address.
+    /// The address of this end.
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
         self.0.local_addr().ok()
     }
@@ -40,21 +41,24 @@ impl Link {
     }
 }
 
-/// How an owner answered who wants to join it.
+/// The owner's answer to a member that joins.
 #[derive(Debug)]
 pub(crate) enum Joined {
-    /// The node is registered while the link lasts, with this creation.
+    /// The node is registered with this creation, as long as the link lasts.
     Granted(Link, u32),
-    /// The node is registered by the link that it came with.
+    /// The node is still registered by its earlier link.
     Kept(Link),
     /// The node's name is another's.
+    Taken,
+    /// It is not, and the node is refused all the same.
     Refused,
     /// There was no node to register.
     Alone,
 }
 
-/// Joins an owner: registers the node, if there is one, unless it still is by the link that it came with. Whether there
-/// is an EPMD that only takes no registrations is found out if that is `doubted`: a new owner keeps who asks waiting.
+/// Joins an owner: registers the node, if there is one, unless its earlier `link` still keeps it registered. If the
+/// owner closes the connection without a reply, and `doubted` says that attempts have failed for a while, a look-up
+/// finds out whether it is an EPMD that takes no registrations.
 pub(crate) async fn join(
     owner: SocketAddr,
     node: Option<&Node>,
@@ -63,7 +67,7 @@ pub(crate) async fn join(
 ) -> Result<Joined, StartError> {
     let held = |error| StartError::Held { address: owner, error };
     let Some(node) = node else {
-        // There is nothing to register, but whoever answers must be an EPMD.
+        // There is nothing to register, but the owner must be an EPMD.
         return is_registered(owner, None).await.map(|_| Joined::Alone).map_err(held);
     };
     if let Some(link) = link {
@@ -72,7 +76,7 @@ pub(crate) async fn join(
         }
     }
     match register(owner, node).await {
-        // A forwarder does that: for whoever is behind it, this host is another one.
+        // A port forwarder behaves like this: to the EPMD behind it, we are another host.
         Err(error) if doubted && ended_unanswered(&error) && is_registered(owner, None).await.is_ok() => {
             Err(StartError::NoRegistrations { address: owner })
         }
@@ -84,13 +88,15 @@ async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
     let (stream, reply) = ask(owner, &protocol::alive2_request(node), protocol::decode_alive2_reply).await?;
     Ok(match reply {
         Alive2Reply::Granted(creation) => Joined::Granted(Link(stream), creation),
+        // The reply has no reason.
+        Alive2Reply::Refused if is_registered(owner, Some(node.name.as_str())).await.unwrap_or(true) => Joined::Taken,
         Alive2Reply::Refused => Joined::Refused,
     })
 }
 
-/// Looks a name up, or that of nobody: what matters is that the answer is an EPMD's.
+/// Looks a name up. Without a name, it only tests that an EPMD answers.
 pub(crate) async fn is_registered(owner: SocketAddr, name: Option<&str>) -> io::Result<bool> {
-    let name = name.unwrap_or(NOBODY);
+    let name = name.unwrap_or(ABSENT_NAME);
     let (_, found) = ask(owner, &protocol::port_please2_request(name), protocol::decode_port2_reply).await?;
     Ok(found)
 }
@@ -115,5 +121,5 @@ async fn ask<T>(
             }
         }
     };
-    timeout(PATIENCE, conversation).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    timeout(TIMEOUT, conversation).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }

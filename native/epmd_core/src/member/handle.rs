@@ -1,4 +1,4 @@
-//! What the VM asks of a running member, and what it tells it.
+//! The handle through which the VM queries and controls a running member.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -26,21 +26,21 @@ use crate::service_manager::ServiceManager;
 pub struct Status {
     /// The role.
     pub role: Role,
-    /// Since when.
+    /// Since when it has the role.
     pub since: SystemTime,
     /// How often the role changed.
     pub changes: u64,
-    /// The owner that was joined, and whether it answers.
+    /// The owner that it joined, if any.
     pub owner: Option<SocketAddr>,
-    /// False while the owner keeps its port and answers nobody.
+    /// False while the owner holds its port and does not answer.
     pub owner_answers: bool,
     /// The addresses that are served.
     pub addresses: Vec<IpAddr>,
     /// The port.
     pub port: u16,
-    /// Who has a copy of everything and goes on when this owner ends.
+    /// The standbys of this owner that have a copy of everything.
     pub standbys: Vec<Standby>,
-    /// Whether this member is that for the owner it joined.
+    /// Whether this member stands by for its owner, with a copy of everything.
     pub stands_by: bool,
     /// Where look-ups from inside the VM are answered.
     pub table: Table,
@@ -61,7 +61,7 @@ pub enum Keeps {
     Nothing,
 }
 
-/// Where the table is that this member looks nodes up in.
+/// Where this member finds the table of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
     /// In this member, which serves it.
@@ -79,10 +79,12 @@ pub enum RegisterError {
     AlreadyRegistered,
     /// Another node of that name is registered.
     DuplicateName,
-    /// Whoever holds the port does not register it: a sentence that says who, and how to find out more. The member
-    /// does not try again.
+    /// The name belongs to users other than that of this process: a sentence says to whom.
+    NotTheirs(String),
+    /// The process that holds the port does not register it. A sentence says what is known about that process, and how
+    /// to find out more. The member does not try again.
     Held(String),
-    /// Nobody answered in time; the member goes on trying.
+    /// There was no answer in time. The member goes on trying.
     Timeout,
     /// The member has stopped.
     Stopped,
@@ -103,9 +105,9 @@ pub struct Handle {
     pub(super) commands: mpsc::UnboundedSender<Command>,
     moves: mpsc::UnboundedSender<Move>,
     pub(super) stop: Arc<Notify>,
-    /// Whether it is stopped since the process ends.
+    /// Whether it is being stopped because the process ends.
     pub(super) process_ends: Arc<AtomicBool>,
-    /// Whether there may be a hand-over.
+    /// The current settings of the hand-over.
     pub(super) hand_over: Arc<watch::Sender<HandOver>>,
     pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
     /// The service manager's, while it is filled.
@@ -115,10 +117,10 @@ pub struct Handle {
     pub(super) started: Instant,
 }
 
-/// What is true at one change's number; everything later comes with higher numbers.
+/// The state after the change with this number. Later changes have higher numbers.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The number of the last change that is in here.
+    /// The number of the last change that it includes.
     pub number: u64,
     /// The role.
     pub role: Role,
@@ -132,23 +134,23 @@ pub(super) enum Command {
     Unregister,
 }
 
-/// Other addresses to listen on, and who waits to hear what came of it.
+/// A command to listen on other addresses, with the channel for the outcome.
 #[derive(Debug)]
 pub(super) struct Move {
     pub(super) wanted: Wanted,
     pub(super) reply: std_mpsc::SyncSender<Result<(), OpenError>>,
 }
 
-/// Where a look-up from inside the VM finds its answer.
+/// The answer to a look-up from inside the VM.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// The name is registered here.
     Found(Arc<Entry>),
-    /// It is not.
+    /// The name is not registered.
     NotFound,
-    /// Not known yet: the port is changing hands.
+    /// Not known yet: the port is changing owners.
     Unsettled,
-    /// Whoever serves the host's port knows.
+    /// The owner of the port must be asked.
     AskOwner,
     /// The address is not this member's.
     Elsewhere,
@@ -157,7 +159,7 @@ pub enum Answer {
 }
 
 impl Handle {
-    /// A handle to a member that starts with these settings, and what it will be told through it.
+    /// A handle to a member with these settings, and the receiving ends of its channels.
     pub(super) fn new(
         settings: &Settings,
         wanted: Wanted,
@@ -201,11 +203,13 @@ impl Handle {
         (handle, receiver, moves_receiver)
     }
 
-    /// Registers the host's node wherever the table is, and waits for the answer: at most `patience`.
+    /// Registers the host's node, here or with the owner, and waits at most `patience` for the answer: the creation.
     ///
-    /// It stays registered until [`Handle::unregister`], through every change of owner. A node that is registered
-    /// again brings the creation that it booted with.
+    /// The node stays registered until [`Handle::unregister`], through every change of owner. Pass a `creation` to
+    /// register a node that has one already.
     pub fn register(&self, node: Node, creation: Option<u32>, patience: Duration) -> Result<u32, RegisterError> {
+        // Whoever serves now may have another list; this member will serve with its own.
+        self.rules.read().policy.owners.admit_own_user(&node.name).map_err(RegisterError::NotTheirs)?;
         let (reply, answer) = std_mpsc::sync_channel(1);
         self.commands.send(Command::Register { node, creation, reply }).map_err(|_| RegisterError::Stopped)?;
         answer.recv_timeout(patience).unwrap_or_else(|error| match error {
@@ -214,14 +218,14 @@ impl Handle {
         })
     }
 
-    /// Has the member listen on other addresses when it serves, at once if it does; no addresses means everywhere.
-    /// Registrations and links stay. Waits until it is done: at most `patience`.
+    /// Changes the addresses to listen on, at once if the member serves. No addresses means all. Registrations and
+    /// links stay. Waits at most `patience` for the outcome.
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened on: then everything is as before. A member that has joined stays with its
-    /// owner while that has the port at the new addresses, and serves them otherwise. Where the service manager has
-    /// passed listeners, only their addresses are no error.
+    /// If an address cannot be listened on, nothing is changed. A member that has joined stays with its owner if that
+    /// has the port at the new addresses too; if not, it serves them. With listeners from the service manager, any
+    /// addresses but theirs are an error.
     pub fn listen_on(&self, addresses: Vec<IpAddr>, patience: Duration) -> Result<(), ListenError> {
         if let Some(port) = self.service_manager.port() {
             return self.service_manager.agree(port, &addresses).map(drop).map_err(ListenError::Lent);
@@ -256,7 +260,7 @@ impl Handle {
         self.stop.notify_one();
     }
 
-    /// Ends the member, whose process ends: what the service manager has in its store stays there for the next one.
+    /// Ends the member because the process ends: what is in the service manager's store stays there for the next run.
     pub fn stop_with_process(&self) {
         self.process_ends.store(true, Relaxed);
         self.stop();
@@ -280,7 +284,7 @@ impl Handle {
         Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), table, kept, ..status }
     }
 
-    /// Looks a name up in memory, as if dialled at `address`.
+    /// Looks a name up in memory, as a server at `address` would.
     pub fn find(&self, address: IpAddr, name: &str) -> Answer {
         if self.is_stopped() {
             return Answer::Stopped;
@@ -289,7 +293,7 @@ impl Handle {
             None => Answer::Elsewhere,
             Some(role @ (Role::Joined | Role::Searching)) => match self.mirror.find(address, name.as_bytes()) {
                 Some(entry) => Answer::Found(entry),
-                // A name that is not in the copy may be on its way there.
+                // It may not have reached the copy yet.
                 None if role == Role::Joined => Answer::AskOwner,
                 None => Answer::Unsettled,
             },
@@ -322,7 +326,7 @@ impl Handle {
         }
     }
 
-    /// The state to which later changes are to be added.
+    /// The current state, to which an observer adds later changes.
     pub fn snapshot(&self) -> Snapshot {
         // Roles change under this lock.
         let status = self.status.lock();
@@ -331,7 +335,7 @@ impl Handle {
         Snapshot { number, role: status.role, nodes }
     }
 
-    /// What was asked since the member started, and what came of it.
+    /// Counters of requests and their outcomes since the member started.
     pub fn metrics(&self) -> &Metrics {
         &self.connections.metrics
     }
@@ -346,12 +350,12 @@ impl Handle {
         self.registry.len()
     }
 
-    /// For how long the member has lived.
+    /// The time since the member started.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Changes what can be changed while the member runs; connections that wait keep their deadline.
+    /// Changes the settings that can be changed while the member runs. Waiting connections keep their deadline.
     pub fn configure(&self, policy: Policy, limits: Limits, hand_over: HandOver) {
         *self.rules.write() = Rules { policy, limits };
         self.hand_over.send_if_modified(|current| {

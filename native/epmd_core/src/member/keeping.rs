@@ -1,4 +1,5 @@
-//! Has the service manager keep all that it takes to go on, for as long as this member serves.
+//! Keeps the service manager's store up to date while this member serves, so that the next run of the service can go
+//! on.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::hand_over::{self, Full, Hello, Replication, Room, Store, Stored};
 use crate::registry::{Descriptor, Registry};
 use crate::service_manager::{self, Notifier};
 
-/// A store that is filled, if there is one.
+/// The task that fills the store, if there is one.
 #[derive(Debug)]
 pub(super) struct Keeping {
     listeners: watch::Sender<Vec<Arc<dyn Descriptor>>>,
@@ -22,7 +23,7 @@ pub(super) struct Keeping {
 
 #[derive(Debug)]
 struct Shared {
-    /// None until it is known whether there is one.
+    /// `None` until it is known whether there is a store.
     store: watch::Sender<Option<Option<Store>>>,
     /// The same, for who asks what is kept.
     kept: Arc<Mutex<Option<Store>>>,
@@ -32,7 +33,7 @@ struct Shared {
 }
 
 impl Keeping {
-    /// Has this table kept, and these listeners, beside what is `stored` already.
+    /// Begins to store this table and these listeners; what is `stored` already is reused.
     pub(super) fn begin(
         handle: &Handle,
         hello: Hello,
@@ -55,12 +56,12 @@ impl Keeping {
         Self { listeners, shared, tasks }
     }
 
-    /// Has these listeners kept in the place of those that are.
+    /// Replaces the stored listeners.
     pub(super) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         self.listeners.send_replace(listeners);
     }
 
-    /// Whether the next life of this service finds everything; it may take a moment.
+    /// Waits until everything is stored. False if there is no store, or it failed.
     pub(super) async fn is_complete(&self) -> bool {
         match self.shared.store().await {
             Some(store) => store.complete().await,
@@ -68,14 +69,14 @@ impl Keeping {
         }
     }
 
-    /// Leaves the same to the next life of the VM in this process, if it is the process that goes on.
+    /// Leaves the same to the next run of the VM in this process, if it is the process that goes on.
     pub(super) async fn leave(&self) -> io::Result<()> {
         let Some(store) = self.shared.store().await else { return Ok(()) };
         let listeners = self.listeners.borrow().clone();
         service_manager::leave(store.copies(&listeners)?)
     }
 
-    /// Leaves nothing behind.
+    /// Stops, and empties the store.
     pub(super) async fn end(mut self) {
         let store = self.shared.store().await;
         self.tasks.shutdown().await;
@@ -86,7 +87,7 @@ impl Keeping {
 }
 
 impl Shared {
-    /// The store, if there is one; it may take a moment to know.
+    /// The store, if there is one. Waits until that is known.
     async fn store(&self) -> Option<Store> {
         let mut store = self.store.subscribe();
         let known = store.wait_for(Option::is_some).await;
@@ -94,7 +95,7 @@ impl Shared {
     }
 
     fn settle(&self, store: Option<Store>) {
-        self.replication.keep(store.clone());
+        self.replication.set_store(store.clone());
         self.kept.lock().clone_from(&store);
         self.store.send_replace(Some(store));
     }
@@ -107,12 +108,12 @@ impl Shared {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        self.shared.replication.keep(None);
+        self.shared.replication.set_store(None);
         *self.shared.kept.lock() = None;
     }
 }
 
-/// Fills the store, until the service manager hears no more.
+/// Fills the store until the service manager cannot be reached.
 async fn keep(
     shared: Arc<Shared>,
     notifier: Notifier,

@@ -1,5 +1,7 @@
-//! The host's own node: whether there is one, and who waits to hear of its registration.
+//! The node of this VM, and the caller that waits for its registration.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::mpsc as std_mpsc;
 
 use tokio::sync::mpsc;
@@ -8,10 +10,29 @@ use super::handle::{Command, RegisterError};
 use crate::node::{Node, NodeName};
 use crate::registry::{Holder, NameTaken, Registration, Registry};
 
-/// Why a node is refused whose name is another's.
-pub(super) const NAME_TAKEN: &str = "the name is taken";
+/// Why a node is not registered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    /// Another node has its name.
+    Taken,
+    /// Whoever serves the port has another reason, and keeps it.
+    Unexplained(SocketAddr),
+}
 
-/// The host's own node, as the VM wants it.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken => f.write_str("the name is taken"),
+            Self::Unexplained(owner) => write!(
+                f,
+                "{owner} refuses it, and no node has the name: the name may belong to another user there; the log of \
+                 whoever serves the port says more"
+            ),
+        }
+    }
+}
+
+/// The node that the VM wants registered, if any.
 #[derive(Debug)]
 pub(super) struct LocalNode {
     current: Option<Local>,
@@ -21,11 +42,11 @@ pub(super) struct LocalNode {
 #[derive(Debug)]
 struct Local {
     node: Node,
-    /// What it booted with, once it is registered: it cannot change it.
+    /// Set at the first registration. A running node cannot change it.
     creation: Option<u32>,
-    /// Who waits to hear of the first registration.
+    /// The caller that waits for the first registration.
     reply: Option<std_mpsc::SyncSender<Result<u32, RegisterError>>>,
-    /// The refusal of its name was told.
+    /// Whether the refusal of its name was logged.
     refused: bool,
 }
 
@@ -42,7 +63,7 @@ impl LocalNode {
         self.node().map(|node| node.name.clone())
     }
 
-    /// Waits until the VM wants another node registered, or none any more.
+    /// Waits until the VM registers or unregisters its node.
     pub(super) async fn changed(&mut self) {
         loop {
             // The member's own handle keeps the channel open.
@@ -63,7 +84,7 @@ impl LocalNode {
         }
     }
 
-    /// Puts the node, if there is one, into the table of this very member.
+    /// Registers the node, if there is one, in this member's own table.
     pub(super) fn register(&mut self, registry: &Registry) -> Option<Result<Registration, NameTaken>> {
         let local = self.current.as_ref()?;
         let granted = match local.creation {
@@ -72,7 +93,7 @@ impl LocalNode {
         };
         match &granted {
             Ok(registration) => self.registered(registration.creation()),
-            Err(NameTaken(_)) => self.refused(|name| registry.refuse(name, NAME_TAKEN)),
+            Err(NameTaken(_)) => self.refused(Refusal::Taken, |name| registry.refuse(name, Refusal::Taken.to_string())),
         }
         Some(granted)
     }
@@ -86,7 +107,8 @@ impl LocalNode {
         }
     }
 
-    /// Whoever holds the port does not register the node: who waits for the answer gets it, and it is not tried again.
+    /// The process that holds the port does not register the node. If a caller waits, it gets the error, and the node
+    /// is given up.
     pub(super) fn held(&mut self, reason: &str) {
         if let Some(reply) = self.current.as_mut().and_then(|local| local.reply.take()) {
             let _ = reply.send(Err(RegisterError::Held(reason.into())));
@@ -94,17 +116,23 @@ impl LocalNode {
         }
     }
 
-    /// The node's name is somebody else's: who waits for the answer gets it, else it is told once.
-    pub(super) fn refused(&mut self, tell: impl FnOnce(&str)) {
+    /// The node is refused: who waits for the answer gets it, else it is told once.
+    pub(super) fn refused(&mut self, refusal: Refusal, tell: impl FnOnce(&str)) {
         let Some(local) = &mut self.current else { return };
         if let Some(reply) = local.reply.take() {
-            let _ = reply.send(Err(RegisterError::DuplicateName));
+            let _ = reply.send(Err(match refusal {
+                Refusal::Taken => RegisterError::DuplicateName,
+                Refusal::Unexplained(_) => RegisterError::Held(format!("this node cannot be registered: {refusal}")),
+            }));
             self.current = None;
         } else if !local.refused {
             local.refused = true;
             let name = local.node.name.as_str();
             tell(name);
-            tracing::error!(%name, "this node's name is registered by another node");
+            match refusal {
+                Refusal::Taken => tracing::error!(%name, "this node's name is registered by another node"),
+                Refusal::Unexplained(_) => tracing::error!(%name, reason = %refusal, "this node cannot be registered"),
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How a member comes to the port: it opens it, or goes on with what the service manager has lent or kept.
+//! How a member gets the port: opens it, or uses listeners that the service manager has passed or stored.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -19,7 +19,7 @@ impl Member {
     pub(super) async fn bind(&mut self) -> Event {
         let wanted = self.handle.wanted();
         let kept = self.kept.take();
-        let bound = match self.passed(&wanted, kept.as_ref()) {
+        let bound = match self.passed_listeners(&wanted, kept.as_ref()) {
             Ok(None) => self.open(&wanted),
             Ok(Some(listeners)) => match self.claim(&wanted).await {
                 Ok(claim) => Ok(self.begin(listeners, claim)),
@@ -31,14 +31,13 @@ impl Member {
             Err(error) => Err(OpenError { address: SocketAddr::new(wanted.first(), self.settings.port), error }),
         };
         if let Some(kept) = kept {
-            self.take_back(kept, bound.as_ref().is_ok_and(|event| *event == Event::Bound)).await;
+            self.resume_from_store(kept, bound.as_ref().is_ok_and(|event| *event == Event::Bound)).await;
         }
         bound.unwrap_or_else(|error| self.failed(StartError::Open(error)))
     }
 
-    /// Listeners that this process has been passed, lent or kept. Those that are not wanted any more are shut, unless
-    /// they are lent.
-    fn passed(&self, wanted: &Wanted, kept: Option<&Kept>) -> io::Result<Option<Listeners>> {
+    /// Listeners of a socket unit, or else from the store. Stored listeners that are not wanted any more are shut.
+    fn passed_listeners(&self, wanted: &Wanted, kept: Option<&Kept>) -> io::Result<Option<Listeners>> {
         let port = self.settings.port;
         let lent = self.settings.service_manager.listeners()?;
         if !lent.is_empty() {
@@ -55,7 +54,7 @@ impl Member {
         Ok((!kept.is_empty()).then(|| Listeners::inherited(kept, wanted, port)))
     }
 
-    /// Listeners that others have as well are served by whoever has the name of the owner.
+    /// Other processes may have these listeners as well. The one that claims the owner's name serves them.
     async fn claim(&self, wanted: &Wanted) -> Result<Option<Claim>, Owned> {
         let trusted = self.handle.hand_over.borrow().trusted.clone();
         rendezvous(wanted, self.settings.port).claim_unless_owned(&trusted).await
@@ -66,8 +65,8 @@ impl Member {
         Event::Bound
     }
 
-    /// Goes on with the table that was kept, if this member serves; else the store is emptied, and another serves.
-    async fn take_back(&mut self, kept: Kept, serves: bool) {
+    /// Takes over the stored table if this member serves. Otherwise another process serves, and the store is emptied.
+    async fn resume_from_store(&mut self, kept: Kept, serves: bool) {
         let Kept { replica, stored, .. } = kept;
         match (self.startup.take(), replica) {
             (Some(Startup::Bound(listeners, claim)), Some(replica)) if serves => {
@@ -78,7 +77,7 @@ impl Member {
             }
             (startup, _) => {
                 self.startup = startup;
-                // What is served is kept anew, under the same names.
+                // The listeners are stored anew under the same name.
                 let names: Vec<_> = stored.names.into_iter().filter(|name| !serves || name != LISTENER).collect();
                 if let Some(Ok(notifier)) = self.settings.service_manager.notifier() {
                     hand_over::remove(&notifier, &names).await;
@@ -87,13 +86,10 @@ impl Member {
         }
     }
 
-    /// Opens these addresses, or finds who has them.
+    /// Opens these addresses, or finds the owner that has them.
     fn open(&mut self, wanted: &Wanted) -> Result<Event, OpenError> {
         match Listeners::open_all(wanted, self.settings.port) {
-            Ok(listeners) => {
-                self.startup = Some(Startup::Bound(listeners, None));
-                Ok(Event::Bound)
-            }
+            Ok(listeners) => Ok(self.begin(listeners, None)),
             Err(error) if error.is_taken() => {
                 self.owner = Some(error.holder());
                 Ok(Event::Taken)
@@ -102,7 +98,7 @@ impl Member {
         }
     }
 
-    /// Takes another list of addresses for the one it has; what came of it, unless they cannot be listened on.
+    /// Changes the addresses of a member that does not serve. Returns what to do next, if anything.
     pub(super) fn relocate(&mut self, Move { wanted, reply }: Move) -> Option<Event> {
         let opened = if wanted == *self.handle.wanted() {
             Ok(None)

@@ -1,4 +1,4 @@
-//! Serving the port: from what a member has got hold of to its end.
+//! Serves the port: from a bound or inherited listener to the stop or hand-over.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,56 +14,49 @@ use super::keeping::Keeping;
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{Claim, Handoff, Offer, Replication, Stored, Terms};
+use crate::hand_over::{Claim, Handoff, Offer, OfferConfig, Replication, Stored};
 use crate::registry::replica::Restored;
 use crate::registry::{Contents, Descriptor, Entry, NameTaken, Registration, Registry};
 use crate::reserve::Reserve;
 use crate::server::Server;
 
-/// How long the table of a new owner may take to fill with the nodes that were registered with the last one. Stock nodes
-/// come back after 2 seconds (OTP's `erl_epmd`), so that a look-up of one waits and does not fail.
-const SETTLING: Duration = Duration::from_millis(2_500);
-
-/// The longest pause between attempts to get an address that somebody else still has.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between attempts to open an address that another process still has.
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// What a member is about to serve.
 #[derive(Debug)]
 pub(super) enum Startup {
-    /// A port that was free, and the name of its owner if that is claimed already.
+    /// A port that was free, with the claim to the owner's name if that is held already.
     Bound(Listeners, Option<Claim>),
     Takeover(Box<Takeover>),
 }
 
-/// All that the last owner had.
+/// Everything that the last owner had.
 #[derive(Debug)]
 pub(super) struct Takeover {
     pub(super) listeners: Listeners,
-    /// Until the table has them.
+    /// `None` once they are in the table.
     pub(super) contents: Option<Contents>,
     restored: Restored,
     handoff: Handoff,
 }
 
 impl Takeover {
-    /// These listeners, and the replica of the last owner. The registration that came from `own`, the host's link, needs
-    /// no connection any more.
+    /// Restores the replica of the last owner. `own` is the address of this member's link: the registration that came
+    /// from there no longer needs a connection.
     pub(super) fn new(listeners: Listeners, mut handoff: Handoff, handle: &Handle, own: Option<SocketAddr>) -> Self {
         let (contents, restored) = std::mem::take(&mut handoff.replica).restore(&handle.registry, own);
         Self { listeners, contents: Some(contents), restored, handoff }
     }
 }
 
-/// Serves the port until the member is stopped, or until the server fails for a reason of its own.
-///
-/// A table that `refills` lacks the nodes that were registered with the last owner, until they come.
+/// Serves the port until the member is stopped, or until a listener fails for good.
 pub(super) async fn serve(
     startup: Startup,
     handle: &Handle,
     local: &mut LocalNode,
     moves: &mut mpsc::UnboundedReceiver<Move>,
     port: u16,
-    refills: bool,
     stored: Stored,
 ) -> io::Result<()> {
     let (registry, replication) = (&handle.registry, Replication::default());
@@ -71,13 +64,10 @@ pub(super) async fn serve(
         let rules = Arc::clone(&handle.rules);
         Server::start(listeners, registry.clone(), rules, handle.connections.clone(), replication.clone(), reserve)
     };
-    let (mut server, mut own, claim, mut settled);
+    let (mut server, mut own, claim);
+    let mut settled = registry.settles_at();
     match startup {
         Startup::Bound(listeners, claimed) => {
-            settled = refills.then(|| Instant::now() + SETTLING);
-            if let Some(settled) = settled {
-                registry.fills_until(settled);
-            }
             (server, claim) = (start(listeners, Reserve::new())?, claimed);
             own = LocalRegistration::register(local, registry);
         }
@@ -88,17 +78,16 @@ pub(super) async fn serve(
             if let Some(last_owner) = &mut last_owner {
                 last_owner.confirm();
             }
-            server.keep(restored.connected);
+            server.adopt(restored.connected);
             own = match restored.own {
                 Some(registration) => LocalRegistration::Registered(registration),
                 None => LocalRegistration::register(local, registry),
             };
             claim = claimed;
-            settled = None;
         }
     }
     let wanted = handle.wanted();
-    let terms = Terms {
+    let config = OfferConfig {
         rendezvous: super::rendezvous(&wanted, port),
         addresses: wanted.addresses().collect(),
         lent: server.is_lent(),
@@ -108,9 +97,9 @@ pub(super) async fn serve(
         settings: handle.hand_over.subscribe(),
         standbys: Arc::clone(&handle.standbys),
     };
-    let keeping = Keeping::begin(handle, terms.hello(), &terms.replication, kept_listeners(&server), stored);
-    let mut offer = Offer::new(terms, claim, server.listeners());
-    let mut backoff = Backoff::up_to(LONGEST_PAUSE);
+    let keeping = Keeping::begin(handle, config.hello(), &config.replication, kept_listeners(&server), stored);
+    let mut offer = Offer::new(config, claim, server.listeners());
+    let mut backoff = Backoff::up_to(MAX_BACKOFF);
     loop {
         tokio::select! {
             error = server.failed() => {
@@ -136,7 +125,10 @@ pub(super) async fn serve(
                 let _ = reply.send(moved);
             }
             () = sleep(backoff.next()), if server.lacks_addresses() => {
-                offer.extend(server.open_what_is_free()?);
+                match server.open_what_is_free() {
+                    Ok(opened) => offer.extend(opened),
+                    Err(error) => tracing::warn!(%error, "an address that became free cannot be served"),
+                }
                 keeping.renew(kept_listeners(&server));
                 handle.status.lock().addresses = server.addresses();
             }
@@ -148,16 +140,16 @@ pub(super) async fn serve(
             }
             () = handle.stop.notified() => {
                 drop(own);
-                server.halt();
+                server.stop_accepting();
                 if offer.hand_over().await {
                     keeping.end().await;
                     server.drain().await;
                 } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await && keeping.leave().await.is_ok() {
-                    // The next life of this service finds everything.
+                    // The next run of this service finds everything in the store.
                     drop(keeping);
                     server.drain().await;
                 } else {
-                    server.renounce();
+                    server.shut_sockets();
                     keeping.end().await;
                 }
                 return Ok(());
@@ -173,7 +165,7 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// The listeners that the service manager does not have anyway.
+/// The listeners to store: none of a socket unit, which the service manager has anyway.
 fn kept_listeners(server: &Server) -> Vec<Arc<dyn Descriptor>> {
     if server.is_lent() {
         Vec::new()
@@ -182,7 +174,7 @@ fn kept_listeners(server: &Server) -> Vec<Arc<dyn Descriptor>> {
     }
 }
 
-/// Listens on other addresses. Registrations and their connections stay; whoever stands by does so again.
+/// Listens on other addresses. Registrations and their connections stay. Standbys connect again.
 async fn relocate(
     wanted: Wanted,
     handle: &Handle,
@@ -191,8 +183,8 @@ async fn relocate(
     port: u16,
 ) -> Result<(), OpenError> {
     let rendezvous = super::rendezvous(&wanted, port);
-    // A standby that was stopped for long may find the name free that its owner has given up. What it has copies of
-    // must be shut by then.
+    // With another rendezvous the old name is given up. A standby that was paused for long may then claim it, so the
+    // listeners that it has copies of must all be shut.
     let keep = rendezvous == *offer.rendezvous();
     server.listen_on(&wanted, keep).await?;
     let addresses = server.addresses();
@@ -204,11 +196,11 @@ async fn relocate(
     Ok(())
 }
 
-/// The local node in the table of its own VM.
+/// The registration of the local node in this member's table.
 #[derive(Debug)]
 enum LocalRegistration {
     None,
-    /// It is registered for as long as this is kept.
+    /// It is registered as long as this value lives.
     Registered(#[allow(dead_code, reason = "kept for its end")] Registration),
     /// Another node has its name.
     Taken(Arc<Entry>),

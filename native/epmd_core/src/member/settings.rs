@@ -15,15 +15,15 @@ use crate::service_manager::ServiceManager;
 /// What a member is started with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen; nothing means everywhere, or wherever the service manager does.
+    /// Where to listen. An empty list means all addresses, or those of the socket unit.
     pub addresses: Vec<IpAddr>,
-    /// The port. With 0 the system chooses one, and nobody else can find it.
+    /// The port. With 0 the system chooses one, so other members cannot find it.
     pub port: u16,
-    /// Whether this VM's nodes register at `::1` (`-proto_dist inet6_tcp`), which is added to the addresses then.
+    /// Whether this VM's node registers at `::1` (`-proto_dist inet6_tcp`). If so, `::1` is added to the addresses.
     pub inet6: bool,
     /// Who may ask what.
     pub policy: Policy,
-    /// How much of the process the server may use.
+    /// The limits of the server.
     pub limits: Limits,
     /// Which other members may stand by for this one, and whether this one does for another.
     pub hand_over: HandOver,
@@ -38,30 +38,30 @@ pub struct Settings {
 pub enum StartError {
     /// An address cannot be listened on.
     Open(OpenError),
-    /// The service manager passes listeners of its own, and the settings say something else.
+    /// The service manager passes listeners, and the settings contradict them.
     Lent(String),
     /// The port is held by something that is not an EPMD, or by one that does not answer.
     Held {
-        /// Where it was asked.
+        /// The address that was asked.
         address: SocketAddr,
-        /// What it answered.
+        /// How that failed.
         error: io::Error,
     },
     /// The port is held by something that answers look-ups and ends each registration without an answer.
     NoRegistrations {
-        /// Where it was asked.
+        /// The address that was asked.
         address: SocketAddr,
     },
 }
 
-/// Why a member does not listen on other addresses. It goes on with those that it had.
+/// Why a member does not listen on other addresses. It keeps those that it had.
 #[derive(Debug)]
 pub enum ListenError {
     /// An address cannot be listened on.
     Open(OpenError),
-    /// The service manager passes listeners of its own, on other addresses.
+    /// The service manager passes listeners on other addresses.
     Lent(String),
-    /// Nothing came of it in so long; it may still.
+    /// It was not done within this time; it may still be.
     Timeout(Duration),
     /// The member has stopped.
     Stopped,
@@ -78,7 +78,7 @@ impl fmt::Display for StartError {
             }
             Self::NoRegistrations { address } => {
                 write!(f, "{address} answers look-ups, but takes no registrations from this host: ")?;
-                f.write_str("it may be a port that is forwarded to a container or to another host; ")?;
+                f.write_str("it may be a port that is forwarded to a container or to another host, or have no descriptors left; ")?;
                 write_who(f, address.port())
             }
         }
@@ -98,7 +98,7 @@ impl fmt::Display for ListenError {
     }
 }
 
-/// How to see who holds a port.
+/// Writes how to see which process holds a port.
 fn write_who(f: &mut fmt::Formatter<'_>, port: u16) -> fmt::Result {
     f.write_str("to see who it is: ")?;
     if cfg!(target_os = "linux") {

@@ -1,4 +1,4 @@
-//! What keeps a member from the port and from its owner: whether it passes by itself, and whether it was told.
+//! Failed attempts to bind or join: whether they may pass by themselves, and whether they were logged.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -7,51 +7,51 @@ use tokio::time::Instant;
 
 use super::settings::StartError;
 
-/// How long what may pass by itself is given to pass: between the end of one owner and the start of the next, there is
-/// nobody to answer. Whatever does not pass is named within two seconds, the last attempt included.
-const PASSES_WITHIN: Duration = Duration::from_millis(1_500);
-/// How long an owner that ends may still take connections, and answer none.
+/// How long an error that may pass is given to pass: nobody answers between the end of one owner and the start of the
+/// next. An error that does not pass is reported within two seconds, the last attempt included.
+const TRANSIENT_FOR: Duration = Duration::from_millis(1_500);
+/// How long an owner that is ending may still accept connections without answering them.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
-/// What an owner under load gets for its answer, also at the end of that time.
+/// The time that even the last attempt gets, so that an owner under load can answer.
 const LAST_ATTEMPT: Duration = Duration::from_millis(400);
 
-/// The attempts that failed since the last that did not.
+/// The failed attempts since the last success.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     since: Option<Instant>,
-    /// The last complaint, so that it is made once.
+    /// The last error logged, so that it is logged once.
     told: Option<String>,
 }
 
 impl Trouble {
-    /// When the next attempt has taken too long.
+    /// When the next attempt times out.
     pub(super) fn deadline(&self) -> Instant {
         let now = Instant::now();
-        self.end().map_or(now + PASSES_WITHIN, |end| end.max(now + LAST_ATTEMPT))
+        self.end().map_or(now + TRANSIENT_FOR, |end| end.max(now + LAST_ATTEMPT))
     }
 
-    /// A pause before the next attempt, which is not put off beyond the time in which this may pass.
+    /// Shortens a pause, so that the next attempt still falls into the time in which the error may pass.
     pub(super) fn pause(&self, pause: Duration) -> Duration {
         self.end().map_or(pause, |end| pause.min(end - Instant::now()))
     }
 
-    /// Whether it has lasted for longer than the end of an owner takes.
+    /// Whether the failures have lasted longer than an owner takes to end.
     pub(super) fn persists(&self) -> bool {
         self.since.is_some_and(|since| since.elapsed() >= ENDS_WITHIN)
     }
 
-    /// When it is no more taken for something that passes, if that is still to come.
+    /// When the time in which the error may pass is over, if it is not yet.
     fn end(&self) -> Option<Instant> {
-        self.since.map(|since| since + PASSES_WITHIN).filter(|end| *end > Instant::now())
+        self.since.map(|since| since + TRANSIENT_FOR).filter(|end| *end > Instant::now())
     }
 
-    /// An attempt failed. Whether that will not pass by itself.
+    /// Records a failed attempt. Returns whether the error will not pass by itself.
     pub(super) fn lasts(&mut self, error: &StartError) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
-        !passes(error) || since.elapsed() >= PASSES_WITHIN
+        !is_transient(error) || since.elapsed() >= TRANSIENT_FOR
     }
 
-    /// Says what does not pass, once.
+    /// Logs an error that does not pass, once.
     pub(super) fn tell(&mut self, error: &StartError) {
         let complaint = error.to_string();
         if self.told.as_ref() != Some(&complaint) {
@@ -61,8 +61,8 @@ impl Trouble {
     }
 }
 
-/// Whether an error may say that an owner is just going or coming.
-fn passes(error: &StartError) -> bool {
+/// Whether an error may only mean that an owner is ending or starting.
+fn is_transient(error: &StartError) -> bool {
     match error {
         StartError::Open(_) | StartError::Lent(_) => false,
         StartError::NoRegistrations { .. } => true,
@@ -70,7 +70,7 @@ fn passes(error: &StartError) -> bool {
     }
 }
 
-/// Whether a connection ended without an answer.
+/// Whether the connection was closed without a reply.
 pub(super) fn ended_unanswered(error: &std::io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)

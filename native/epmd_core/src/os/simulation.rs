@@ -1,4 +1,4 @@
-//! For tests, which run on Linux: the system calls answer as those of macOS and the BSDs do.
+//! For tests, which run on Linux: makes system calls behave as on macOS and the BSDs.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind};
@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 static ON: AtomicBool = AtomicBool::new(false);
 
-/// Has this process find its system to be a BSD, for good.
+/// Makes this process act as if on a BSD. It cannot be undone.
 pub fn act_as_bsd() {
     ON.store(true, Ordering::Relaxed);
 }
@@ -19,7 +19,7 @@ pub(super) fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
 
-/// Binds beside whatever overlaps, unless somebody listens on an equal address. It listens at once, so that it is seen.
+/// Binds beside overlapping addresses, unless somebody listens on an equal one. Listens at once, so that others see it.
 pub(super) fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     let _turn = turn()?;
     if address.port() != 0 && somebody_listens(address)? {
@@ -30,7 +30,7 @@ pub(super) fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.listen(1)
 }
 
-/// One process after the other, for as long as this is kept.
+/// A lock between processes, held as long as the socket is open.
 fn turn() -> io::Result<Socket> {
     loop {
         let turn = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -46,10 +46,10 @@ fn somebody_listens(address: SocketAddr) -> io::Result<bool> {
         IpAddr::V4(ip) => ("tcp", ip.octets().to_vec()),
         IpAddr::V6(ip) => ("tcp6", ip.octets().to_vec()),
     };
-    // The kernel prints an address in words of its own byte order.
+    // The kernel prints an address as words in host byte order.
     let word = |bytes: &[u8]| bytes.try_into().map(|bytes| format!("{:08X}", u32::from_ne_bytes(bytes)));
     let listener = format!("{}:{:04X}", words.chunks(4).flat_map(word).collect::<String>(), address.port());
-    // Listeners come first; what follows may be long.
+    // The table lists listeners first; the rest may be long.
     const LISTENS: &str = "0A";
     let sockets = BufReader::new(File::open(format!("/proc/thread-self/net/{table}"))?).lines().skip(1);
     let columns = |line: String| line.split_whitespace().map(String::from).collect::<Vec<_>>();

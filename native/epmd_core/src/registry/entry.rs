@@ -13,16 +13,16 @@ use tokio::sync::Notify;
 use crate::journal::Change;
 use crate::protocol::Port2Reply;
 
-/// Who keeps a registration alive.
+/// What keeps a registration alive.
 #[derive(Clone, Debug)]
 pub enum Holder {
     /// The VM that this server lives in.
     Host,
-    /// A connection, which whoever serves it owns.
+    /// A connection. The task that serves it owns it.
     Connection(Weak<dyn Descriptor>),
 }
 
-/// What has a descriptor.
+/// Anything that has a descriptor.
 pub trait Descriptor: AsFd + Send + Sync {}
 
 impl<T: AsFd + Send + Sync> Descriptor for T {}
@@ -41,7 +41,7 @@ pub struct Entry {
     id: u64,
     creation: u32,
     holder: Holder,
-    /// That of its connection; -1 without one.
+    /// The descriptor of its connection; -1 without one.
     descriptor: i32,
     reply: Port2Reply,
     ended: Notify,
@@ -75,12 +75,12 @@ impl Entry {
         Change::Unregistered { name: String::from_utf8_lossy(self.name()).into_owned(), port: self.port() }
     }
 
-    /// Whether this is the registration of the same life of the same node, for who observes the table.
+    /// Whether an observer takes this for the same registration: same name, port and creation.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         (self.name(), self.port(), self.creation) == (other.name(), other.port(), other.creation)
     }
 
-    /// Its number among the table's registrations.
+    /// The number of this registration in its table.
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -90,7 +90,7 @@ impl Entry {
         self.creation
     }
 
-    /// Its connection, if it has one that lasts.
+    /// Its connection, if it has one that is open.
     pub(crate) fn connection(&self) -> Option<Arc<dyn Descriptor>> {
         match &self.holder {
             Holder::Host => None,
@@ -98,7 +98,7 @@ impl Entry {
         }
     }
 
-    /// The reply to who looks this node up.
+    /// The reply to a look-up of this node.
     pub fn reply(&self) -> &Port2Reply {
         &self.reply
     }
@@ -118,7 +118,7 @@ impl Entry {
         self.descriptor
     }
 
-    /// Wakes who waits for its end.
+    /// Notified when it leaves the table.
     pub(super) fn ended(&self) -> &Notify {
         &self.ended
     }
@@ -128,7 +128,7 @@ impl Entry {
     }
 }
 
-/// An entry as the set of names sees it.
+/// An entry that is hashed and compared by its name.
 #[derive(Debug)]
 pub(super) struct ByName(pub(super) Arc<Entry>);
 

@@ -1,11 +1,11 @@
-//! What tells a table from those that others began, and what a copy of one of them shares with it.
+//! Identifies a table, and the table that it continues, so that a copy of either can be resumed.
 
 use super::follower::Position;
 
 #[derive(Debug)]
 pub(super) struct Epoch {
     pub(super) id: u64,
-    /// How far the copy had come whose place the table took, and of which table that was.
+    /// The table that this one continues, and how far the copy of it had come.
     parent: Option<Position>,
 }
 
@@ -16,12 +16,13 @@ impl Default for Epoch {
 }
 
 impl Epoch {
-    /// The epoch after the one of which a copy came so far.
+    /// The epoch of a table that continues another from this position.
     pub(super) fn after(last: Position) -> Self {
         Self { parent: Some(last), ..Self::default() }
     }
 
-    /// How far a copy that came to this position shares what the table has told; `now` is how far that has come.
+    /// How far a copy at this position has the same steps as this table, which is at `now`. `None` if it copies a table
+    /// that this one does not continue.
     pub(super) fn shared_with(&self, copy: Position, now: Position) -> Option<Position> {
         match self.parent {
             _ if copy.epoch == self.id => Some(copy.least(now)),
@@ -30,7 +31,7 @@ impl Epoch {
         }
     }
 
-    /// The number of the last refusal before the epoch.
+    /// The number of the last refusal before this epoch.
     pub(super) fn refusals_before(&self) -> u64 {
         self.parent.map_or(0, |parent| parent.refusals)
     }

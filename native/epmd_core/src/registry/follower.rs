@@ -1,4 +1,4 @@
-//! What the keeper of a copy of the table is told, step by step.
+//! The steps of a table, queued for the holder of a copy.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,38 +9,39 @@ use tokio::sync::Notify;
 use super::entry::Entry;
 use super::refusals::Refusal;
 
-/// Steps that a copy may be behind. At 30,000 registrations in a second that is about a second.
-const BEHIND: usize = 65_536;
-/// Steps that a copy may be behind and still be told of refusals, which it does without rather than fall behind.
-const BEHIND_FOR_REFUSALS: usize = 1_024;
+/// How many steps a copy may lag behind. At 30,000 registrations per second that is about two seconds.
+const MAX_LAG: usize = 65_536;
+/// How many steps a copy may lag behind and still be sent refusals. It does without them rather than fall further
+/// behind.
+const MAX_LAG_FOR_REFUSALS: usize = 1_024;
 
-/// What the copy of a table is told.
+/// A step that a copy applies.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// The epoch of the table, and the number of the last refusal before those that are told.
+    /// The epoch of the table, and the number of the last refusal that will not be sent.
     Epoch { epoch: u64, refusals: u64 },
-    /// The registrations up to this number are those of the copy that is there.
+    /// Up to this number, the copy has the same registrations.
     Resumed(u64),
-    /// How far the table has counted.
+    /// The counters of the table.
     Counters(Counters),
     /// A name that had left when the copy began.
     Departed(Departure),
     /// A registration.
     Entered(Arc<Entry>),
-    /// One that the copy has.
+    /// A registration that the copy already has.
     Kept(Arc<Entry>),
     /// The end of the registration with this number.
     Left(u64),
-    /// From here on the copy is whole.
+    /// The copy is complete.
     Whole,
-    /// Whoever was registered with the last owner and is still there is in the table.
+    /// Every node of the last owner's table that is still there is in this table.
     Settled,
     /// A registration was refused.
     Refused(Refusal),
 }
 
-/// How far a table or its copy has come. Registrations have the same number in a table and in its copies, as long as
-/// the table is of the same epoch: another begins when a copy takes the table's place.
+/// How far a table or a copy has come. Within an epoch, a registration has the same number in the table and its copies.
+/// A new epoch begins when a copy takes the table's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) epoch: u64,
@@ -49,14 +50,14 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// The lesser of each number.
+    /// The smaller of each number.
     pub(super) fn least(self, other: Self) -> Self {
         let registrations = self.registrations.min(other.registrations);
         Self { registrations, refusals: self.refusals.min(other.refusals), ..self }
     }
 }
 
-/// The numbers from which a table goes on.
+/// The counters with which a copy goes on when it takes the table's place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub(crate) registrations: u64,
@@ -64,7 +65,7 @@ pub(crate) struct Counters {
     pub(crate) floor: u32,
 }
 
-/// A name that left, with all that its return depends on.
+/// A name that left, with what its next registration needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Departure {
     pub(crate) number: u64,
@@ -74,28 +75,28 @@ pub(crate) struct Departure {
     pub(crate) descriptor: i32,
 }
 
-/// What a copy still lacks: first the whole table, then each step, in order.
+/// The steps that a copy still lacks: first the whole table, then each change, in order.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    lacking: Mutex<Lacking>,
+    queue: Mutex<Queue>,
     stepped: Notify,
 }
 
 #[derive(Debug)]
-struct Lacking {
+struct Queue {
     steps: VecDeque<Step>,
-    most: usize,
-    lost: bool,
+    capacity: usize,
+    overflowed: bool,
 }
 
 /// The copy fell too far behind, so steps were lost.
 #[derive(Debug)]
-pub(crate) struct Behind;
+pub(crate) struct Lagged;
 
 impl Follower {
     pub(super) fn new(table: VecDeque<Step>) -> Self {
-        let most = table.len() + BEHIND;
-        Self { lacking: Mutex::new(Lacking { steps: table, most, lost: false }), stepped: Notify::new() }
+        let capacity = table.len() + MAX_LAG;
+        Self { queue: Mutex::new(Queue { steps: table, capacity, overflowed: false }), stepped: Notify::new() }
     }
 
     pub(super) fn entered(&self, entry: &Arc<Entry>) {
@@ -111,30 +112,30 @@ impl Follower {
     }
 
     pub(super) fn refused(&self, refusal: &Refusal) {
-        if self.lacking.lock().steps.len() < BEHIND_FOR_REFUSALS {
+        if self.queue.lock().steps.len() < MAX_LAG_FOR_REFUSALS {
             self.push(Step::Refused(refusal.clone()));
         }
     }
 
     fn push(&self, step: Step) {
-        let mut lacking = self.lacking.lock();
-        if lacking.steps.len() < lacking.most {
-            lacking.steps.push_back(step);
+        let mut queue = self.queue.lock();
+        if queue.steps.len() < queue.capacity {
+            queue.steps.push_back(step);
         } else {
-            lacking.lost = true;
-            lacking.steps.clear();
+            queue.overflowed = true;
+            queue.steps.clear();
         }
-        drop(lacking);
+        drop(queue);
         self.stepped.notify_one();
     }
 
     /// The next step.
-    pub(crate) fn take(&self) -> Result<Option<Step>, Behind> {
-        let mut lacking = self.lacking.lock();
-        if lacking.lost {
-            return Err(Behind);
+    pub(crate) fn take(&self) -> Result<Option<Step>, Lagged> {
+        let mut queue = self.queue.lock();
+        if queue.overflowed {
+            return Err(Lagged);
         }
-        Ok(lacking.steps.pop_front())
+        Ok(queue.steps.pop_front())
     }
 
     /// Waits until there is another step.

@@ -1,4 +1,4 @@
-//! The owner's table as a member that has joined knows it: to look nodes up in, and to tell what changes.
+//! A member's read-only copy of its owner's table, for look-ups and for events.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -8,21 +8,21 @@ use parking_lot::Mutex;
 
 use super::entry::{ByName, Entry, Holder};
 use super::follower::{Counters, Position};
-use super::former::Former;
 use super::refusals::Refusal;
 use super::replica::Impossible;
+use super::unconfirmed::Unconfirmed;
 use crate::journal::{Change, Journal};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
 
-/// A copy of the owner's table, behind a handle that is cheap to clone. It is read only: what changes it is told.
+/// A handle to the copy of the owner's table, cheap to clone. Only the owner's messages change the copy.
 #[derive(Clone, Debug)]
 pub(crate) struct Mirror {
     state: Arc<Mutex<Option<Image>>>,
     journal: Journal,
 }
 
-/// The nodes of a table, and how far it had come.
+/// The nodes of a table at a position.
 #[derive(Debug)]
 pub(crate) struct Image {
     /// Where the owner listens.
@@ -31,12 +31,12 @@ pub(crate) struct Image {
     names: HashSet<ByName>,
     /// Oldest first.
     by_age: BTreeMap<u64, Arc<Entry>>,
-    /// Those that are still to be recorded.
+    /// Refusals that are not in the journal yet.
     refusals: Vec<Refusal>,
 }
 
 impl Image {
-    /// That of a table of which nothing was told yet but where it is asked, its epoch, and the number of its last refusal.
+    /// An empty image of the table that is served at these addresses.
     pub(crate) fn new(addresses: &[IpAddr], epoch: u64, refusals: u64) -> Self {
         let position = Position { epoch, registrations: 0, refusals };
         let (names, by_age) = (HashSet::new(), BTreeMap::new());
@@ -54,7 +54,7 @@ impl Image {
 
     /// A node, as it is registered with the owner.
     pub(crate) fn entry(id: u64, creation: u32, node: &Node) -> Arc<Entry> {
-        // The owner has the connection.
+        // Only the owner has the connection.
         let holder = Holder::Connection(Weak::<std::net::TcpStream>::new());
         Arc::new(Entry::new(id, creation, holder, Port2Reply::new(node)))
     }
@@ -76,7 +76,7 @@ impl Image {
         Ok(left)
     }
 
-    /// A registration was refused.
+    /// Keeps a refusal until the image replaces the last one.
     pub(crate) fn refuse(&mut self, refusal: Refusal) {
         self.position.refusals = refusal.number;
         self.refusals.push(refusal);
@@ -88,7 +88,7 @@ impl Image {
 }
 
 impl Mirror {
-    /// One that knows nothing yet, and records what changes.
+    /// An empty mirror that records changes in this journal.
     pub(crate) fn new(journal: Journal) -> Self {
         Self { state: Arc::default(), journal }
     }
@@ -98,12 +98,12 @@ impl Mirror {
         self.state.lock().is_some()
     }
 
-    /// How far the copy has come, if there is one.
+    /// The position of the copy, if there is one.
     pub(crate) fn position(&self) -> Option<Position> {
         self.state.lock().as_ref().map(|image| image.position)
     }
 
-    /// Finds a node by its name, as the owner would at this address of its host.
+    /// Finds a node by its name, if the owner serves this address.
     pub(crate) fn find(&self, address: IpAddr, name: &[u8]) -> Option<Arc<Entry>> {
         let state = self.state.lock();
         let image = state.as_ref().filter(|image| image.is_asked_at(address))?;
@@ -120,20 +120,20 @@ impl Mirror {
         Some(self.state.lock().as_ref()?.by_age.values().rev().cloned().collect())
     }
 
-    /// All nodes, the newest registration first, and the number of the change that they come from.
+    /// All nodes, the newest registration first, and the number of the last change that they include.
     pub(crate) fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
         let state = self.state.lock();
         let nodes = state.iter().flat_map(|image| image.by_age.values().rev().cloned()).collect();
         (self.journal.number(), nodes)
     }
 
-    /// Takes another image for the one it has, and records in what they differ.
+    /// Replaces the image, and records the differences.
     pub(crate) fn replace(&self, mut image: Image) {
         let mut state = self.state.lock();
         let last = state.take();
-        let mut former = Former::of(last.into_iter().flat_map(|last| last.by_age.into_values()));
-        image.by_age.values().for_each(|entry| former.registered(entry, &self.journal));
-        former.settled(&self.journal);
+        let mut unconfirmed = Unconfirmed::of(last.into_iter().flat_map(|last| last.by_age.into_values()));
+        image.by_age.values().for_each(|entry| unconfirmed.registered(entry, &self.journal));
+        unconfirmed.settled(&self.journal);
         image.refusals.drain(..).for_each(|refusal| self.journal.record(|| refusal.change()));
         *state = Some(image);
     }
@@ -164,7 +164,7 @@ impl Mirror {
         }
     }
 
-    /// Gives the copy up, since nobody tells any more what becomes of it.
+    /// Gives the copy up, since it is not kept up to date any more.
     pub(crate) fn give_up(&self) {
         let mut state = self.state.lock();
         if state.take().is_some() {
@@ -172,11 +172,11 @@ impl Mirror {
         }
     }
 
-    /// Takes the copy out, for a table that takes its place: its nodes, and the number of the last refusal.
-    pub(crate) fn take(&self) -> (Former, u64) {
+    /// Takes the copy out for the table that replaces it: its nodes, and the number of its last refusal.
+    pub(crate) fn take(&self) -> (Unconfirmed, u64) {
         let image = self.state.lock().take();
         let refusals = image.as_ref().map_or(u64::MAX, |image| image.position.refusals);
-        (Former::of(image.into_iter().flat_map(|image| image.by_age.into_values())), refusals)
+        (Unconfirmed::of(image.into_iter().flat_map(|image| image.by_age.into_values())), refusals)
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
         image
     }
 
-    /// A mirror, and what its observer was told.
+    /// A mirror, and a record of what its observer is told.
     fn observed() -> (Mirror, Arc<Mutex<Vec<String>>>) {
         let told = Arc::<Mutex<Vec<String>>>::default();
         let observer = Arc::clone(&told);
@@ -228,7 +228,7 @@ mod tests {
         mirror.entered(entry(3, "c")).expect("a new one");
         mirror.left(1).expect("it is there");
         assert_eq!(std::mem::take(&mut *told.lock()), ["+a", "+b", "+c", "-a"]);
-        // Another owner numbers them anew; one is gone, one new, and one has come back as another.
+        // Another owner numbers them anew. "a" was gone before, "d" is new, and "b" has registered again.
         let mut next = image(&[(1, "c"), (2, "d")]);
         next.enter(Image::entry(3, 8, &node("b"))).expect("a new one");
         mirror.replace(next);

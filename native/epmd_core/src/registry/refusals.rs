@@ -1,19 +1,19 @@
-//! The registrations that were refused last, for those who were not told yet.
+//! The last refused registrations, for followers that have not been told of them yet.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::journal::Change;
 
-/// Refusals that are kept for members that follow again, after the owner or the channel to it has changed.
+/// How many refusals are kept for members that connect again after a change of owner or channel.
 const KEPT: usize = 256;
 
 /// A registration that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// Its number among the refusals of the table and of those before it.
+    /// Its number among the refusals of this table and of the tables that it continues.
     pub(crate) number: u64,
-    /// The name, as far as it can be shown.
+    /// The name that was asked for; empty if the request was not valid.
     pub(crate) name: String,
     /// Why.
     pub(crate) reason: Cow<'static, str>,
@@ -25,7 +25,7 @@ impl Refusal {
     }
 }
 
-/// The last of them, the oldest first.
+/// The last refusals, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     kept: VecDeque<Refusal>,
@@ -33,12 +33,12 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// None of which anybody knows, up to this number.
+    /// No refusals, to be numbered from this number on.
     pub(super) fn after_number(last: u64) -> Self {
         Self { last, ..Self::default() }
     }
 
-    /// Has those of an earlier copy, too, as far as they are the same.
+    /// Takes over those of an earlier copy, up to the last number that both have in common.
     pub(super) fn resume(&mut self, earlier: Self) {
         self.kept = earlier.kept;
         self.kept.retain(|refusal| refusal.number <= self.last);

@@ -1,10 +1,10 @@
-//! A copy of the table, and how it takes the place of the table itself.
+//! A standby's copy of the table, and how it takes the place of the table itself.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use super::departed::{Departed, Left};
+use super::departed::{Departed, LastRegistration};
 use super::entry::{Entry, Holder, NodeConnection};
 use super::follower::{Counters, Departure, Position};
 use super::refusals::{Refusal, Refusals};
@@ -13,7 +13,7 @@ use super::table::{Registration, Registry};
 use crate::node::Node;
 use crate::protocol::Port2Reply;
 
-/// A copy of a table, of which nobody can look anything up.
+/// A standby's copy of a table. It is not used for look-ups.
 #[derive(Debug, Default)]
 pub(crate) struct Replica {
     by_age: BTreeMap<u64, Copied>,
@@ -22,12 +22,12 @@ pub(crate) struct Replica {
     registrations: u64,
     refusals: Refusals,
     epoch: u64,
-    /// What an earlier copy had, of which the table has not told yet that it is still there.
+    /// Registrations of an earlier copy that the table has not confirmed yet.
     unconfirmed: BTreeMap<u64, Copied>,
     unconfirmed_refusals: Refusals,
 }
 
-/// A registration in the copy. Without a connection it ends with the table that was copied.
+/// A registration in the copy. Without a connection it ends with the owner.
 #[derive(Debug)]
 struct Copied {
     creation: u32,
@@ -35,25 +35,25 @@ struct Copied {
     connection: Option<NodeConnection>,
 }
 
-/// What was told cannot come from a table.
+/// A step that no table can have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Impossible(pub(crate) &'static str);
 
-/// The registrations of a copy that has taken the table's place, each to be kept for as long as its connection lasts.
+/// The registrations of a copy that has taken the table's place. Each is to be kept as long as its connection lasts.
 #[derive(Debug)]
 pub(crate) struct Restored {
-    /// That of the host's own node.
+    /// The registration of this VM's node.
     pub(crate) own: Option<Registration>,
     pub(crate) connected: Vec<(Registration, NodeConnection)>,
 }
 
 impl Replica {
-    /// How far the copy has come.
+    /// The position of the copy.
     pub(crate) fn position(&self) -> Position {
         Position { epoch: self.epoch, registrations: self.registrations, refusals: self.refusals.last }
     }
 
-    /// The copy of this table begins.
+    /// Begins a copy of the table of this epoch.
     pub(crate) fn began(&mut self, epoch: u64, refusals: u64) {
         *self = Self {
             epoch,
@@ -64,20 +64,20 @@ impl Replica {
         };
     }
 
-    /// Of the registrations that an earlier copy had, those up to this number are the table's, as are its refusals.
+    /// The earlier copy has the same registrations and refusals as the table, up to this number.
     pub(crate) fn resumed(&mut self, registrations: u64) {
         self.unconfirmed.split_off(&registrations.saturating_add(1));
         self.refusals.resume(std::mem::take(&mut self.unconfirmed_refusals));
     }
 
-    /// A registration of the earlier copy is still there.
+    /// A registration of the earlier copy still exists.
     pub(crate) fn kept(&mut self, id: u64, connected: bool) -> Result<(), Impossible> {
         let mut kept = self.unconfirmed.remove(&id).ok_or(Impossible("a registration that this copy does not have"))?;
         kept.connection = kept.connection.filter(|_| connected);
         self.insert(id, kept)
     }
 
-    /// Everything has been told.
+    /// The copy is complete.
     pub(crate) fn completed(&mut self) {
         self.unconfirmed.clear();
     }
@@ -106,7 +106,7 @@ impl Replica {
         if number > self.departed.leaves || self.departed.names.contains_key(&name) {
             return Err(Impossible("a name that left and cannot have left"));
         }
-        self.departed.put(&name, Left { number, creation, port, descriptor });
+        self.departed.put(&name, LastRegistration { number, creation, port, descriptor });
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Replica {
         connection: Option<NodeConnection>,
     ) -> Result<(), Impossible> {
         self.insert(id, Copied { creation, reply: Port2Reply::new(node), connection })?;
-        // What a name leaves behind depends on the order of registrations, here as in the table.
+        // Which names are forgotten depends on the order of registrations, so the copy does as the table did.
         if id > self.registrations {
             self.departed.next_creation(node.name.as_str().as_bytes());
             self.registrations = id;
@@ -143,8 +143,8 @@ impl Replica {
         self.by_age.len()
     }
 
-    /// Turns the copy into what the `registry` will [`adopt`](Registry::adopt). The registration that came over the
-    /// connection from `own`, the host's, becomes one that needs no connection.
+    /// Turns the copy into contents for the `registry` to [`adopt`](Registry::adopt). `own` is the address of this
+    /// member's link: the registration that came from there becomes one without a connection.
     pub(crate) fn restore(self, registry: &Registry, own: Option<SocketAddr>) -> (Contents, Restored) {
         let last = self.position();
         let Self { by_age, departed, refusals, .. } = self;

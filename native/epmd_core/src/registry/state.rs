@@ -1,15 +1,15 @@
-//! What a table holds, without its lock.
+//! The state of a table, without its lock.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::departed::{Departed, Left};
+use super::departed::{Departed, LastRegistration};
 use super::entry::{ByName, Entry};
 use super::epoch::Epoch;
 use super::follower::{Counters, Departure, Follower, Position, Step};
-use super::former::Former;
 use super::refusals::Refusals;
+use super::unconfirmed::Unconfirmed;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -20,20 +20,20 @@ pub(super) struct State {
     pub(super) refusals: Refusals,
     pub(super) registrations: u64,
     pub(super) epoch: Epoch,
-    /// Until when nodes may be missing that were registered with the owner before us.
+    /// Until when nodes of the last owner may still be missing.
     pub(super) fills_until: Option<Instant>,
-    /// Those nodes, as far as observers were told of them.
-    pub(super) former: Former,
-    /// Who keeps a copy of the table.
+    /// Nodes of the last owner that observers know of, and that have not registered here yet.
+    pub(super) unconfirmed: Unconfirmed,
+    /// The followers that have a copy of the table.
     pub(super) followers: Vec<Weak<Follower>>,
 }
 
-/// What a copy brings to the table whose place it takes.
+/// What a copy brings along when it takes the table's place.
 #[derive(Debug)]
 pub(crate) struct Contents(State);
 
 impl Contents {
-    /// The contents of the table after the one that came so far.
+    /// Contents that continue another table from this position.
     pub(super) fn after(last: Position, departed: Departed, refusals: Refusals) -> Self {
         let (registrations, epoch) = (last.registrations, Epoch::after(last));
         Self(State { departed, refusals, registrations, epoch, ..State::default() })
@@ -43,7 +43,7 @@ impl Contents {
         self.0.enter(entry);
     }
 
-    /// A registration whose connection is not there any more.
+    /// A registration whose connection has ended.
     pub(super) fn depart(&mut self, name: &[u8], creation: u32, port: u16) {
         self.0.departed.remember(name, creation, port, -1);
     }
@@ -66,20 +66,20 @@ impl State {
         self.followers.iter().filter_map(Weak::upgrade)
     }
 
-    /// All that a copy lacks which has come to this position.
+    /// The steps that a copy at this position lacks.
     pub(super) fn steps_beyond(&self, copy: Option<Position>) -> VecDeque<Step> {
         let Departed { leaves, floor, ref names, ref order } = self.departed;
         let (registrations, refusals) = (self.registrations, self.refusals.last);
         let now = Position { epoch: self.epoch.id, registrations, refusals };
         let shared = copy.and_then(|copy| self.epoch.shared_with(copy, now));
-        // Who followed another table has heard of no refusal of this one, and who follows the first time need not.
+        // A copy of an unrelated table has heard of no refusal of this one. A new follower is not told of old ones.
         let heard = match (copy, shared) {
             (_, Some(shared)) => shared.refusals,
             (Some(_), None) => self.epoch.refusals_before(),
             (None, _) => refusals,
         };
         let departures = order.values().filter_map(|name| {
-            let Left { number, creation, port, descriptor } = *names.get(name)?;
+            let LastRegistration { number, creation, port, descriptor } = *names.get(name)?;
             Some(Departure { number, name: name.clone(), creation, port, descriptor })
         });
         let entries = self.by_age.values().cloned().map(|entry| match shared {

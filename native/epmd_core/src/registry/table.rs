@@ -1,4 +1,4 @@
-//! The table itself, behind a handle that is cheap to clone.
+//! The table of registered nodes.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,33 +11,33 @@ use tokio::sync::Notify;
 use super::departed::DepartedName;
 use super::entry::{ByName, Entry, Holder};
 use super::follower::{Follower, Position};
-use super::former::Former;
 use super::refusals::Refusal;
 use super::state::{Contents, State};
+use super::unconfirmed::Unconfirmed;
 use crate::journal::Journal;
 use crate::node::Node;
 use crate::protocol::Port2Reply;
 
-/// The registered nodes.
+/// A handle to the table of registered nodes, cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Registry(Arc<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
     state: Mutex<State>,
-    /// Wakes who waits for a name while the table fills.
+    /// Wakes look-ups that wait for a name while the table fills.
     registered: Notify,
     journal: Journal,
 }
 
-/// A registration. The entry leaves the table with it, and with nothing else of this holder's.
+/// A registration. When it is dropped, its own entry leaves the table, and no later entry of the same name.
 #[derive(Debug)]
 pub struct Registration {
     registry: Registry,
     entry: Arc<Entry>,
 }
 
-/// The name is held by this entry.
+/// The name is taken by this entry.
 #[derive(Debug)]
 pub struct NameTaken(pub Arc<Entry>);
 
@@ -47,25 +47,25 @@ impl Registry {
         Self(Arc::new(Table { journal, ..Table::default() }))
     }
 
-    /// The record of the table's changes.
+    /// The journal in which changes are recorded.
     pub fn journal(&self) -> &Journal {
         &self.0.journal
     }
 
-    /// All nodes, the newest registration first, and the number of the change that they come from.
+    /// All nodes, the newest registration first, and the number of the last change that they include.
     pub fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
         let state = self.0.state.lock();
-        // Who observes the table takes those that may still come back for registered.
-        let former = state.former.by_age().rev();
-        (self.0.journal.number(), state.by_age.values().rev().cloned().chain(former).collect())
+        // To observers, nodes that may still register again are registered.
+        let unconfirmed = state.unconfirmed.by_age().rev();
+        (self.0.journal.number(), state.by_age.values().rev().cloned().chain(unconfirmed).collect())
     }
 
-    /// Puts a node into the table, with a creation that its name did not have before.
+    /// Registers a node with a creation that its name did not have before.
     pub fn register(&self, node: &Node, holder: Holder) -> Result<Registration, NameTaken> {
         self.insert(node, holder, None)
     }
 
-    /// Puts a node into the table that booted with a creation it cannot change any more.
+    /// Registers a node that runs already, with the creation that it has.
     pub fn restore(&self, node: &Node, holder: Holder, creation: u32) -> Result<Registration, NameTaken> {
         self.insert(node, holder, Some(creation))
     }
@@ -80,7 +80,7 @@ impl Registry {
         state.registrations += 1;
         let entry = Arc::new(Entry::new(state.registrations, creation.unwrap_or(next), holder, Port2Reply::new(node)));
         state.enter(&entry);
-        state.former.registered(&entry, &self.0.journal);
+        state.unconfirmed.registered(&entry, &self.0.journal);
         drop(state);
         self.0.registered.notify_waiters();
         Ok(Registration::new(self, entry))
@@ -91,25 +91,26 @@ impl Registry {
         self.0.state.lock().names.get(name).map(|ByName(entry)| Arc::clone(entry))
     }
 
-    /// The table takes over from another, whose nodes come back one by one: until then a missing name says little.
+    /// The nodes of the last owner's table will register again until this time. Until then, a missing name may still
+    /// come.
     pub fn fills_until(&self, settled: Instant) {
         self.0.state.lock().fills_until = Some(settled);
     }
 
-    /// Observers were told of these nodes: those that come back are the same to them.
-    pub(crate) fn expect(&self, former: Former) {
-        self.0.state.lock().former = former;
+    /// Observers know these nodes. If they register again unchanged, that is not recorded.
+    pub(crate) fn expect(&self, unconfirmed: Unconfirmed) {
+        self.0.state.lock().unconfirmed = unconfirmed;
     }
 
-    /// Nobody is waited for any more.
+    /// Ends the wait for nodes of the last owner's table.
     pub(crate) fn settle(&self) {
         let mut state = self.0.state.lock();
         state.fills_until = None;
-        state.former.settled(&self.0.journal);
+        state.unconfirmed.settled(&self.0.journal);
         state.followers().for_each(|follower| follower.settled());
     }
 
-    /// Tells observers and followers of a registration that was refused, and why.
+    /// Records a refused registration, and passes it on to followers.
     pub fn refuse(&self, name: &str, reason: impl Into<Cow<'static, str>>) {
         let mut state = self.0.state.lock();
         let refusal = Refusal { number: state.refusals.last + 1, name: name.into(), reason: reason.into() };
@@ -118,17 +119,23 @@ impl Registry {
         self.0.journal.record(|| refusal.change());
     }
 
-    /// Whether a name that is missing is not registered.
+    /// Until when a missing name may still come, if it may.
+    pub(crate) fn settles_at(&self) -> Option<Instant> {
+        self.0.state.lock().fills_until
+    }
+
+    /// Whether a missing name is certainly not registered.
     pub fn is_settled(&self) -> bool {
-        self.0.state.lock().fills_until.is_none_or(|settled| settled <= Instant::now())
+        self.settles_at().is_none_or(|settled| settled <= Instant::now())
     }
 
     /// Finds a node by its name, and waits for it while the table fills.
     pub async fn find_when_settled(&self, name: &[u8]) -> Option<Arc<Entry>> {
-        let settled = self.0.state.lock().fills_until?;
+        // It may have settled since the caller looked.
+        let Some(settled) = self.settles_at() else { return self.find(name) };
         let found = async {
             loop {
-                // Created before the check: it is woken by all that happens from here on.
+                // Created before the check, so that nothing in between is missed.
                 let registered = self.0.registered.notified();
                 match self.find(name) {
                     Some(entry) => return entry,
@@ -136,7 +143,7 @@ impl Registry {
                 }
             }
         };
-        tokio::time::timeout_at(settled.into(), found).await.ok()
+        tokio::time::timeout_at(settled.into(), found).await.ok().or_else(|| self.find(name))
     }
 
     /// All nodes, the newest registration first.
@@ -160,26 +167,27 @@ impl Registry {
         self.len() == 0
     }
 
-    /// The remembered names, the one that left first at the front.
+    /// The remembered names that left, the first to leave first.
     pub fn departed(&self) -> Vec<DepartedName> {
         self.0.state.lock().departed.names()
     }
 
-    /// Ends the registration of a name that came over a connection, which is told to close. The host's own name stays.
+    /// Ends the registration of a name that came over a connection, and wakes its task to close it. The name of the
+    /// VM's own node stays. Returns whether a registration was ended.
     pub fn stop(&self, name: &[u8]) -> bool {
         let found = self.find(name).filter(|entry| !entry.is_hosts());
         found.is_some_and(|entry| self.remove(&entry))
     }
 
-    /// Ends all registrations that came over a connection. The host's own name stays.
+    /// Ends all registrations that came over a connection. The name of the VM's own node stays.
     pub fn stop_all(&self) {
         for entry in self.entries().iter().rev().filter(|entry| !entry.is_hosts()) {
             self.remove(entry);
         }
     }
 
-    /// Has all of the table, and from here on each of its steps, kept for a copy. What the copy has already, if it has
-    /// come to this position of this table or of the one before, is not told again.
+    /// Queues the table and each later step for a copy. What a copy at this position has already, of this table or of
+    /// the one that it continues, is not sent again.
     pub(crate) fn follow(&self, copy: Option<Position>) -> Arc<Follower> {
         let mut state = self.0.state.lock();
         let follower = Arc::new(Follower::new(state.steps_beyond(copy)));
@@ -188,19 +196,19 @@ impl Registry {
         follower
     }
 
-    /// Takes a copy's contents for its own, which were none. Observers were told of
-    /// those nodes, and of the refusals up to this number.
-    pub(crate) fn adopt(&self, contents: Contents, mut former: Former, refusals: u64) {
+    /// Fills the empty table with the contents of a copy. Observers know of the `unconfirmed` nodes, and of the
+    /// refusals up to this number.
+    pub(crate) fn adopt(&self, contents: Contents, mut unconfirmed: Unconfirmed, refusals: u64) {
         let (mut state, journal) = (self.0.state.lock(), &self.0.journal);
         *state = contents.into();
-        state.by_age.values().for_each(|entry| former.registered(entry, journal));
-        former.settled(journal);
+        state.by_age.values().for_each(|entry| unconfirmed.registered(entry, journal));
+        unconfirmed.settled(journal);
         state.refusals.after(refusals).for_each(|refusal| journal.record(|| refusal.clone().change()));
         drop(state);
         self.0.registered.notify_waiters();
     }
 
-    /// Takes this very entry out of the table; a later one of the same name is another entry.
+    /// Removes exactly this entry; a later entry of the same name stays.
     fn remove(&self, entry: &Arc<Entry>) -> bool {
         let mut state = self.0.state.lock();
         if state.by_age.remove(&entry.id()).is_none() {
@@ -217,7 +225,7 @@ impl Registry {
 
     /// Waits until an entry has left the table.
     pub async fn ended(&self, entry: &Entry) {
-        // Created before the check: it is woken by all that happens from here on.
+        // Created before the check, so that nothing in between is missed.
         let ended: Notified<'_> = entry.ended().notified();
         if self.holds(entry) {
             ended.await;
@@ -255,7 +263,7 @@ impl Drop for Registration {
 mod tests {
     use std::sync::Weak;
 
-    use super::super::departed::DEPARTED;
+    use super::super::departed::MAX_DEPARTED;
     use super::*;
     use crate::node::NodeName;
 
@@ -263,7 +271,7 @@ mod tests {
         Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
     }
 
-    /// One that has ended already.
+    /// A connection that has ended already.
     fn connection() -> Holder {
         Holder::Connection(Weak::<std::net::TcpStream>::new())
     }
@@ -296,12 +304,23 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_came_just_before_the_table_settled_is_found() {
+        let registry = Registry::default();
+        let _held = register(&registry, "a");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let found = |name: &str| runtime.block_on(registry.find_when_settled(name.as_bytes())).is_some();
+        assert!(found("a") && !found("b"));
+        registry.fills_until(Instant::now());
+        assert!(found("a") && !found("b"));
+    }
+
+    #[test]
     fn creations_of_a_name_never_repeat() {
         let registry = Registry::default();
         let first = register(&registry, "a").creation();
         assert_eq!(register(&registry, "a").creation(), first + 1);
         assert_eq!(register(&registry, "a").creation(), first + 2);
-        for other in 0..=DEPARTED + 1 {
+        for other in 0..=MAX_DEPARTED + 1 {
             register(&registry, &format!("other{other}"));
         }
         assert!(register(&registry, "a").creation() > first + 2);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::owners::Owners;
 use crate::protocol::Request;
 
 /// What a server lets its peers do.
@@ -14,6 +15,8 @@ pub struct Policy {
     pub remote_names: bool,
     /// The networks that may look nodes up; all of them when there is no list. Local peers always may.
     pub allow: Option<Vec<Network>>,
+    /// The names that the processes of certain users may register, and nobody else.
+    pub owners: Owners,
 }
 
 /// Where a request comes from.
@@ -84,10 +87,12 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| expected())?;
         let width = if matches!(address, IpAddr::V4(Ipv4Addr { .. })) { 32 } else { 128 };
         let bits = bits.map_or(Ok(width), |bits| bits.parse().map_err(|_| expected()))?;
-        if bits > width {
-            return Err(expected());
+        // Peers are compared by their IPv4 addresses, where they have one.
+        match address.to_canonical() {
+            canonical if canonical == address && bits <= width => Ok(Self { address, bits }),
+            address if address.is_ipv4() && (96..=128).contains(&bits) => Ok(Self { address, bits: bits - 96 }),
+            _ => Err(expected()),
         }
-        Ok(Self { address, bits })
     }
 }
 
@@ -128,6 +133,9 @@ mod tests {
         assert!(contains("fd00::/8", "fd12::1"));
         assert!(!contains("fd00::/8", "10.0.0.1"));
         assert!(contains("192.0.2.1", "192.0.2.1"));
+        assert!(contains("::ffff:10.1.0.0/112", "10.1.255.255"));
+        assert!(!contains("::ffff:10.1.0.0/112", "10.2.0.0"));
+        assert!("::ffff:10.1.0.0/95".parse::<Network>().is_err());
         assert!("10.0.0.0/33".parse::<Network>().is_err());
         assert!("ten".parse::<Network>().is_err());
     }
@@ -141,7 +149,7 @@ mod tests {
             assert!(!strict.permits(&request, remote), "{request:?}");
         }
         assert!(!strict.permits(&Request::Stop(b"a"), Origin::Local));
-        let open = Policy { relaxed: true, remote_names: true, allow: None };
+        let open = Policy { relaxed: true, remote_names: true, ..Policy::default() };
         assert!(open.permits(&Request::Names, remote));
         assert!(open.permits(&Request::Stop(b"a"), Origin::Local));
         assert!(!open.permits(&Request::Stop(b"a"), remote));

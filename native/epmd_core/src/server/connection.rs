@@ -1,13 +1,16 @@
 //! One peer: its request, read within a deadline, and the reply.
 //!
-//! A request that is there when the connection is accepted is answered on the spot, without the runtime's help.
-//! Whatever has to wait becomes a task.
+//! A request that has arrived when the connection is accepted is answered at once. Only a connection that has to wait
+//! becomes a task.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream as StdStream};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rustix::net::getsockname;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at, Instant};
@@ -18,26 +21,26 @@ use super::listing::Listing;
 use super::shared::Shared;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
-use crate::os;
 use crate::protocol::{self, Request, INBOX};
 use crate::registry::{Entry, Holder, NodeConnection, Registration};
+use crate::{os, owners};
 
-/// How long a taken name is given to become free before its new holder is refused: the end of a node that was just
-/// stopped may still be on its way. A live holder keeps its name.
+/// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
+/// have been noticed yet. A live holder keeps its name.
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a refused peer may take to read its refusal.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes of a listing that are sent before other peers get a turn.
+/// Bytes of a listing that are sent before other tasks run.
 const BYTES_AT_ONCE: usize = 64 * 1024;
 
-/// The bytes of a request, as they come.
+/// The bytes of a request that have arrived.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     bytes: Box<[u8]>,
     filled: usize,
 }
 
-/// The connection has ended, or will not become a request any more.
+/// The connection has ended, or what it sent is no request.
 #[derive(Debug)]
 struct Ended;
 
@@ -46,7 +49,7 @@ impl Inbox {
         Self { bytes: vec![0; INBOX].into(), filled: 0 }
     }
 
-    /// Reads once; the request when it is whole, `None` while it is not.
+    /// Reads once. Returns the request when it is whole, `None` while it is not.
     fn read(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> Result<Option<&[u8]>, Ended> {
         let wanted = protocol::wanted(&self.bytes[..self.filled]);
         match read(&mut self.bytes[self.filled..self.filled + wanted]) {
@@ -59,12 +62,12 @@ impl Inbox {
     }
 }
 
-/// What a request leads to.
+/// What to do about a request.
 enum Answer {
     /// Close without a reply.
     Nothing,
     Reply(Reply),
-    /// Answer when the name is registered, or certainly is not.
+    /// Reply once the name is registered, or certainly is not.
     Await(Box<[u8]>),
     List(Listing),
     Register(Node),
@@ -87,20 +90,20 @@ impl Reply {
     }
 }
 
-/// What is left to do for a peer that could not be served on the spot.
+/// What is left to do for a peer that could not be served at once.
 enum Pending {
     Read(Inbox),
     Write { reply: Reply, written: usize },
     Do(Answer),
 }
 
-/// Serves a peer on the spot if its request is there and its reply fits into its socket, else in a task.
+/// Serves a peer at once if its request has arrived and the reply fits into its socket, else in a task.
 pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, inbox: &mut Inbox) {
     inbox.filled = 0;
     let pending = match inbox.read(|room| (&stream).read(room)) {
         Err(Ended) => return,
         Ok(None) => Pending::Read(std::mem::replace(inbox, Inbox::new())),
-        Ok(Some(frame)) => match answer(shared, frame, peer, || stream.local_addr()) {
+        Ok(Some(frame)) => match answer(shared, frame, peer, &stream) {
             Answer::Nothing => return,
             Answer::Reply(reply) => match (&stream).write(reply.as_bytes()) {
                 Ok(written) if written == reply.as_bytes().len() => return,
@@ -119,7 +122,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     };
     let limits = shared.limits();
     let deadline = Instant::now() + limits.deadline;
-    shared.connections.spawn(peer.ip(), &limits, |slot| {
+    shared.connections.spawn_waiting(peer.ip(), &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
@@ -128,14 +131,14 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
 async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, pending: Pending, deadline: Instant, slot: Slot) {
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     let node = timeout_at(deadline, converse(shared, &mut stream, peer, pending)).await;
-    // A registered node does not wait for anything.
+    // A registered node is not a waiting connection.
     drop(slot);
     if let (Ok(Some(node)), Ok(stream)) = (node, stream.into_std()) {
         register(shared, stream, peer, &node);
     }
 }
 
-/// Brings a conversation to its end; a node to register if that is what it ends with.
+/// Reads the request if need be, and replies. Returns a node that is to be registered.
 async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pending: Pending) -> Option<Node> {
     let answer = match pending {
         Pending::Do(answer) => answer,
@@ -148,7 +151,7 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pen
             match inbox.read(|room| stream.try_read(room)) {
                 Err(Ended) => return None,
                 Ok(None) => {}
-                Ok(Some(frame)) => break answer(shared, frame, peer, || stream.local_addr()),
+                Ok(Some(frame)) => break answer(shared, frame, peer, &*stream),
             }
         },
     };
@@ -188,14 +191,14 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pen
     }
 }
 
-fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() -> io::Result<SocketAddr>) -> Answer {
+fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd) -> Answer {
     let metrics = shared.metrics();
     let Ok(request) = Request::decode(frame) else {
         metrics.malformed.count();
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
-    let origin = Origin::of(peer.ip(), own);
+    let origin = Origin::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?));
     let policy = &shared.settings.read().policy;
     if !policy.permits(&request, origin) {
         metrics.not_permitted.count();
@@ -217,7 +220,15 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, own: impl FnOnce() ->
                 found => Answer::Reply(looked_up(metrics, found)),
             }
         }
-        Request::Alive2 { node: Ok(node), .. } => Answer::Register(node),
+        Request::Alive2 { node: Ok(node), highest_version } => {
+            match policy.owners.admit(&node.name, || owners::user_of(&connection)) {
+                Ok(()) => Answer::Register(node),
+                Err(not_theirs) => {
+                    tell_refused(shared, peer, &node, not_theirs.to_string());
+                    Answer::Refuse { highest_version }
+                }
+            }
+        }
         Request::Alive2 { node: Err(reason), highest_version } => {
             metrics.refused.count();
             shared.registry.refuse("", "the request is not valid");
@@ -261,32 +272,32 @@ fn looked_up(metrics: &Metrics, found: Option<Arc<Entry>>) -> Reply {
     }
 }
 
-fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: &'static str) {
-    let name = node.name.as_str();
+fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: impl Into<Cow<'static, str>>) {
+    let (name, reason) = (node.name.as_str(), reason.into());
     shared.metrics().refused.count();
+    tracing::warn!(%peer, %name, reason = &*reason, "registration refused");
     shared.registry.refuse(name, reason);
-    tracing::warn!(%peer, %name, reason, "registration refused");
 }
 
-/// Whether a node's name is free, or becomes it soon.
+/// Whether a node's name is free, or becomes free within [`GRACE`].
 async fn is_free(shared: &Shared, node: &Node) -> bool {
     let name = node.name.as_str().as_bytes();
     if let Some(holder) = shared.registry.find(name) {
-        // Meanwhile the runtime reads the end of the holder's connection, if that has come.
+        // Meanwhile the holder's task notices if its connection has ended.
         let _ = timeout(GRACE, shared.registry.ended(&holder)).await;
     }
     shared.registry.find(name).is_none()
 }
 
-/// Registers a node whose name is free, passes that on to the standby, and then tells the node.
+/// Registers a node whose name is free, tells the standbys, and then the node.
 fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
-    if shared.replication.is_over() {
+    if shared.replication.is_handed_over() {
         return;
     }
     if !shared.has_room_for_a_node() {
         return tell_refused(shared, peer, node, "this VM's share of descriptors is used up");
     }
-    // The last descriptor is not for a node that would keep it: look-ups must go on.
+    // The reserve is for look-ups; a node would keep a descriptor of it.
     if !shared.reserve.is_whole() {
         return tell_refused(shared, peer, node, "out of descriptors");
     }
@@ -298,11 +309,11 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
     if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
-        shared.connections.keep(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
+        shared.connections.spawn_registered(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
     }
 }
 
-/// Sends a refusal and waits until it has been read: closing earlier, with bytes of the peer unread, would destroy it.
+/// Sends a refusal, and waits until it has been read: closing earlier, with bytes of the peer unread, would discard it.
 async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     let reply = protocol::alive2_reply(highest_version, None);
     if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
@@ -310,7 +321,7 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     }
 }
 
-/// Keeps a registration until its connection ends. Any byte ends it too, as in OTP's daemon.
+/// Holds a registration until its connection ends. Any byte received ends it too, as in OTP's daemon.
 pub(crate) async fn hold(connection: NodeConnection, registration: Registration, _slot: Slot) {
     let ended = async {
         let mut bytes = [0; 64];
@@ -325,11 +336,11 @@ pub(crate) async fn hold(connection: NodeConnection, registration: Registration,
         () = registration.ended() => {}
     }
     drop(registration);
-    // Closing it would not end it while a standby has a copy.
+    // Closing alone would not end the connection while a standby has a copy.
     let _ = connection.get_ref().shutdown(Shutdown::Both);
 }
 
-/// Waits for the end of a connection, whatever else comes.
+/// Waits for the end of a connection, and discards what it receives.
 async fn ended(stream: &TcpStream) {
     let mut bytes = [0; 64];
     while stream.readable().await.is_ok() {

@@ -1,4 +1,5 @@
-//! The open connections: those that wait for their request or reply, at most so many, and those of registered nodes.
+//! The open connections: those that wait for their request or reply, whose number is limited, and those of registered
+//! nodes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -22,16 +23,16 @@ pub(crate) struct Connections {
 /// How many connections are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// Those that wait for their request or reply.
+    /// Connections that wait for their request or reply.
     pub waiting: usize,
-    /// Those of registered nodes.
+    /// Connections of registered nodes.
     pub registered: usize,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     opened: u64,
-    /// By age: the first has waited longest.
+    /// By age; the first has waited longest.
     waiting: BTreeMap<u64, Waiting>,
     registered: HashMap<u64, AbortHandle>,
 }
@@ -43,7 +44,7 @@ struct Waiting {
     task: AbortHandle,
 }
 
-/// A connection's slot in the table, given up when it is dropped.
+/// A connection's slot in the table, freed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
     connections: Connections,
@@ -51,9 +52,9 @@ pub(crate) struct Slot {
 }
 
 impl Connections {
-    /// Runs a connection's task. Where the table is full, whoever has waited longest gives way to the newcomer: of
-    /// the same source if that has its share of the slots, else of all.
-    pub(crate) fn spawn<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Slot) -> F)
+    /// Spawns the task of a waiting connection. If the source has used up its share of slots, its connection that has
+    /// waited longest is closed; else, if the table is full, the one that has waited longest of all.
+    pub(crate) fn spawn_waiting<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -69,9 +70,9 @@ impl Connections {
         table.waiting.insert(id, Waiting { source, since: Instant::now(), task });
     }
 
-    /// Runs the task of a registered node's connection, which waits for nothing and gives way to nobody. Those that
-    /// wait give way where together they would have more than so many descriptors.
-    pub(crate) fn keep<F>(&self, descriptors: usize, task: impl FnOnce(Slot) -> F)
+    /// Spawns the task of a registered node's connection, which is never closed to make room. Waiting connections are
+    /// closed while all connections together have more than this number of descriptors.
+    pub(crate) fn spawn_registered<F>(&self, descriptors: usize, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -87,7 +88,7 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that has waited longest, if it has waited for so long; false when none has.
+    /// Closes the connection that has waited longest, if it has waited for this time. Returns whether it closed one.
     pub(crate) fn close_oldest_waiting(&self, at_least: Duration) -> bool {
         let mut table = self.table.lock();
         let oldest = table.waiting.first_entry().filter(|oldest| oldest.get().since.elapsed() >= at_least);
@@ -108,7 +109,7 @@ impl Connections {
 }
 
 impl Table {
-    /// Whether a connection had to give way.
+    /// Closes a connection if there is no room for another. Returns whether it did.
     fn make_room(&mut self, source: IpAddr, most: usize, most_per_source: usize) -> bool {
         let of_source = |(_, waiting): &(&u64, &Waiting)| waiting.source == source;
         let has_its_share = !source.is_loopback()

@@ -1,4 +1,4 @@
-//! The replies to `NAMES_REQ` and `DUMP_REQ`: snapshots of the table, shared by all who ask for the same one at a time.
+//! The replies to `NAMES_REQ` and `DUMP_REQ`: snapshots of the table, shared by clients that ask at the same time.
 
 use std::sync::{Arc, Weak};
 
@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 use crate::protocol;
 use crate::registry::Registry;
 
-/// Lines that are written before other peers get a turn.
+/// Lines that are written before other tasks run.
 const LINES_AT_ONCE: usize = 512;
 
 /// The two listings of a server.
@@ -24,12 +24,12 @@ pub(crate) enum Listing {
     Dump,
 }
 
-/// The latest listing, for as long as somebody sends it, and the state of the table that it shows.
+/// The number of the table's changes, and the listing at that point as long as it is being sent.
 #[derive(Debug, Default)]
 struct Latest(Mutex<(u64, Weak<Vec<u8>>)>);
 
 impl Listings {
-    /// The listing as of now or later. Who asks for one that is being written waits for that.
+    /// The listing of the table as it is now or later. Waits for one that is just being written.
     pub(crate) async fn get(&self, which: Listing, registry: &Registry, port: u16) -> Arc<Vec<u8>> {
         let latest = match which {
             Listing::Names => &self.names,

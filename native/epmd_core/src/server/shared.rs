@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::reserve::Reserve;
 
-/// What can be changed while a server runs.
+/// The settings that can be changed while a server runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) policy: Policy,
@@ -29,12 +29,12 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
-    /// It was told that no more nodes are registered.
+    /// Whether it was logged that there is no room for more nodes.
     pub(crate) full: AtomicBool,
-    /// To whoever stands by for this server.
+    /// Replicates the table to the followers of this server.
     pub(crate) replication: Replication,
     pub(crate) port: u16,
-    /// That the listing was refused to a remote peer is told once.
+    /// Logs once that the listing was refused to a remote peer.
     pub(crate) listing_refused: Once,
 }
 
@@ -47,7 +47,8 @@ impl Shared {
         self.settings.read().limits.clone()
     }
 
-    /// Whether another node may have a descriptor of this process. That none may is told once, until some have gone.
+    /// Whether there is room for another node in this server's share of descriptors. Logs once when there is none, and
+    /// again only after some nodes have gone.
     pub(crate) fn has_room_for_a_node(&self) -> bool {
         let descriptors = self.limits().descriptors();
         let (nodes, most) = (self.connections.open().registered, Limits::for_nodes(descriptors));

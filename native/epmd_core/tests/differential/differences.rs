@@ -1,17 +1,17 @@
-//! The deliberate differences, each with a name: given what the reference did, what ours must do.
+//! The deliberate differences, by name. Each turns what the reference did into what ours must do.
 
 use crate::observation::{Creation, Observation, Reply, Table};
 use crate::script::Script;
 use crate::support::client::End;
 use crate::support::request::{Alive2, PORT_PLEASE2};
 
-/// A deliberate difference to the reference.
+/// A deliberate difference from the reference.
 #[derive(Debug)]
 pub(crate) struct Difference {
     pub name: &'static str,
-    /// The release of OTP from which on the reference may do as ours does.
+    /// The first OTP release in which the reference may do what ours does.
     pub cured_in: Option<u32>,
-    /// Turns what the reference did into what ours must do; leaves alone what is no case of this difference.
+    /// Turns what the reference did into what ours must do. Changes nothing if the difference does not apply.
     apply: fn(&Script, Option<&Observation>, &mut Observation),
 }
 
@@ -27,7 +27,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference { name: "a byte does not renew the time-out", cured_in: Some(26), apply: keep_one_deadline },
 ];
 
-/// What ours must do, and the names of the differences that made it so.
+/// What ours must do, and the names of the differences that apply.
 pub(crate) fn expected_of_ours(
     script: &Script,
     reference: &Observation,
@@ -126,7 +126,7 @@ fn keep_one_deadline(script: &Script, _: Option<&Observation>, expected: &mut Ob
 }
 
 impl Table {
-    /// Takes out every line of a node that was never registered.
+    /// Removes every line of a node that must not have been registered.
     fn forget(&mut self, request: &Alive2) {
         let Self::Listed { names, dump } = self else {
             return;

@@ -1,5 +1,5 @@
-//! The same bytes to OTP's C daemon and to ours: replies, closes and the table afterwards must be the same, but for
-//! the differences listed by name in `differences.rs`.
+//! Sends the same bytes to OTP's C daemon and to our server. Replies, closes and the table afterwards must be the same,
+//! except for the named differences in `differences.rs`.
 
 #![cfg(target_os = "linux")]
 
@@ -27,7 +27,7 @@ use observation::Observation;
 use script::Script;
 use support::server::{Kind, Server, Settings};
 
-/// Scripts spend most of their time waiting, so many more run at once than there are cores.
+/// Scripts mostly wait, so many more of them run at once than there are cores.
 const WORKERS: usize = 24;
 
 #[test]
@@ -74,7 +74,7 @@ fn compare(family: &str, address: fn(&Server) -> SocketAddr) {
         }
     }
     let seconds = began.elapsed().as_secs_f32();
-    // Not by println!, which is shown for failures only.
+    // `println!` would be shown for failures only.
     let _ = writeln!(
         io::stderr(),
         "{family}: {} scripts in {} families beside OTP {otp}, {} failed, {seconds:.1} s\n  families: {:?}\n  named differences: {:?}",
@@ -87,7 +87,7 @@ fn compare(family: &str, address: fn(&Server) -> SocketAddr) {
     assert!(tally.failures.is_empty(), "\n{}", tally.failures.join("\n"));
 }
 
-/// The release that the reference belongs to.
+/// The OTP release of the reference.
 fn otp_release() -> u32 {
     let script = "io:put_chars(erlang:system_info(otp_release)), halt().";
     let output = Command::new("erl").args(["-noshell", "-eval", script]).output().expect("`erl` beside `epmd`");
@@ -95,7 +95,7 @@ fn otp_release() -> u32 {
     release.parse().unwrap_or_else(|_| panic!("`erl` should tell its release, but tells {release:?}"))
 }
 
-/// Runs a script against both servers, each started for it alone; the differences that it showed.
+/// Runs a script against both servers, each started for it. Returns the named differences that it showed.
 fn compare_one(script: &Script, address: fn(&Server) -> SocketAddr) -> Result<Vec<&'static str>, String> {
     let reference = observe(script, Kind::Reference, address, None)?;
     let same_table = match &script.same_table {
@@ -135,7 +135,7 @@ fn observe(
     run::run(script, address(&server), expected).map_err(|error| format!("{kind:?}: {error}; {}", server.errors()))
 }
 
-/// Only what is not as it should be.
+/// Describes only what is not as expected.
 fn contrast(script: &Script, reference: &Observation, expected: &Observation, ours: &Observation) -> String {
     let mut lines = Vec::new();
     for (connection, expected) in &expected.connections {

@@ -1,4 +1,4 @@
-//! What a script heard, in a form in which two servers can be compared.
+//! What was observed of a script, in a form in which two servers can be compared.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use crate::support::request::Alive2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Observation {
     pub connections: BTreeMap<usize, Heard>,
-    /// The table with the script's connections as it left them.
+    /// The table at the end of the script, before its connections are closed.
     pub during: Table,
-    /// The table after they were closed, in their order.
+    /// The table after its connections were closed in order.
     pub after: Table,
 }
 
@@ -30,24 +30,24 @@ pub(crate) enum Reply {
         result: u8,
         creation: Creation,
     },
-    /// Anything else, with the server's port and its descriptors' numbers made equal.
+    /// Any other reply, with the server's port and descriptor numbers replaced.
     Bytes(Vec<u8>),
 }
 
-/// A creation as its relation to the one before it of the same name; the values come from clocks.
+/// A creation, relative to the last one of the same name, since the values come from clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Creation {
     /// The first of its name, in the range it may have.
     First,
-    /// So much more than the last.
+    /// Greater than the last by this number.
     Next(u32),
-    /// One of the two has 16 bits, where only the counter's remainder by 3 shows.
+    /// The same modulo 3, since at least one of the two had 16 bits, which only show that remainder.
     NextModulo3(u32),
-    /// The value itself: of a refusal, or one out of range.
+    /// The value itself, of a refusal or out of range.
     Exactly(u32),
 }
 
-/// `NAMES` and `DUMP`, or nothing where nobody serves the port any more.
+/// The replies to `NAMES_REQ` and `DUMP_REQ`, unless nobody serves the port any more.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Table {
     Listed { names: Vec<u8>, dump: Vec<u8> },
@@ -146,7 +146,7 @@ impl std::fmt::Debug for Table {
     }
 }
 
-/// Bytes as a person reads them, without the middle of a long run.
+/// Bytes in readable form, without the middle if they are long.
 pub(crate) fn short(bytes: &[u8]) -> String {
     const SHOWN: usize = 160;
     if bytes.len() <= 2 * SHOWN {

@@ -1,4 +1,4 @@
-//! Runs a script against a server and observes what comes of it.
+//! Runs a script against a server and records what can be observed.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -11,12 +11,12 @@ use crate::script::{Script, Step};
 use crate::support::client::{self, End, PATIENCE};
 use crate::support::request;
 
-/// How long a connection must stay open and silent to count as kept. A server that has served later requests (the
-/// round trips after each step show it has) has also read what came before them, so this only has to cover what it
-/// does by itself afterwards; 150 ms is a hundred times what any of its closes takes.
+/// How long a connection must stay open and silent to count as kept open. The round trips after each step show that the
+/// server has read everything before them. So this only covers what it does on its own afterwards. 150 ms is a hundred
+/// times what any of its closes takes.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// Runs the steps; `expected` says what is worth waiting for, where it is known.
+/// Runs the steps. `expected`, where it is known, says how long to wait for replies and closes.
 pub(crate) fn run(script: &Script, server: SocketAddr, expected: Option<&Observation>) -> io::Result<Observation> {
     let mut session = Session { server, peers: BTreeMap::new() };
     for step in &script.steps {
@@ -52,7 +52,7 @@ impl Session {
             Step::Send(connection, segment) => self.peer(*connection)?.send(segment),
             Step::SendAndHalfClose(connection, segment) => {
                 let peer = self.peer(*connection)?;
-                // Corked, so that the data and the FIN cannot be seen apart.
+                // Corked, so that the data and the FIN arrive together.
                 peer.send_corked_to_the_end(segment);
             }
             Step::HalfClose(connection) => client::half_close(self.peer(*connection)?.open()),
@@ -81,8 +81,8 @@ impl Session {
         })
     }
 
-    /// Two round trips on other connections: whatever was there before the first has been read before the second
-    /// is answered, because neither server can answer without going round its loop.
+    /// Two round trips on other connections. Everything that had arrived before the first has been read when the second
+    /// is answered, because both servers go round their event loop in between.
     fn let_the_server_catch_up(&self) {
         for _ in 0..2 {
             // After a KILL nobody may be there.
@@ -138,7 +138,7 @@ impl Peer {
     }
 
     fn send(&mut self, segment: &[u8]) {
-        // The server may have closed already; the end that is heard tells.
+        // If the server has closed already, `end` will show that.
         let _ = self.open().write_all(segment);
     }
 
@@ -156,7 +156,7 @@ impl Peer {
         }
     }
 
-    /// Takes what has arrived, then gives the stream away to be closed.
+    /// Reads what has arrived, and returns the stream to be closed.
     fn take_stream(&mut self) -> TcpStream {
         let mut stream = self.stream.take().expect("a script closes a connection once");
         if self.end == End::KeptOpen {

@@ -1,4 +1,4 @@
-//! A script: what is done to a server, step by step, on numbered connections.
+//! A script: steps on numbered connections to a server.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) struct Script {
     pub relaxed: bool,
     pub packet_timeout: Option<u64>,
     pub steps: Vec<Step>,
-    /// For a script that ends the reference with `KILL`: what else leaves the table that ours has then.
+    /// For a script that ends the reference with `KILL_REQ`: other steps that leave the table that ours must have.
     pub same_table: Option<Vec<Step>>,
 }
 
@@ -59,7 +59,7 @@ impl Script {
         self.step(Step::SendAndHalfClose(connection, segment.into()))
     }
 
-    /// Sends a request and waits for what comes of it.
+    /// Sends a request and waits for the reply or the close.
     pub(crate) fn ask(self, connection: usize, request: impl Into<Vec<u8>>) -> Self {
         self.send(connection, request).step(Step::Reply(connection))
     }
@@ -93,7 +93,7 @@ impl Script {
         self
     }
 
-    /// Everything a connection sent.
+    /// All bytes sent on a connection.
     pub(crate) fn sent(&self, connection: usize) -> Vec<u8> {
         let segments = self.steps.iter().filter_map(|step| match step {
             Step::Send(on, segment) | Step::SendAndHalfClose(on, segment) if *on == connection => Some(&segment[..]),

@@ -1,7 +1,7 @@
-//! Clients: plain sockets that time out rather than hang a test.
+//! Clients: plain sockets with time-outs, so that no test hangs.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use socket2::{Domain, Socket, Type};
 
 use super::request;
 
-/// How long anything that must happen may take before the test says it did not.
+/// How long to wait for anything that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a connection stands when a client has read what there was.
+/// The state of a connection after a client has read everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The server closed it, with a FIN or a reset.
@@ -20,6 +20,12 @@ pub enum End {
     KeptOpen,
     /// The script closed it before the server did.
     ClosedByClient,
+}
+
+/// An address on 127.0.0.1 whose port nobody uses.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
 }
 
 pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
@@ -41,31 +47,32 @@ fn ready(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Closes with a FIN at once. Only dropping a socket would leave it open for as long as a child process that another
-/// thread is just starting holds a copy of it.
+/// Closes with a FIN at once. Dropping the socket is not enough: a child process that another thread is just starting
+/// may hold a copy of it.
 pub fn close(stream: TcpStream) {
-    // The server may have closed already; then there is nothing left to end.
+    // Fails if the server has closed already.
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// Closes with a reset at once, whoever else holds a copy: what SO_LINGER 0 does when the last copy goes.
+/// Closes with a reset at once, even if another process holds a copy. SO_LINGER 0 would only do so with the last copy.
 pub fn reset(stream: TcpStream) {
     let _ = rustix::net::connect_unspec(&stream);
 }
 
-/// Sends one request on a connection of its own and reads to the end of it.
+/// Sends one request on a new connection, and reads until the server closes.
 pub fn exchange(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     converse(connect(server)?, request)
 }
 
-/// Sends one request on this connection and reads to the end of it; a reset is an end like any other.
+/// Sends one request on this connection, and reads until the server closes or resets it.
 pub fn converse(mut stream: TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
-    // A server that refuses before it has read everything resets: what it said before is still there to read.
+    // A server that refuses before it has read everything resets; what it sent before can still be read.
     let _ = stream.write_all(request);
     let mut heard = Vec::new();
     match read_until(&stream, &mut heard, Instant::now() + PATIENCE, usize::MAX) {
         End::ClosedByServer => {
-            // The server closes first, so each round trip would leave it a socket in TIME_WAIT; there are 100,000.
+            // The server closes first, so without a reset each of 100,000 round trips would leave a socket in
+            // TIME_WAIT.
             reset(stream);
             Ok(heard)
         }
@@ -97,7 +104,7 @@ pub fn read_until(mut stream: &TcpStream, heard: &mut Vec<u8>, deadline: Instant
     End::KeptOpen
 }
 
-/// True once the server has closed this connection; never waits.
+/// Whether the server has closed this connection. Does not wait.
 pub fn is_closed(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).expect("a socket can be made non-blocking");
     let peeked = stream.peek(&mut [0; 1]);
@@ -108,7 +115,7 @@ pub fn is_closed(stream: &TcpStream) -> bool {
     }
 }
 
-/// Registers and returns the connection that keeps the name, or what the server said instead.
+/// Registers, and returns the connection that holds the name, or the server's other reply.
 pub fn register(server: SocketAddr, name: impl AsRef<[u8]>, port: u16) -> Result<TcpStream, String> {
     register_on(connect(server).map_err(|error| error.to_string())?, &request::alive2(name, port))
 }
@@ -123,19 +130,19 @@ pub fn register_on(mut stream: TcpStream, alive2: &[u8]) -> Result<TcpStream, St
     }
 }
 
-/// The text of `NAMES`, without the port before it.
+/// The reply to `NAMES_REQ`, without the port before it.
 pub fn listing(server: SocketAddr) -> io::Result<String> {
     let reply = exchange(server, &request::names())?;
     let text = reply.get(4..).ok_or_else(|| io::Error::other(format!("no listing: {reply:?}")))?;
     Ok(String::from_utf8_lossy(text).into_owned())
 }
 
-/// Half-closes; a connection that is gone already is as good as half-closed.
+/// Half-closes. A connection that is closed already needs none.
 pub fn half_close(stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// Waits for a condition, and says which one never came.
+/// Waits for a condition. Panics with `what` if it never holds.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

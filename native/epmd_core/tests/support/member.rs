@@ -1,5 +1,4 @@
-//! Members, each on a thread of its own. One that is killed is one whose runtime is dropped: its descriptors are closed,
-//! and nothing is said.
+//! Members, each on a thread of its own. To kill one is to drop its runtime: its descriptors are closed without a word.
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -27,7 +26,7 @@ impl Running {
         Self::try_start(settings).expect("it starts")
     }
 
-    /// Starts it in the network namespace of this thread.
+    /// Starts a member in the network namespace of this thread.
     pub fn try_start(settings: Settings) -> Result<Self, String> {
         let (started, start) = mpsc::sync_channel(1);
         let (kill, killed) = mpsc::sync_channel::<()>(1);
@@ -81,7 +80,7 @@ impl Running {
         self.end();
     }
 
-    /// Ends it in order.
+    /// Stops the member in order.
     pub fn stop(mut self) {
         self.handle.stop();
         eventually("the member has stopped", || self.handle.is_stopped());
@@ -115,7 +114,7 @@ pub fn settings(addresses: &[IpAddr], port: u16) -> Settings {
     }
 }
 
-/// What a member logs, without debug and trace.
+/// The log of a member, from level info on.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -156,7 +155,7 @@ impl Visit for Line {
     }
 }
 
-/// How long something took.
+/// Runs something, and measures how long it takes.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let began = std::time::Instant::now();
     (work(), began.elapsed())

@@ -1,4 +1,4 @@
-//! What the black-box suites share: requests as bytes, servers as processes, clients as plain sockets.
+//! Shared by the suites: requests as bytes, servers and members, clients as plain sockets.
 #![allow(dead_code, reason = "each suite uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 #![allow(unreachable_pub, reason = "a suite is a crate without users")]
@@ -12,3 +12,4 @@ pub mod request;
 pub mod rounds;
 pub mod server;
 pub mod service;
+pub mod users;

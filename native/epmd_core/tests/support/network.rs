@@ -1,4 +1,4 @@
-//! Two hosts in network namespaces of the test's own, joined by one cable that leads nowhere else.
+//! Two hosts in network namespaces of their own, joined by a virtual cable.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -76,12 +76,12 @@ impl Network {
         ip(&["-n", host, "link", "set", "cable", "up"]);
     }
 
-    /// Does something on the host with the server.
+    /// Runs something on the host with the server.
     pub fn on_server_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.server_host, work)
     }
 
-    /// Does something on the other host.
+    /// Runs something on the other host.
     pub fn on_peer_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.peer_host, work)
     }
@@ -95,7 +95,7 @@ impl Drop for Network {
     }
 }
 
-/// A namespace is a property of a thread; this one ends with the work.
+/// Runs work on a new thread inside the namespace: a namespace is a property of a thread.
 fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(Path::new("/run/netns").join(namespace)).expect("a namespace of this test");
     thread::scope(|scope| {
@@ -108,7 +108,7 @@ fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Namespaces of test processes that were killed before they could remove them.
+/// Removes namespaces of test processes that were killed before they could do so.
 fn remove_leftovers() {
     let Ok(namespaces) = fs::read_dir("/run/netns") else {
         return;
@@ -127,14 +127,14 @@ fn ip(arguments: &[&str]) {
     assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
-/// A pair of source and destination.
+/// A source and a destination address.
 #[derive(Clone, Copy, Debug)]
-pub struct Way {
+pub struct Route {
     pub from: IpAddr,
     pub to: IpAddr,
 }
 
-impl Way {
+impl Route {
     pub fn new(from: impl Into<IpAddr>, to: impl Into<IpAddr>) -> Self {
         Self { from: from.into(), to: to.into() }
     }

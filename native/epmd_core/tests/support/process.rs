@@ -16,7 +16,7 @@ use super::server::standalone;
 
 pub struct Process {
     child: Child,
-    /// The last line on its state.
+    /// The last state that it printed.
     said: Arc<Mutex<String>>,
     /// Whether it has said that it has no descriptor left.
     is_used_up: Arc<AtomicBool>,
@@ -27,12 +27,12 @@ impl Process {
         Self::start_limited(port, None, &[])
     }
 
-    /// One of another program, which has the same flags.
+    /// Starts a member of another program with the same flags.
     pub fn start_program(program: &Path, port: u16) -> Self {
         Self::spawn(Command::new(program), port, &[])
     }
 
-    /// One that may have so many descriptors.
+    /// Starts a member with a limit of descriptors.
     pub fn start_limited(port: u16, descriptors: Option<u32>, flags: &[&str]) -> Self {
         let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit} && "));
         let mut command = Command::new("sh");
@@ -40,7 +40,8 @@ impl Process {
         Self::spawn(command, port, flags)
     }
 
-    fn spawn(mut command: Command, port: u16, flags: &[&str]) -> Self {
+    /// One that this command runs.
+    pub fn spawn(mut command: Command, port: u16, flags: &[&str]) -> Self {
         command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
         let mut child = command.args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
@@ -66,17 +67,16 @@ impl Process {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process").count()
     }
 
-    /// Has it use up all the descriptors that it may have, which are no more than it needs now.
+    /// Lowers its limit to the descriptors in use, and makes it use up those that are free below.
     pub fn use_up_descriptors(&mut self) {
         let most = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process");
         let highest = most.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok()).max();
         let limit = highest.expect("some descriptor") + 1;
-        // There are gaps below.
         writeln!(self.child.stdin.as_mut().expect("it is piped"), "use up {limit}").expect("it reads");
         eventually("no descriptor is left", || self.is_used_up.load(Ordering::Relaxed));
     }
 
-    /// Its sockets: the number of each in the system, by its descriptor.
+    /// Its sockets: the inode of each, by its descriptor.
     pub fn sockets(&self) -> BTreeMap<u32, String> {
         let folder = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process");
         let socket = |entry: fs::DirEntry| {
@@ -105,12 +105,12 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("a running process");
     }
 
-    /// The last it said.
+    /// The last line that it printed.
     pub fn said(&self) -> String {
         self.said.lock().expect("no panic").clone()
     }
 
-    /// Whether that is the last it said.
+    /// Whether that is the last line that it printed.
     pub fn is(&self, state: &str) -> bool {
         *self.said.lock().expect("no panic") == state
     }
@@ -120,7 +120,7 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
-    /// Has it end in order, without waiting for that.
+    /// Tells it to stop in order, without waiting.
     pub fn ask_to_stop(&mut self) {
         drop(self.child.stdin.take());
     }
@@ -129,7 +129,7 @@ impl Process {
         self.child.try_wait().expect("a child").is_some()
     }
 
-    /// Ends it in order.
+    /// Stops it in order.
     pub fn stop(&mut self) {
         self.ask_to_stop();
         assert!(self.child.wait().expect("its end").success());

@@ -1,6 +1,6 @@
-//! Chance that a seed decides.
+//! Random numbers from a seed.
 
-/// xorshift64*: the same numbers in each run, without a dependency.
+/// xorshift64*: repeatable, without a dependency.
 #[derive(Debug)]
 pub struct Random(u64);
 

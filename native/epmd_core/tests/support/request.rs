@@ -7,12 +7,12 @@ pub const DUMP: u8 = b'd';
 pub const KILL: u8 = b'k';
 pub const STOP: u8 = b's';
 
-/// A body behind its length.
+/// A body with its length before it.
 pub fn framed(body: &[u8]) -> Vec<u8> {
     claiming(u16::try_from(body.len()).expect("a body fits its length field"), body)
 }
 
-/// A body behind any length at all.
+/// A body with any length before it, right or wrong.
 pub fn claiming(length: u16, body: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes()[..], body].concat()
 }
@@ -41,12 +41,12 @@ pub fn stop(name: impl AsRef<[u8]>) -> Vec<u8> {
     tagged(STOP, name.as_ref())
 }
 
-/// A tag and whatever follows it, behind the right length.
+/// A tag and what follows it, with the right length before them.
 pub fn tagged(tag: u8, rest: &[u8]) -> Vec<u8> {
     framed(&[&[tag], rest].concat())
 }
 
-/// An `ALIVE2_REQ`, every field of which can be set to a lie.
+/// An `ALIVE2_REQ` whose fields can be wrong.
 #[derive(Clone, Debug)]
 pub struct Alive2 {
     pub port: u16,
@@ -54,10 +54,10 @@ pub struct Alive2 {
     pub protocol: u8,
     pub highest: u16,
     pub lowest: u16,
-    /// What the name's length field claims, if not the truth.
+    /// The name's length field, if it is to be wrong.
     pub name_length: Option<u16>,
     pub name: Vec<u8>,
-    /// What the extra field's length field claims, if not the truth.
+    /// The extra field's length field, if it is to be wrong.
     pub extra_length: Option<u16>,
     pub extra: Vec<u8>,
     /// Bytes behind the last field, inside the frame.
@@ -114,7 +114,7 @@ impl Alive2 {
         reply
     }
 
-    /// Reads a well-formed request back, as a script's sent bytes.
+    /// Parses a well-formed request, length included.
     pub fn parse(sent: &[u8]) -> Option<Self> {
         let length = u16_at(sent, 0)?;
         let body = sent.get(2..2 + usize::from(length))?;

@@ -1,14 +1,14 @@
-//! How much of everything a suite does where chance plays a part, and how long that may take.
+//! How many rounds a randomised or measured test runs, and how long it may take.
 //!
-//! By default enough to find a rule that is broken, beside whatever else the machine does. With
-//! `EMBEDDED_EPMD_ROUNDS=full` enough to find a rare fault, alone on the machine, and within the times that are promised.
+//! The default finds a broken rule, also on a busy machine. `EMBEDDED_EPMD_ROUNDS=full` finds rare faults and checks
+//! the promised times. It needs a machine that does nothing else.
 
 use std::time::Duration;
 
-/// For a machine that has many times more to do than it can.
+/// The factor by which a busy machine may be slower.
 const PATIENCE: u32 = 50;
 
-/// The one number, or in full the other.
+/// `few` by default, `full` with `EMBEDDED_EPMD_ROUNDS=full`.
 pub fn rounds<T>(few: T, full: T) -> T {
     if is_full() {
         full
@@ -17,7 +17,7 @@ pub fn rounds<T>(few: T, full: T) -> T {
     }
 }
 
-/// This time in full; otherwise more.
+/// The promised time with `EMBEDDED_EPMD_ROUNDS=full`; by default [`PATIENCE`] times as long.
 pub fn limit(time: Duration) -> Duration {
     rounds(time * PATIENCE, time)
 }

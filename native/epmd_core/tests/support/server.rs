@@ -22,7 +22,7 @@ pub enum Kind {
     Ours,
 }
 
-/// How a server is to be started; the port is chosen when it is.
+/// How to start a server. The port is chosen at the start.
 #[derive(Clone, Debug)]
 pub struct Settings {
     kind: Kind,
@@ -33,7 +33,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// On both loopback addresses, where the reference listens whatever it is told.
+    /// On both loopback addresses, where the reference always listens.
     pub fn new(kind: Kind) -> Self {
         Self { kind, addresses: Some("127.0.0.1,::1".into()), flags: Vec::new(), descriptors: None, namespace: None }
     }
@@ -71,7 +71,7 @@ impl Settings {
     /// Starts it and returns once it listens.
     pub fn start(&self) -> Server {
         let mut failures = Vec::new();
-        // Somebody who makes no such claims may still take the port before it does.
+        // A process that does not claim ports this way may still take the port first.
         for _ in 0..5 {
             match self.try_start(Some(ClaimedPort::new())) {
                 Ok(server) => return server,
@@ -123,7 +123,7 @@ impl Settings {
         words.extend(self.flags.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
-        // The environment of whoever runs the tests is not part of them.
+        // The tests must not depend on the environment.
         for name in ["ERL_EPMD_PORT", "ERL_EPMD_ADDRESS", "ERL_EPMD_RELAXED_COMMAND_CHECK"] {
             command.env_remove(name);
         }
@@ -146,7 +146,7 @@ pub struct Server {
     _claimed: Option<ClaimedPort>,
     child: Child,
     errors: PathBuf,
-    /// False for one that never listened, which is a reason to try again and no fault.
+    /// False if it never listened. Then the start is tried again, and its end is no failure.
     started: bool,
 }
 
@@ -237,7 +237,7 @@ impl Drop for Server {
     }
 }
 
-/// A port on both loopback addresses that no other test has, in this process or another, while this is held.
+/// A port on both loopback addresses that no other test uses, in this process or another, while this is held.
 #[derive(Debug)]
 struct ClaimedPort {
     number: u16,
@@ -265,7 +265,7 @@ impl ClaimedPort {
     }
 }
 
-/// Binds alone, which fails if anybody else is bound there, and only then lets a server bind there too.
+/// Binds exclusively, which fails if anybody else is bound there, and only then allows a server to bind there too.
 fn claim(address: impl Into<IpAddr>, port: u16) -> io::Result<OwnedFd> {
     let address = SocketAddr::new(address.into(), port);
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };

@@ -1,4 +1,4 @@
-//! The figures that are reported, and the targets some of them have to meet (issue 5).
+//! The metrics that are reported, and the targets some of them have to meet (issue 5).
 
 use std::fmt;
 
@@ -6,9 +6,9 @@ use crate::measure::Sample;
 use crate::plan::{median, Samples, Scenario};
 use crate::servers::Who;
 
-/// A row of the table: one figure of one scenario with one number of names.
+/// A row of the table: one metric of one scenario with one number of names.
 #[derive(Debug)]
-pub(crate) struct Figure {
+pub(crate) struct Metric {
     pub(crate) label: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) scenario: Scenario,
@@ -17,7 +17,7 @@ pub(crate) struct Figure {
     pub(crate) targets: &'static [Target],
 }
 
-/// A limit for the ratio of our figure to another one.
+/// A limit for the ratio of our value to a reference.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) limit: Limit,
@@ -32,9 +32,9 @@ pub(crate) enum Limit {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reference {
-    /// The same figure of another server.
+    /// The value of another server.
     Server(Who),
-    /// Our own figure with this number of names.
+    /// Our own value with this number of names.
     OursWith(usize),
 }
 
@@ -45,10 +45,10 @@ const fn target(limit: Limit, reference: Reference) -> Target {
     Target { limit, reference }
 }
 
-/// All rows, in the order of the table. Those that were not measured are left out of it.
-pub(crate) fn figures() -> Vec<Figure> {
-    use Scenario::{LookUps, PacedLookUps, Registrations};
-    let row = |label, unit, scenario, names, of, targets| Figure { label, unit, scenario, names, of, targets };
+/// All rows, in the order of the table. The table leaves out those that were not measured.
+pub(crate) fn metrics() -> Vec<Metric> {
+    use Scenario::{LookUps, OwnedRegistrations, PacedLookUps, Registrations};
+    let row = |label, unit, scenario, names, of, targets| Metric { label, unit, scenario, names, of, targets };
     let mut rows = Vec::new();
     for (names, targets) in CPU {
         rows.push(row("CPU per look-up", "µs", LookUps, *names, |sample| sample.cpu, *targets));
@@ -65,6 +65,8 @@ pub(crate) fn figures() -> Vec<Figure> {
     for (names, targets) in REGISTRATIONS {
         rows.push(row("register and disconnect", "1/s", Registrations, *names, |sample| sample.rate, *targets));
         rows.push(row("  CPU of one", "µs", Registrations, *names, |sample| sample.cpu, &[]));
+        rows.push(row("  with owners", "1/s", OwnedRegistrations, *names, |sample| sample.rate, &[]));
+        rows.push(row("  CPU of one", "µs", OwnedRegistrations, *names, |sample| sample.cpu, &[]));
     }
     rows
 }
@@ -84,8 +86,8 @@ const P99_AT_RATE_OF_C: &[Target] = &[target(AtMost(1.0), Server(Who::C))];
 const REGISTRATIONS: &[(usize, &[Target])] =
     &[(10, &[target(AtLeast(1.2), Server(Who::C))]), (900, &[target(AtLeast(3.0), Server(Who::C))])];
 
-impl Figure {
-    /// This figure of one server in each round; empty if it was not measured.
+impl Metric {
+    /// The value for one server in each round; empty if it was not measured.
     pub(crate) fn rounds(&self, samples: &Samples, who: Who) -> Vec<f64> {
         self.rounds_with(samples, who, self.names)
     }
@@ -94,8 +96,8 @@ impl Figure {
         samples.get(&(self.scenario, names, who)).into_iter().flatten().map(self.of).collect()
     }
 
-    /// Our figure divided by the other one, round by round, and the median of that: what slows the machine down for a while
-    /// is then in both. Nothing if one of them was not measured.
+    /// The median of the ratio of our value to the reference in each round: whatever slows the machine down for a while
+    /// affects both. `None` if either was not measured.
     pub(crate) fn ratio(&self, samples: &Samples, reference: Reference) -> Option<f64> {
         let others = match reference {
             Server(who) => self.rounds(samples, who),

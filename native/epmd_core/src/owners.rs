@@ -1,0 +1,282 @@
+//! Names that belong to users: only a process of theirs may register one.
+
+#[cfg(target_os = "linux")]
+mod linux;
+mod unknown;
+
+use std::cmp::Reverse;
+use std::fmt;
+
+use crate::node::NodeName;
+use crate::users::{self, own_user};
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::user_of;
+pub(crate) use unknown::Unknown;
+
+/// How many users a refusal names.
+const TOLD: usize = 5;
+
+/// Names and patterns of names, and to whom they belong. Of those that match a name, the one that says the most counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// The one first that says the most.
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    /// A name, or one in which `*` stands for any characters.
+    pattern: String,
+    /// By their numbers.
+    users: Vec<u32>,
+    /// The same for people.
+    told: String,
+}
+
+/// Why somebody may not register a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotTheirs {
+    owners: String,
+    is: Result<u32, Unknown>,
+}
+
+/// The user at the other end of a connection: only Linux is asked.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn user_of(_connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
+    Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
+}
+
+impl Owners {
+    /// Each name or pattern with its users, by their names in the system's database or by their numbers.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that tells what was expected, and what came.
+    pub fn named(list: impl IntoIterator<Item = (String, Vec<String>)>) -> Result<Self, String> {
+        let rules = list.into_iter().map(|(pattern, users)| Rule::new(pattern, &users));
+        let mut rules = rules.collect::<Result<Vec<_>, _>>()?;
+        rules.sort_by(|one, other| (one.rank(), &one.pattern).cmp(&(other.rank(), &other.pattern)));
+        for (n, one) in rules.iter().enumerate() {
+            let rival = |other: &&Rule| {
+                other.rank() == one.rank() && other.users != one.users && overlap(&one.pattern, &other.pattern)
+            };
+            if let Some(other) = rules[n + 1..].iter().find(rival) {
+                let (one, other) = (&one.pattern, &other.pattern);
+                return Err(format!(
+                    "expected that of two patterns which match the same name one has more characters of its own, \
+                     got {one:?} and {other:?}"
+                ));
+            }
+        }
+        Ok(Self { rules })
+    }
+
+    /// Whether any name belongs to somebody.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether this process may register a name.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that tells whose the name is, and what to do.
+    pub fn admit_own_user(&self, name: &NodeName) -> Result<(), String> {
+        let own = own_user();
+        self.admit(name, || Ok(own)).map_err(|NotTheirs { owners, .. }| {
+            format!(
+                "the name {name:?} of this node belongs to {owners}, and this VM runs as user {own}: run it as whom the \
+                 name belongs to, or correct the setting owners"
+            )
+        })
+    }
+
+    /// Whether somebody may register a name. Who it is, is found out if that matters.
+    pub(crate) fn admit(&self, name: &NodeName, user: impl FnOnce() -> Result<u32, Unknown>) -> Result<(), NotTheirs> {
+        let Some(rule) = self.rules.iter().find(|rule| matches(&rule.pattern, name.as_str())) else { return Ok(()) };
+        match user() {
+            Ok(user) if rule.users.contains(&user) => Ok(()),
+            is => Err(NotTheirs { owners: rule.told.clone(), is }),
+        }
+    }
+}
+
+impl Rule {
+    fn new(pattern: String, users: &[String]) -> Result<Self, String> {
+        let expected = |reason: String| {
+            format!(
+                "expected the name of a node without its host, or a pattern such as \"billing_*\", got {pattern:?}: {reason}"
+            )
+        };
+        NodeName::new(pattern.as_bytes()).map_err(|error| expected(error.to_string()))?;
+        if pattern.contains('@') {
+            return Err(expected("it holds '@'".into()));
+        }
+        if users.is_empty() {
+            return Err(format!("expected at least one user for {pattern:?}, got none"));
+        }
+        let mut numbers = users
+            .iter()
+            .map(|name| users::user(name))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| format!("{pattern:?}: {error}"))?;
+        let told = told(users, &numbers);
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(Self { pattern, users: numbers, told })
+    }
+
+    /// What says more comes first: a name, then the pattern with more characters of its own.
+    fn rank(&self) -> (bool, Reverse<usize>) {
+        let own = self.pattern.chars().filter(|c| *c != '*').count();
+        (self.pattern.contains('*'), Reverse(own))
+    }
+}
+
+/// Users by their names, and by the numbers that these have now.
+fn told(names: &[String], numbers: &[u32]) -> String {
+    let user = |(name, number): (&String, &u32)| match number.to_string() {
+        number if number == *name => number,
+        number => format!("{name} ({number})"),
+    };
+    let mut users: Vec<_> = names.iter().zip(numbers).take(TOLD).map(user).collect();
+    if names.len() > TOLD {
+        users.push("others".into());
+    }
+    format!("{} {}", if names.len() == 1 { "user" } else { "users" }, users.join(", "))
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let Some(mut left) = name.strip_prefix(first) else { return false };
+    for part in middle.split('*') {
+        match left.split_once(part) {
+            Some((_, after)) => left = after,
+            None => return false,
+        }
+    }
+    left.ends_with(last)
+}
+
+/// Whether there is a name that both patterns match.
+fn overlap(one: &str, other: &str) -> bool {
+    let (one, other): (Vec<_>, Vec<_>) = (one.chars().collect(), other.chars().collect());
+    // Whether so many characters of the one and of the other can stand for the same beginning of a name.
+    let mut meet = vec![vec![false; other.len() + 1]; one.len() + 1];
+    meet[0][0] = true;
+    for m in 0..=one.len() {
+        for n in 0..=other.len() {
+            let (any, other_any) = (m > 0 && one[m - 1] == '*', n > 0 && other[n - 1] == '*');
+            meet[m][n] |= (any && (meet[m - 1][n] || n > 0 && meet[m][n - 1]))
+                || (other_any && (meet[m][n - 1] || m > 0 && meet[m - 1][n]))
+                || (m > 0 && n > 0 && one[m - 1] == other[n - 1] && meet[m - 1][n - 1]);
+        }
+    }
+    meet[one.len()][other.len()]
+}
+
+impl fmt::Display for NotTheirs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owners, is } = self;
+        match is {
+            Ok(user) => write!(f, "the name belongs to {owners}, and user {user} asks for it"),
+            Err(unknown) => write!(f, "the name belongs to {owners}, and who asks for it cannot be known: {unknown}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn owners(list: &[(&str, &[&str])]) -> Result<Owners, String> {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        Owners::named(list.iter().map(|(pattern, users)| ((*pattern).into(), owned(users))))
+    }
+
+    fn admitted(owners: &Owners, name: &str, user: u32) -> bool {
+        owners.admit(&NodeName::new(name.as_bytes()).expect("a valid name"), || Ok(user)).is_ok()
+    }
+
+    #[test]
+    fn a_name_is_its_users_and_any_other_is_everybodys() {
+        let owners = owners(&[("prod", &["1"]), ("billing_*", &["2", "3"])]).expect("a valid list");
+        for (name, users) in
+            [("prod", &[1][..]), ("billing_", &[2, 3]), ("billing_a", &[2, 3]), ("prod2", &[1, 2, 3, 4])]
+        {
+            let found: Vec<_> = (1..=4).filter(|user| admitted(&owners, name, *user)).collect();
+            assert_eq!(found, users, "{name}");
+        }
+    }
+
+    #[test]
+    fn who_asks_does_not_matter_for_a_name_that_is_nobodys() {
+        let name = NodeName::new(b"stage").expect("a valid name");
+        let owners = owners(&[("prod", &["1"])]).expect("a valid list");
+        assert_eq!(owners.admit(&name, || panic!("the kernel was asked")), Ok(()));
+        assert_eq!(Owners::default().admit(&name, || panic!("the kernel was asked")), Ok(()));
+    }
+
+    #[test]
+    fn of_two_that_match_the_one_that_says_more_counts() {
+        let owners = owners(&[("*", &["1"]), ("app*", &["2"]), ("*_canary", &["3"]), ("app_canary", &["4"])]);
+        let owners = owners.expect("a valid list");
+        for (name, user) in [("any", 1), ("app1", 2), ("app_canary", 4), ("x_canary", 3), ("app1_canary", 3)] {
+            assert!(admitted(&owners, name, user), "{name}");
+            assert!(!(1..=4).any(|other| other != user && admitted(&owners, name, other)), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_names_and_users_is_told() {
+        let error = |list: &[(&str, &[&str])]| owners(list).expect_err("not valid");
+        assert_eq!(
+            error(&[("a b", &["1"])]),
+            "expected the name of a node without its host, or a pattern such as \"billing_*\", got \"a b\": it holds ' '"
+        );
+        assert!(error(&[("", &["1"])]).ends_with("got \"\": it is empty"));
+        assert!(error(&[("prod@host", &["1"])]).ends_with("got \"prod@host\": it holds '@'"));
+        assert_eq!(error(&[("prod", &[])]), "expected at least one user for \"prod\", got none");
+        assert_eq!(
+            error(&[("prod", &["nobody-of-that-name"])]),
+            "\"prod\": expected a user of this host, by its name or number, got \"nobody-of-that-name\""
+        );
+        assert_eq!(
+            error(&[("a*", &["1"]), ("*b", &["2"])]),
+            "expected that of two patterns which match the same name one has more characters of its own, got \"*b\" and \
+             \"a*\""
+        );
+        assert!(owners(&[("a*", &["1", "2"]), ("*b", &["2", "1"])]).is_ok(), "the same users");
+        assert!(owners(&[("a*", &["1"]), ("b*", &["2"])]).is_ok(), "no name that both match");
+    }
+
+    #[test]
+    fn a_refusal_says_whose_the_name_is_and_who_asks() {
+        let name = NodeName::new(b"prod").expect("a valid name");
+        let list = owners(&[("prod", &["root", "4711"])]).expect("a valid list");
+        let said = |who| list.admit(&name, || who).expect_err("not theirs").to_string();
+        assert_eq!(said(Ok(7)), "the name belongs to users root (0), 4711, and user 7 asks for it");
+        assert_eq!(
+            said(Err(Unknown::Closed)),
+            "the name belongs to users root (0), 4711, and who asks for it cannot be known: the other end of the connection is closed"
+        );
+        let many: Vec<String> = (1..100).map(|user| user.to_string()).collect();
+        assert_eq!(told(&many, &(1..100).collect::<Vec<_>>()), "users 1, 2, 3, 4, 5, others");
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_overlap_if_and_only_if_a_name_matches_both(one in "[ab*]{1,5}", other in "[ab*]{1,5}") {
+            // A name that both match need not be longer than both together.
+            let names = (0..=10u32).flat_map(|length| (0..1u32 << length).map(move |bits| {
+                (0..length).map(|bit| if bits >> bit & 1 == 0 { 'a' } else { 'b' }).collect::<String>()
+            }));
+            let found = names.into_iter().find(|name| matches(&one, name) && matches(&other, name));
+            prop_assert_eq!(overlap(&one, &other), found.is_some(), "{:?}", found);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Users and groups of this host, by their names in the system's databases or by their numbers.
+
+use nix::errno::Errno;
+use nix::unistd::{Group, User};
+
+/// The user of this process, as the kernel reports it to others.
+pub(crate) fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The number of a user.
+///
+/// # Errors
+///
+/// A sentence that tells what was expected and what came, where there is no such user.
+pub(crate) fn user(name: &str) -> Result<u32, String> {
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        found => name.parse().map_err(|_| unknown("user", name, found.err())),
+    }
+}
+
+/// The number of a group, with the same errors.
+pub(crate) fn group(name: &str) -> Result<u32, String> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        found => name.parse().map_err(|_| unknown("group", name, found.err())),
+    }
+}
+
+fn unknown(what: &str, name: &str, error: Option<Errno>) -> String {
+    let reason = error.map_or(String::new(), |error| format!(": {error}"));
+    format!("expected a {what} of this host, by its name or number, got {name:?}{reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_those_of_the_host() {
+        assert_eq!((user("root"), group("0")), (Ok(0), Ok(0)));
+        assert_eq!((user("4711"), group("root")), (Ok(4711), Ok(0)));
+        let error = user("nobody-of-that-name").expect_err("no such user");
+        assert!(error.starts_with("expected a user of this host, by its name or number, got"), "{error}");
+    }
+}

@@ -1,0 +1,26 @@
+//! Peers that mean harm, or are merely broken, against our server.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod child;
+mod exhaustion;
+mod names;
+mod usage;
+mod waiting;
+mod watch;
+
+use std::net::SocketAddr;
+
+use support::client::{eventually, listing};
+
+/// Waits until the listing has this number of lines, and returns it.
+pub(crate) fn only_names_of(server: SocketAddr, lines: usize) -> String {
+    eventually(&format!("{lines} names are left"), || {
+        listing(server).is_ok_and(|listing| listing.lines().count() == lines)
+    });
+    listing(server).expect("a listing")
+}

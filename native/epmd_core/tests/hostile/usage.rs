@@ -1,0 +1,62 @@
+//! What a server uses of the machine, and the turns of those tests that measure it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit};
+
+use crate::support::server::Server;
+
+/// Tests that measure latency or use up descriptors run one at a time: both are shared by the whole process or machine.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Raises this process's descriptor limit, which the server inherits.
+pub(crate) fn need_descriptors(needed: usize) {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let possible = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    assert!(
+        possible >= needed as u64,
+        "this test needs {needed} file descriptors, but the hard limit is {possible}: raise `ulimit -Hn`"
+    );
+}
+
+/// Writes to standard error directly, so that the figures are shown when the test passes too.
+pub(crate) fn report(line: &str) {
+    let _ = writeln!(io::stderr(), "hostile: {line}");
+}
+
+/// The share of one core that the server uses during this time. Panics if it spins.
+pub(crate) fn busy_share(server: &Server, time: Duration) -> f64 {
+    let before = processor_time(server);
+    let began = Instant::now();
+    thread::sleep(time);
+    let share = (processor_time(server) - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    // The look-ups of `Watch`, up to 500 per second, use about a tenth of that.
+    assert!(share < 0.4, "the server spins: busy {:.0} % of the time", share * 100.0);
+    share
+}
+
+fn processor_time(server: &Server) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid())).expect("a running server");
+    // utime and stime are fields 14 and 15, in ticks of 10 ms. The first field behind the command's name is field 3.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().expect("ticks") + fields[12].parse::<u64>().expect("ticks");
+    Duration::from_millis(10 * ticks)
+}
+
+pub(crate) fn resident_megabytes(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("a running server");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+pub(crate) fn open_descriptors(server: &Server) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("a running server").count()
+}
