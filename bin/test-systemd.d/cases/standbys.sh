@@ -69,3 +69,34 @@ case_strangers() { # a user who is not on the list cannot stand by
   need 30 "the other user stands by" has_standbys "$(has_role prod serving && echo prod || echo third)" 1
   figure "nobody stands by until the owner names the user as well"
 }
+
+case_owners() { # a user cannot register another's name, also while its holder restarts, at each loopback address
+  local round said
+  install_release prod
+  guide_block FileDescriptorStoreMax | install_drop_in prod
+  configure prod '[{owners, #{<<"prod">> => <<"prod">>, <<"billing_*">> => [<<"root">>]}}]'
+  start_nodes prod
+  # A pipe of its own, whose end has it tell.
+  inside mkfifo /run/intruder
+  inside systemd-run --quiet --unit=other-intruder --uid=other --property=StandardInput=file:/run/intruder \
+    elixir /opt/made/intruder.exs prod billing_1 &
+  inside sh -c 'exec 3>/run/intruder; while ! test -e /run/enough; do sleep 0.2; done' &
+  inside sleep 3
+  for ((round = 1; round <= 5; round++)); do
+    if ((round % 2)); then inside systemctl restart prod; else inside kill -9 "$(main_pid prod)"; fi
+    await_node prod
+    [[ $(rpc prod 'IO.puts(node())') == "prod@$host" ]] || fail "bin/prod rpc does not work."
+  done
+  inside touch /run/enough
+  need 30 "the intruder ends" has_told other-intruder refused
+  said=$(journal other-intruder | grep refused)
+  inside rm -f /run/enough /run/intruder
+  [[ $said != *granted* ]] || fail "The intruder was granted a name: $said"
+  [[ $(grep -o 'refused, {' <<<"$said" | wc -l) == 3 ]] || fail "The intruder was not refused at each address: $said"
+  figure "$said"
+  # Its owner gets it.
+  inside systemd-run --quiet --unit=stock-billing --setenv=HOME=/root erl -noinput -sname billing_1 -start_epmd false
+  await_node billing_1
+}
+
+has_told() { journal "$1" | grep -q "$2"; } # UNIT TEXT
