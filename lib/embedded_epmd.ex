@@ -294,9 +294,9 @@ defmodule EmbeddedEpmd do
       end
 
   No event is lost between the snapshot and the first message. A process that subscribes again gets a new snapshot,
-  and each event only once. The subscription ends with the subscriber or with the supervised process: monitor
-  `EmbeddedEpmd.Server` to notice that, and subscribe again. Returns `{:error, :stopped}` when the supervised process
-  does not run.
+  and each event only once. The subscription ends with the subscriber or with the supervised process: call
+  `Process.monitor(EmbeddedEpmd.Server)` to notice that, and subscribe again. Returns `{:error, :stopped}` when the
+  supervised process does not run.
   """
   @spec subscribe(pid()) :: {:ok, snapshot()} | {:error, :stopped}
   def subscribe(pid \\ self()) when node(pid) == node() do

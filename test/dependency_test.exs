@@ -1,7 +1,10 @@
 defmodule EmbeddedEpmd.DependencyTest do
   use ExUnit.Case, async: true
 
-  alias EmbeddedEpmd.Build.Prebuilt
+  import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, stock_names: 1, unique: 1]
+
+  alias EmbeddedEpmd.Build.{Prebuilt, Target}
+  alias EmbeddedEpmd.Release
 
   @moduletag timeout: 600_000
 
@@ -54,7 +57,7 @@ defmodule EmbeddedEpmd.DependencyTest do
 
   test "a library is taken from where the project's configuration says, without cargo", %{project: project} do
     served = Path.join(project, "served")
-    triple = elem(EmbeddedEpmd.Build.Target.find(%{}), 1)
+    triple = elem(Target.find(%{}), 1)
     name = Prebuilt.name(Mix.Project.config()[:version], triple)
     File.mkdir_p!(served)
     File.cp!(Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so"), Path.join(served, name))
@@ -124,6 +127,78 @@ defmodule EmbeddedEpmd.DependencyTest do
     assert output =~ "cargo ended well, but made no library of epmd_nif"
   end
 
+  test "a real cargo is followed to wherever its configuration has the library made", %{project: project} do
+    package = Path.join(project, "deps/embedded_epmd")
+    hollow(package)
+    triple = elem(Target.find(%{}), 1)
+    elsewhere = Path.join(project, "else where")
+    configuration = Path.join(project, ".cargo/config.toml")
+    File.mkdir_p!(Path.dirname(configuration))
+
+    for {text, environment, place} <- [
+          {"", [], "_build/cargo_target/release"},
+          {~s(target = "#{triple}"), [], "_build/cargo_target/#{triple}/release"},
+          {"", [{"CARGO_BUILD_TARGET", triple}], "_build/cargo_target/#{triple}/release"},
+          {~s(target-dir = "#{elsewhere}"), [], "_build/cargo_target/release"},
+          {~s(target = "#{triple}"), [{"CARGO_TARGET_DIR", elsewhere}], Path.join(elsewhere, "#{triple}/release")}
+        ] do
+      File.write!(configuration, "[build]\n#{text}\n")
+      {output, 0} = mix(package, ["compile.embedded_epmd_native"], environment)
+      assert [library] = Path.wildcard(Path.expand(place, package) <> "/libepmd_nif.{so,dylib}"), output
+      installed = Path.join([package, "_build/dev", @installed])
+      assert File.read!(installed) == File.read!(library), output
+      for folder <- [Path.join(package, "_build"), elsewhere], do: File.rm_rf!(folder)
+    end
+  end
+
+  test "a commit of a git repository will do: from mix deps.get to a node", %{project: project} do
+    repository = Path.join(project, "repository")
+    package(repository)
+    commit = commit(repository)
+    File.write!(Path.join(repository, "mix.exs"), "raise \"a later commit\"")
+    commit(repository)
+
+    user = Path.join(project, "user")
+    File.mkdir_p!(Path.join(user, "lib"))
+
+    File.write!(Path.join(user, "mix.exs"), """
+    defmodule User.MixProject do
+      use Mix.Project
+      def project, do: [app: :user, version: "1.0.0", deps: deps(), releases: [prod: []]]
+      def application, do: [mod: {User, []}]
+      defp deps, do: [{:embedded_epmd, git: "file://#{repository}", ref: "#{commit}"}]
+    end
+    """)
+
+    File.write!(Path.join(user, "lib/user.ex"), """
+    defmodule User do
+      use Application
+
+      def start(_type, _arguments) do
+        IO.puts("\#{node()} greets")
+        Supervisor.start_link([EmbeddedEpmd], strategy: :one_for_one)
+      end
+    end
+    """)
+
+    ready = Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so")
+    environment = [{"MIX_ENV", "prod"}, {"EMBEDDED_EPMD_NATIVE", ready}]
+
+    for arguments <- [["deps.get"], ["embedded_epmd.install"], ["release", "--path", Path.join(project, "prod")]] do
+      {output, status} = mix(user, arguments, environment)
+      assert status == 0, output
+    end
+
+    node = unique("git")
+    tmp = Path.join(project, "tmp")
+    File.mkdir_p!(tmp)
+    release = %{folder: project, tmp: tmp, node: node, port: free_port(), mode: "embedded"}
+    on_exit(fn -> Release.clean_up(release) end)
+    Release.start(release)
+    assert [%{name: ^node}] = stock_names(release.port)
+    eventually(fn -> match?({"serving\n", 0}, Release.run(release, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])) end)
+  end
+
   test "a target without a linker is told which variable names it, and Nerves' compiler is taken", %{project: project} do
     triple = "armv7-unknown-linux-gnueabihf"
 
@@ -152,6 +227,38 @@ defmodule EmbeddedEpmd.DependencyTest do
       File.mkdir_p!(Path.dirname(to))
       File.cp_r!(path, to)
     end
+  end
+
+  # The same without anything to compile.
+  defp hollow(package) do
+    File.rm_rf!(Path.join(package, "native/epmd_core"))
+    workspace = Path.join(package, "Cargo.toml")
+    # Without its profile, which takes time.
+    [kept, _] =
+      workspace |> File.read!() |> String.replace(~s("native/epmd_core", ), "") |> String.split("[profile", parts: 2)
+
+    File.write!(workspace, kept)
+    version = Mix.Project.config()[:version]
+    about = ~s(name = "epmd_nif"\nversion = "#{version}"\n)
+    File.write!(Path.join(package, "Cargo.lock"), "version = 4\n\n[[package]]\n" <> about)
+    File.rm_rf!(Path.join(package, "native/epmd_nif"))
+    File.mkdir_p!(Path.join(package, "native/epmd_nif/src"))
+    File.write!(Path.join(package, "native/epmd_nif/src/lib.rs"), "")
+
+    File.write!(
+      Path.join(package, "native/epmd_nif/Cargo.toml"),
+      "[package]\n#{about}[lib]\ncrate-type = [\"cdylib\"]\n"
+    )
+  end
+
+  defp commit(repository) do
+    who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    git = fn arguments -> {_, 0} = System.cmd("git", ["-C", repository | arguments], stderr_to_stdout: true) end
+    git.(["init", "--quiet"])
+    git.(["add", "--all"])
+    git.(who ++ ["commit", "--quiet", "--message", "As it stands"])
+    {commit, 0} = System.cmd("git", ["-C", repository, "rev-parse", "HEAD"])
+    String.trim(commit)
   end
 
   defp mix(project, arguments, environment \\ []) do

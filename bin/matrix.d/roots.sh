@@ -4,6 +4,8 @@
 roots=${EMBEDDED_EPMD_ROOTS:-/var/cache/embedded_epmd/roots}
 registry=${CARGO_HOME:-${HOME:-/root}/.cargo}/registry
 results=$repository/_build/matrix/results
+# What is downloaded once for all checkouts; /cache in a root.
+cache=$(dirname "$roots")/build
 scratch=''
 
 need_namespaces() {
@@ -92,8 +94,8 @@ in_root() { # ROOT COMMAND...
 
 # All of it ends with the first process of its namespace, which ends with `unshare`, which ends with us.
 in_namespaces() { # FUNCTION ARGUMENT...
-  mkdir -p "$results"
-  export repository registry roots results
+  mkdir -p "$results" "$cache"
+  export repository registry roots results cache
   export -f make_root make_aarch64 equip_sid_rust run_in_copy mount_kernel chroot_clean
   setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child \
     bash -euo pipefail -c '"$@"' bash "$@"
@@ -108,8 +110,9 @@ run_in_copy() { # SCRATCH ROOT COMMAND...
   # Crates are downloaded once for all.
   mkdir -p "$registry" "$copy/root/.cargo/registry" "$copy/checkout"
   mount --bind "$registry" "$copy/root/.cargo/registry"
-  mkdir "$copy/results"
+  mkdir "$copy/results" "$copy/cache"
   mount --bind "$results" "$copy/results"
+  mount --bind "$cache" "$copy/cache"
   # What git has or would take, as it stands.
   git -C "$repository" ls-files -z --cached --others --exclude-standard |
     tar -C "$repository" --null --files-from=- --ignore-failed-read -c | tar -C "$copy/checkout" --no-same-owner -x

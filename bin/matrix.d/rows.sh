@@ -6,7 +6,7 @@ row_types() { # Apple, FreeBSD, NetBSD, musl, ARM of 32 bits: the compiler's wor
 }
 
 row_prebuilt() { # bin/prebuild for every triple; each is loaded, by an emulator if need be
-  in_root sid_rust env EMBEDDED_EPMD_CACHE=/results/cache CARGO_TARGET_DIR=/results/target sh -c \
+  in_root sid_rust env EMBEDDED_EPMD_CACHE=/cache CARGO_TARGET_DIR=/results/target sh -c \
     'bin/prebuild && rm -rf /results/prebuilt && cp -a prebuilt checksum-*.exs /results/'
 }
 
@@ -15,28 +15,31 @@ row_package() { # the package, unpacked: documentation, Dialyzer, and a project 
 }
 
 row_bare() { # neither Rust nor a compiler: a new project takes the library from a file and from a web server; two nodes
-  need_prebuilt
-  [[ -f $results/package/$(cd "$results" && echo checksum-*.exs) ]] || row_package
+  need_package
   in_root bare bin/matrix.d/bare
 }
 
 row_aarch64() { # two VMs of ARM of 64 bits with the prebuilt library, under qemu-user: hand-over
-  need_prebuilt
-  mix compile
+  need_package
   need_root sid_rust
   need_root aarch64
-  export qemu=$roots/sid_rust/usr/bin/qemu-aarch64 machine=$roots/aarch64
+  export repository qemu=$roots/sid_rust/usr/bin/qemu-aarch64 machine=$roots/aarch64 built=$results/aarch64
+  (cd "$results/package" && env MIX_ENV=prod MIX_BUILD_PATH="$built" CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu \
+    EMBEDDED_EPMD_BASE_URL="file://$results/prebuilt" RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH="$built/cache" mix compile)
   export -f in_foreign
   # In a user namespace the kernel has another table of formats, so that nobody else's is changed.
   unshare --user --map-root-user --mount --pid --fork --kill-child bash -euo pipefail -c in_foreign
 }
 
-need_prebuilt() { compgen -G "$results/prebuilt/*.tar.gz" >/dev/null || row_prebuilt; }
+# The package with the sums of the libraries that were made last.
+need_package() {
+  compgen -G "$results/prebuilt/*.tar.gz" >/dev/null || row_prebuilt
+  cmp "$results"/checksum-*.exs "$results"/package/checksum-*.exs || row_package
+}
 
 in_foreign() {
   local magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
   local mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
-  local application=application/embedded_epmd archive
   mount -t tmpfs tmpfs /mnt
   mkdir /mnt/{formats,upper,work,root}
   mount -t binfmt_misc binfmt_misc /mnt/formats
@@ -45,12 +48,9 @@ in_foreign() {
   mount -t proc proc /mnt/root/proc
   mount --rbind /dev /mnt/root/dev
 
-  mkdir -p "/mnt/root/$application/priv/native"
-  cp -r "$repository/_build/dev/lib/embedded_epmd/ebin" "/mnt/root/$application/"
-  archive=$(echo "$results"/prebuilt/*-aarch64-unknown-linux-gnu.so.tar.gz)
-  tar -xzOf "$archive" "$(basename "$archive" .tar.gz)" >"/mnt/root/$application/priv/native/epmd_nif.so"
+  cp -r "$built/lib/embedded_epmd" /mnt/root/
   chroot /mnt/root uname -m
-  "$repository/bin/matrix.d/hand_over" "/$application" /usr/lib/elixir/lib/elixir/ebin chroot /mnt/root erl
+  "$repository/bin/matrix.d/hand_over" /embedded_epmd /usr/lib/elixir/lib/elixir/ebin chroot /mnt/root erl
 }
 
 # --- Roots ---------------------------------------------------------------------------------------------------------

@@ -94,9 +94,11 @@ defmodule EmbeddedEpmd.Discovery do
     end
   end
 
+  @typedoc "The port of a node and the version of its distribution, or what OTP's client says where there is none."
+  @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport | :closed | {:error, atom()}
+
   @doc "Looks up the port of a node at an address."
-  @spec port_please(charlist(), :inet.ip_address() | charlist()) ::
-          Client.answer() | {:error, atom()}
+  @spec port_please(charlist(), :inet.ip_address() | charlist()) :: answer()
   def port_please(name, ip), do: port_please(name, ip, @timeout)
 
   @doc """
@@ -106,8 +108,7 @@ defmodule EmbeddedEpmd.Discovery do
   While the port of this host changes hands, a look-up on this host waits for the next owner, for at most 4 seconds
   and never longer than `timeout`.
   """
-  @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) ::
-          Client.answer() | {:error, atom()}
+  @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) :: answer()
   def port_please(name, ip, timeout) do
     case Lifecycle.latest() do
       {server, :ports} when is_tuple(ip) ->
@@ -153,9 +154,6 @@ defmodule EmbeddedEpmd.Discovery do
 
       :unsettled ->
         retry(:econnrefused, server, ip, name, timeout, deadline)
-
-      :stopped ->
-        {:error, :econnrefused}
     end
   end
 

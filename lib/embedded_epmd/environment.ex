@@ -26,10 +26,15 @@ defmodule EmbeddedEpmd.Environment do
   def route do
     if :init.get_argument(:epmd_module) == :error and :application.get_env(:kernel, :epmd_module) == :undefined do
       :application.set_env(:kernel, :epmd_module, Discovery)
-      routed?() or (:application.unset_env(:kernel, :epmd_module) == :ok and false)
+      routed?() or unroute()
     else
       routed?()
     end
+  end
+
+  defp unroute do
+    :application.unset_env(:kernel, :epmd_module)
+    false
   end
 
   @doc """

@@ -19,7 +19,8 @@ defmodule EmbeddedEpmd.Handshake do
 
   @type status :: :ok | :ok_simultaneous | :nok | :not_allowed | :alive | {:unknown, String.t()}
   @type challenge :: %{name: String.t(), flags: non_neg_integer(), challenge: non_neg_integer()}
-  @type error :: {:error, :tls | :old | {:unexpected, binary()} | :inet.posix() | :closed | :timeout}
+  @type error ::
+          {:error, :tls | :old | {:unexpected, binary()} | {:tls_alert, term()} | :inet.posix() | :closed | :timeout}
 
   @published 0x01
   @dist_hdr_atom_cache 0x2000
@@ -115,7 +116,9 @@ defmodule EmbeddedEpmd.Handshake do
 
   @doc "The milliseconds until the deadline."
   @spec time_left(t()) :: non_neg_integer()
-  def time_left(link), do: max(0, link.deadline - System.monotonic_time(:millisecond))
+  def time_left(%{deadline: deadline}) when is_integer(deadline) do
+    max(0, deadline - System.monotonic_time(:millisecond))
+  end
 
   @doc "Sends bytes without a length before them."
   @spec send_bytes(t(), iodata()) :: :ok | {:error, term()}

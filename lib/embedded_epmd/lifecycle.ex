@@ -123,7 +123,11 @@ defmodule EmbeddedEpmd.Lifecycle do
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
       config = exposed(config, Environment.routed?() or Exposure.needed?(server))
-      with {:ok, :ok} <- prefix_error(Native.configure(server, config)), do: :ok
+
+      case prefix_error(Native.configure(server, config)) do
+        {:ok, :ok} -> :ok
+        {:error, sentence} -> {:error, sentence}
+      end
     end
   end
 
@@ -174,7 +178,7 @@ defmodule EmbeddedEpmd.Lifecycle do
       failed ->
         # With a fixed port the node runs all the same, and a later server registers it.
         :persistent_term.put(@node, {name, port, nil, registrant})
-        if failed == :none, do: {:error, :stopped}, else: failed
+        with :none <- failed, do: {:error, :stopped}
     end
   end
 

@@ -255,13 +255,13 @@ defmodule EmbeddedEpmd.Server do
   defp drain(state) do
     {entries, changes, lost, again} = Native.take(state.server)
     Enum.each(entries, &log/1)
-    if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
+    _ = if again, do: Process.send_after(self(), {:embedded_epmd, :events}, @window)
     state = schedule_overflow(update_in(state.subscribers, &Subscribers.notify(&1, changes, lost)))
     if changes == [] and lost == 0, do: state, else: update_exposure(state)
   end
 
   defp schedule_overflow(state) do
-    if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
+    _ = if Subscribers.missed?(state.subscribers), do: Process.send_after(self(), :overflow, @window)
     state
   end
 

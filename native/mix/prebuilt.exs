@@ -132,6 +132,7 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
     _ -> broken(name, "it cannot be unpacked")
   end
 
+  defp reason(:eof), do: "it is no archive, or ends too early"
   defp reason({_, reason}), do: inspect(reason)
   defp reason(reason), do: inspect(reason)
 

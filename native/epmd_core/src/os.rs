@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::net::{shutdown, Shutdown};
+use rustix::net::{shutdown, SendFlags, Shutdown};
 use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
@@ -18,6 +18,12 @@ use tokio::io::Interest;
 
 #[cfg(feature = "simulation")]
 pub use simulation::act_as_bsd;
+
+/// Sends without a signal when the other end has closed. Apple has no such flag, and the VM ignores that signal.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+pub(crate) const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 /// Registers a socket with the runtime for reading.
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {

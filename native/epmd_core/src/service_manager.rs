@@ -15,7 +15,7 @@ use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::io::{dup3, fcntl_getfd, fcntl_setfd, DupFlags, FdFlags};
+use rustix::io::{dup2, fcntl_getfd, fcntl_setfd, FdFlags};
 use socket2::SockRef;
 
 use crate::address::{self, Wanted};
@@ -163,7 +163,8 @@ fn taken(stored: Vec<Passed>) -> io::Result<Vec<Stored>> {
         let mut descriptor = os::take_passed(number)?;
         let stored = descriptor.try_clone()?;
         if number == first {
-            dup3(File::open("/dev/null")?, &mut descriptor, DupFlags::CLOEXEC)?;
+            dup2(File::open("/dev/null")?, &mut descriptor)?;
+            fcntl_setfd(&descriptor, FdFlags::CLOEXEC)?;
             let _ = descriptor.into_raw_fd();
         }
         Ok((name, stored))

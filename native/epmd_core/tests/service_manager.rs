@@ -1,5 +1,6 @@
 //! A member as a service: listeners of a socket unit, and what the service manager keeps between two lives.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod support;

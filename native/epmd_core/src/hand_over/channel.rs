@@ -9,12 +9,13 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    SendAncillaryMessage,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::message::{self, Message, MAX_MESSAGE};
+use crate::os::NO_SIGNAL;
 
 /// Descriptors that one read may bring: more than an owner sends with one message.
 const DESCRIPTORS_AT_ONCE: usize = 4;
@@ -71,7 +72,7 @@ impl Sender {
             if let Some(descriptor) = &descriptor {
                 with.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
             }
-            Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut with, SEND)?)
+            Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut with, NO_SIGNAL)?)
         })
     }
 
@@ -152,15 +153,9 @@ impl Receiver {
     }
 }
 
-/// Neither a signal where the other end has closed, nor descriptors for programs that this process starts.
-#[cfg(not(target_vendor = "apple"))]
-const SEND: SendFlags = SendFlags::NOSIGNAL;
+/// No descriptors for programs that this process starts. Apple has no such flag, and no hand-over.
 #[cfg(not(target_vendor = "apple"))]
 const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
-
-/// Apple has no such flags, and no hand-over.
-#[cfg(target_vendor = "apple")]
-const SEND: SendFlags = SendFlags::empty();
 #[cfg(target_vendor = "apple")]
 const RECEIVE: RecvFlags = RecvFlags::empty();
 

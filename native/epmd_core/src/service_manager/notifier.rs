@@ -9,10 +9,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+
+use crate::os::NO_SIGNAL;
 
 /// The socket on which the service manager listens.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Notifier {
             if let Some(descriptor) = &descriptor {
                 with.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
             }
-            sendmsg(&self.0, &[IoSlice::new(message.as_bytes())], &mut with, SendFlags::NOSIGNAL)?;
+            sendmsg(&self.0, &[IoSlice::new(message.as_bytes())], &mut with, NO_SIGNAL)?;
             Ok(())
         })
     }
