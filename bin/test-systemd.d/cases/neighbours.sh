@@ -29,9 +29,8 @@ case_without() { # a release without the library beside one with it: unknown whe
   start_nodes stage
   stop_units prod
   local said
-  said=$(rpc stage 'IO.puts(node())' 2>&1) && fail "bin/stage rpc works: $said"
-  [[ $said == *:nodedown* ]] || fail "bin/stage rpc says: $said"
-  inside pidof epmd >/dev/null || fail "It started no daemon."
+  ! is_found stage || fail "stage is found."
+  said=$(lost_rpc)
   reset_host
   inside systemctl start epmd.socket
   install_release prod
