@@ -144,6 +144,9 @@ defmodule EmbeddedEpmd do
       the port changes hands; `:owner` when it has no copy and asks its owner each time, which is so if the owner is
       OTP's daemon or belongs to another user that `:hand_over` does not name, or if `:hand_over` is `false`; `nil`
       without a server
+    * `:socket_unit` - whether the listeners come from a socket unit of systemd
+    * `:kept` - how much of the table and its connections systemd keeps in the descriptor store, for the next life of
+      this service: `:all`, `:some` if the store has no more room, or `:nothing`
     * `:names` - how many names are registered, or `nil` if there is no server or its owner does not answer
   """
   @type status :: %{
@@ -158,6 +161,8 @@ defmodule EmbeddedEpmd do
           standby: %{name: String.t() | nil, pid: pos_integer() | nil} | nil,
           stands_by: boolean(),
           table: :here | :copy | :owner | nil,
+          socket_unit: boolean(),
+          kept: :all | :some | :nothing,
           names: non_neg_integer() | nil
         }
 
@@ -273,6 +278,8 @@ defmodule EmbeddedEpmd do
           standby: nil,
           stands_by: false,
           table: nil,
+          socket_unit: false,
+          kept: :nothing,
           names: nil
         }
     end

@@ -14,7 +14,9 @@ defmodule EmbeddedEpmd.DoctorTest do
     owner: nil,
     owner_answers: true,
     standby: nil,
-    stands_by: false
+    stands_by: false,
+    socket_unit: false,
+    kept: :nothing
   }
   @joined %{@serving | role: :joined, addresses: [], owner: "127.0.0.1:4369"}
   @none %{@serving | role: :stopped, addresses: []}
@@ -43,6 +45,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     status: @serving,
     stats: %{descriptors: %{used: 40, limit: 65_536}, connections: %{registered: 1, waiting: 0}},
     unix_sockets: :ok,
+    service: false,
     netlink: :ok,
     linux: true,
     port: 4369,
@@ -63,6 +66,20 @@ defmodule EmbeddedEpmd.DoctorTest do
     assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
     assert Doctor.format(findings) =~ "Port 4369 is owned by beam.smp (pid 17, user id 1000)."
     assert Doctor.format(findings) =~ "These names are registered by processes of their users alone: prod (prod)."
+  end
+
+  for {facts, sentence} <- [
+        {%{service: true}, "FileDescriptorStoreMax= in the unit of this service spares them that."},
+        {%{status: %{@serving | socket_unit: true}}, "systemd keeps the port: look-ups wait meanwhile."},
+        {%{status: %{@serving | kept: :all}}, "systemd keeps the connections of all nodes"},
+        {%{status: %{@serving | kept: :all, socket_unit: true}},
+         "systemd keeps the port and the connections of all nodes"}
+      ] do
+    test "a service whose #{inspect(facts)} is told: #{sentence}" do
+      findings = Findings.judge(Map.merge(@healthy, unquote(Macro.escape(facts))))
+      assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
+      assert Doctor.format(findings) =~ unquote(sentence)
+    end
   end
 
   for {fault, changes, status, sentence} <- [
@@ -90,6 +107,8 @@ defmodule EmbeddedEpmd.DoctorTest do
          "may not open Unix sockets"},
         {"one that can be no standby", %{status: @joined, unix_sockets: {:error, :eafnosupport}}, :warning,
          "may not open Unix sockets"},
+        {"a descriptor store that is used up", %{status: %{@serving | kept: :some}}, :warning,
+         "systemd keeps no more descriptors for this service."},
         {"names that belong to users, of whom the kernel cannot be asked", %{netlink: {:error, :eafnosupport}},
          :warning,
          "This VM cannot ask the kernel whose a registration is (address family not supported by protocol family)."},

@@ -49,9 +49,51 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
     assert listening(port) == ["127.0.0.1"]
   end
 
+  # The process goes on, so the service manager passes nothing again.
+  for sockets <- [[], ["epmd="]] do
+    test "nodes and their connections outlive init:restart, #{if sockets == [], do: "without", else: "with"} a socket unit",
+         %{port: port, name: name} = context do
+      restart =
+        ~S|os:getenv("AGAIN") =:= false andalso (fun Wait() -> case 'Elixir.EmbeddedEpmd':status() of | <>
+          ~S|#{names := 2, kept := all} -> os:putenv("AGAIN", "1"), init:restart(); _ -> timer:sleep(50), Wait() end end)()|
+
+      sockets = for socket <- unquote(sockets), do: "#{socket}#{port}"
+      service = start(context, 100, sockets, [], restart)
+      assert eventually(fn -> names(port) == [name] end)
+      {socket, _} = register("stock", port)
+      assert eventually(fn -> said(service) |> String.split("LISTEN_FDS is") |> length() == 3 end)
+      assert eventually(fn -> names(port) == Enum.sort([name, "stock"]) end)
+      assert {:error, :timeout} = :gen_tcp.recv(socket, 0, 0)
+      kept = ["epmd-table-1" | if(sockets == [], do: ["epmd-listener"], else: [])]
+      assert eventually(fn -> match?([_], (stored(service) || []) -- kept) end)
+
+      # The next process finds the same.
+      tell(service, "k")
+      assert eventually(fn -> said?(service, "ended") end)
+      tell(service, "s")
+      assert eventually(fn -> names(port) == Enum.sort([name, "stock"]) end)
+      assert {:error, :timeout} = :gen_tcp.recv(socket, 0, 0)
+    end
+  end
+
   test "a port that contradicts the socket unit is told", context do
     service = start(context, 0, ["epmd=#{free_port()}"], [])
     assert eventually(fn -> said?(service, "but the settings say #{context.port}") end)
+  end
+
+  @tell_status ~S|(fun Tell() -> #{socket_unit := Unit, kept := Kept} = 'Elixir.EmbeddedEpmd':status(), | <>
+                 ~S|io:format("unit ~p, kept ~p~n", [Unit, Kept]), timer:sleep(100), Tell() end)()|
+
+  for {store, unit, told} <- [
+        {100, false, "unit false, kept all"},
+        {2, false, "unit false, kept some"},
+        {0, true, "unit true, kept nothing"}
+      ] do
+    test "a VM knows what it has of the service manager: #{told}", %{port: port} = context do
+      sockets = if unquote(unit), do: ["epmd=#{port}"], else: []
+      service = start(context, unquote(store), sockets, [], @tell_status)
+      assert eventually(fn -> said?(service, unquote(told)) end)
+    end
   end
 
   for {how, letter} <- ["is killed": "k", "stops in order": "t"] do
@@ -128,11 +170,14 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
   defp said(%{collector: collector}), do: Agent.get(collector, & &1)
   defp said?(service, text), do: said(service) =~ text
 
-  defp stored?(service, names) do
+  defp stored?(service, names), do: stored(service) == names
+
+  # What it said last when it was asked.
+  defp stored(service) do
     tell(service, "n")
     Process.sleep(20)
     last = Regex.scan(~r/^store(.*)$/m, said(service), capture: :all_but_first) |> List.last()
-    last != nil and Enum.sort(String.split(hd(last)) -- ["epmd-witness"]) == names
+    if last, do: Enum.sort(String.split(hd(last)) -- ["epmd-witness"])
   end
 
   defp names(port) do

@@ -3,7 +3,8 @@
  *
  *     s  start the service     k  kill it     t  send it SIGTERM     c  close its standard input     n  tell the store
  *
- * usage: service_manager STORE_MAX NAME=PORT... -- COMMAND...   A port is listened on at 127.0.0.1.
+ * usage: service_manager STORE_MAX NAME=PORT... -- COMMAND...   A port is listened on at 127.0.0.1, and one that begins
+ * with * at the addresses of both families, by one socket.
  *
  * It says "ended" when the service has, and "store NAME NAME..." when asked. At the end of its input it kills the
  * service and ends. */
@@ -25,9 +26,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MOST 4096
+#define MOST 8192
 
-struct kept { int fd; char name[256]; };
+struct kept { int fd; dev_t device; ino_t inode; char name[256]; };
 
 static struct kept sockets[16], store[MOST];
 static int n_sockets, n_store, store_max, notify, service_input = -1;
@@ -40,18 +41,15 @@ static void forget(int i)
     memmove(&store[i], &store[i + 1], (--n_store - i) * sizeof *store);
 }
 
-static int same(int a, int b)
-{
-    struct stat one, other;
-    return fstat(a, &one) == 0 && fstat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
-}
-
 static void keep(int fd, const char *name)
 {
-    if (n_store >= store_max) { close(fd); return; }
+    struct stat kept;
+    if (n_store >= store_max || fstat(fd, &kept)) { close(fd); return; }
     for (int i = 0; i < n_store; i++)
-        if (same(store[i].fd, fd)) { close(fd); return; }
+        if (store[i].device == kept.st_dev && store[i].inode == kept.st_ino) { close(fd); return; }
     store[n_store].fd = fd;
+    store[n_store].device = kept.st_dev;
+    store[n_store].inode = kept.st_ino;
     snprintf(store[n_store++].name, sizeof store->name, "%s", name);
 }
 
@@ -138,13 +136,16 @@ int main(int argc, char **argv)
     store_max = atoi(argv[1]);
     int i = 2;
     for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         char *port = strchr(argv[i], '=');
         *port++ = 0;
-        at.sin_port = htons(atoi(port));
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), yes = 1;
+        int both = *port == '*', number = htons(atoi(port + both)), no = 0, yes = 1;
+        struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = number };
+        struct sockaddr_in6 any = { .sin6_family = AF_INET6, .sin6_port = number };
+        int fd = socket(both ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-        if (bind(fd, (void *)&at, sizeof at) || listen(fd, 4096)) err(1, "port %s", port);
+        if (both) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
+        if (bind(fd, both ? (void *)&any : (void *)&at, both ? sizeof any : sizeof at) || listen(fd, 4096))
+            err(1, "port %s", port);
         sockets[n_sockets].fd = fd;
         snprintf(sockets[n_sockets++].name, sizeof sockets->name, "%s", argv[i]);
     }

@@ -34,6 +34,8 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       status: status,
       stats: with({:ok, stats} <- EmbeddedEpmd.stats(), do: stats, else: (_ -> nil)),
       unix_sockets: unix_sockets(),
+      # systemd gives it to every service.
+      service: System.get_env("INVOCATION_ID") != nil,
       netlink: netlink(),
       node: node(),
       ipv6: family() == :inet6,

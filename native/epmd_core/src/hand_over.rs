@@ -19,6 +19,7 @@ mod copying;
 pub mod fuzzing;
 mod hello;
 mod kept;
+mod log;
 mod message;
 mod mirroring;
 mod owner;
@@ -30,6 +31,7 @@ mod standby;
 mod store;
 #[allow(missing_docs, unreachable_pub, reason = "public for the fuzz targets; documented at `Message`")]
 pub mod tags;
+mod witness;
 
 pub(crate) use hello::Hello;
 pub(crate) use kept::{Kept, Stored, LISTENER};
@@ -40,4 +42,5 @@ pub(crate) use rendezvous::{Claim, Owned, Rendezvous};
 pub(crate) use replication::Replication;
 pub use settings::{HandOver, Trusted};
 pub(crate) use standby::{stand_by, Candidate, Handoff};
-pub(crate) use store::{remove, room, Room, Store};
+pub(crate) use store::{remove, Full, Store};
+pub(crate) use witness::{room, Room};

@@ -40,7 +40,9 @@ pub use hand_over::fuzzing;
 pub use hand_over::{HandOver, Standby, Trusted};
 pub use journal::{Change, Journal, Observer};
 pub use limits::Limits;
-pub use member::{Answer, Handle, ListenError, Member, RegisterError, Settings, Snapshot, StartError, Status, Table};
+pub use member::{
+    Answer, Handle, Keeps, ListenError, Member, RegisterError, Settings, Snapshot, StartError, Status, Table,
+};
 pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
 #[cfg(feature = "simulation")]

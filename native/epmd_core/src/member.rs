@@ -40,7 +40,7 @@ use local::{LocalNode, Refusal};
 use serving::{Startup, Takeover};
 use trouble::Trouble;
 
-pub use handle::{Answer, Handle, RegisterError, Snapshot, Status, Table};
+pub use handle::{Answer, Handle, Keeps, RegisterError, Snapshot, Status, Table};
 pub use settings::{ListenError, Settings, StartError};
 
 /// How long a new owner waits for the nodes that were registered with the last one. Stock nodes register again after

@@ -3,6 +3,7 @@
 //!
 //! The variables are those that the process was started with, also where the VM has unset them for its children since.
 
+mod left;
 mod notifier;
 
 use std::env;
@@ -15,10 +16,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::io::{dup2, fcntl_getfd, fcntl_setfd, FdFlags};
+use socket2::SockRef;
 
 use crate::address::{self, Wanted};
 use crate::os;
 
+pub(crate) use left::leave;
 pub(crate) use notifier::Notifier;
 
 /// The first descriptor that is passed.
@@ -53,6 +56,9 @@ impl ServiceManager {
     pub fn of_this_process(port: u16) -> Result<Self, String> {
         let (stored, passed): (Vec<_>, Vec<_>) = passed()?.into_iter().partition(|(_, name)| is_stored(name));
         let stored = taken(stored).map_err(|error| format!("what the store had cannot be taken: {error}"))?;
+        let left = left::take().map_err(|error| format!("what the last life left cannot be taken: {error}"))?;
+        // Only a later life of this process finds anything left, and nothing in the store.
+        let stored = stored.into_iter().chain(left).collect();
         let mut sockets = Vec::new();
         let mut found = None;
         for (number, name) in passed {
@@ -103,6 +109,7 @@ impl ServiceManager {
         let listener = |socket: &OwnedFd| {
             let listener = TcpListener::from(socket.try_clone()?);
             listener.set_nonblocking(true)?;
+            os::defer_accept(&SockRef::from(&listener));
             Ok(listener)
         };
         self.sockets.iter().map(listener).collect()
@@ -185,7 +192,7 @@ fn is_named(name: &str) -> bool {
 
 /// The port of a TCP socket that listens.
 fn port_of(descriptor: BorrowedFd<'_>) -> Option<u16> {
-    let bound = || socket2::SockRef::from(&descriptor).local_addr().ok()?.as_socket();
+    let bound = || SockRef::from(&descriptor).local_addr().ok()?.as_socket();
     bound().filter(|_| address::is_listener(descriptor)).map(|bound| bound.port())
 }
 
@@ -201,4 +208,28 @@ fn passed() -> Result<Vec<Passed>, String> {
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').map(str::to_owned);
     Ok((FIRST..FIRST.saturating_add(count)).map(|number| (number, names.next().unwrap_or_default())).collect())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::net::TcpStream;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn connections_come_with_their_request_from_lent_listeners_too() {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = socket.local_addr().expect("it is bound");
+        let manager = ServiceManager { sockets: Arc::new(vec![socket.into()]), ..ServiceManager::default() };
+        let listener = manager.listeners().expect("a descriptor").remove(0);
+        let mut peer = TcpStream::connect(address).expect("it listens");
+        sleep(Duration::from_millis(100));
+        assert!(listener.accept().is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+        peer.write_all(b"request").expect("it is connected");
+        listener.set_nonblocking(false).expect("a socket");
+        assert!(listener.accept().is_ok());
+    }
 }

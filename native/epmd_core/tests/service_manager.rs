@@ -5,12 +5,14 @@
 
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use support::client::{self, eventually, exchange, register};
+use rustix::process::Signal;
+use support::client::{self, eventually, exchange, listing, register};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::server::standalone;
@@ -64,6 +66,84 @@ fn whoever_has_the_name_serves_the_listeners_of_a_socket_unit() {
     assert!(client::connect(server).is_ok(), "the listener was shut");
     service.start_again();
     service.serves(server);
+}
+
+#[test]
+fn a_socket_of_both_families_is_served_at_both() {
+    let server = free_address();
+    let mut service =
+        Service::start(0, &[format!("epmd.socket=*{}", server.port())], &["-port", &server.port().to_string()]);
+    for _ in 0..2 {
+        service.serves(server);
+        let _node = register(server, "node", 1).unwrap();
+        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let found = exchange(SocketAddr::new(address, server.port()), &port_please2("node"));
+            assert_eq!(found.unwrap(), Alive2::new("node", 1).found(), "{address}");
+        }
+        service.kill();
+        service.start_again();
+    }
+}
+
+#[test]
+fn a_standby_that_hangs_does_not_keep_the_service_from_its_sockets() {
+    let server = free_address();
+    let mut service = Service::start(100, &[socket(server)], &["-port", &server.port().to_string()]);
+    service.serves(server);
+    let nodes = fill(server);
+    let other = Process::start(server.port());
+    other.stands_by();
+    service.has_stored(nodes.len(), 0);
+    other.signal(Signal::STOP);
+    service.kill();
+    service.start_again();
+    service.serves(server);
+    all_found(server, &nodes);
+    other.signal(Signal::CONT);
+    other.stands_by();
+    assert!(service.is("serving"), "two serve");
+    all_found(server, &nodes);
+}
+
+#[test]
+fn a_service_whose_addresses_have_changed_keeps_its_nodes() {
+    let server = free_address();
+    let flags = std::env::temp_dir().join(format!("service_flags_{}_{}", std::process::id(), server.port()));
+    let addresses =
+        |addresses: &str| fs::write(&flags, format!("-port {} -address {addresses}", server.port())).unwrap();
+    addresses("127.0.0.1");
+    let mut service = Service::start_with_flags_of(&flags, 100);
+    service.serves(server);
+    let nodes = fill(server);
+    service.has_stored(nodes.len(), 1);
+    let other = SocketAddr::from(([127, 0, 0, 2], server.port()));
+    assert!(exchange(other, &port_please2("node0")).is_err());
+    for (named, listeners, there) in [("127.0.0.1,127.0.0.2", 2, true), ("127.0.0.1", 1, false)] {
+        service.kill();
+        addresses(named);
+        service.start_again();
+        service.serves(server);
+        all_found(server, &nodes);
+        assert_eq!(exchange(other, &port_please2("node0")).is_ok(), there, "{named}");
+        service.has_stored(nodes.len(), listeners);
+    }
+    fs::remove_file(flags).unwrap();
+}
+
+#[test]
+fn thousands_of_nodes_are_kept_and_no_more() {
+    const KEPT: usize = 4_000;
+    let server = free_address();
+    let mut service = started(6_000, server);
+    let nodes: Vec<_> = (0..KEPT + 50).map(|n| register(server, format!("node{n}"), 1).unwrap()).collect();
+    for how in [Service::kill, Service::stop] {
+        service.has_stored(KEPT, 1);
+        how(&mut service);
+        service.start_again();
+        service.serves(server);
+        assert_eq!(listing(server).unwrap().matches("name node").count(), KEPT);
+        assert!(!nodes[..KEPT].iter().any(client::is_closed), "a connection ended");
+    }
 }
 
 #[test]

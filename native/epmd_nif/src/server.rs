@@ -14,7 +14,7 @@ use crate::atoms;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::{Batch, Events};
-use crate::terms::{RoleAtom, TableAtom};
+use crate::terms::{KeepsAtom, RoleAtom, TableAtom};
 
 /// How long a registration or a change of addresses may take. OTP's `erl_epmd` waits as long for an EPMD's reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -273,6 +273,8 @@ struct StatusMap {
     standbys: Vec<StandbyMap>,
     stands_by: bool,
     table: TableAtom,
+    socket_unit: bool,
+    kept: KeepsAtom,
 }
 
 #[derive(rustler::NifMap)]
@@ -303,6 +305,8 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
             .collect(),
         stands_by: status.stands_by,
         table: status.table.into(),
+        socket_unit: status.lent,
+        kept: status.kept.into(),
     }
 }
 

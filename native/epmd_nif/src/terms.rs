@@ -1,6 +1,6 @@
 //! Enumerations that are atoms in the VM.
 
-use epmd_core::{Role, Table};
+use epmd_core::{Keeps, Role, Table};
 
 /// The least severe level of log entries that is wanted.
 #[derive(Clone, Copy, rustler::NifUnitEnum)]
@@ -44,6 +44,23 @@ impl From<Table> for TableAtom {
             Table::Here => Self::Here,
             Table::Copy => Self::Copy,
             Table::Owner => Self::Owner,
+        }
+    }
+}
+
+#[derive(rustler::NifUnitEnum)]
+pub(crate) enum KeepsAtom {
+    All,
+    Some,
+    Nothing,
+}
+
+impl From<Keeps> for KeepsAtom {
+    fn from(kept: Keeps) -> Self {
+        match kept {
+            Keeps::All => Self::All,
+            Keeps::Some => Self::Some,
+            Keeps::Nothing => Self::Nothing,
         }
     }
 }

@@ -1,15 +1,12 @@
 //! Keeps what a next life of this service needs to go on for its owner in the service manager's store.
 //!
 //! A connection lasts as long as any process has its descriptor, so the service manager gets one of each, and of a log
-//! of the table. It follows the table as a standby does; what it does not take it closes without a word. So it gets one
-//! end of a pair of sockets as well, the witness: while that is open, the store has room.
+//! of the table. It follows the table as a standby does; what it does not take it closes without a word, so it gets a
+//! [witness](super::witness) as well.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,23 +16,25 @@ use tokio::time::{sleep, timeout};
 
 use super::hello::Hello;
 use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
+use super::log::Log;
 use super::message::{self, Message};
+use super::witness::{closed, pair, WITNESS};
 use crate::os;
 use crate::registry::follower::{Follower, Step};
 use crate::registry::{Descriptor, Registry};
 use crate::service_manager::Notifier;
 
-const WITNESS: &str = "epmd-witness";
 /// Steps that are taken before other peers get a turn.
 const STEPS_AT_ONCE: usize = 256;
 /// How long the log may become beyond twice its first length, before another takes its place; bytes.
 const GROWTH: u64 = 1 << 18;
+/// How many connections are kept. systemd compares each with all that it has, which takes its time; and the next life is
+/// told of them in one variable, of which Linux takes 131,072 bytes.
+const MOST: usize = 4_000;
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long it may take to close what it does not keep, after it has said that it has read everything.
-const CLOSING: Duration = Duration::from_millis(5);
-/// How long the service manager may take to answer, and to empty the store.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the service manager may take to empty the store.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The store of this service, as far as it is filled from here.
 #[derive(Clone, Debug)]
@@ -58,30 +57,28 @@ struct State {
     witness: Option<Arc<UnixStream>>,
     /// Something has been stored since the last witness was.
     unwitnessed: bool,
+    /// What the store has no room for is left out.
+    full: Option<Full>,
 }
 
-/// A table in the making.
-#[derive(Debug, Default)]
-struct Log {
-    file: Option<File>,
-    /// The length of the table when it began, and of everything.
-    first: u64,
-    length: u64,
+/// Why no more is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The service manager took no more.
+    Refused,
+    /// There are as many as are kept.
+    Most,
 }
 
 /// How far the passing came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     Done,
-    Blocked,
     More,
-}
-
-/// Whether the service manager keeps what it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    Some,
-    None,
+    /// The service manager's queue is full.
+    Blocked,
+    /// Too many descriptors are on their way to it.
+    Crowded,
 }
 
 impl Store {
@@ -105,6 +102,7 @@ impl Store {
             outgoing: VecDeque::new(),
             witness: None,
             unwitnessed: false,
+            full: None,
         };
         listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
         match stored.log {
@@ -112,6 +110,11 @@ impl Store {
             None => state.begin()?,
         }
         Ok(Self(Arc::new(Mutex::new(state))))
+    }
+
+    /// Whether it had room for everything.
+    pub(crate) fn has_all(&self) -> bool {
+        self.0.lock().full.is_none()
     }
 
     /// Passes what the store lacks, as far as it can be without waiting.
@@ -129,7 +132,7 @@ impl Store {
     }
 
     /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
-    pub(crate) async fn tend(&self, full: impl Fn()) -> io::Error {
+    pub(crate) async fn tend(&self, full: impl Fn(Full)) -> io::Error {
         loop {
             let (progress, notifier, follower, witness) = {
                 let mut state = self.0.lock();
@@ -137,18 +140,21 @@ impl Store {
                     Ok(progress) => progress,
                     Err(error) => return error,
                 };
+                state.full.map(&full);
                 (progress, Arc::clone(&state.notifier), Arc::clone(&state.follower), state.witness.clone())
             };
             tokio::select! {
                 () = closed(witness.as_deref()) => {
                     // One that has given way is closed as well.
                     let is_refused = |current: &mut Arc<UnixStream>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
-                    if self.0.lock().witness.take_if(is_refused).is_some() {
-                        full();
+                    let mut state = self.0.lock();
+                    if state.witness.take_if(is_refused).is_some() {
+                        state.full = Some(Full::Refused);
                     }
                 }
                 () = tokio::task::yield_now(), if progress == Progress::More => {}
-                () = async { tokio::join!(notifier.writable(), sleep(PAUSE)); }, if progress == Progress::Blocked => {}
+                () = notifier.writable(), if progress == Progress::Blocked => {}
+                () = sleep(PAUSE), if progress == Progress::Crowded => {}
                 () = follower.stepped(), if progress == Progress::Done => {}
             }
         }
@@ -166,6 +172,7 @@ impl Store {
                     Ok(Progress::Done) => return true,
                     Ok(Progress::More) => {}
                     Ok(Progress::Blocked) => notifier.writable().await,
+                    Ok(Progress::Crowded) => sleep(PAUSE).await,
                     Err(_) => return false,
                 }
             }
@@ -173,11 +180,24 @@ impl Store {
         timeout(PATIENCE, passed).await.unwrap_or(false)
     }
 
+    /// Copies of what is stored, when that is everything; of the listeners, these.
+    pub(crate) fn copies(&self, listeners: &[Arc<dyn Descriptor>]) -> io::Result<Vec<(String, OwnedFd)>> {
+        let state = self.0.lock();
+        let table = state.log.file.iter().map(|file| Ok((format!("{TABLE}{}", state.table), file.try_clone()?.into())));
+        let copy = |name: String, descriptor: &dyn Descriptor| Ok((name, descriptor.as_fd().try_clone_to_owned()?));
+        let listeners = listeners.iter().map(|listener| copy(LISTENER.into(), listener.as_ref()));
+        let entries = state.registry.entries();
+        let stored = entries.iter().filter(|entry| state.connections.contains(&entry.id()));
+        let connections = stored.filter_map(|entry| Some((entry.id(), entry.connection()?)));
+        let connections = connections.map(|(id, connection)| copy(name_of(id), connection.as_ref()));
+        table.chain(listeners).chain(connections).collect()
+    }
+
     /// Takes everything back, waiting a moment for the service manager where it must.
     pub(crate) async fn empty(&self) {
         let (notifier, outgoing) = {
             let mut state = self.0.lock();
-            let names = state.connections.iter().map(|id| format!("{CONNECTION}{id}"));
+            let names = state.connections.iter().map(|id| name_of(*id));
             let table = format!("{TABLE}{}", state.table);
             let names: Vec<_> = names.chain([LISTENER.into(), table, WITNESS.into()]).collect();
             state.outgoing.clear();
@@ -199,48 +219,16 @@ pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
     let _ = timeout(PATIENCE, removed).await;
 }
 
-/// Whether the service manager keeps anything, asked before it is sent what matters.
-pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
-    let (witness, end) = pair()?;
-    let (answered, barrier) = pair()?;
-    let asked = async {
-        notifier.deliver(&storing(WITNESS), Some(end.as_fd())).await?;
-        notifier.deliver("BARRIER=1", Some(barrier.as_fd())).await?;
-        drop((end, barrier));
-        // It closes this once it has read everything that came before.
-        closed(Some(&answered)).await;
-        let refused = timeout(CLOSING, closed(Some(&witness))).await.is_ok();
-        notifier.deliver(&removal(WITNESS), None).await?;
-        Ok(if refused { Room::None } else { Room::Some })
-    };
-    // One that does not answer may be busy.
-    timeout(PATIENCE, asked).await.unwrap_or(Ok(Room::Some))
+fn name_of(connection: u64) -> String {
+    format!("{CONNECTION}{connection}")
 }
 
-fn storing(name: &str) -> String {
+pub(super) fn storing(name: &str) -> String {
     format!("FDSTORE=1\nFDNAME={name}")
 }
 
-fn removal(name: &str) -> String {
+pub(super) fn removal(name: &str) -> String {
     format!("FDSTOREREMOVE=1\nFDNAME={name}")
-}
-
-/// A pair of sockets, of which one tells when the other is closed.
-fn pair() -> io::Result<(UnixStream, OwnedFd)> {
-    let (own, others) = StdUnixStream::pair()?;
-    own.set_nonblocking(true)?;
-    Ok((UnixStream::from_std(own)?, others.into()))
-}
-
-async fn closed(own: Option<&UnixStream>) {
-    let Some(own) = own else { return std::future::pending().await };
-    let mut byte = [0];
-    while own.readable().await.is_ok() {
-        match own.try_read(&mut byte) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            _ => return,
-        }
-    }
 }
 
 impl State {
@@ -254,12 +242,12 @@ impl State {
         let gives_way = self.connections.first().copied().filter(|_| last > 0);
         let gives_way = gives_way.and_then(|id| Some((id, self.connection(id)?)));
         if let Some((id, _)) = gives_way {
-            self.remove(format!("{CONNECTION}{id}"));
+            self.remove(name_of(id));
         }
         self.store(format!("{TABLE}{}", self.table), stored);
         self.remove(format!("{TABLE}{last}"));
         if let Some((id, connection)) = gives_way {
-            self.store(format!("{CONNECTION}{id}"), connection);
+            self.store(name_of(id), connection);
         }
         // It is sent when this is done, and before the connections of which it tells: without them it is of more use
         // than they are without it.
@@ -285,8 +273,9 @@ impl State {
 
     fn pass(&mut self) -> io::Result<Progress> {
         // What it does not read waits in the table's steps, not here.
-        if self.send()? == Progress::Blocked {
-            return Ok(Progress::Blocked);
+        let sent = self.send()?;
+        if sent != Progress::Done {
+            return Ok(sent);
         }
         let mut bytes = Vec::new();
         for _ in 0..STEPS_AT_ONCE {
@@ -322,6 +311,7 @@ impl State {
         }
         let (own, others) = pair()?;
         self.witness = Some(Arc::new(own));
+        self.full.take_if(|full| *full == Full::Refused);
         self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
         self.send()
     }
@@ -331,8 +321,7 @@ impl State {
             match self.notifier.send(message, descriptor.as_deref().map(AsFd::as_fd)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Blocked),
-                // Too many descriptors are on their way.
-                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => return Ok(Progress::Blocked),
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => return Ok(Progress::Crowded),
                 Err(error) => return Err(error),
             }
             self.outgoing.pop_front();
@@ -345,14 +334,14 @@ impl State {
             Step::Entered(entry) => {
                 let connection = entry.connection();
                 bytes.extend(message::entry(&entry, connection.is_some()));
-                if let Some(connection) = connection.filter(|_| self.connections.insert(entry.id())) {
-                    self.store(format!("{CONNECTION}{}", entry.id()), connection);
+                if let Some(connection) = connection {
+                    self.store_connection(entry.id(), connection);
                 }
                 return;
             }
             Step::Left(id) => {
                 if self.connections.remove(&id) {
-                    self.remove(format!("{CONNECTION}{id}"));
+                    self.remove(name_of(id));
                 }
                 Message::Left(id)
             }
@@ -368,6 +357,18 @@ impl State {
         bytes.extend(message.encode());
     }
 
+    fn store_connection(&mut self, id: u64, connection: Arc<dyn Descriptor>) {
+        if self.connections.contains(&id) {
+            return;
+        }
+        if self.connections.len() >= MOST {
+            self.full = Some(Full::Most);
+            return;
+        }
+        self.connections.insert(id);
+        self.store(name_of(id), connection);
+    }
+
     fn store(&mut self, name: String, descriptor: Arc<dyn Descriptor>) {
         self.unwitnessed = true;
         if self.witness.take().is_some() {
@@ -378,15 +379,5 @@ impl State {
 
     fn remove(&mut self, name: String) {
         self.outgoing.push_back((removal(&name), None));
-    }
-}
-
-impl Log {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(file) = &self.file {
-            file.write_all_at(bytes, self.length)?;
-            self.length += bytes.len() as u64;
-        }
-        Ok(())
     }
 }

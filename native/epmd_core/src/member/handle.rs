@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::settings::{ListenError, Settings};
 use crate::address::{self, OpenError, Wanted};
-use crate::hand_over::{HandOver, Standby};
+use crate::hand_over::{HandOver, Standby, Store};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -44,6 +44,21 @@ pub struct Status {
     pub stands_by: bool,
     /// Where look-ups from inside the VM are answered.
     pub table: Table,
+    /// Whether the service manager has passed the listeners.
+    pub lent: bool,
+    /// What it keeps for the next life of this service.
+    pub kept: Keeps,
+}
+
+/// How much of the table and its connections the service manager keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// All of it.
+    All,
+    /// What it has room for.
+    Some,
+    /// Nothing.
+    Nothing,
 }
 
 /// Where this member finds the table of nodes.
@@ -95,6 +110,8 @@ pub struct Handle {
     /// The current settings of the hand-over.
     pub(super) hand_over: Arc<watch::Sender<HandOver>>,
     pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
+    /// The service manager's, while it is filled.
+    pub(super) store: Arc<Mutex<Option<Store>>>,
     pub(super) stands_by: Arc<watch::Sender<bool>>,
     pub(super) connections: Connections,
     pub(super) started: Instant,
@@ -160,6 +177,8 @@ impl Handle {
             standbys: Vec::new(),
             stands_by: false,
             table: Table::Owner,
+            lent: settings.service_manager.port().is_some(),
+            kept: Keeps::Nothing,
         };
         let rules = Rules { policy: settings.policy.clone(), limits: settings.limits.clone() };
         let handle = Self {
@@ -176,6 +195,7 @@ impl Handle {
             process_ends: Arc::default(),
             hand_over: Arc::new(watch::Sender::new(settings.hand_over.clone())),
             standbys: Arc::default(),
+            store: Arc::default(),
             stands_by: Arc::default(),
             connections: Connections::default(),
             started: Instant::now(),
@@ -259,7 +279,9 @@ impl Handle {
             _ if self.mirror.is_there() => Table::Copy,
             _ => Table::Owner,
         };
-        Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), table, ..status }
+        let kept = self.store.lock().as_ref().map(Store::has_all);
+        let kept = kept.map_or(Keeps::Nothing, |all| if all { Keeps::All } else { Keeps::Some });
+        Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), table, kept, ..status }
     }
 
     /// Looks a name up in memory, as a server at `address` would.

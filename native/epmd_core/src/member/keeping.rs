@@ -4,13 +4,14 @@
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::handle::Handle;
-use crate::hand_over::{self, Hello, Replication, Room, Store, Stored};
+use crate::hand_over::{self, Full, Hello, Replication, Room, Store, Stored};
 use crate::registry::{Descriptor, Registry};
-use crate::service_manager::Notifier;
+use crate::service_manager::{self, Notifier};
 
 /// The task that fills the store, if there is one.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Keeping {
 struct Shared {
     /// `None` until it is known whether there is a store.
     store: watch::Sender<Option<Option<Store>>>,
+    /// The same, for who asks what is kept.
+    kept: Arc<Mutex<Option<Store>>>,
     registry: Registry,
     replication: Replication,
     hello: Hello,
@@ -40,7 +43,8 @@ impl Keeping {
     ) -> Self {
         let (listeners, changes) = watch::channel(listeners);
         let (registry, replication) = (handle.registry.clone(), replication.clone());
-        let shared = Arc::new(Shared { store: watch::Sender::new(None), registry, replication, hello });
+        let (store, kept) = (watch::Sender::new(None), Arc::clone(&handle.store));
+        let shared = Arc::new(Shared { store, kept, registry, replication, hello });
         let mut tasks = JoinSet::new();
         match handle.service_manager().notifier() {
             None => shared.settle(None),
@@ -65,6 +69,13 @@ impl Keeping {
         }
     }
 
+    /// Leaves the same to the next run of the VM in this process, if it is the process that goes on.
+    pub(super) async fn leave(&self) -> io::Result<()> {
+        let Some(store) = self.shared.store().await else { return Ok(()) };
+        let listeners = self.listeners.borrow().clone();
+        service_manager::leave(store.copies(&listeners)?)
+    }
+
     /// Stops, and empties the store.
     pub(super) async fn end(mut self) {
         let store = self.shared.store().await;
@@ -85,6 +96,7 @@ impl Shared {
 
     fn settle(&self, store: Option<Store>) {
         self.replication.set_store(store.clone());
+        self.kept.lock().clone_from(&store);
         self.store.send_replace(Some(store));
     }
 
@@ -97,6 +109,7 @@ impl Shared {
 impl Drop for Keeping {
     fn drop(&mut self) {
         self.shared.replication.set_store(None);
+        *self.shared.kept.lock() = None;
     }
 }
 
@@ -127,12 +140,16 @@ async fn keep(
     };
     shared.settle(Some(store.clone()));
     let told = std::sync::Once::new();
-    let full = || {
+    let full = |why| {
         told.call_once(|| {
-            tracing::warn!(
-                nodes = shared.registry.len(),
-                "the service manager keeps no more for this service: raise its FileDescriptorStoreMax="
-            );
+            let nodes = shared.registry.len();
+            match why {
+                Full::Refused => tracing::warn!(
+                    nodes,
+                    "the service manager keeps no more for this service: raise its FileDescriptorStoreMax="
+                ),
+                Full::Most => tracing::warn!(nodes, "the service manager is given no more to keep: these are too many"),
+            }
         });
     };
     loop {

@@ -144,9 +144,10 @@ pub(super) async fn serve(
                 if offer.hand_over().await {
                     keeping.end().await;
                     server.drain().await;
-                } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await {
+                } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await && keeping.leave().await.is_ok() {
                     // The next run of this service finds everything in the store.
                     drop(keeping);
+                    server.drain().await;
                 } else {
                     server.shut_sockets();
                     keeping.end().await;

@@ -21,6 +21,24 @@ impl Service {
         let mut command = Command::new(stand_in());
         command.arg(store.to_string()).args(sockets).arg("--").arg(standalone());
         command.args(["-member", "-relaxed_command_check"]).args(flags);
+        Self::spawn(command)
+    }
+
+    /// A member as a service that has in each life the flags that stand in a file then.
+    pub fn start_with_flags_of(file: &Path, store: usize) -> Self {
+        let mut command = Command::new(stand_in());
+        command.args([
+            &store.to_string(),
+            "--",
+            "sh",
+            "-c",
+            "exec \"$0\" -member -relaxed_command_check $(cat \"$1\")",
+        ]);
+        command.arg(standalone()).arg(file);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut manager = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(manager.stdout.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(Vec::new()));
