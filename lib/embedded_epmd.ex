@@ -44,7 +44,7 @@ defmodule EmbeddedEpmd do
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Doctor, Lifecycle, Native, Server, Stats}
+  alias EmbeddedEpmd.{Client, Doctor, HostAddress, Lifecycle, Native, Server, Stats}
   alias EmbeddedEpmd.Doctor.Connection
 
   @timeout 5_000
@@ -344,12 +344,10 @@ defmodule EmbeddedEpmd do
   """
   @spec doctor() :: :ok | :error
   def doctor do
-    findings = examine()
-    IO.write(Doctor.format(findings))
-    if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
+    tell(examine(), &Doctor.format/1)
   end
 
-  @doc "What `doctor/0` finds, as data."
+  @doc "The findings of `doctor/0`."
   @spec examine() :: [finding()]
   defdelegate examine, to: Doctor
 
@@ -365,14 +363,17 @@ defmodule EmbeddedEpmd do
   """
   @spec doctor(node() | String.t()) :: :ok | :error
   def doctor(node) do
-    findings = examine(node)
-    IO.write(Connection.format(findings))
-    if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
+    tell(examine(node), &Connection.format/1)
   end
 
   @doc "What `doctor/1` finds, as data."
   @spec examine(node() | String.t()) :: [finding()]
   defdelegate examine(node), to: Connection
+
+  defp tell(findings, format) do
+    IO.write(format.(findings))
+    if Enum.any?(findings, &(&1.status == :problem)), do: :error, else: :ok
+  end
 
   defp running do
     with :none <- Lifecycle.server(), do: {:error, :stopped}
@@ -389,17 +390,10 @@ defmodule EmbeddedEpmd do
     case Native.names(server) do
       :elsewhere ->
         %{owner: owner, port: port} = Native.status(server)
-        if owner, do: Client.names(ip(owner), port, @timeout), else: {:error, :searching}
+        if owner, do: Client.names(HostAddress.of_owner(owner), port, @timeout), else: {:error, :searching}
 
       names ->
         {:ok, names}
     end
-  end
-
-  # The owner's address comes as "127.0.0.1:4369" or "[::1]:4369".
-  defp ip(owner) do
-    [_, host] = Regex.run(~r/^\[?(.*?)\]?:\d+$/, owner)
-    {:ok, ip} = :inet.parse_address(String.to_charlist(host))
-    ip
   end
 end

@@ -20,6 +20,14 @@ defmodule EmbeddedEpmd.HostAddress do
     end
   end
 
+  @doc "The address in what `status/0` says of the owner: `127.0.0.1:4369` or `[::1]:4369`."
+  @spec of_owner(String.t()) :: :inet.ip_address()
+  def of_owner(owner) do
+    [_, host] = Regex.run(~r/^\[?(.*?)\]?:\d+$/, owner)
+    {:ok, ip} = :inet.parse_address(String.to_charlist(host))
+    ip
+  end
+
   @doc "Logs a warning if that address is missing. Runs in a process of its own, since resolving a name may take long."
   @spec warn_if_missing(Native.server()) :: :ok
   def warn_if_missing(server) do

@@ -22,7 +22,8 @@ use crate::address::{self, Wanted};
 use crate::os;
 
 pub(crate) use left::leave;
-pub(crate) use notifier::Notifier;
+use left::Stored;
+pub(crate) use notifier::{removal, storing, Notifier};
 
 /// The first descriptor that is passed.
 const FIRST: RawFd = 3;
@@ -43,8 +44,6 @@ pub struct ServiceManager {
 
 /// A descriptor, by its number and its name.
 type Passed = (RawFd, String);
-/// A descriptor from the store, and its name.
-type Stored = (String, OwnedFd);
 
 impl ServiceManager {
     /// What was passed to this process for an EPMD: what is named `epmd`, or by a socket unit whose name ends in

@@ -18,11 +18,11 @@ use super::hello::Hello;
 use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
 use super::log::Log;
 use super::message::{self, Message};
-use super::witness::{closed, pair, WITNESS};
+use super::witness::{closed, pair, TIMEOUT, WITNESS};
 use crate::os;
 use crate::registry::follower::{Follower, Step};
 use crate::registry::{Descriptor, Registry};
-use crate::service_manager::Notifier;
+use crate::service_manager::{removal, storing, Notifier};
 
 /// Steps that are taken before other peers get a turn.
 const STEPS_AT_ONCE: usize = 256;
@@ -33,9 +33,6 @@ const GROWTH: u64 = 1 << 18;
 const MOST: usize = 4_000;
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long the service manager may take to empty the store.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-
 /// The store of this service, as far as it is filled from here.
 #[derive(Clone, Debug)]
 pub(crate) struct Store(Arc<Mutex<State>>);
@@ -177,7 +174,7 @@ impl Store {
                 }
             }
         };
-        timeout(PATIENCE, passed).await.unwrap_or(false)
+        timeout(TIMEOUT, passed).await.unwrap_or(false)
     }
 
     /// Copies of what is stored, when that is everything; of the listeners, these.
@@ -216,19 +213,11 @@ pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
             }
         }
     };
-    let _ = timeout(PATIENCE, removed).await;
+    let _ = timeout(TIMEOUT, removed).await;
 }
 
 fn name_of(connection: u64) -> String {
     format!("{CONNECTION}{connection}")
-}
-
-pub(super) fn storing(name: &str) -> String {
-    format!("FDSTORE=1\nFDNAME={name}")
-}
-
-pub(super) fn removal(name: &str) -> String {
-    format!("FDSTOREREMOVE=1\nFDNAME={name}")
 }
 
 impl State {

@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::store::{removal, storing, PATIENCE};
-use crate::service_manager::Notifier;
+use crate::service_manager::{removal, storing, Notifier};
 
+/// How long the service manager may take to answer.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 /// Its name in the store.
 pub(super) const WITNESS: &str = "epmd-witness";
 /// How long it may take to close what it does not keep, after it has said that it has read everything.
@@ -41,7 +42,7 @@ pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
         Ok(if refused { Room::None } else { Room::Some })
     };
     // One that does not answer may be busy.
-    timeout(PATIENCE, asked).await.unwrap_or(Ok(Room::Some))
+    timeout(TIMEOUT, asked).await.unwrap_or(Ok(Room::Some))
 }
 
 /// A pair of sockets, of which one tells when the other is closed.

@@ -5,10 +5,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use super::Stored;
 use crate::os;
+
+/// A descriptor from the store, and its name.
+pub(super) type Stored = (String, OwnedFd);
 
 const LIST: &str = "epmd-left";
 const OWN_DESCRIPTORS: &str = "/proc/self/fd";

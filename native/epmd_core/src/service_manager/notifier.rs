@@ -65,3 +65,13 @@ impl Notifier {
         let _ = self.0.writable().await;
     }
 }
+
+/// The message with which a descriptor is stored under a name.
+pub(crate) fn storing(name: &str) -> String {
+    format!("FDSTORE=1\nFDNAME={name}")
+}
+
+/// The message that takes what has this name out of the store.
+pub(crate) fn removal(name: &str) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={name}")
+}
