@@ -34,9 +34,9 @@ pub mod tags;
 mod witness;
 
 pub(crate) use hello::Hello;
+pub use hello::Standby;
 pub(crate) use kept::{Kept, Stored, LISTENER};
 pub(crate) use mirroring::follow;
-pub use owner::Standby;
 pub(crate) use owner::{Offer, OfferConfig};
 pub(crate) use rendezvous::{Claim, Owned, Rendezvous};
 pub(crate) use replication::Replication;

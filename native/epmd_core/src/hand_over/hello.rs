@@ -4,6 +4,7 @@
 //! not negotiate; they are known by the name at which they meet (see [`Name`](super::rendezvous::Name)).
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -33,6 +34,22 @@ pub(crate) struct Hello {
     pub(crate) stands_by: bool,
     /// The position of the copy that it already has, of this table or of the one before. (2)
     pub(crate) resume: Option<Position>,
+}
+
+/// A member that stands by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// Its node's name, if it has one.
+    pub node: Option<NodeName>,
+    /// Its process id, where the system reports it.
+    pub pid: Option<i32>,
+}
+
+impl fmt::Display for Standby {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.node.as_ref().map_or("a VM without a node", NodeName::as_str))?;
+        self.pid.map_or(Ok(()), |pid| write!(f, ", process {pid}"))
+    }
 }
 
 impl Hello {

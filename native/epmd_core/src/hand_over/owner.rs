@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 
 use super::channel::{self, Failure, Receiver};
-use super::hello::{Hello, FIRST_VERSION, HELLO_TIMEOUT, VERSION};
+use super::hello::{Hello, Standby, FIRST_VERSION, HELLO_TIMEOUT, VERSION};
 use super::message::Message;
 use super::permits::Permits;
 use super::rendezvous::{self, Claim, Name, Rendezvous};
@@ -37,15 +37,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long another process may hold the name before that is logged: an owner that is ending may still have it.
 const CLAIM_WARNING: Duration = Duration::from_secs(1);
-
-/// A member that stands by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standby {
-    /// Its node's name, if it has one.
-    pub node: Option<NodeName>,
-    /// Its process id, where the system reports it.
-    pub pid: Option<i32>,
-}
 
 /// The owner's offer to other members to follow it. It ends when this is dropped.
 #[derive(Debug)]
@@ -184,6 +175,8 @@ impl Offer {
             let _ = standbys.wait_for(Vec::is_empty).await;
         };
         let confirmed = tokio::select! {
+            // A standby of version 1 confirms and has gone at once.
+            biased;
             () = context.taken.notified() => true,
             () = gone => false,
             () = sleep(CONFIRM_TIMEOUT) => false,
@@ -389,12 +382,5 @@ async fn run_session(
             _ = stream.writable(), if progress == Progress::Blocked => {}
             () = follower.stepped(), if progress == Progress::Done => {}
         }
-    }
-}
-
-impl std::fmt::Display for Standby {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.node.as_ref().map_or("a VM without a node", NodeName::as_str))?;
-        self.pid.map_or(Ok(()), |pid| write!(f, ", process {pid}"))
     }
 }
