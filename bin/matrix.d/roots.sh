@@ -116,6 +116,9 @@ run_in_copy() { # SCRATCH ROOT COMMAND...
   # What git has or would take, as it stands.
   git -C "$repository" ls-files -z --cached --others --exclude-standard |
     tar -C "$repository" --null --files-from=- --ignore-failed-read -c | tar -C "$copy/checkout" --no-same-owner -x
+  # A test builds an earlier commit.
+  git clone --quiet --bare --no-local "$repository" "$copy/checkout/.git"
+  git -C "$copy/checkout/.git" config core.bare false
   chroot_clean "$copy" sh -c 'cd /checkout && exec "$@"' sh "${@:3}"
 }
 
