@@ -76,6 +76,8 @@ defmodule EmbeddedEpmd.ReloadTest do
         String.to_charlist(path)
       end
 
+    # Mix of 1.15 and later leaves out of the path what a project does not name.
+    true = :code.add_pathz(to_charlist(ebin(:sasl)))
     [from, to] = releases
     path = for app <- [:sasl, :compiler, :elixir, :logger], do: ebin(app)
     options = [:silent, :noexec, path: Enum.map(Path.wildcard(folder <> "/lib/*/ebin") ++ path, &String.to_charlist/1)]
@@ -91,7 +93,6 @@ defmodule EmbeddedEpmd.ReloadTest do
     properties[:vsn]
   end
 
-  # Mix of 1.15 and later leaves out of the path what a project does not name.
   defp ebin(app) do
     case :code.lib_dir(app) do
       {:error, :bad_name} -> "#{:code.root_dir()}/lib/#{app}-*/ebin" |> Path.wildcard() |> hd()
