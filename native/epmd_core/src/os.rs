@@ -5,7 +5,7 @@
 mod simulation;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -30,6 +30,19 @@ pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd
     // SAFETY: a type that converts into `OwnedFd` owns its descriptor and always returns the same one, and it stays in
     // the `AsyncFd`.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// Waits until a watched socket ends, or receives something.
+pub(crate) async fn ended<T: AsRawFd>(socket: &AsyncFd<T>)
+where
+    for<'a> &'a T: Read,
+{
+    let mut bytes = [0; 64];
+    while let Ok(mut ready) = socket.readable().await {
+        if ready.try_io(|socket| socket.get_ref().read(&mut bytes)).is_ok() {
+            return;
+        }
+    }
 }
 
 /// Makes the kernel report a connection together with its first bytes, or after a second if it stays silent.

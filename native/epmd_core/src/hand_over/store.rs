@@ -7,18 +7,19 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
 use super::hello::Hello;
 use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
 use super::log::Log;
 use super::message::{self, Message};
-use super::witness::{closed, pair, TIMEOUT, WITNESS};
+use super::witness::{pair, TIMEOUT, WITNESS};
 use crate::os;
 use crate::registry::follower::{Follower, Step};
 use crate::registry::{Descriptor, Registry};
@@ -33,6 +34,7 @@ const GROWTH: u64 = 1 << 18;
 const MOST: usize = 4_000;
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
+
 /// The store of this service, as far as it is filled from here.
 #[derive(Clone, Debug)]
 pub(crate) struct Store(Arc<Mutex<State>>);
@@ -51,7 +53,7 @@ struct State {
     /// What the service manager has not been sent yet.
     outgoing: VecDeque<(String, Option<Arc<dyn Descriptor>>)>,
     /// Our end of the witness, while that should be in the store.
-    witness: Option<Arc<UnixStream>>,
+    witness: Option<Arc<AsyncFd<UnixStream>>>,
     /// Something has been stored since the last witness was.
     unwitnessed: bool,
     /// What the store has no room for is left out.
@@ -140,10 +142,16 @@ impl Store {
                 state.full.map(&full);
                 (progress, Arc::clone(&state.notifier), Arc::clone(&state.follower), state.witness.clone())
             };
+            let closed = async {
+                match &witness {
+                    Some(witness) => os::ended(witness).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = closed(witness.as_deref()) => {
+                () = closed => {
                     // One that has given way is closed as well.
-                    let is_refused = |current: &mut Arc<UnixStream>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
+                    let is_refused = |current: &mut Arc<_>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
                     let mut state = self.0.lock();
                     if state.witness.take_if(is_refused).is_some() {
                         state.full = Some(Full::Refused);

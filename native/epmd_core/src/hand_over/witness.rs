@@ -3,14 +3,15 @@
 //! It does not say so, but it closes what it does not keep. The witness is one end of a pair of sockets: while the other
 //! end sees it open, the store has room.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
+use crate::os;
 use crate::service_manager::{removal, storing, Notifier};
 
 /// How long the service manager may take to answer.
@@ -36,8 +37,8 @@ pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
         notifier.deliver("BARRIER=1", Some(barrier.as_fd())).await?;
         drop((end, barrier));
         // It closes this once it has read everything that came before.
-        closed(Some(&answered)).await;
-        let refused = timeout(CLOSING, closed(Some(&witness))).await.is_ok();
+        os::ended(&answered).await;
+        let refused = timeout(CLOSING, os::ended(&witness)).await.is_ok();
         notifier.deliver(&removal(WITNESS), None).await?;
         Ok(if refused { Room::None } else { Room::Some })
     };
@@ -46,19 +47,8 @@ pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
 }
 
 /// A pair of sockets, of which one tells when the other is closed.
-pub(super) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
-    let (own, others) = StdUnixStream::pair()?;
+pub(super) fn pair() -> io::Result<(AsyncFd<UnixStream>, OwnedFd)> {
+    let (own, others) = UnixStream::pair()?;
     own.set_nonblocking(true)?;
-    Ok((UnixStream::from_std(own)?, others.into()))
-}
-
-pub(super) async fn closed(own: Option<&UnixStream>) {
-    let Some(own) = own else { return std::future::pending().await };
-    let mut byte = [0];
-    while own.readable().await.is_ok() {
-        match own.try_read(&mut byte) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            _ => return,
-        }
-    }
+    Ok((os::watch(own)?, others.into()))
 }

@@ -1,9 +1,10 @@
 //! The requests of a member to the owner of the port.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as StdStream};
 use std::time::Duration;
 
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 use super::settings::StartError;
 use super::trouble::ended_unanswered;
 use crate::node::Node;
+use crate::os;
 use crate::protocol::{self, Alive2Reply, Malformed};
 
 /// How long a reply may take. A slower EPMD is of no use.
@@ -21,23 +23,17 @@ const ABSENT_NAME: &str = "no node";
 
 /// The connection that keeps a registration alive.
 #[derive(Debug)]
-pub(crate) struct Link(TcpStream);
+pub(crate) struct Link(AsyncFd<StdStream>);
 
 impl Link {
     /// The address of this end.
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
-        self.0.local_addr().ok()
+        self.0.get_ref().local_addr().ok()
     }
 
     /// Waits for the link's end, however it comes.
     pub(crate) async fn ended(&self) {
-        let mut byte = [0];
-        while self.0.readable().await.is_ok() {
-            match self.0.try_read(&mut byte) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                _ => break,
-            }
-        }
+        os::ended(&self.0).await;
     }
 }
 
@@ -87,7 +83,7 @@ pub(crate) async fn join(
 async fn register(owner: SocketAddr, node: &Node) -> io::Result<Joined> {
     let (stream, reply) = ask(owner, &protocol::alive2_request(node), protocol::decode_alive2_reply).await?;
     Ok(match reply {
-        Alive2Reply::Granted(creation) => Joined::Granted(Link(stream), creation),
+        Alive2Reply::Granted(creation) => Joined::Granted(Link(os::watch(stream.into_std()?)?), creation),
         // The reply has no reason.
         Alive2Reply::Refused if is_registered(owner, Some(node.name.as_str())).await.unwrap_or(true) => Joined::Taken,
         Alive2Reply::Refused => Joined::Refused,

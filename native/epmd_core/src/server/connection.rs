@@ -323,16 +323,8 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
 
 /// Holds a registration until its connection ends. Any byte received ends it too, as in OTP's daemon.
 pub(crate) async fn hold(connection: NodeConnection, registration: Registration, _slot: Slot) {
-    let ended = async {
-        let mut bytes = [0; 64];
-        while let Ok(mut ready) = connection.readable().await {
-            if ready.try_io(|stream| stream.get_ref().read(&mut bytes)).is_ok() {
-                return;
-            }
-        }
-    };
     tokio::select! {
-        () = ended => {}
+        () = os::ended(&connection) => {}
         () = registration.ended() => {}
     }
     drop(registration);
