@@ -3,13 +3,15 @@
 //! A message is two bytes of length, a tag and a body, all numbers big-endian. Some come with a descriptor. "(2)" marks
 //! what version 2 of the format added.
 
+use std::sync::Arc;
+
 use super::body::{Body, Malformed};
 use super::hello::Hello;
 use super::tags;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, MAX_REQUEST};
-use crate::registry::follower::{Counters, Departure};
-use crate::registry::{Entry, Refusal};
+use crate::registry::follower::{Counters, Departure, Step};
+use crate::registry::{Descriptor, Entry, Refusal};
 
 /// The longest message, without its length: a registration with the longest request.
 pub(crate) const MAX_MESSAGE: usize = ENTERED_HEAD + MAX_REQUEST;
@@ -188,9 +190,27 @@ fn text(bytes: &[u8]) -> Result<String, Malformed> {
     String::from_utf8(bytes.into()).map_err(|_| Malformed)
 }
 
-/// Encodes an entry of the table.
-pub(crate) fn entry(entry: &Entry, connected: bool) -> Vec<u8> {
-    entered(entry.id(), entry.creation(), connected, &entry.reply().to_alive2())
+/// Encodes a step of the table. With `connections`, that of a registration goes with it.
+pub(crate) fn step(step: Step, connections: bool) -> (Vec<u8>, Option<Arc<dyn Descriptor>>) {
+    let connection = |entry: &Entry| entry.connection().filter(|_| connections);
+    let message = match step {
+        Step::Entered(entry) => {
+            // One that has ended meanwhile is sent without a connection; its end follows.
+            let connection = connection(&entry);
+            let alive2 = entry.reply().to_alive2();
+            return (entered(entry.id(), entry.creation(), connection.is_some(), &alive2), connection);
+        }
+        Step::Kept(entry) => Message::Kept { id: entry.id(), connected: connection(&entry).is_some() },
+        Step::Epoch { epoch, refusals } => Message::Epoch { epoch, refusals },
+        Step::Resumed(registrations) => Message::Resumed(registrations),
+        Step::Counters(counters) => Message::Counters(counters),
+        Step::Departed(departure) => Message::Departed(departure),
+        Step::Left(id) => Message::Left(id),
+        Step::Whole => Message::Whole,
+        Step::Settled => Message::Settled,
+        Step::Refused(refusal) => Message::Refused(refusal),
+    };
+    (message.encode(), None)
 }
 
 fn entered(id: u64, creation: u32, connected: bool, alive2: &[u8]) -> Vec<u8> {

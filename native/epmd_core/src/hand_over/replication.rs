@@ -238,39 +238,21 @@ impl Session {
         if let Some(listener) = self.listeners.as_mut().and_then(VecDeque::pop_front) {
             return Ok(Some((Message::Listener { lent: self.lent }.encode(), Some(listener))));
         }
-        let message = match self.follower.take() {
+        let step = match self.follower.take() {
             Err(Lagged) => return Err(Reason::Slow),
+            Ok(Some(step)) => step,
             Ok(None) if self.ending == Ending::TakeOver => {
                 self.ending = Ending::Sent;
-                Message::TakeOver
+                return Ok(Some((Message::TakeOver.encode(), None)));
             }
             Ok(None) => return Ok(None),
-            Ok(Some(Step::Epoch { .. } | Step::Resumed(_) | Step::Settled | Step::Refused(_)))
-                if self.version == FIRST_VERSION =>
-            {
-                return self.next();
-            }
-            Ok(Some(Step::Epoch { epoch, refusals })) => Message::Epoch { epoch, refusals },
-            Ok(Some(Step::Resumed(registrations))) => Message::Resumed(registrations),
-            Ok(Some(Step::Entered(entry))) => {
-                // An entry that has ended meanwhile is sent without a connection; its end follows.
-                let connection = entry.connection().filter(|_| self.listeners.is_some());
-                return Ok(Some((message::entry(&entry, connection.is_some()), connection)));
-            }
-            Ok(Some(Step::Kept(entry))) => {
-                Message::Kept { id: entry.id(), connected: entry.connection().is_some() && self.listeners.is_some() }
-            }
-            Ok(Some(Step::Counters(counters))) => Message::Counters(counters),
-            Ok(Some(Step::Departed(departure))) => Message::Departed(departure),
-            Ok(Some(Step::Left(id))) => Message::Left(id),
-            Ok(Some(Step::Settled)) => Message::Settled,
-            Ok(Some(Step::Refused(refusal))) => Message::Refused(refusal),
-            Ok(Some(Step::Whole)) => {
-                self.whole = true;
-                Message::Whole
-            }
         };
-        Ok(Some((message.encode(), None)))
+        let is_of_version_2 = matches!(step, Step::Epoch { .. } | Step::Resumed(_) | Step::Settled | Step::Refused(_));
+        if is_of_version_2 && self.version == FIRST_VERSION {
+            return self.next();
+        }
+        self.whole |= matches!(step, Step::Whole);
+        Ok(Some(message::step(step, self.listeners.is_some())))
     }
 
     /// Tells the follower to connect again, if its socket has room at once.

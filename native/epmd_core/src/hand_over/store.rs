@@ -327,31 +327,21 @@ impl State {
     }
 
     fn follow(&mut self, step: Step, bytes: &mut Vec<u8>) {
-        let message = match step {
-            Step::Entered(entry) => {
-                let connection = entry.connection();
-                bytes.extend(message::entry(&entry, connection.is_some()));
-                if let Some(connection) = connection {
-                    self.store_connection(entry.id(), connection);
-                }
-                return;
+        let entered = match &step {
+            // A log begins with nothing to resume, and who observes lives no longer than this owner.
+            Step::Resumed(_) | Step::Kept(_) | Step::Settled | Step::Refused(_) => return,
+            Step::Left(id) if self.connections.remove(id) => {
+                self.remove(name_of(*id));
+                None
             }
-            Step::Left(id) => {
-                if self.connections.remove(&id) {
-                    self.remove(name_of(id));
-                }
-                Message::Left(id)
-            }
-            Step::Epoch { epoch, refusals } => Message::Epoch { epoch, refusals },
-            Step::Counters(counters) => Message::Counters(counters),
-            Step::Departed(departure) => Message::Departed(departure),
-            Step::Whole => Message::Whole,
-            // A log begins with nothing to resume.
-            Step::Resumed(_) | Step::Kept(_) => return,
-            // Who observes lives no longer than this owner.
-            Step::Settled | Step::Refused(_) => return,
+            Step::Entered(entry) => Some(entry.id()),
+            _ => None,
         };
-        bytes.extend(message.encode());
+        let (message, connection) = message::step(step, true);
+        bytes.extend(message);
+        if let (Some(id), Some(connection)) = (entered, connection) {
+            self.store_connection(id, connection);
+        }
     }
 
     fn store_connection(&mut self, id: u64, connection: Arc<dyn Descriptor>) {
