@@ -172,6 +172,12 @@ impl Listeners {
     }
 }
 
+/// The port of a TCP socket.
+pub(crate) fn port_of(socket: impl AsFd) -> Option<u16> {
+    let bound = SockRef::from(&socket).local_addr().ok()?;
+    bound.as_socket().map(|bound| bound.port())
+}
+
 /// The addresses that a listener accepts on: one on `::` may accept IPv4 as well.
 pub(crate) fn addresses_of(listener: impl AsFd) -> Vec<IpAddr> {
     let socket = SockRef::from(&listener);

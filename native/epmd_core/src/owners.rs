@@ -72,11 +72,6 @@ impl Owners {
         Ok(Self { rules })
     }
 
-    /// Whether any name belongs to somebody.
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
-    }
-
     /// Whether this process may register a name.
     ///
     /// # Errors

@@ -55,14 +55,16 @@ impl ServiceManager {
     pub fn of_this_process(port: u16) -> Result<Self, String> {
         let (stored, passed): (Vec<_>, Vec<_>) = passed()?.into_iter().partition(|(_, name)| is_stored(name));
         let stored = taken(stored).map_err(|error| format!("what the store had cannot be taken: {error}"))?;
-        let left = left::take().map_err(|error| format!("what the last life left cannot be taken: {error}"))?;
-        // Only a later life of this process finds anything left, and nothing in the store.
+        let notify = notify_socket();
+        // Only a later life of this process finds anything left, and nothing in the store; and only where there is one.
+        let left = if notify.is_some() { left::take() } else { Ok(Vec::new()) };
+        let left = left.map_err(|error| format!("what the last life left cannot be taken: {error}"))?;
         let stored = stored.into_iter().chain(left).collect();
         let mut sockets = Vec::new();
         let mut found = None;
         for (number, name) in passed {
             let look = |descriptor: BorrowedFd<'_>| {
-                let bound = port_of(descriptor);
+                let bound = address::port_of(descriptor).filter(|_| address::is_listener(descriptor));
                 if !is_named(&name) && bound != Some(port) {
                     return Ok(None);
                 }
@@ -95,7 +97,7 @@ impl ServiceManager {
             }
         }
         let stored = Arc::new(Mutex::new(stored));
-        Ok(Self { sockets: Arc::new(sockets), port: found, stored, notify: notify_socket() })
+        Ok(Self { sockets: Arc::new(sockets), port: found, stored, notify })
     }
 
     /// The port of the listeners, if there are any.
@@ -187,12 +189,6 @@ fn list(addresses: &[IpAddr]) -> String {
 
 fn is_named(name: &str) -> bool {
     name == "epmd" || name.ends_with("epmd.socket")
-}
-
-/// The port of a TCP socket that listens.
-fn port_of(descriptor: BorrowedFd<'_>) -> Option<u16> {
-    let bound = || SockRef::from(&descriptor).local_addr().ok()?.as_socket();
-    bound().filter(|_| address::is_listener(descriptor)).map(|bound| bound.port())
 }
 
 /// All that was passed to this very process. What it has inherited from one that was, is not its own.

@@ -13,7 +13,7 @@ use super::copying;
 use super::hello::VERSION;
 use super::message::{self, Message};
 use super::standby::connection;
-use crate::address::is_listener;
+use crate::address::{is_listener, port_of};
 use crate::registry::replica::Replica;
 
 /// The name of a listener in the store.
@@ -52,10 +52,7 @@ impl Kept {
         let mut kept = Self::default();
         kept.stored.names = stored.iter().map(|(name, _)| name.clone()).collect();
         let (mut tables, mut connections) = (BTreeMap::new(), BTreeMap::new());
-        let of_port = |descriptor: &OwnedFd| {
-            let bound = socket2::SockRef::from(descriptor).local_addr().ok();
-            bound.and_then(|bound| bound.as_socket()).is_some_and(|bound| bound.port() == port)
-        };
+        let of_port = |descriptor: &OwnedFd| port_of(descriptor) == Some(port);
         for (name, descriptor) in stored {
             if let Some(number) = number(&name, TABLE) {
                 tables.insert(number, File::from(descriptor));

@@ -110,8 +110,8 @@ pub struct Handle {
     /// The current settings of the hand-over.
     pub(super) hand_over: Arc<watch::Sender<HandOver>>,
     pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
-    /// The service manager's, while it is filled.
-    pub(super) store: Arc<Mutex<Option<Store>>>,
+    /// The service manager's store, if it keeps anything; `None` until that is known.
+    pub(super) store: Arc<watch::Sender<Option<Option<Store>>>>,
     pub(super) stands_by: Arc<watch::Sender<bool>>,
     pub(super) connections: Connections,
     pub(super) started: Instant,
@@ -279,7 +279,7 @@ impl Handle {
             _ if self.mirror.is_there() => Table::Copy,
             _ => Table::Owner,
         };
-        let kept = self.store.lock().as_ref().map(Store::has_all);
+        let kept = self.store.borrow().as_ref().and_then(Option::as_ref).map(Store::has_all);
         let kept = kept.map_or(Keeps::Nothing, |all| if all { Keeps::All } else { Keeps::Some });
         Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), table, kept, ..status }
     }

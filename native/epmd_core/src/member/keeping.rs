@@ -4,7 +4,6 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -23,10 +22,7 @@ pub(super) struct Keeping {
 
 #[derive(Debug)]
 struct Shared {
-    /// `None` until it is known whether there is a store.
-    store: watch::Sender<Option<Option<Store>>>,
-    /// The same, for who asks what is kept.
-    kept: Arc<Mutex<Option<Store>>>,
+    store: Arc<watch::Sender<Option<Option<Store>>>>,
     registry: Registry,
     replication: Replication,
     hello: Hello,
@@ -43,8 +39,7 @@ impl Keeping {
     ) -> Self {
         let (listeners, changes) = watch::channel(listeners);
         let (registry, replication) = (handle.registry.clone(), replication.clone());
-        let (store, kept) = (watch::Sender::new(None), Arc::clone(&handle.store));
-        let shared = Arc::new(Shared { store, kept, registry, replication, hello });
+        let shared = Arc::new(Shared { store: Arc::clone(&handle.store), registry, replication, hello });
         let mut tasks = JoinSet::new();
         match handle.service_manager().notifier() {
             None => shared.settle(None),
@@ -96,7 +91,6 @@ impl Shared {
 
     fn settle(&self, store: Option<Store>) {
         self.replication.set_store(store.clone());
-        self.kept.lock().clone_from(&store);
         self.store.send_replace(Some(store));
     }
 
@@ -109,7 +103,7 @@ impl Shared {
 impl Drop for Keeping {
     fn drop(&mut self) {
         self.shared.replication.set_store(None);
-        *self.shared.kept.lock() = None;
+        self.shared.store.send_replace(None);
     }
 }
 
