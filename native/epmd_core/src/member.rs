@@ -36,7 +36,7 @@ use crate::role::Role;
 use change_over::{Event, State};
 use client::{Joined, Link};
 use handle::Move;
-use local::{LocalNode, Refusal};
+use local::{LocalNode, NotRegistered};
 use serving::{Startup, Takeover};
 use trouble::Trouble;
 
@@ -180,18 +180,18 @@ impl Member {
                 Event::Granted
             }
             Ok(Joined::Alone) => Event::Granted,
-            Ok(Joined::Taken) => self.refused(Refusal::Taken),
-            Ok(Joined::Refused) => self.refused(Refusal::Unexplained(owner)),
+            Ok(Joined::Taken) => self.refused(NotRegistered::Taken),
+            Ok(Joined::Refused) => self.refused(NotRegistered::Unexplained(owner)),
             Err(error) => self.failed(error),
         }
     }
 
-    fn refused(&mut self, refusal: Refusal) -> Event {
+    fn refused(&mut self, why: NotRegistered) -> Event {
         let (mirror, journal) = (&self.handle.mirror, &self.settings.journal);
         // A copy of the owner's table tells what the owner refuses.
-        self.local.refused(refusal, |name| {
+        self.local.refused(why, |name| {
             if !mirror.is_there() {
-                journal.record(|| Change::Refused { name: name.into(), reason: refusal.to_string().into() });
+                journal.record(|| Change::Refused { name: name.into(), reason: why.to_string().into() });
             }
         });
         // Who waited for the answer has it, and there is no node of ours any more.

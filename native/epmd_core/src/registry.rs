@@ -16,6 +16,6 @@ mod unconfirmed;
 pub use departed::DepartedName;
 pub(crate) use entry::NodeConnection;
 pub use entry::{Descriptor, Entry, Holder};
-pub(crate) use refusals::Refusal;
+pub(crate) use refusals::{Refusal, NAME_TAKEN};
 pub(crate) use state::Contents;
 pub use table::{NameTaken, Registration, Registry};

@@ -8,21 +8,21 @@ use tokio::sync::mpsc;
 
 use super::handle::{Command, RegisterError};
 use crate::node::{Node, NodeName};
-use crate::registry::{Holder, NameTaken, Registration, Registry};
+use crate::registry::{Holder, NameTaken, Registration, Registry, NAME_TAKEN};
 
 /// Why a node is not registered.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Refusal {
+pub(super) enum NotRegistered {
     /// Another node has its name.
     Taken,
     /// Whoever serves the port has another reason, and keeps it.
     Unexplained(SocketAddr),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for NotRegistered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Taken => f.write_str("the name is taken"),
+            Self::Taken => f.write_str(NAME_TAKEN),
             Self::Unexplained(owner) => write!(
                 f,
                 "{owner} refuses it, and no node has the name: the name may belong to another user there; the log of \
@@ -93,7 +93,7 @@ impl LocalNode {
         };
         match &granted {
             Ok(registration) => self.registered(registration.creation()),
-            Err(NameTaken(_)) => self.refused(Refusal::Taken, |name| registry.refuse(name, Refusal::Taken.to_string())),
+            Err(NameTaken(_)) => self.refused(NotRegistered::Taken, |name| registry.refuse(name, NAME_TAKEN)),
         }
         Some(granted)
     }
@@ -117,21 +117,23 @@ impl LocalNode {
     }
 
     /// The node is refused: who waits for the answer gets it, else it is told once.
-    pub(super) fn refused(&mut self, refusal: Refusal, tell: impl FnOnce(&str)) {
+    pub(super) fn refused(&mut self, why: NotRegistered, tell: impl FnOnce(&str)) {
         let Some(local) = &mut self.current else { return };
         if let Some(reply) = local.reply.take() {
-            let _ = reply.send(Err(match refusal {
-                Refusal::Taken => RegisterError::DuplicateName,
-                Refusal::Unexplained(_) => RegisterError::Held(format!("this node cannot be registered: {refusal}")),
+            let _ = reply.send(Err(match why {
+                NotRegistered::Taken => RegisterError::DuplicateName,
+                NotRegistered::Unexplained(_) => RegisterError::Held(format!("this node cannot be registered: {why}")),
             }));
             self.current = None;
         } else if !local.refused {
             local.refused = true;
             let name = local.node.name.as_str();
             tell(name);
-            match refusal {
-                Refusal::Taken => tracing::error!(%name, "this node's name is registered by another node"),
-                Refusal::Unexplained(_) => tracing::error!(%name, reason = %refusal, "this node cannot be registered"),
+            match why {
+                NotRegistered::Taken => tracing::error!(%name, "this node's name is registered by another node"),
+                NotRegistered::Unexplained(_) => {
+                    tracing::error!(%name, reason = %why, "this node cannot be registered")
+                }
             }
         }
     }

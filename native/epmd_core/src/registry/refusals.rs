@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 
 use crate::journal::Change;
 
+/// Why a registration is refused whose name another node has.
+pub(crate) const NAME_TAKEN: &str = "the name is taken";
 /// How many refusals are kept for members that connect again after a change of owner or channel.
 const KEPT: usize = 256;
 

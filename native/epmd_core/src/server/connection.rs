@@ -22,7 +22,7 @@ use super::shared::Shared;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{Entry, Holder, NodeConnection, Registration};
+use crate::registry::{Entry, Holder, NodeConnection, Registration, NAME_TAKEN};
 use crate::{os, owners};
 
 /// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
@@ -184,7 +184,7 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pen
             if is_free(shared, &node).await {
                 return Some(node);
             }
-            tell_refused(shared, peer, &node, "the name is taken");
+            tell_refused(shared, peer, &node, NAME_TAKEN);
             refuse(stream, node.highest_version).await;
             None
         }
