@@ -7,9 +7,9 @@ mod support;
 
 use std::net::{SocketAddr, TcpStream};
 
-use support::client::{self, eventually, exchange, free_address, register};
+use support::client::{self, eventually, free_address, register};
+use support::nodes::{all_found, fill, register_until_refused};
 use support::process::Process;
-use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
 
 const FEW: u32 = 256;
@@ -37,12 +37,12 @@ fn a_standby_that_is_as_full_as_its_owner_goes_on_with_every_node() {
             let server = free_address();
             let mut owner = start(server, &[]);
             let mut standby = (copied == Copied::First).then(|| standby(server));
-            let mut nodes = fill(server, if copied == Copied::First { usize::MAX } else { 100 });
+            let mut nodes = register_until_refused(server, 0..if copied == Copied::First { usize::MAX } else { 100 });
             if copied == Copied::Between {
                 standby = Some(self::standby(server));
             }
             if copied != Copied::First {
-                nodes.extend(fill_from(server, nodes.len(), usize::MAX));
+                nodes.extend(register_until_refused(server, nodes.len()..usize::MAX));
             }
             let mut standby = standby.unwrap_or_else(|| self::standby(server));
             assert!(nodes.len() > 200, "only {} nodes", nodes.len());
@@ -78,7 +78,7 @@ fn nodes_get_a_share_of_the_descriptors_and_those_who_ask_for_them_are_answered(
     let server = free_address();
     let owner = start(server, &["-descriptor_share", "40"]);
     let mut waiting: Vec<TcpStream> = Vec::new();
-    let nodes = fill(server, usize::MAX);
+    let nodes = register_until_refused(server, 0..usize::MAX);
     // 40 % of 256 are 102, of which 8 are for those that wait.
     assert_eq!(nodes.len(), 94);
     // Within the share, older idle connections are closed for newer ones.
@@ -116,26 +116,4 @@ fn standby(server: SocketAddr) -> Process {
     let standby = start(server, &[]);
     standby.stands_by();
     standby
-}
-
-/// Registers nodes until one is refused, or up to this number.
-fn fill(server: SocketAddr, most: usize) -> Vec<TcpStream> {
-    fill_from(server, 0, most)
-}
-
-fn fill_from(server: SocketAddr, first: usize, most: usize) -> Vec<TcpStream> {
-    (first..first.saturating_add(most)).map_while(|n| register(server, format!("node{n}"), port(n)).ok()).collect()
-}
-
-fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
-    for n in 0..nodes.len() {
-        let name = format!("node{n}");
-        let found = Alive2::new(&name, port(n)).found();
-        assert_eq!(exchange(server, &port_please2(&name)).unwrap(), found, "{name} of {}", nodes.len());
-    }
-    assert!(!nodes.iter().any(client::is_closed), "a connection ended");
-}
-
-fn port(n: usize) -> u16 {
-    n as u16 + 1
 }

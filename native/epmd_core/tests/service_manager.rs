@@ -7,25 +7,26 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::thread;
 
 use rustix::process::Signal;
-use support::client::{self, eventually, exchange, listing, register};
+use support::client::{self, eventually, exchange, free_address, listing, register};
+use support::nodes::{all_found, fill};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::server::standalone;
 use support::service::Service;
 
-const NODES: u16 = 20;
+const NODES: usize = 20;
 
 #[test]
 fn listeners_of_a_socket_unit_are_served_and_outlive_the_service() {
     let server = free_address();
     let mut service = Service::start(0, &[socket(server)], &["-port", &server.port().to_string()]);
     service.serves(server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     all_found(server, &nodes);
     for how in [Service::kill, Service::stop] {
         how(&mut service);
@@ -43,7 +44,7 @@ fn whoever_has_the_name_serves_the_listeners_of_a_socket_unit() {
     let flags = ["-port", &server.port().to_string()];
     let mut service = Service::start(0, &[socket(server)], &flags);
     service.serves(server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     let mut other = Process::start(server.port());
     other.stands_by();
     service.kill();
@@ -90,7 +91,7 @@ fn a_standby_that_hangs_does_not_keep_the_service_from_its_sockets() {
     let server = free_address();
     let mut service = Service::start(100, &[socket(server)], &["-port", &server.port().to_string()]);
     service.serves(server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     let other = Process::start(server.port());
     other.stands_by();
     service.has_stored(nodes.len(), 0);
@@ -114,7 +115,7 @@ fn a_service_whose_addresses_have_changed_keeps_its_nodes() {
     addresses("127.0.0.1");
     let mut service = Service::start_with_flags_of(&flags, 100);
     service.serves(server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     service.has_stored(nodes.len(), 1);
     let other = SocketAddr::from(([127, 0, 0, 2], server.port()));
     assert!(exchange(other, &port_please2("node0")).is_err());
@@ -171,7 +172,7 @@ fn settings_that_contradict_the_socket_unit_are_told() {
 fn what_was_registered_outlives_the_service_in_the_store() {
     let server = free_address();
     let mut service = started(100, server);
-    let mut nodes = fill(server);
+    let mut nodes = fill(server, NODES);
     for how in [Service::kill, Service::stop, Service::kill] {
         service.has_stored(nodes.len(), 1);
         how(&mut service);
@@ -198,7 +199,7 @@ fn what_was_registered_outlives_the_service_in_the_store() {
 fn a_standby_goes_on_and_the_store_is_emptied() {
     let server = free_address();
     let mut service = started(100, server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     let other = Process::start(server.port());
     other.stands_by();
     service.has_stored(nodes.len(), 1);
@@ -226,7 +227,7 @@ fn a_standby_goes_on_and_the_store_is_emptied() {
 fn a_store_that_is_full_keeps_what_fits() {
     let server = free_address();
     let mut service = started(8, server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     eventually("the store is full", || service.stored().len() == 8);
     for _ in 0..2 {
         service.kill();
@@ -245,7 +246,7 @@ fn a_store_that_is_full_keeps_what_fits() {
 fn a_table_that_has_grown_is_replaced() {
     let server = free_address();
     let mut service = started(100, server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     let table = |service: &mut Service| service.stored().into_iter().filter(|name| name.contains("table")).collect();
     let before: Vec<String> = table(&mut service);
     let mut n = 0;
@@ -271,20 +272,4 @@ fn started(store: usize, server: SocketAddr) -> Service {
 
 fn socket(server: SocketAddr) -> String {
     format!("app-epmd.socket={}", server.port())
-}
-
-fn fill(server: SocketAddr) -> Vec<TcpStream> {
-    (0..NODES).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect()
-}
-
-fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
-    for n in 0..nodes.len() as u16 {
-        let name = format!("node{n}");
-        assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found(), "{name}");
-    }
-    assert!(!nodes.iter().any(client::is_closed), "a connection ended");
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind((IpAddr::from(Ipv4Addr::LOCALHOST), 0)).unwrap().local_addr().unwrap()
 }

@@ -7,23 +7,24 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::client::{self, eventually, exchange, free_address, register};
+use support::nodes::{all_found, fill};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
 use support::server::standalone;
 
-const NODES: u16 = 50;
+const NODES: usize = 50;
 
 #[test]
 fn owner_and_standby_that_end_together_are_followed_by_the_second_standby() {
     let server = free_address();
     let owner = serving(server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     let [first, second] = standbys(server);
     let together = Command::new("kill").args(["-9", &owner.id().to_string(), &first.id().to_string()]).status();
     assert!(together.unwrap().success());
@@ -36,7 +37,7 @@ fn owner_and_standby_that_stop_together_are_followed_by_the_second_standby() {
     for _ in 0..rounds(8, 40) {
         let server = free_address();
         let mut owner = serving(server);
-        let nodes = fill(server);
+        let nodes = fill(server, NODES);
         let [mut first, second] = standbys(server);
         owner.ask_to_stop();
         first.ask_to_stop();
@@ -49,13 +50,13 @@ fn owner_and_standby_that_stop_together_are_followed_by_the_second_standby() {
 fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
     let server = free_address();
     let mut owner = serving(server);
-    let nodes = fill(server);
+    let nodes = fill(server, NODES);
     let standbys = standbys(server);
     let of_nodes: BTreeSet<String> = {
         let numbers = |process: &Process| process.sockets().into_values().collect::<BTreeSet<_>>();
         numbers(&standbys[0]).intersection(&numbers(&standbys[1])).cloned().collect()
     };
-    assert!(of_nodes.len() >= usize::from(NODES), "copies of {} sockets", of_nodes.len());
+    assert!(of_nodes.len() >= NODES, "copies of {} sockets", of_nodes.len());
     let copies = |process: &Process| {
         let mut sockets = process.sockets();
         sockets.retain(|_, number| of_nodes.contains(number));
@@ -73,7 +74,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
     loser.stands_by();
     let (had, has) = (&before[at], copies(&loser));
     let kept = had.iter().filter(|(descriptor, number)| has.get(descriptor) == Some(number)).count();
-    assert!(kept >= usize::from(NODES), "only {kept} copies are the same");
+    assert!(kept >= NODES, "only {kept} copies are the same");
 
     // It is a standby like any other: later changes are in its copy.
     let late = register(server, "late", 77).unwrap();
@@ -111,7 +112,7 @@ fn members_of_the_first_version_stand_by_for_ours_and_ours_for_them() {
         };
         let mut owner = start(old_owns);
         eventually("it serves", || client::listing(server).is_ok());
-        let nodes = fill(server);
+        let nodes = fill(server, NODES);
         let mut standby = start(!old_owns);
         standby.stands_by();
         owner.kill();
@@ -158,16 +159,4 @@ fn standbys(server: SocketAddr) -> [Process; 2] {
     let standbys = [(); 2].map(|()| Process::start(server.port()));
     standbys.iter().for_each(Process::stands_by);
     standbys
-}
-
-fn fill(server: SocketAddr) -> Vec<TcpStream> {
-    (0..NODES).map(|n| register(server, format!("node{n}"), n + 1).unwrap()).collect()
-}
-
-fn all_found(server: SocketAddr, nodes: &[TcpStream]) {
-    for n in 0..NODES {
-        let name = format!("node{n}");
-        assert_eq!(exchange(server, &port_please2(&name)).unwrap(), Alive2::new(&name, n + 1).found(), "{name}");
-    }
-    assert!(!nodes.iter().any(client::is_closed), "a connection ended");
 }

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod member;
 pub mod network;
+pub mod nodes;
 pub mod process;
 pub mod random;
 pub mod request;
