@@ -55,11 +55,7 @@ impl Fault {
         let (standby, joined) = ([first, second][which], host.joined()[0]);
         std::thread::sleep(Duration::from_micros(moment as u64 * 20));
         match self {
-            KillOwner => {
-                nodes.expect_failures();
-                host.kill(&[owner]);
-            }
-            StopOwner => host.stop(&[owner]),
+            KillOwner | StopOwner => self.end_owner(host, nodes, owner),
             KillOwnerAndStandby => {
                 // The other standby may lag behind, and the first may grant a name in the moment that it serves.
                 let _still = hold_still(host, nodes)?;
@@ -97,12 +93,7 @@ impl Fault {
             KillOwnerWhileStandbyPaused | StopOwnerWhileStandbyPaused => {
                 host.pause(standby);
                 host.wait(pause / 10)?;
-                if matches!(self, KillOwnerWhileStandbyPaused) {
-                    nodes.expect_failures();
-                    host.kill(&[owner]);
-                } else {
-                    host.stop(&[owner]);
-                }
+                self.end_owner(host, nodes, owner);
                 host.someone_serves()?;
                 host.wait(pause / 10)?;
             }
@@ -119,12 +110,7 @@ impl Fault {
                     host.kill_named(&exhausted);
                     return Ok(false);
                 }
-                if matches!(self, ExhaustStandbysKillOwner) {
-                    nodes.expect_failures();
-                    host.kill(&[owner]);
-                } else {
-                    host.stop(&[owner]);
-                }
+                self.end_owner(host, nodes, owner);
                 host.someone_serves()?;
                 nodes.all_held()?;
                 // Without descriptors they are of no more use to the soak.
@@ -134,6 +120,17 @@ impl Fault {
             }
         }
         Ok(true)
+    }
+
+    /// Kills the owner, or stops it in order, which fails no look-up.
+    fn end_owner(self, host: &mut Host, nodes: &Nodes, owner: usize) {
+        match self {
+            Self::StopOwner | Self::StopOwnerWhileStandbyPaused | Self::ExhaustStandbysStopOwner => host.stop(&[owner]),
+            _ => {
+                nodes.expect_failures();
+                host.kill(&[owner]);
+            }
+        }
     }
 }
 
