@@ -110,6 +110,18 @@ sockets() { # UNIT...
     sed -E 's/.* \[?[0-9a-f:.]+\]?:([0-9]+) +\[?[0-9a-f:.]+\]?:4369 .*"([^"]+)".*ino:([0-9]+).*/\2 \1 \3/' | sort
 }
 
+# Keeps what these are, in before, for same_sockets.
+remember_sockets() { # UNIT...
+  remembered=("$@")
+  before=$(sockets "$@")
+}
+
+same_sockets() { # WHEN
+  local found
+  found=$(sockets "${remembered[@]}")
+  [[ $found == "$before" ]] || fail "$1: the sockets were $before, and are $found"
+}
+
 # --- Looking up all the while --------------------------------------------------------------------------------------
 
 start_probe() { # NAME...

@@ -77,14 +77,14 @@ case_contradiction() { # a setting that contradicts the socket unit stops the bo
 }
 
 case_one_socket() { # two releases, one socket unit: the other joins and stands by, and both go and come 5 times each
-  local round name before
+  local round name
   activated
   install_release stage
   setting stage User=prod
   await_node prod
   start_nodes stage
   start_stock 3
-  before=$(sockets "${stock[@]}")
+  remember_sockets "${stock[@]}"
   start_probe "${stock[@]}"
   for ((round = 1; round <= 5; round++)); do
     for name in prod stage; do
@@ -92,7 +92,7 @@ case_one_socket() { # two releases, one socket unit: the other joins and stands 
       if ((round % 2)); then inside systemctl restart "$name"; else inside systemctl kill --signal=KILL "$name"; fi
       await_node "$name"
       none_failed "$name"
-      [[ $(sockets "${stock[@]}") == "$before" ]] || fail "Round $round of $name: the sockets are others."
+      same_sockets "Round $round of $name"
       [[ $(listening) == "*:4369" ]] || fail "Listening: $(listening)."
     done
   done

@@ -1,7 +1,7 @@
 # One release alone on its host, with a socket unit and the descriptor store.
 
 case_alone() { # one release, 20 stock nodes, a C node: 20 restarts and 10 kills; nothing is refused, lost or registered again
-  local round before creations_before worst=0 worst_kill=0 all=0
+  local round creations_before worst=0 worst_kill=0
   install_release prod
   guide_block FileDescriptorStoreMax | install_drop_in prod
   guide_block ListenStream | write_unit prod-epmd.socket
@@ -12,7 +12,7 @@ case_alone() { # one release, 20 stock nodes, a C node: 20 restarts and 10 kills
   start_nodes prod
   start_stock 20
   start_c_node
-  before=$(sockets "${stock[@]}" cnode)
+  remember_sockets "${stock[@]}" cnode
   (($(wc -l <<<"$before") == 21)) || fail "These sockets were found, of 21: $before"
   creations_before=$(creations prod)
   (($(wc -l <<<"$creations_before") == 22)) || fail "These creations were found, of 22: $creations_before"
@@ -27,7 +27,7 @@ case_alone() { # one release, 20 stock nodes, a C node: 20 restarts and 10 kills
     none_failed
     echo "round $round: $longest ms"
     ((round <= 20)) && worst=$((longest > worst ? longest : worst)) || worst_kill=$((longest > worst_kill ? longest : worst_kill))
-    [[ $(sockets "${stock[@]}" cnode) == "$before" ]] || fail "Round $round: the sockets are others: $(sockets "${stock[@]}" cnode)"
+    same_sockets "Round $round"
   done
   [[ $(creations prod | grep -v ^prod) == "$(grep -v ^prod <<<"$creations_before")" ]] || fail "The creations are others: $(creations prod)"
   stop_probe

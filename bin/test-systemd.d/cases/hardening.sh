@@ -16,18 +16,18 @@ readonly hardest=(MemoryDenyWriteExecute=yes PrivateUsers=yes ProtectProc=invisi
   ProtectSystem=strict ProtectHome=yes PrivateTmp=yes PrivateDevices=yes)
 
 case_hardening() { # each of them alone, and all at once: one stands by, and nobody notices its owner's death
-  local before round=0 set
+  local round=0 set
   for set in MemoryDenyWriteExecute=yes PrivateUsers=yes ProtectProc=invisible ProcSubset=pid \
     SystemCallFilter=@system-service all; do
     if [[ $set == all ]]; then hardened "${hardest[@]}"; else hardened "$set"; fi
     need 20 "one stands by with $set" has_standbys "$(owner)" 1
     start_stock 1
-    before=$(sockets stock1)
+    remember_sockets stock1
     start_probe stock1
     inside kill -9 "$(main_pid "$(owner)")"
     none_failed "$set"
     stop_probe
-    [[ $(sockets stock1) == "$before" ]] || fail "$set: the node registered again."
+    same_sockets "$set"
     reset_host
     round=$((round + 1))
   done
@@ -91,11 +91,10 @@ case_dynamic_users() { # DynamicUser=: one User=, or a common Group= that both n
   start_nodes stage
   need 20 "one stands by with a common group" has_standbys prod 1
   start_stock 1
-  local before
-  before=$(sockets stock1)
+  remember_sockets stock1
   inside kill -9 "$(main_pid prod)"
   need 20 "stage serves" has_role stage serving
-  [[ $(sockets stock1) == "$before" ]] || fail "The node registered again."
+  same_sockets "With a common group"
   figure "one User=beam, and a common Group=nodes"
 }
 

@@ -24,8 +24,8 @@ end_by_deploy() {
 
 # Has it all come over what runs; figures are the longest look-up for each.
 live_through() { # STANDBYS EVENT...
-  local standbys=$1 event serving before pid lost=0 times=()
-  before=$(sockets "${stock[@]}")
+  local standbys=$1 event serving pid lost=0 times=()
+  remember_sockets "${stock[@]}"
   start_probe "${stock[@]}"
   for event in "${@:2}"; do
     serving=$(owner)
@@ -39,7 +39,7 @@ live_through() { # STANDBYS EVENT...
     [[ $failed == 0 || $event == memory && $failed -le 2 ]] || fail "$event: $failed look-ups failed: $wrong"
     lost=$((lost + failed))
     times+=("$event $longest ms")
-    [[ $(sockets "${stock[@]}") == "$before" ]] || fail "$event: the sockets were $before, and are $(sockets "${stock[@]}")"
+    same_sockets "$event"
   done
   stop_probe
   figure "$asked look-ups, $lost failed, ${#stock[@]} sockets as before; the longest: $(printf '%s, ' "${times[@]}" | sed 's/, $//')"

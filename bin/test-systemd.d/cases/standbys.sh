@@ -1,13 +1,13 @@
 # Who stands by for whom, between users.
 
 case_changes() { # two users, one standby: 20 changes, and no stock node registers again
-  local round serving before worst=0
+  local round serving worst=0
   install_release prod
   install_release stage
   name_users prod stage
   start_nodes prod stage
   start_stock 5
-  before=$(sockets "${stock[@]}")
+  remember_sockets "${stock[@]}"
   start_probe "${stock[@]}"
   serving=$(owner)
   for ((round = 1; round <= 20; round++)); do
@@ -18,14 +18,14 @@ case_changes() { # two users, one standby: 20 changes, and no stock node registe
     await_node stage
     none_failed
     worst=$((longest > worst ? longest : worst))
-    [[ $(sockets "${stock[@]}") == "$before" ]] || fail "Round $round: the sockets were $before, and are $(sockets "${stock[@]}")"
+    same_sockets "Round $round"
   done
   stop_probe
   figure "10 restarts, 10 kills: $asked look-ups, 0 failed, 5 sockets as before; the longest look-up $worst ms"
 }
 
 case_deaths() { # three releases of two users: owner and first standby are killed at once, 20 times; no stock node registers again
-  local round owner first before worst=0 name
+  local round owner first worst=0 name
   for name in prod stage third; do install_release "$name"; done
   setting third User=stage
   name_users prod stage third
@@ -33,7 +33,7 @@ case_deaths() { # three releases of two users: owner and first standby are kille
   for name in prod stage third; do printf '[Unit]\nStartLimitIntervalSec=0\n' | install_drop_in "$name" limit; done
   start_nodes prod stage third
   start_stock 5
-  before=$(sockets "${stock[@]}")
+  remember_sockets "${stock[@]}"
   start_probe "${stock[@]}"
   for ((round = 1; round <= 20; round++)); do
     for name in prod stage third; do if has_role "$name" serving; then owner=$name; fi; done
@@ -43,7 +43,7 @@ case_deaths() { # three releases of two users: owner and first standby are kille
     for name in prod stage third; do await_node "$name"; done
     none_failed
     worst=$((longest > worst ? longest : worst))
-    [[ $(sockets "${stock[@]}") == "$before" ]] || fail "Round $round: the sockets were $before, and are $(sockets "${stock[@]}")"
+    same_sockets "Round $round"
   done
   stop_probe
   figure "20 times: $asked look-ups, 0 failed, 5 sockets as before; the longest look-up $worst ms"

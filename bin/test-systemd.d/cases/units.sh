@@ -52,13 +52,13 @@ case_boot_stop() { # TERM to a VM that boots is lost, in OTP: TimeoutStopSec= of
 }
 
 case_init_restart() { # init:restart of a VM with a socket unit and a store: the same process serves again, with all nodes
-  local before pid
+  local pid
   activated
   guide_block FileDescriptorStoreMax | install_drop_in prod
   inside systemctl daemon-reload
   await_node prod
   start_stock 3
-  before=$(sockets "${stock[@]}")
+  remember_sockets "${stock[@]}"
   pid=$(main_pid prod)
   rpc prod ':init.restart()'
   need 30 "it boots again" has_greeted prod 2
@@ -70,11 +70,11 @@ case_init_restart() { # init:restart of a VM with a socket unit and a store: the
   figure "$same of 3 sockets as before"
   # What comes after it finds all of them.
   need 10 "they are stored" has_stored prod 3
-  before=$(sockets "${stock[@]}")
+  remember_sockets "${stock[@]}"
   inside kill -9 "$pid"
   need 30 "another process serves" is_another prod "$pid"
   await_node prod
-  [[ $(sockets "${stock[@]}") == "$before" ]] || fail "After a kill the sockets are others."
+  same_sockets "After a kill"
 }
 
 has_greeted() { (($(journal "$1" | grep -c greets) >= $2)); } # NAME TIMES
