@@ -44,7 +44,7 @@ defmodule EmbeddedEpmd.Config do
       hand_over: hand_over,
       trusted_users: users,
       trusted_groups: groups,
-      inet6: Environment.inet6?(),
+      inet6: Environment.family() == :inet6,
       port_chosen: given(:port, options) != :none,
       addresses_chosen: given(:addresses, options) != :none
     })

@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
 
-  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, Lifecycle, Log, Native}
+  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, HostAddress, Lifecycle, Log, Native}
 
   # As long as :erl_epmd waits.
   @timeout 10_000
@@ -238,13 +238,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   defp address(ip) when is_tuple(ip), do: {:ok, ip}
 
-  defp address(host) do
-    [first, second] = if Environment.inet6?(), do: [:inet6, :inet], else: [:inet, :inet6]
-
-    with {:error, reason} <- :inet.getaddr(host, first),
-         {:error, _} <- :inet.getaddr(host, second),
-         do: {:error, reason}
-  end
+  defp address(host), do: HostAddress.resolve(host)
 
   defp now, do: :erlang.monotonic_time(:millisecond)
 

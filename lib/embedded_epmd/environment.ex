@@ -81,12 +81,14 @@ defmodule EmbeddedEpmd.Environment do
   @spec stopping?() :: boolean()
   def stopping?, do: match?({:stopping, _}, :init.get_status())
 
-  @doc "Whether the distribution runs over IPv6, so that OTP's client registers at ::1."
-  @spec inet6?() :: boolean()
-  def inet6? do
-    case :init.get_argument(:proto_dist) do
-      {:ok, [[protocol | _] | _]} -> :lists.prefix(~c"inet6", protocol)
-      _ -> false
+  @doc "The address family of the distribution. With `:inet6` OTP's client registers at ::1, otherwise at 127.0.0.1."
+  @spec family() :: :inet | :inet6
+  def family do
+    with {:ok, [[protocol | _] | _]} <- :init.get_argument(:proto_dist),
+         true <- :lists.prefix(~c"inet6", protocol) do
+      :inet6
+    else
+      _ -> :inet
     end
   end
 end

@@ -9,15 +9,27 @@ defmodule EmbeddedEpmd.HostAddress do
   """
   @spec missing(Native.server(), node()) :: :inet.ip_address() | nil
   def missing(server, node) do
-    family = if Environment.inet6?(), do: :inet6, else: :inet
-
     with [_, host] <- String.split(Atom.to_string(node), "@"),
-         {:ok, ip} <- :inet.getaddr(String.to_charlist(host), family),
+         {:ok, ip} <- :inet.getaddr(String.to_charlist(host), Environment.family()),
          true <- own?(ip) and Native.place(server, ip) == :elsewhere do
       ip
     else
       _ -> nil
     end
+  end
+
+  @doc """
+  The address of a host, in the family of the distribution if it has one there; the error is that of this family. It may
+  run while the VM boots, so it uses plain functions only.
+  """
+  @spec resolve(atom() | charlist()) :: {:ok, :inet.ip_address()} | {:error, :inet.posix()}
+  def resolve(host) do
+    family = Environment.family()
+    other = if family == :inet, do: :inet6, else: :inet
+
+    with {:error, reason} <- :inet.getaddr(host, family),
+         {:error, _} <- :inet.getaddr(host, other),
+         do: {:error, reason}
   end
 
   @doc "The address in what `status/0` says of the owner: `127.0.0.1:4369` or `[::1]:4369`."

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config, HostAddress, Lifecycle}
+  alias EmbeddedEpmd.{Client, Config, Environment, HostAddress, Lifecycle}
   alias EmbeddedEpmd.Doctor.Linux
 
   @timeout 2_000
@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       service: System.get_env("INVOCATION_ID") != nil,
       netlink: netlink(),
       node: node(),
-      ipv6: family() == :inet6,
+      ipv6: Environment.family() == :inet6,
       look_up: look_up(port, release),
       host: host_name(port)
     })
@@ -154,11 +154,9 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     if System.get_env("RELEASE_DISTRIBUTION") == "name", do: host, else: host |> String.split(".") |> hd()
   end
 
-  defp resolve(host), do: :inet.getaddr(String.to_charlist(host), family())
+  defp resolve(host), do: :inet.getaddr(String.to_charlist(host), Environment.family())
 
-  defp family, do: if(argument(:proto_dist) in ["inet6_tcp", "inet6_tls"], do: :inet6, else: :inet)
-
-  defp loopback, do: if(family() == :inet6, do: {0, 0, 0, 0, 0, 0, 0, 1}, else: {127, 0, 0, 1})
+  defp loopback, do: if(Environment.family() == :inet6, do: {0, 0, 0, 0, 0, 0, 0, 1}, else: {127, 0, 0, 1})
 
   defp names(port), do: Client.names(loopback(), port, @timeout)
 

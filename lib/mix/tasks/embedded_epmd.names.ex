@@ -82,13 +82,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   defp port!(port), do: Mix.raise("--port must be a port from 1 to 65535, got: #{port}")
 
   defp resolve!(host) do
-    name = String.to_charlist(host)
-
-    with {:error, _} <- :inet.getaddr(name, :inet),
-         {:error, reason} <- :inet.getaddr(name, :inet6) do
-      Mix.raise("the host #{host} has no address: #{NetworkError.format(reason)}")
-    else
+    case HostAddress.resolve(String.to_charlist(host)) do
       {:ok, ip} -> ip
+      {:error, reason} -> Mix.raise("the host #{host} has no address: #{NetworkError.format(reason)}")
     end
   end
 
