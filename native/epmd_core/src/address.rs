@@ -87,66 +87,8 @@ impl Listeners {
     }
 
     pub(crate) fn open_all(wanted: &Wanted, port: u16) -> Result<Self, OpenError> {
-        Self::open_each(wanted, port, listen)
-    }
-
-    /// Opens the wanted addresses while the `old` listeners are still open. With `keep`, a listener whose address is
-    /// wanted again is reused.
-    pub(crate) fn open_beside(wanted: &Wanted, old: &[&TcpListener], keep: bool, port: u16) -> Result<Self, OpenError> {
-        Self::open_each(wanted, port, |address| {
-            let of_old = |socket: &TcpListener| socket.local_addr().map_or(address.ip(), |bound| bound.ip());
-            let kept = old.iter().find(|socket| keep && of_old(socket) == address.ip());
-            if let Some(kept) = kept {
-                return Ok(TcpListener::from_std(SockRef::from(*kept).try_clone()?.into()));
-            }
-            let overlapped: Vec<_> =
-                old.iter().filter(|socket| wanted::overlap(of_old(socket), address.ip())).collect();
-            if overlapped.is_empty() {
-                return listen(address);
-            }
-            share(&overlapped, true)?;
-            let opened = bound(address, true).and_then(listening);
-            share(&overlapped, false)?;
-            opened.inspect(|socket| drop(SockRef::from(socket).set_reuse_port(false)))
-        })
-    }
-
-    fn open_each(
-        wanted: &Wanted,
-        mut port: u16,
-        mut open: impl FnMut(SocketAddr) -> io::Result<TcpListener>,
-    ) -> Result<Self, OpenError> {
-        let (mut sockets, mut missing, mut absent) = (Vec::<TcpListener>::new(), Vec::new(), Vec::new());
-        let mut first_absent = None;
-        for target in wanted.targets() {
-            let address = SocketAddr::new(target.ip, port);
-            let failure = match open(address) {
-                Ok(socket) => {
-                    // With port 0 the first socket decides the port of all.
-                    port = socket.local_addr().map_or(port, |bound| bound.port());
-                    sockets.push(socket);
-                    continue;
-                }
-                Err(error) => OpenError { address, error },
-            };
-            if is_absent(&failure.error) && (!target.required || wanted::comes_with_its_family(target.ip)) {
-                if target.required {
-                    absent.push(target.ip);
-                }
-                first_absent.get_or_insert(failure);
-            } else if target.required || sockets.is_empty() {
-                return Err(failure);
-            } else {
-                if !failure.is_taken() {
-                    tracing::warn!(%failure, "serving without an address, which is tried again");
-                }
-                missing.push(target.ip);
-            }
-        }
-        match first_absent {
-            Some(failure) if sockets.is_empty() => Err(failure),
-            _ => Ok(Self { sockets, missing, absent, lent: false, port }),
-        }
+        let Opened { sockets, missing, absent, port } = open_each(wanted, port, listen)?;
+        Ok(Self { sockets, missing, absent, lent: false, port })
     }
 
     /// Listeners taken over from another process, and new ones for the wanted addresses that it lacked.
@@ -169,6 +111,108 @@ impl Listeners {
     /// The addresses that are listened on.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.sockets.iter().flat_map(addresses_of).collect()
+    }
+}
+
+/// What was opened of a list, in its order.
+#[derive(Debug)]
+pub(crate) struct Opened<S> {
+    pub(crate) sockets: Vec<S>,
+    /// As in [`Listeners`].
+    pub(crate) missing: Vec<IpAddr>,
+    pub(crate) absent: Vec<IpAddr>,
+    pub(crate) port: u16,
+}
+
+/// A listener that was opened beside others.
+#[derive(Debug)]
+pub(crate) enum Beside {
+    /// One of the others, by its place among them. It is used again as it is: closing a copy would end its lock.
+    Old(usize),
+    New(TcpListener),
+}
+
+/// Opens the wanted addresses while the `old` listeners are still open. Those of them that are `reusable` are used again
+/// where their address is wanted.
+pub(crate) fn open_beside(
+    wanted: &Wanted,
+    old: &[&TcpListener],
+    reusable: impl Fn(usize) -> bool,
+    port: u16,
+) -> Result<Opened<Beside>, OpenError> {
+    open_each(wanted, port, |address| {
+        let of_old = |socket: &TcpListener| socket.local_addr().map_or(address.ip(), |bound| bound.ip());
+        if let Some(place) =
+            old.iter().position(|socket| of_old(socket) == address.ip()).filter(|place| reusable(*place))
+        {
+            return Ok(Beside::Old(place));
+        }
+        let overlapped: Vec<_> = old.iter().filter(|socket| wanted::overlap(of_old(socket), address.ip())).collect();
+        if overlapped.is_empty() {
+            return listen(address).map(Beside::New);
+        }
+        share(&overlapped, true)?;
+        let opened = bound(address, true).and_then(listening);
+        share(&overlapped, false)?;
+        opened.inspect(|socket| drop(SockRef::from(socket).set_reuse_port(false))).map(Beside::New)
+    })
+}
+
+fn open_each<S: HasPort>(
+    wanted: &Wanted,
+    mut port: u16,
+    mut open: impl FnMut(SocketAddr) -> io::Result<S>,
+) -> Result<Opened<S>, OpenError> {
+    let (mut sockets, mut missing, mut absent) = (Vec::<S>::new(), Vec::new(), Vec::new());
+    let mut first_absent = None;
+    for target in wanted.targets() {
+        let address = SocketAddr::new(target.ip, port);
+        let failure = match open(address) {
+            Ok(socket) => {
+                // With port 0 the first socket decides the port of all.
+                port = socket.port().unwrap_or(port);
+                sockets.push(socket);
+                continue;
+            }
+            Err(error) => OpenError { address, error },
+        };
+        if is_absent(&failure.error) && (!target.required || wanted::comes_with_its_family(target.ip)) {
+            if target.required {
+                absent.push(target.ip);
+            }
+            first_absent.get_or_insert(failure);
+        } else if target.required || sockets.is_empty() {
+            return Err(failure);
+        } else {
+            if !failure.is_taken() {
+                tracing::warn!(%failure, "serving without an address, which is tried again");
+            }
+            missing.push(target.ip);
+        }
+    }
+    match first_absent {
+        Some(failure) if sockets.is_empty() => Err(failure),
+        _ => Ok(Opened { sockets, missing, absent, port }),
+    }
+}
+
+/// A listener that may tell its port.
+trait HasPort {
+    fn port(&self) -> Option<u16>;
+}
+
+impl HasPort for TcpListener {
+    fn port(&self) -> Option<u16> {
+        self.local_addr().ok().map(|bound| bound.port())
+    }
+}
+
+impl HasPort for Beside {
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Old(_) => None,
+            Self::New(listener) => listener.port(),
+        }
     }
 }
 

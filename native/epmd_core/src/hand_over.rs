@@ -1,46 +1,35 @@
 //! The hand-over: the owner of the port keeps other members, its standbys, ready to take over.
 //!
 //! A connection lasts as long as any process holds its descriptor. So the owner passes its listeners and the connection
-//! of every registered node to its standbys, and sends them every step of the table as it happens ([`owner`],
-//! [`replication`]). When the owner ends, in whatever way, the standbys hold everything, and one of them serves
-//! ([`standby`]). Every member that has joined also mirrors the table, without the descriptors ([`mirroring`]).
+//! of every registered node to its standbys, and sends them every change of the table as it happens ([`primary`],
+//! [`session`]). When the owner ends, in whatever way, the standbys hold everything ([`holdings`]), and the one that locks
+//! the listener serves ([`lock`]). Every member that has joined follows the table, also one that does not stand by
+//! ([`follow`]). What is kept and given up is decided in one place ([`succession`]).
 //!
-//! They exchange messages ([`message`], [`hello`]) over a Unix socket ([`channel`]). Only one process can hold its
-//! name: the process that has claimed the name is the owner ([`rendezvous`]).
-//!
-//! The service manager can store the same for a service without a standby ([`store`]), until the service runs again
-//! ([`kept`]).
+//! They find each other over the port ([`meeting`]), check each other's process ([`peer`]), and exchange messages
+//! ([`message`], [`hello`]) over a Unix socket ([`channel`]).
 
 mod body;
 mod channel;
-mod copying;
+mod follow;
 // Compiled for tests too, so that a change that breaks it is noticed.
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod hello;
-mod kept;
-mod log;
-mod message;
-mod mirroring;
-mod owner;
-mod permits;
-mod rendezvous;
-mod replication;
+mod holdings;
+mod lock;
+mod meeting;
+pub(crate) mod message;
+mod peer;
+mod primary;
+mod session;
 mod settings;
-mod standby;
-mod store;
-#[allow(missing_docs, unreachable_pub, reason = "public for the fuzz targets; documented at `Message`")]
-pub mod tags;
-mod witness;
+mod succession;
 
-pub(crate) use hello::Hello;
+pub(crate) use follow::{follow, Candidate, LastOwner, Takeover};
 pub use hello::Standby;
-pub(crate) use kept::{Kept, Stored, LISTENER};
-pub(crate) use mirroring::follow;
-pub(crate) use owner::{Offer, OfferConfig};
-pub(crate) use rendezvous::{Claim, Owned, Rendezvous};
-pub(crate) use replication::Replication;
+pub(crate) use hello::{Hello, VERSION};
+pub(crate) use holdings::{Holdings, Link};
+pub(crate) use lock::OwnerLock;
+pub(crate) use primary::{Links, Offer, Primary};
 pub use settings::{HandOver, Trusted};
-pub(crate) use standby::{stand_by, Candidate, Handoff};
-pub(crate) use store::{remove, Full, Store};
-pub(crate) use witness::{room, Room};

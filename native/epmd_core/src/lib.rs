@@ -7,9 +7,9 @@
 //! |---|---|
 //! | `member` | one process of a host: serves the port or joins the process that does, and takes over when that ends |
 //! | `server` | accepts connections, reads their requests and replies |
+//! | `service_manager` | sockets that systemd passes to this process, and what its descriptor store keeps |
 //! | `hand_over` | passes an owner's sockets and table to its standbys |
-//! | [`registry`] | the table of registered nodes, and copies of it |
-//! | `service_manager` | sockets and descriptors that systemd passes to this process |
+//! | [`registry`] | the table of registered nodes, or a replica of it |
 //! | `owners` | names that belong to users; whose a connection is |
 //! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |

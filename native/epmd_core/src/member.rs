@@ -11,33 +11,35 @@
 mod change_over;
 mod client;
 mod handle;
-mod keeping;
 mod local;
 mod port;
 mod serving;
 mod settings;
 mod trouble;
 
+use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::MutexGuard;
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, Notify};
 use tokio::time::{sleep, timeout_at, Instant};
 
-use crate::address::Wanted;
+use crate::address::{self, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{self, Candidate, Kept, Rendezvous, Stored};
+use crate::hand_over::{self, Candidate, Holdings, Takeover};
 use crate::journal::Change;
 use crate::node::NodeName;
 use crate::role::Role;
+use crate::service_manager::{Kept, Stored};
 use change_over::{Event, State};
 use client::{Joined, Link};
 use handle::Move;
 use local::{LocalNode, NotRegistered};
-use serving::{Startup, Takeover};
+use serving::{Origin, Startup};
 use trouble::Trouble;
 
 pub use handle::{Answer, Handle, Keeps, RegisterError, Snapshot, Status, Table};
@@ -45,7 +47,7 @@ pub use settings::{ListenError, Settings, StartError};
 
 /// How long a new owner waits for the nodes that were registered with the last one. Stock nodes register again after
 /// 2 seconds (OTP's `erl_epmd`). Until then, look-ups of missing names wait rather than fail.
-const SETTLING: Duration = Duration::from_millis(2_500);
+const GRACE_PERIOD: Duration = Duration::from_millis(2_500);
 /// How often a member that has joined checks that the owner answers.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between attempts to bind or join.
@@ -65,6 +67,10 @@ pub struct Member {
     state: State,
     /// What to serve, until serving begins.
     startup: Option<Startup>,
+    /// What it has of its owners' sockets.
+    holdings: Arc<Mutex<Holdings>>,
+    /// Notified when it has joined an owner.
+    joined: Arc<Notify>,
     /// What an earlier run of the service left in the service manager's store, until it is used.
     kept: Option<Kept>,
     /// What is still in the store.
@@ -90,7 +96,7 @@ impl Member {
         let kept = (!stored.is_empty()).then(|| Kept::sort(stored, settings.port));
         let wanted = lent.unwrap_or_else(|| Wanted::of(&settings.addresses, settings.inet6));
         let (handle, commands, moves) = Handle::new(&settings, wanted);
-        let local = LocalNode::new(commands);
+        let local = LocalNode::new(Arc::clone(&handle.node), commands);
         let mut member = Self {
             settings,
             handle: handle.clone(),
@@ -98,6 +104,8 @@ impl Member {
             moves,
             state: State::Searching,
             startup: None,
+            holdings: Arc::default(),
+            joined: Arc::default(),
             kept,
             stored: Stored::default(),
             owner: None,
@@ -122,23 +130,24 @@ impl Member {
     pub async fn run(mut self) -> io::Result<()> {
         let stop = Arc::clone(&self.handle.stop);
         let handle = self.handle.clone();
-        let follow = |rendezvous: &Rendezvous| {
-            Box::pin(hand_over::follow(rendezvous.clone(), handle.hand_over.subscribe(), handle.mirror.clone()))
-        };
-        let mut followed = rendezvous(&handle.wanted(), self.settings.port);
-        let mut following = follow(&followed);
+        let mut followed = handle.wanted();
+        let mut following = self.follow();
         loop {
             if let Some(startup) = self.startup.take() {
                 drop(following);
-                let Self { settings, handle, local, moves, stored, .. } = &mut self;
+                let Self { handle, local, moves, stored, .. } = &mut self;
                 let stored = std::mem::take(stored);
-                return serving::serve(startup, handle, local, moves, settings.port, stored).await;
+                return serving::serve(startup, handle, local, moves, stored).await;
             }
             tokio::select! {
                 // A member that is told to stop must not start serving first.
                 biased;
                 () = stop.notified() => return Ok(()),
-                never = &mut following => match never {},
+                takeover = &mut following => {
+                    self.startup = Some(Startup::after(takeover, &followed, self.settings.port));
+                    self.enter(Event::TookOver);
+                    continue;
+                }
                 event = self.act() => {
                     if let Some(failure) = self.failure.take() {
                         self.trouble.tell(&failure);
@@ -146,12 +155,33 @@ impl Member {
                     self.enter(event);
                 }
             }
-            let wanted = rendezvous(&handle.wanted(), self.settings.port);
+            let wanted = handle.wanted();
             if wanted != followed {
-                following = follow(&wanted);
+                // The owner must expose the same addresses.
+                self.holdings.lock().drop_listeners();
+                following = self.follow();
                 followed = wanted;
             }
         }
+    }
+
+    /// Follows each owner of the port, until this member can take over.
+    fn follow(&self) -> Pin<Box<dyn Future<Output = Takeover> + Send>> {
+        let (handle, port) = (self.handle.clone(), self.settings.port);
+        let limits = self.handle.clone();
+        let wanted = handle.wanted();
+        let first = address::reachable(SocketAddr::new(wanted.first(), port));
+        Box::pin(hand_over::follow(Candidate {
+            owner: Box::new(move || handle.status.lock().owner.unwrap_or(first)),
+            joined: Arc::clone(&self.joined),
+            addresses: wanted.addresses().collect(),
+            node: self.handle.node.subscribe(),
+            settings: self.handle.hand_over.subscribe(),
+            limits: Box::new(move || limits.rules.read().limits.clone()),
+            registry: self.handle.registry.clone(),
+            holdings: Arc::clone(&self.holdings),
+            stands_by: Arc::clone(&self.handle.stands_by),
+        }))
     }
 
     /// Does what the state asks for, and returns the outcome.
@@ -187,10 +217,10 @@ impl Member {
     }
 
     fn refused(&mut self, why: NotRegistered) -> Event {
-        let (mirror, journal) = (&self.handle.mirror, &self.settings.journal);
-        // A copy of the owner's table tells what the owner refuses.
+        let (registry, journal) = (&self.handle.registry, &self.settings.journal);
+        // A replica of the owner's table tells what the owner refuses.
         self.local.refused(why, |name| {
-            if !mirror.is_there() {
+            if !registry.is_replica() {
                 journal.record(|| Change::Refused { name: name.into(), reason: why.to_string().into() });
             }
         });
@@ -216,34 +246,12 @@ impl Member {
         let Some(owner) = self.owner else { return Event::Failed };
         let joined_at = Instant::now();
         let (handle, node) = (self.handle.clone(), self.local.name());
-        let wanted = handle.wanted();
-        let rendezvous = rendezvous(&wanted, self.settings.port);
-        let addresses: Vec<_> = wanted.addresses().collect();
-        let limits = || handle.rules.read().limits.clone();
-        let standing_by = hand_over::stand_by(Candidate {
-            rendezvous: &rendezvous,
-            addresses: &addresses,
-            node: node.clone(),
-            settings: handle.hand_over.subscribe(),
-            limits: &limits,
-            whole: &handle.stands_by,
-        });
-        tokio::pin!(standing_by);
         let event = loop {
             let check = async {
                 sleep(CHECK_INTERVAL).await;
                 client::is_registered(owner, node.as_ref().map(NodeName::as_str)).await
             };
             tokio::select! {
-                // Taking over comes first: then the end of the link no longer matters.
-                biased;
-                (handoff, inherited) = &mut standing_by => {
-                    let own = self.link.as_ref().and_then(Link::local_address);
-                    let listeners = inherited.listeners(&wanted, self.settings.port);
-                    let takeover = Takeover::new(listeners, handoff, &handle, own);
-                    self.startup = Some(Startup::Takeover(Box::new(takeover)));
-                    break Event::TookOver;
-                }
                 () = ended(self.link.as_ref()) => break Event::Ended,
                 () = self.local.changed() => break Event::Changed,
                 Some(other) = self.moves.recv() => match self.relocate(other) {
@@ -270,7 +278,6 @@ impl Member {
         if event != Event::Moved {
             self.link = None;
         }
-        handle.stands_by.send_replace(false);
         match event {
             Event::Ended => {
                 self.short_links = if joined_at.elapsed() < SHORT_LINK { self.short_links + 1 } else { 0 };
@@ -300,35 +307,32 @@ impl Member {
         let role = self.handle.status.lock().role;
         match self.state {
             State::Serving => {
-                let (listeners, contents) = match &mut self.startup {
-                    Some(Startup::Bound(listeners, _)) => (listeners, None),
-                    Some(Startup::Takeover(takeover)) => (&mut takeover.listeners, takeover.contents.take()),
-                    None => return,
+                let Some(startup) = &mut self.startup else { return };
+                let name = self.local.name();
+                let link = self.link.take().zip(name).and_then(|(link, name)| link.ends(&name).ok());
+                let held = self.holdings.lock().take_connections(link.as_ref());
+                // Nodes whose connections are not here have this time to register again.
+                let can_return = match startup.origin {
+                    Origin::Bound => self.was_joined,
+                    Origin::Restored => false,
+                    Origin::TookOver { is_behind } => is_behind,
                 };
-                let (addresses, port) = (listeners.addresses(), listeners.port);
-                let how =
-                    if contents.is_some() { "serving the port in its last owner's place" } else { "serving the port" };
+                let settles_at = can_return.then(|| std::time::Instant::now() + GRACE_PERIOD);
+                startup.restored = self.handle.registry.promote(held, settles_at);
+                let (addresses, port) = (startup.listeners.addresses(), startup.listeners.port);
+                let how = match startup.origin {
+                    Origin::Bound => "serving the port",
+                    Origin::Restored | Origin::TookOver { .. } => "serving the port in its last owner's place",
+                };
                 tracing::info!(port, ?addresses, "{how}");
                 self.trouble = Trouble::default();
-                let status = self.change(|status| {
+                self.change(|status| {
                     status.role = Role::Serving;
                     status.owner = None;
                     status.owner_answers = true;
                     status.addresses = addresses;
                     status.port = port;
                 });
-                // Under the lock of the status: the role is never seen without its table.
-                let (unconfirmed, refusals) = self.handle.mirror.take();
-                match contents {
-                    Some(contents) => self.handle.registry.adopt(contents, unconfirmed, refusals),
-                    None => {
-                        self.handle.registry.expect(unconfirmed);
-                        if self.was_joined {
-                            self.handle.registry.fills_until(std::time::Instant::now() + SETTLING);
-                        }
-                    }
-                }
-                drop(status);
             }
             State::Joined => {
                 self.was_joined = true;
@@ -339,10 +343,11 @@ impl Member {
                     return;
                 }
                 tracing::info!(%owner, "joined the owner of the port");
-                drop(self.change(|status| {
+                self.change(|status| {
                     status.role = Role::Joined;
                     status.owner = Some(owner);
-                }));
+                });
+                self.joined.notify_one();
             }
             // The role stays: after a change of node or addresses it is most likely the same owner.
             State::Joining => {}
@@ -350,24 +355,22 @@ impl Member {
                 if let Some(owner) = self.owner.take() {
                     tracing::info!(%owner, "the link to the owner of the port ended");
                 }
-                drop(self.change(|status| {
+                self.change(|status| {
                     status.role = Role::Searching;
                     status.owner = None;
                     status.owner_answers = true;
-                }));
+                });
             }
             State::Searching | State::BackingOff => {}
         }
     }
 
-    /// Changes the status, and keeps it locked until the returned guard is dropped.
-    fn change(&self, change: impl FnOnce(&mut Status)) -> MutexGuard<'_, Status> {
+    fn change(&self, change: impl FnOnce(&mut Status)) {
         let mut status = self.handle.status.lock();
         change(&mut status);
         self.handle.registry.journal().record(|| Change::Role(status.role));
         status.since = SystemTime::now();
         status.changes += 1;
-        status
     }
 
     fn owner_answers(&self, owner: SocketAddr, answers: bool) {
@@ -380,11 +383,6 @@ impl Member {
             }
         }
     }
-}
-
-/// Where the owner and its standbys meet. The first address decides who serves, so it names the rendezvous.
-fn rendezvous(wanted: &Wanted, port: u16) -> Rendezvous {
-    Rendezvous::of(SocketAddr::new(wanted.first(), port))
 }
 
 /// Waits for the end of the link, if there is one.

@@ -159,6 +159,39 @@ pub(crate) fn peer_groups(_socket: BorrowedFd<'_>) -> Vec<u32> {
     Vec::new()
 }
 
+/// The process at the other end of a Unix socket, as a descriptor of it (Linux 6.5 and later).
+#[cfg(target_os = "linux")]
+pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let mut process: libc::c_int = -1;
+    let mut length = size_of_val(&process) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of the integer.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            (&raw mut process).cast(),
+            &raw mut length,
+        )
+    };
+    // SAFETY: the kernel has just opened it for this process.
+    (result == 0 && process >= 0).then(|| unsafe { OwnedFd::from_raw_fd(process) })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn peer_process(_socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+    None
+}
+
+/// Whether the process of this descriptor still runs: then its number is its own.
+pub(crate) fn is_running(process: &OwnedFd) -> bool {
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap_or_default();
+    about
+        .lines()
+        .filter_map(|line| line.strip_prefix("Pid:"))
+        .any(|pid| pid.trim().parse::<i32>().is_ok_and(|pid| pid > 0))
+}
+
 /// Whether a listener on "any" excludes other listeners on the same port, on every address of its family.
 ///
 /// On Linux it does. Elsewhere only an equal address is excluded, and connections go to the more specific listener.

@@ -16,6 +16,9 @@ const NAMES_REQ: u8 = b'n';
 const DUMP_REQ: u8 = b'd';
 const KILL_REQ: u8 = b'k';
 const STOP_REQ: u8 = b's';
+/// Not of OTP's protocol: a VM asks another of this library to call it (`hand_over/meeting.rs`). To OTP's daemon it is
+/// no request.
+const MEET_REQ: &[u8] = b"membedded_epmd";
 const ALIVE2_RESP: u8 = b'y';
 const ALIVE2_X_RESP: u8 = b'v';
 const PORT2_RESP: u8 = b'w';
@@ -38,6 +41,9 @@ pub const STOPPED: &[u8] = b"STOPPED";
 /// The reply to a `STOP_REQ` of an unknown name. OTP's daemon falls through to `STOPPED`; its clients read seven bytes.
 pub const NOT_STOPPED: &[u8] = b"NOEXISTSTOPPED";
 
+/// The reply to a `MEET_REQ`: a call will come.
+pub const MEETING: &[u8] = b"m";
+
 /// A request, borrowing from the bytes it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
@@ -58,6 +64,8 @@ pub enum Request<'a> {
     Kill,
     /// End the registration of a name.
     Stop(&'a [u8]),
+    /// Call the VM that waits at this name.
+    Meet([u8; 16]),
 }
 
 /// Why a node is refused although its request is well-formed.
@@ -109,7 +117,10 @@ impl<'a> Request<'a> {
             [KILL_REQ, ..] => Ok(Self::Kill),
             [STOP_REQ] => Err(Malformed),
             [STOP_REQ, ref rest @ ..] => Ok(Self::Stop(rest.split(|byte| *byte == 0).next().unwrap_or_default())),
-            _ => Err(Malformed),
+            _ => {
+                let name = frame.strip_prefix(MEET_REQ).and_then(|name| name.try_into().ok());
+                name.map(Self::Meet).ok_or(Malformed)
+            }
         }
     }
 }
@@ -174,6 +185,14 @@ pub fn port_please2_request(name: &str) -> Vec<u8> {
     framed(|out| {
         out.push(PORT_PLEASE2_REQ);
         out.extend_from_slice(name.as_bytes());
+    })
+}
+
+/// Encodes the request to be called at this name, length included.
+pub(crate) fn meet_request(name: &[u8; 16]) -> Vec<u8> {
+    framed(|out| {
+        out.extend_from_slice(MEET_REQ);
+        out.extend_from_slice(name);
     })
 }
 

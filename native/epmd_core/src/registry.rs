@@ -1,21 +1,21 @@
-//! The table of registered nodes.
+//! The table of registered nodes, or, in a member that does not serve, a replica of its owner's.
 //!
 //! The lock is a `parking_lot` mutex, held for a few memory accesses and never across an await.
 
-mod departed;
+mod contents;
 mod entry;
-mod epoch;
-pub(crate) mod follower;
-pub(crate) mod mirror;
+pub(crate) mod log;
+mod nodes;
+mod provisional;
 mod refusals;
-pub(crate) mod replica;
-mod state;
+mod replica;
 mod table;
-mod unconfirmed;
+mod tombstones;
 
-pub use departed::DepartedName;
+pub(crate) use contents::replicated;
 pub(crate) use entry::NodeConnection;
 pub use entry::{Descriptor, Entry, Holder};
 pub(crate) use refusals::{Refusal, NAME_TAKEN};
-pub(crate) use state::Contents;
+pub(crate) use replica::{Held, Incoming, Restored};
 pub use table::{NameTaken, Registration, Registry};
+pub use tombstones::Tombstone;

@@ -17,10 +17,10 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 use rustix::net::{shutdown, Shutdown};
 use tokio::io::unix::AsyncFd;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 
-use crate::address::{self, Listeners, OpenError, Wanted};
-use crate::hand_over::Replication;
+use crate::address::{self, Beside, Listeners, OpenError, Wanted};
 use crate::limits::Limits;
 use crate::os;
 use crate::registry::{Descriptor, NodeConnection, Registration, Registry};
@@ -52,18 +52,29 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// When a listener cannot be registered with the runtime, or fails for good.
 pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
     let settings = Arc::new(RwLock::new(Rules { policy, limits }));
-    let mut server =
-        Server::start(listeners, registry, settings, Connections::default(), Replication::default(), Reserve::new())?;
+    let mut server = Server::start(listeners, registry, settings, Connections::default(), None, Reserve::new())?;
     Err(server.failed().await)
 }
 
 type Listener = Arc<AsyncFd<TcpListener>>;
 
+/// A listener and the task that accepts its connections.
+#[derive(Clone, Debug)]
+struct Accepting {
+    listener: Listener,
+    task: AbortHandle,
+}
+
+/// Listeners that others have replaced. They go on accepting until they are shut.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Replaced(Vec<Accepting>);
+
 /// A server that accepts connections. Dropping it closes all of them.
 #[derive(Debug)]
 pub(crate) struct Server {
     shared: Arc<Shared>,
-    listeners: Vec<Listener>,
+    listeners: Vec<Accepting>,
     /// Addresses that another process has. They are opened when they become free.
     missing: Vec<IpAddr>,
     /// Whether the service manager holds the listeners as well, so that they are never shut.
@@ -77,7 +88,7 @@ impl Server {
         registry: Registry,
         settings: Arc<RwLock<Rules>>,
         connections: Connections,
-        replication: Replication,
+        meetings: Option<mpsc::Sender<[u8; 16]>>,
         reserve: Reserve,
     ) -> io::Result<Self> {
         let shared = Shared {
@@ -87,7 +98,7 @@ impl Server {
             listings: Listings::default(),
             reserve,
             full: AtomicBool::new(false),
-            replication,
+            meetings,
             port: listeners.port,
             listing_refused: Once::new(),
         };
@@ -103,28 +114,41 @@ impl Server {
     }
 
     fn begin(&mut self, listeners: Listeners) -> io::Result<()> {
-        for address in &listeners.absent {
-            tracing::warn!(%address, "not listening on an address of a family that this host does not have");
-        }
+        self.tell_absent(&listeners.absent);
         self.missing = listeners.missing;
         self.listen(listeners.sockets)
     }
 
+    fn tell_absent(&self, absent: &[IpAddr]) {
+        for address in absent {
+            tracing::warn!(%address, "not listening on an address of a family that this host does not have");
+        }
+    }
+
     fn listen(&mut self, sockets: Vec<TcpListener>) -> io::Result<()> {
         for socket in sockets {
-            let listener = Arc::new(os::watch(socket)?);
-            self.accepting.spawn(accept(Arc::clone(&self.shared), Arc::clone(&listener)));
+            let listener = self.accept_on(socket)?;
             self.listeners.push(listener);
         }
         Ok(())
     }
 
+    fn accept_on(&mut self, socket: TcpListener) -> io::Result<Accepting> {
+        let listener = Arc::new(os::watch(socket)?);
+        let task = self.accepting.spawn(accept(Arc::clone(&self.shared), Arc::clone(&listener)));
+        Ok(Accepting { listener, task })
+    }
+
     /// Waits until a listener fails for good.
     pub(crate) async fn failed(&mut self) -> io::Error {
-        match self.accepting.join_next().await {
-            Some(Ok(error)) => error,
-            Some(Err(panicked)) => io::Error::other(panicked),
-            None => io::Error::other("no address to listen on"),
+        loop {
+            return match self.accepting.join_next().await {
+                Some(Ok(error)) => error,
+                // It was replaced.
+                Some(Err(ended)) if ended.is_cancelled() => continue,
+                Some(Err(panicked)) => io::Error::other(panicked),
+                None => io::Error::other("no address to listen on"),
+            };
         }
     }
 
@@ -140,12 +164,17 @@ impl Server {
 
     /// The listeners, to be passed to standbys.
     pub(crate) fn listeners(&self) -> Vec<Arc<dyn Descriptor>> {
-        self.listeners.iter().map(|listener| Arc::clone(listener) as Arc<_>).collect()
+        self.listeners.iter().map(|one| Arc::clone(&one.listener) as Arc<_>).collect()
+    }
+
+    /// The listener whose lock decides who serves.
+    pub(crate) fn first(&self) -> Option<Arc<dyn Descriptor>> {
+        self.listeners.first().map(|one| Arc::clone(&one.listener) as Arc<_>)
     }
 
     /// The addresses that are listened on.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        self.listeners.iter().flat_map(address::addresses_of).collect()
+        self.listeners.iter().flat_map(|one| address::addresses_of(&one.listener)).collect()
     }
 
     /// Whether the service manager holds the listeners as well.
@@ -163,40 +192,81 @@ impl Server {
         let (found, before) = (address::listen_where_free(&mut self.missing, self.shared.port), self.listeners.len());
         self.listen(found)?;
         let new = self.listeners[before..].iter();
-        new.clone().filter_map(address_of).for_each(|address| tracing::info!(%address, "serving an address more"));
-        Ok(new.map(|listener| Arc::clone(listener) as Arc<_>).collect())
+        new.clone()
+            .filter_map(|one| address_of(&one.listener))
+            .for_each(|address| tracing::info!(%address, "serving an address more"));
+        Ok(new.map(|one| Arc::clone(&one.listener) as Arc<_>).collect())
     }
 
-    /// Listens on other addresses, then shuts the old listeners. With `keep`, listeners whose address is in both lists
-    /// stay open.
+    /// Listens on other addresses, beside the old listeners. Listeners whose address is in both lists stay.
     ///
     /// # Errors
     ///
     /// When an address cannot be listened on. Then nothing is changed.
-    pub(crate) async fn listen_on(&mut self, wanted: &Wanted, keep: bool) -> Result<(), OpenError> {
-        let port = self.shared.port;
+    pub(crate) fn listen_on(&mut self, wanted: &Wanted) -> Result<Replaced, OpenError> {
         if self.lent {
             let error = io::Error::new(ErrorKind::Unsupported, "the listeners are those of a socket unit");
-            return Err(OpenError { address: SocketAddr::new(wanted.first(), port), error });
+            return Err(OpenError { address: SocketAddr::new(wanted.first(), self.shared.port), error });
         }
-        let had: Vec<_> = self.listeners.iter().map(|listener| listener.get_ref()).collect();
-        let opened = Listeners::open_beside(wanted, &had, keep, port)?;
-        let kept = if keep { opened.addresses() } else { Vec::new() };
-        let old = std::mem::take(&mut self.listeners);
-        let (missing, accepting) = (std::mem::take(&mut self.missing), std::mem::take(&mut self.accepting));
-        if let Err(error) = self.begin(opened) {
-            (self.listeners, self.missing, self.accepting) = (old, missing, accepting);
-            return Err(OpenError { address: SocketAddr::new(wanted.first(), port), error });
+        self.open_beside(wanted, |_| true)
+    }
+
+    /// Opens its addresses again, so that copies of the old listeners in other processes are useless once these are shut.
+    /// The service manager's listeners stay.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on. Then nothing is changed.
+    pub(crate) fn renew(&mut self, wanted: &Wanted) -> Result<Replaced, OpenError> {
+        if self.lent {
+            return Ok(Replaced(Vec::new()));
+        }
+        self.open_beside(wanted, |_| false)
+    }
+
+    fn open_beside(&mut self, wanted: &Wanted, reusable: impl Fn(usize) -> bool) -> Result<Replaced, OpenError> {
+        let port = self.shared.port;
+        let old: Vec<_> = self.listeners.iter().map(|one| one.listener.get_ref()).collect();
+        let opened = address::open_beside(wanted, &old, reusable, port)?;
+        let mut listeners = Vec::new();
+        for socket in opened.sockets {
+            let listener = match socket {
+                Beside::Old(place) => Ok(self.listeners[place].clone()),
+                Beside::New(socket) => self.accept_on(socket),
+            };
+            match listener {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => {
+                    self.without(&listeners).iter().for_each(|new| new.task.abort());
+                    return Err(OpenError { address: SocketAddr::new(wanted.first(), port), error });
+                }
+            }
+        }
+        self.tell_absent(&opened.absent);
+        self.missing = opened.missing;
+        let old = std::mem::replace(&mut self.listeners, listeners);
+        Ok(Replaced(self.without(&old)))
+    }
+
+    /// Those that this server does not have.
+    fn without(&self, listeners: &[Accepting]) -> Vec<Accepting> {
+        let is_ours = |one: &&Accepting| self.listeners.iter().any(|ours| Arc::ptr_eq(&ours.listener, &one.listener));
+        listeners.iter().filter(|one| !is_ours(one)).cloned().collect()
+    }
+
+    /// Shuts listeners that were replaced, for every process that has copies.
+    pub(crate) async fn shut(&self, Replaced(old): Replaced) {
+        if old.is_empty() {
+            return;
         }
         // Clients that are just connecting to an old listener send their requests in a moment.
         tokio::time::sleep(DRAIN).await;
-        drop(accepting);
-        for listener in old.iter().filter(|old| address_of(old).is_some_and(|address| !kept.contains(&address))) {
-            self.accept_waiting(listener);
-            let _ = os::end_listener(listener);
+        for Accepting { listener, task } in old {
+            task.abort();
+            self.accept_waiting(&listener);
+            let _ = os::end_listener(&listener);
         }
-        address::end_sharing(port);
-        Ok(())
+        address::end_sharing(self.shared.port);
     }
 
     /// Stops accepting. New connections wait in the kernel's queue.
@@ -204,33 +274,11 @@ impl Server {
         self.accepting.abort_all();
     }
 
-    /// Opens its addresses again, and shuts the old listeners, so that copies of them in other processes are useless.
-    /// The service manager's listeners stay.
-    ///
-    /// # Errors
-    ///
-    /// When another process takes an address at that very moment. The server is then unusable.
-    pub(crate) fn renew(&mut self) -> io::Result<()> {
-        if self.lent {
-            return Ok(());
-        }
-        self.accepting.abort_all();
-        self.accepting = JoinSet::new();
-        let mut sockets = Vec::new();
-        for old in std::mem::take(&mut self.listeners) {
-            let address = old.get_ref().local_addr()?;
-            self.accept_waiting(&old);
-            os::end_listener(&old)?;
-            sockets.push(address::listen(address)?);
-        }
-        self.listen(sockets)
-    }
-
     /// Shuts the listeners and the registered connections, also for processes that have copies. The service manager's
     /// listeners stay open.
     pub(crate) fn shut_sockets(&mut self) {
         self.accepting.abort_all();
-        for listener in self.listeners.iter().filter(|_| !self.lent) {
+        for Accepting { listener, .. } in self.listeners.iter().filter(|_| !self.lent) {
             let _ = os::end_listener(listener);
         }
         for connection in self.shared.registry.entries().iter().filter_map(|entry| entry.connection()) {

@@ -3,8 +3,13 @@
 //!
 //! The variables are those that the process was started with, also where the VM has unset them for its children since.
 
+mod keeper;
 mod left;
+mod log;
 mod notifier;
+mod restored;
+mod store;
+mod witness;
 
 use std::env;
 use std::ffi::OsString;
@@ -21,9 +26,13 @@ use socket2::SockRef;
 use crate::address::{self, Wanted};
 use crate::os;
 
-pub(crate) use left::leave;
-use left::Stored;
-pub(crate) use notifier::{removal, storing, Notifier};
+pub(crate) use keeper::{Keeper, StoreSender, StoreState};
+use notifier::Notifier;
+pub(crate) use restored::{Kept, Stored, LISTENER};
+pub(crate) use store::remove;
+
+/// A descriptor from the store, and its name.
+type Named = (String, OwnedFd);
 
 /// The first descriptor that is passed.
 const FIRST: RawFd = 3;
@@ -37,7 +46,7 @@ pub struct ServiceManager {
     sockets: Arc<Vec<OwnedFd>>,
     port: Option<u16>,
     /// What was in the store, until it is taken.
-    stored: Arc<Mutex<Vec<Stored>>>,
+    stored: Arc<Mutex<Vec<Named>>>,
     /// Where the service manager hears what it shall store.
     notify: Option<OsString>,
 }
@@ -117,7 +126,7 @@ impl ServiceManager {
     }
 
     /// What was in the store when this process started. It is there for the first who asks.
-    pub(crate) fn take_stored(&self) -> Vec<(String, OwnedFd)> {
+    pub(crate) fn take_stored(&self) -> Vec<Named> {
         std::mem::take(&mut self.stored.lock())
     }
 
@@ -154,7 +163,7 @@ impl ServiceManager {
 
 /// Takes what was stored, in the first life of this process; in later ones there is nothing left. A first descriptor
 /// that is closed in other programs tells them apart, so its number stays in use.
-fn taken(stored: Vec<Passed>) -> io::Result<Vec<Stored>> {
+fn taken(stored: Vec<Passed>) -> io::Result<Vec<Named>> {
     let Some((first, _)) = stored.first() else { return Ok(Vec::new()) };
     if os::look_at_passed(*first, |descriptor| Ok(fcntl_getfd(descriptor)?))?.contains(FdFlags::CLOEXEC) {
         return Ok(Vec::new());

@@ -8,6 +8,15 @@ pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// Whether that is what the kernel says of every user who has no number in this user namespace.
+pub(crate) fn is_unmapped(user: u32) -> bool {
+    const OVERFLOW: u32 = 65_534;
+    // Inside, outside, and how many.
+    const EVERYBODY: [&str; 3] = ["0", "0", "4294967295"];
+    let maps = || std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    user == OVERFLOW && cfg!(target_os = "linux") && !maps().split_whitespace().eq(EVERYBODY)
+}
+
 /// The number of a user.
 ///
 /// # Errors

@@ -160,7 +160,7 @@ proptest! {
                     };
                     let port = number as u16;
                     let node = Node::erlang(NodeName::new(&[b'a' + name]).expect("a valid name"), port);
-                    let holder = if by_host { Holder::Host } else { Holder::Connection(Weak::<std::net::TcpStream>::new()) };
+                    let holder = if by_host { Holder::Local } else { Holder::Connection(Weak::<std::net::TcpStream>::new()) };
                     let result = match creation {
                         Some(creation) => registry.restore(&node, holder, creation),
                         None => registry.register(&node, holder),
@@ -209,7 +209,7 @@ proptest! {
                 let found = registry.find(&[b'a' + name]).map(|entry| entry.port());
                 prop_assert_eq!(found, model.get(&name).map(|held| held.port));
             }
-            for left in registry.departed() {
+            for left in registry.tombstones() {
                 prop_assert!(registry.find(&left.name).is_none(), "a name that is there has left");
             }
         }

@@ -1,4 +1,4 @@
-//! More than one standby, and members of an earlier version of the format.
+//! More than one standby.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -6,9 +6,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::client::{self, eventually, exchange, free_address, register};
@@ -16,7 +14,6 @@ use support::nodes::{all_found, fill};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
 use support::rounds::rounds;
-use support::server::standalone;
 
 const NODES: usize = 50;
 
@@ -96,57 +93,6 @@ fn a_setting_says_how_many_stand_by() {
     let waits = if one.is("standing by") { other } else { one };
     eventually("the other has joined", || waits.is("joined"));
     assert!(!waits.is("standing by"));
-}
-
-#[test]
-fn members_of_the_first_version_stand_by_for_ours_and_ours_for_them() {
-    let first_version = first_version();
-    for old_owns in [true, false] {
-        let server = free_address();
-        let start = |old: bool| {
-            if old {
-                Process::start_program(&first_version, server.port())
-            } else {
-                Process::start(server.port())
-            }
-        };
-        let mut owner = start(old_owns);
-        eventually("it serves", || client::listing(server).is_ok());
-        let nodes = fill(server, NODES);
-        let mut standby = start(!old_owns);
-        standby.stands_by();
-        owner.kill();
-        eventually("the next one serves", || client::listing(server).is_ok());
-        all_found(server, &nodes);
-        // And back again, in order.
-        let next = start(old_owns);
-        next.stands_by();
-        standby.stop();
-        all_found(server, &nodes);
-    }
-}
-
-/// The program of commit 1b19278, built when it is not there yet: beside today's, whose dependencies it shares.
-fn first_version() -> PathBuf {
-    const COMMIT: &str = "1b19278";
-    let program = standalone().with_file_name("first_version");
-    if !program.exists() {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-        let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join("first_version");
-        fs::create_dir_all(&source).unwrap();
-        let target = program.ancestors().nth(3).unwrap();
-        let script = format!(
-            "git archive {COMMIT} | tar -x -C \"$0\" && cd \"$0\" && \
-             mv native/epmd_core/examples/standalone.rs native/epmd_core/examples/first_version.rs && \
-             cargo build --locked -p epmd_core --example first_version --target-dir \"$1\""
-        );
-        let mut command = Command::new("sh");
-        command.args(["-c", &script]).arg(&source).arg(target).current_dir(&repository);
-        // As today's are built.
-        command.env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
-        assert!(command.status().unwrap().success(), "{COMMIT} must be in the history of this repository, and compile");
-    }
-    program
 }
 
 fn serving(server: SocketAddr) -> Process {

@@ -25,6 +25,10 @@ impl<'a> Body<'a> {
         Ok(*taken)
     }
 
+    pub(super) fn number(&mut self) -> Result<u64, Malformed> {
+        self.take().map(u64::from_be_bytes)
+    }
+
     pub(super) fn flag(&mut self) -> Result<bool, Malformed> {
         match self.take()? {
             [0] => Ok(false),

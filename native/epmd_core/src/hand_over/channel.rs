@@ -41,6 +41,12 @@ pub(crate) fn explain(error: &io::Error) -> String {
     error.to_string()
 }
 
+/// Whether a descriptor was not sent because too many of this user are on their way (`ETOOMANYREFS`): receivers have to
+/// read first.
+pub(crate) fn is_crowded(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::TOOMANYREFS)
+}
+
 /// The writing end.
 #[derive(Debug)]
 pub(crate) struct Sender {
@@ -54,7 +60,8 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` while the other end does not read. Nothing of this message was sent then.
+    /// `WouldBlock` while the other end does not read, and [`is_crowded`] while too many descriptors are on their way.
+    /// Nothing of this message was sent then.
     pub(crate) fn send(&mut self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         while !self.unsent.is_empty() {
             let sent = self.write(&self.unsent, None)?;
@@ -108,9 +115,10 @@ impl Receiver {
         loop {
             if let Some((bytes, length)) = message::frame(&self.bytes).map_err(|_| Failure::Malformed)? {
                 let message = Message::decode(bytes).map_err(|_| Failure::Malformed)?;
+                let has_descriptor = Message::has_descriptor(bytes);
                 self.bytes.drain(..length);
-                let descriptor = if message.has_descriptor() { self.descriptors.pop_front() } else { None };
-                if message.has_descriptor() != descriptor.is_some() {
+                let descriptor = if has_descriptor { self.descriptors.pop_front() } else { None };
+                if has_descriptor != descriptor.is_some() {
                     return Err(Failure::Malformed);
                 }
                 return Ok((message, descriptor));
@@ -167,7 +175,7 @@ mod tests {
     async fn what_belongs_to_no_message_ends_the_channel() {
         let (one, other) = UnixStream::pair().expect("a pair");
         let (mut sender, mut receiver) = (open(one).0, open(other).1);
-        sender.send(&Message::Listener { lent: false }.encode(), None).expect("room for it");
+        sender.send(&Message::Listener { lent: false }.encode_with(true), None).expect("room for it");
         assert!(matches!(receiver.receive().await, Err(Failure::Malformed)), "a listener without a descriptor");
 
         let (one, other) = UnixStream::pair().expect("a pair");

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-pub use super::tags;
+pub use super::message::tags;
 
 use super::message::{self, Message};
-use super::{stand_by, Candidate, HandOver, Rendezvous};
+use super::{follow, Candidate, HandOver};
 use crate::limits::Limits;
 use crate::node::NodeName;
 use crate::registry::{Entry, Registry};
@@ -17,27 +17,30 @@ use crate::registry::{Entry, Registry};
 /// Decodes the first message in these bytes and encodes it again.
 pub fn encoded_again(bytes: &[u8]) -> Option<Vec<u8>> {
     let (message, _) = message::frame(bytes).ok()??;
-    Message::decode(message).ok().map(|message| message.encode())
+    let has_descriptor = Message::has_descriptor(message);
+    Message::decode(message).ok().map(|message| message.encode_with(has_descriptor))
 }
 
-/// Stands by for whatever acts as the owner of this port on 127.0.0.1 until it takes over. Returns the entries of the
-/// table that it then has. Never returns if it cannot take over.
+/// Follows whatever acts as the owner of this port on 127.0.0.1 until it can serve. Returns the entries of the table that
+/// it then has. Never returns if it cannot serve.
 pub async fn inherited(port: u16) -> Vec<Arc<Entry>> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
     let name = format!("standby{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let (handoff, _listeners) = stand_by(Candidate {
-        rendezvous: &Rendezvous::of(SocketAddr::new(loopback, port)),
-        addresses: &[loopback],
-        node: NodeName::new(name.as_bytes()).ok(),
+    let (registry, holdings) = (Registry::default(), Arc::default());
+    let _takeover = follow(Candidate {
+        owner: Box::new(move || SocketAddr::new(loopback, port)),
+        joined: Arc::default(),
+        addresses: vec![loopback],
+        node: watch::Sender::new(NodeName::new(name.as_bytes()).ok()).subscribe(),
         settings: watch::Sender::new(HandOver::default()).subscribe(),
-        limits: &Limits::default,
-        whole: &watch::Sender::new(false),
+        limits: Box::new(Limits::default),
+        registry: registry.clone(),
+        holdings: Arc::clone(&holdings),
+        stands_by: Arc::default(),
     })
     .await;
-    let registry = Registry::default();
-    let (contents, restored) = handoff.replica.restore(&registry, None);
-    registry.adopt(contents, Default::default(), 0);
+    let restored = registry.promote(holdings.lock().take_connections(None), None);
     let entries = registry.entries();
     drop(restored);
     entries

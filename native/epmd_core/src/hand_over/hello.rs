@@ -1,7 +1,6 @@
 //! The first message of both sides: who the sender is, and which version of the format it speaks.
 //!
-//! Each side sends the highest version that it knows, and both go on with the lower of the two. Members of version 1 do
-//! not negotiate; they are known by the name at which they meet (see [`Name`](super::rendezvous::Name)).
+//! Each side sends the highest version that it knows, and both go on with the lower of the two.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,16 +10,17 @@ use std::time::Duration;
 use super::body::{Body, Malformed};
 use crate::address::LOOPBACKS;
 use crate::node::NodeName;
-use crate::registry::follower::Position;
+use crate::registry::log::Position;
 
 /// The highest version of the format.
-pub(crate) const VERSION: u16 = 2;
-/// The version that does not negotiate. It knows a single standby and no other followers.
-pub(crate) const FIRST_VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 /// How long the other side may take to send its hello.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that does not begin with this is no member.
 const MAGIC: &[u8; 4] = b"epmd";
+
+/// The most addresses of a hello. With these it is shorter than the longest message.
+const MAX_ADDRESSES: usize = 255;
 
 /// Who the sender is. Only members that expose the same addresses stand by for each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +30,19 @@ pub(crate) struct Hello {
     pub(crate) addresses: Vec<IpAddr>,
     /// The member's node, if it has one.
     pub(crate) node: Option<NodeName>,
-    /// Whether it wants to stand by. If not, it only mirrors the table. (2)
+    /// Whether it wants to stand by. If not, it only has a replica of the table.
     pub(crate) stands_by: bool,
-    /// The position of the copy that it already has, of this table or of the one before. (2)
-    pub(crate) resume: Option<Position>,
+    /// The replica that it already has, of this table or of the one before.
+    pub(crate) resume: Option<Resume>,
+}
+
+/// What a follower has of an earlier session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resume {
+    /// How far its replica has come.
+    pub(crate) position: Position,
+    /// Whether it holds the connections of all registrations in the replica.
+    pub(crate) has_connections: bool,
 }
 
 /// A member that stands by.
@@ -53,9 +62,16 @@ impl fmt::Display for Standby {
 }
 
 impl Hello {
-    /// The version that both sides use from here on.
-    pub(crate) fn common_version(&self, other: &Self) -> u16 {
-        self.version.min(other.version)
+    /// A hello of the version of this program.
+    pub(crate) fn new(mut addresses: Vec<IpAddr>, node: Option<NodeName>) -> Self {
+        if addresses.len() > MAX_ADDRESSES {
+            tracing::warn!(
+                addresses = addresses.len(),
+                "only the first {MAX_ADDRESSES} addresses are compared with other VMs"
+            );
+            addresses.truncate(MAX_ADDRESSES);
+        }
+        Self { version: VERSION, addresses, node, stands_by: true, resume: None }
     }
 
     /// Whether the sender of this hello and the sender of `other` can stand by for each other. The error says why not.
@@ -73,18 +89,11 @@ impl Hello {
         self.addresses.iter().copied().filter(|address| !LOOPBACKS.contains(address)).collect()
     }
 
-    /// Whether the sender may take over a listener on this address.
-    pub(super) fn may_listen_on(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address) || LOOPBACKS.contains(&address)
-    }
-
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend(MAGIC);
         out.extend(self.version.to_be_bytes());
-        // The count is one byte. Hosts have fewer addresses.
-        let addresses = &self.addresses[..self.addresses.len().min(usize::from(u8::MAX))];
-        out.push(addresses.len() as u8);
-        for address in addresses {
+        out.push(self.addresses.len() as u8);
+        for address in &self.addresses {
             match address {
                 IpAddr::V4(ip) => {
                     out.push(4);
@@ -97,18 +106,15 @@ impl Hello {
             }
         }
         let node = self.node.as_ref().map_or("", NodeName::as_str).as_bytes();
-        if self.version == FIRST_VERSION {
-            out.extend(node);
-            return;
-        }
         out.extend((node.len() as u16).to_be_bytes());
         out.extend(node);
         out.push(u8::from(self.stands_by));
         out.push(u8::from(self.resume.is_some()));
-        if let Some(Position { epoch, registrations, refusals }) = self.resume {
-            for number in [epoch, registrations, refusals] {
+        if let Some(Resume { position, has_connections }) = self.resume {
+            for number in [position.epoch, position.registrations, position.refusals] {
                 out.extend(number.to_be_bytes());
             }
+            out.push(u8::from(has_connections));
         }
     }
 
@@ -117,24 +123,21 @@ impl Hello {
             return Err(Malformed);
         }
         let version = u16::from_be_bytes(body.take()?);
-        if version < FIRST_VERSION {
+        if version == 0 {
             return Err(Malformed);
         }
         let [count] = body.take()?;
         let addresses = (0..count).map(|_| body.address()).collect::<Result<_, _>>()?;
-        let node = |name: &[u8]| match name {
-            [] => Ok(None),
-            name => NodeName::new(name).map(Some).map_err(|_| Malformed),
-        };
-        if version == FIRST_VERSION {
-            return Ok(Self { version, addresses, node: node(body.rest())?, stands_by: true, resume: None });
-        }
         let length = usize::from(u16::from_be_bytes(body.take()?));
-        let node = node(body.bytes(length)?)?;
+        let node = match body.bytes(length)? {
+            [] => None,
+            name => Some(NodeName::new(name).map_err(|_| Malformed)?),
+        };
         let stands_by = body.flag()?;
         let resume = if body.flag()? {
-            let mut number = || body.take().map(u64::from_be_bytes);
-            Some(Position { epoch: number()?, registrations: number()?, refusals: number()? })
+            let (epoch, registrations, refusals) = (body.number()?, body.number()?, body.number()?);
+            let position = Position { epoch, registrations, refusals };
+            Some(Resume { position, has_connections: body.flag()? })
         } else {
             None
         };
@@ -146,28 +149,31 @@ impl Hello {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::Message;
+    use super::super::message::{Message, MAX_MESSAGE};
     use super::*;
 
-    fn hello(version: u16) -> Hello {
+    fn hello() -> Hello {
         let node = Some(NodeName::new(b"node").expect("a valid name"));
-        let resume = Some(Position { epoch: 7, registrations: 11, refusals: 13 });
-        Hello { version, addresses: vec![[127, 0, 0, 1].into()], node, stands_by: true, resume }
-    }
-
-    #[test]
-    fn the_first_version_is_said_as_it_always_was() {
-        let said = Message::Hello(hello(FIRST_VERSION)).encode();
-        assert_eq!(said, b"\x00\x11\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01node");
+        let position = Position { epoch: 7, registrations: 11, refusals: 13 };
+        let resume = Some(Resume { position, has_connections: true });
+        Hello { resume, ..Hello::new(vec![[127, 0, 0, 1].into()], node) }
     }
 
     #[test]
     fn a_later_version_is_understood_as_far_as_ours_goes() {
-        let mut bytes = Message::Hello(hello(VERSION)).encode();
+        let mut bytes = Message::Hello(hello()).encode();
         bytes[8] += 1;
         bytes.extend(b"whatever that version says");
-        assert_eq!(Message::decode(&bytes[2..]), Ok(Message::Hello(hello(VERSION + 1))));
-        assert_eq!(hello(VERSION + 1).common_version(&hello(VERSION)), VERSION);
+        assert_eq!(Message::decode(&bytes[2..]), Ok(Message::Hello(Hello { version: VERSION + 1, ..hello() })));
         assert_eq!(Message::decode(b"\x01GET / HTTP/1.1"), Err(Malformed));
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_says_hello_all_the_same() {
+        let addresses = (0..600u16).map(|n| IpAddr::from([0xfd, 0, 0, 0, 0, 0, 0, n])).collect();
+        let bytes = Message::Hello(Hello::new(addresses, None)).encode();
+        assert!(bytes.len() <= 2 + MAX_MESSAGE);
+        let Ok(Message::Hello(said)) = Message::decode(&bytes[2..]) else { panic!("it is no hello") };
+        assert_eq!(said.addresses.len(), MAX_ADDRESSES);
     }
 }

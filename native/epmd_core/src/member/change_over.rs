@@ -44,7 +44,7 @@ impl State {
     /// What to do next.
     pub(crate) fn after(self, event: Event) -> Self {
         match (self, event) {
-            (Self::Serving, _) | (_, Event::Bound) | (Self::Joined, Event::TookOver) => Self::Serving,
+            (Self::Serving, _) | (_, Event::Bound | Event::TookOver) => Self::Serving,
             (_, Event::Taken | Event::Moved) | (Self::Joined, Event::Changed) => Self::Joining,
             (Self::Joining, Event::Granted) => Self::Joined,
             (_, Event::Failed) => Self::BackingOff,

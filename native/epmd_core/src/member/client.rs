@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::settings::StartError;
 use super::trouble::ended_unanswered;
-use crate::node::Node;
+use crate::hand_over;
+use crate::node::{Node, NodeName};
 use crate::os;
 use crate::protocol::{self, Alive2Reply, Malformed};
 
@@ -26,9 +27,11 @@ const ABSENT_NAME: &str = "no node";
 pub(crate) struct Link(AsyncFd<StdStream>);
 
 impl Link {
-    /// The address of this end.
-    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
-        self.0.get_ref().local_addr().ok()
+    /// Both of its ends, and the name that it keeps registered.
+    pub(crate) fn ends(&self, name: &NodeName) -> io::Result<hand_over::Link> {
+        let stream = self.0.get_ref();
+        let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
+        Ok(hand_over::Link { local, peer, name: name.as_str().into() })
     }
 
     /// Waits for the link's end, however it comes.

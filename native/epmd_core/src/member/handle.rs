@@ -11,15 +11,14 @@ use tokio::time::Instant;
 
 use super::settings::{ListenError, Settings};
 use crate::address::{self, OpenError, Wanted};
-use crate::hand_over::{HandOver, Standby, Store};
+use crate::hand_over::{HandOver, Standby};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::node::Node;
-use crate::registry::mirror::Mirror;
+use crate::node::{Node, NodeName};
 use crate::registry::{Entry, Registry};
 use crate::role::Role;
 use crate::server::{Connections, Open, Policy, Rules};
-use crate::service_manager::ServiceManager;
+use crate::service_manager::{ServiceManager, StoreSender, StoreState};
 
 /// A member's state, for people and for the VM's own look-ups.
 #[derive(Clone, Debug)]
@@ -93,9 +92,10 @@ pub enum RegisterError {
 /// A handle to a running member.
 #[derive(Clone, Debug)]
 pub struct Handle {
+    /// The table, or a replica of the owner's.
     pub(super) registry: Registry,
-    /// The owner's table, while this member does not serve.
-    pub(super) mirror: Mirror,
+    /// This VM's node, while there is one.
+    pub(super) node: Arc<watch::Sender<Option<NodeName>>>,
     /// Where this member listens when it serves.
     pub(super) wanted: Arc<RwLock<Arc<Wanted>>>,
     inet6: bool,
@@ -110,8 +110,8 @@ pub struct Handle {
     /// The current settings of the hand-over.
     pub(super) hand_over: Arc<watch::Sender<HandOver>>,
     pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
-    /// The service manager's store, if it keeps anything; `None` until that is known.
-    pub(super) store: Arc<watch::Sender<Option<Option<Store>>>>,
+    /// The service manager's store, if it keeps anything.
+    pub(super) store: StoreSender,
     pub(super) stands_by: Arc<watch::Sender<bool>>,
     pub(super) connections: Connections,
     pub(super) started: Instant,
@@ -183,7 +183,7 @@ impl Handle {
         let rules = Rules { policy: settings.policy.clone(), limits: settings.limits.clone() };
         let handle = Self {
             registry: Registry::with_journal(settings.journal.clone()),
-            mirror: Mirror::new(settings.journal.clone()),
+            node: Arc::default(),
             wanted: Arc::new(RwLock::new(Arc::new(wanted))),
             inet6: settings.inet6,
             service_manager: settings.service_manager.clone(),
@@ -276,11 +276,14 @@ impl Handle {
         let status = self.status.lock().clone();
         let table = match status.role {
             Role::Serving => Table::Here,
-            _ if self.mirror.is_there() => Table::Copy,
+            _ if self.registry.is_replica() => Table::Copy,
             _ => Table::Owner,
         };
-        let kept = self.store.borrow().as_ref().and_then(Option::as_ref).map(Store::has_all);
-        let kept = kept.map_or(Keeps::Nothing, |all| if all { Keeps::All } else { Keeps::Some });
+        let kept = match &*self.store.borrow() {
+            StoreState::Some(store) if store.has_all() => Keeps::All,
+            StoreState::Some(_) => Keeps::Some,
+            StoreState::Unknown | StoreState::None => Keeps::Nothing,
+        };
         Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), table, kept, ..status }
     }
 
@@ -291,12 +294,14 @@ impl Handle {
         }
         match self.place_of(address) {
             None => Answer::Elsewhere,
-            Some(role @ (Role::Joined | Role::Searching)) => match self.mirror.find(address, name.as_bytes()) {
-                Some(entry) => Answer::Found(entry),
-                // It may not have reached the copy yet.
-                None if role == Role::Joined => Answer::AskOwner,
-                None => Answer::Unsettled,
-            },
+            Some(role @ (Role::Joined | Role::Searching)) => {
+                match self.registry.find_replicated(address, name.as_bytes()) {
+                    Some(entry) => Answer::Found(entry),
+                    // It may not have reached the copy yet.
+                    None if role == Role::Joined => Answer::AskOwner,
+                    None => Answer::Unsettled,
+                }
+            }
             Some(Role::Serving) => match self.registry.find(name.as_bytes()) {
                 Some(entry) => Answer::Found(entry),
                 None if self.registry.is_settled() => Answer::NotFound,
@@ -317,22 +322,28 @@ impl Handle {
 
     /// The registered nodes, the newest first, if the table is here or a copy of it.
     pub fn entries(&self) -> Option<Vec<Arc<Entry>>> {
-        // Roles change under this lock.
-        let status = self.status.lock();
-        if status.role == Role::Serving {
+        if self.status.lock().role == Role::Serving {
             Some(self.registry.entries())
         } else {
-            self.mirror.entries()
+            self.registry.is_replica().then(|| self.registry.snapshot().1)
         }
     }
 
     /// The current state, to which an observer adds later changes.
     pub fn snapshot(&self) -> Snapshot {
-        // Roles change under this lock.
+        loop {
+            let (role, changes) = self.role();
+            let (number, nodes) = self.registry.snapshot();
+            // A role is never told with the table of another. The lock is not held meanwhile: look-ups take it.
+            if self.role() == (role, changes) {
+                return Snapshot { number, role, nodes };
+            }
+        }
+    }
+
+    fn role(&self) -> (Role, u64) {
         let status = self.status.lock();
-        let serves = status.role == Role::Serving;
-        let (number, nodes) = if serves { self.registry.snapshot() } else { self.mirror.snapshot() };
-        Snapshot { number, role: status.role, nodes }
+        (status.role, status.changes)
     }
 
     /// Counters of requests and their outcomes since the member started.

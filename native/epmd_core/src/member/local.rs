@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::mpsc as std_mpsc;
+use std::sync::{mpsc as std_mpsc, Arc};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::handle::{Command, RegisterError};
 use crate::node::{Node, NodeName};
@@ -36,6 +36,8 @@ impl fmt::Display for NotRegistered {
 #[derive(Debug)]
 pub(super) struct LocalNode {
     current: Option<Local>,
+    /// Its name, for those who tell other processes.
+    name: Arc<watch::Sender<Option<NodeName>>>,
     commands: mpsc::UnboundedReceiver<Command>,
 }
 
@@ -51,8 +53,14 @@ struct Local {
 }
 
 impl LocalNode {
-    pub(super) fn new(commands: mpsc::UnboundedReceiver<Command>) -> Self {
-        Self { current: None, commands }
+    pub(super) fn new(name: Arc<watch::Sender<Option<NodeName>>>, commands: mpsc::UnboundedReceiver<Command>) -> Self {
+        Self { current: None, name, commands }
+    }
+
+    fn set(&mut self, local: Option<Local>) {
+        self.current = local;
+        let name = self.name();
+        self.name.send_if_modified(|known| std::mem::replace(known, name.clone()) != name);
     }
 
     pub(super) fn node(&self) -> Option<&Node> {
@@ -73,11 +81,11 @@ impl LocalNode {
                     let _ = reply.send(Err(RegisterError::AlreadyRegistered));
                 }
                 Command::Register { node, creation, reply } => {
-                    self.current = Some(Local { node, creation, reply: Some(reply), refused: false });
+                    self.set(Some(Local { node, creation, reply: Some(reply), refused: false }));
                     return;
                 }
                 Command::Unregister => {
-                    self.current = None;
+                    self.set(None);
                     return;
                 }
             }
@@ -88,8 +96,8 @@ impl LocalNode {
     pub(super) fn register(&mut self, registry: &Registry) -> Option<Result<Registration, NameTaken>> {
         let local = self.current.as_ref()?;
         let granted = match local.creation {
-            Some(creation) => registry.restore(&local.node, Holder::Host, creation),
-            None => registry.register(&local.node, Holder::Host),
+            Some(creation) => registry.restore(&local.node, Holder::Local, creation),
+            None => registry.register(&local.node, Holder::Local),
         };
         match &granted {
             Ok(registration) => self.registered(registration.creation()),
@@ -112,7 +120,7 @@ impl LocalNode {
     pub(super) fn held(&mut self, reason: &str) {
         if let Some(reply) = self.current.as_mut().and_then(|local| local.reply.take()) {
             let _ = reply.send(Err(RegisterError::Held(reason.into())));
-            self.current = None;
+            self.set(None);
         }
     }
 
@@ -124,7 +132,7 @@ impl LocalNode {
                 NotRegistered::Taken => RegisterError::DuplicateName,
                 NotRegistered::Unexplained(_) => RegisterError::Held(format!("this node cannot be registered: {why}")),
             }));
-            self.current = None;
+            self.set(None);
         } else if !local.refused {
             local.refused = true;
             let name = local.node.name.as_str();

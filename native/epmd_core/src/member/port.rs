@@ -2,94 +2,105 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-
-use rustix::net::{shutdown, Shutdown};
 
 use super::change_over::Event;
 use super::handle::Move;
-use super::serving::{Startup, Takeover};
+use super::serving::{Origin, Startup};
 use super::settings::StartError;
-use super::{rendezvous, Member};
+use super::Member;
 use crate::address::{self, addresses_of, Listeners, OpenError, Wanted};
-use crate::hand_over::{self, Claim, Handoff, Kept, Owned, LISTENER};
-use crate::reserve::Reserve;
+use crate::hand_over::OwnerLock;
+use crate::os;
+use crate::service_manager::{self, Kept, LISTENER};
 
 impl Member {
     pub(super) async fn bind(&mut self) -> Event {
         let wanted = self.handle.wanted();
-        let kept = self.kept.take();
-        let bound = match self.passed_listeners(&wanted, kept.as_ref()) {
-            Ok(None) => self.open(&wanted),
-            Ok(Some(listeners)) => match self.claim(&wanted).await {
-                Ok(claim) => Ok(self.begin(listeners, claim)),
-                Err(Owned) => {
-                    self.owner = Some(address::reachable(SocketAddr::new(wanted.first(), self.settings.port)));
-                    Ok(Event::Taken)
-                }
-            },
-            Err(error) => Err(OpenError { address: SocketAddr::new(wanted.first(), self.settings.port), error }),
+        let mut kept = self.kept.take();
+        let (passed, unwanted) = match self.passed_listeners(&wanted, kept.as_mut()) {
+            Ok(passed) => passed,
+            Err(error) => {
+                let address = SocketAddr::new(wanted.first(), self.settings.port);
+                return self.failed(StartError::Open(OpenError { address, error }));
+            }
         };
+        let bound = match passed {
+            // Other processes may have these listeners as well.
+            Some(listeners) => Ok(self.begin(listeners, &wanted)),
+            None => self.open(&wanted),
+        };
+        let serves = bound.as_ref().is_ok_and(|event| *event == Event::Bound);
+        if serves {
+            // Nobody serves them any more.
+            for listener in unwanted {
+                let _ = os::end_listener(listener);
+            }
+        }
         if let Some(kept) = kept {
-            self.resume_from_store(kept, bound.as_ref().is_ok_and(|event| *event == Event::Bound)).await;
+            self.resume_from_store(kept, serves).await;
         }
         bound.unwrap_or_else(|error| self.failed(StartError::Open(error)))
     }
 
-    /// Listeners of a socket unit, or else from the store. Stored listeners that are not wanted any more are shut.
-    fn passed_listeners(&self, wanted: &Wanted, kept: Option<&Kept>) -> io::Result<Option<Listeners>> {
+    /// Listeners of a socket unit, or else from the store; and stored listeners that are not wanted any more.
+    fn passed_listeners(
+        &self,
+        wanted: &Wanted,
+        kept: Option<&mut Kept>,
+    ) -> io::Result<(Option<Listeners>, Vec<TcpListener>)> {
         let port = self.settings.port;
         let lent = self.settings.service_manager.listeners()?;
         if !lent.is_empty() {
-            return Ok(Some(Listeners::lent(lent, port)));
+            return Ok((Some(Listeners::lent(lent, port)), Vec::new()));
         }
-        let is_wanted = |listener: &&TcpListener| {
+        let is_wanted = |listener: &TcpListener| {
             addresses_of(listener).iter().all(|address| wanted.addresses().any(|wanted| wanted == *address))
         };
-        let (kept, others): (Vec<_>, Vec<_>) = kept.iter().flat_map(|kept| &kept.listeners).partition(is_wanted);
-        for other in others {
-            let _ = shutdown(other, Shutdown::Read);
-        }
-        let kept = kept.into_iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
-        Ok((!kept.is_empty()).then(|| Listeners::inherited(kept, wanted, port)))
+        // They are moved, not copied: to close a copy would end the lock.
+        let kept = kept.map(|kept| std::mem::take(&mut kept.listeners)).unwrap_or_default();
+        let (kept, unwanted): (Vec<_>, Vec<_>) = kept.into_iter().partition(is_wanted);
+        Ok(((!kept.is_empty()).then(|| Listeners::inherited(kept, wanted, port)), unwanted))
     }
 
-    /// Other processes may have these listeners as well. The one that claims the owner's name serves them.
-    async fn claim(&self, wanted: &Wanted) -> Result<Option<Claim>, Owned> {
-        let trusted = self.handle.hand_over.borrow().trusted.clone();
-        rendezvous(wanted, self.settings.port).claim_unless_owned(&trusted).await
-    }
-
-    fn begin(&mut self, listeners: Listeners, claim: Option<Claim>) -> Event {
-        self.startup = Some(Startup::Bound(listeners, claim));
+    /// Begins to serve these listeners, unless another process does.
+    fn begin(&mut self, listeners: Listeners, wanted: &Wanted) -> Event {
+        let lock = match listeners.sockets.first().filter(|_| os::can_end_listeners()).map(OwnerLock::try_on) {
+            Some(Ok(None)) => {
+                self.owner = Some(address::reachable(SocketAddr::new(wanted.first(), self.settings.port)));
+                return Event::Taken;
+            }
+            Some(Ok(lock)) => lock,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "nobody can stand by for this owner: listeners cannot be locked on this system");
+                None
+            }
+            None => None,
+        };
+        self.startup = Some(Startup::new(listeners, lock, Origin::Bound));
         Event::Bound
     }
 
     /// Takes over the stored table if this member serves. Otherwise another process serves, and the store is emptied.
-    async fn resume_from_store(&mut self, kept: Kept, serves: bool) {
-        let Kept { replica, stored, .. } = kept;
-        match (self.startup.take(), replica) {
-            (Some(Startup::Bound(listeners, claim)), Some(replica)) if serves => {
-                tracing::info!(names = replica.len(), "going on with what the service manager kept");
-                let handoff = Handoff { claim, replica, reserve: Reserve::new(), last_owner: None };
-                self.startup = Some(Startup::Takeover(Box::new(Takeover::new(listeners, handoff, &self.handle, None))));
-                self.stored = stored;
+    async fn resume_from_store(&mut self, mut kept: Kept, serves: bool) {
+        if serves && kept.restore(&self.handle.registry, &mut self.holdings.lock()) {
+            tracing::info!(names = self.handle.registry.len(), "going on with what the service manager kept");
+            if let Some(startup) = &mut self.startup {
+                startup.origin = Origin::Restored;
             }
-            (startup, _) => {
-                self.startup = startup;
-                // The listeners are stored anew under the same name.
-                let names: Vec<_> = stored.names.into_iter().filter(|name| !serves || name != LISTENER).collect();
-                if let Some(Ok(notifier)) = self.settings.service_manager.notifier() {
-                    hand_over::remove(&notifier, &names).await;
-                }
-            }
+            self.stored = kept.stored;
+            return;
+        }
+        // The listeners are stored anew under the same name.
+        let names: Vec<_> = kept.stored.names.into_iter().filter(|name| !serves || name != LISTENER).collect();
+        if let Some(Ok(notifier)) = self.settings.service_manager.notifier() {
+            service_manager::remove(&notifier, &names).await;
         }
     }
 
     /// Opens these addresses, or finds the owner that has them.
     fn open(&mut self, wanted: &Wanted) -> Result<Event, OpenError> {
         match Listeners::open_all(wanted, self.settings.port) {
-            Ok(listeners) => Ok(self.begin(listeners, None)),
+            Ok(listeners) => Ok(self.begin(listeners, wanted)),
             Err(error) if error.is_taken() => {
                 self.owner = Some(error.holder());
                 Ok(Event::Taken)
@@ -106,7 +117,7 @@ impl Member {
             address::check(&wanted, self.settings.port).and_then(|()| self.open(&wanted)).map(Some)
         };
         if let Ok(Some(_)) = opened {
-            *self.handle.wanted.write() = Arc::new(wanted);
+            *self.handle.wanted.write() = std::sync::Arc::new(wanted);
         }
         let (outcome, event) = match opened {
             Ok(event) => (Ok(()), event),

@@ -1,7 +1,6 @@
 //! Serves the port: from a bound or inherited listener to the stop or hand-over.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,43 +9,55 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until};
 
 use super::handle::{Handle, Move};
-use super::keeping::Keeping;
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{Claim, Handoff, Offer, OfferConfig, Replication, Stored};
-use crate::registry::replica::Restored;
-use crate::registry::{Contents, Descriptor, Entry, NameTaken, Registration, Registry};
+use crate::hand_over::{Hello, LastOwner, Links, Offer, OwnerLock, Primary, Takeover};
+use crate::registry::{Descriptor, Entry, NameTaken, Registration, Registry, Restored};
 use crate::reserve::Reserve;
-use crate::server::Server;
+use crate::server::{Replaced, Server};
+use crate::service_manager::{Keeper, StoreState, Stored};
 
 /// The longest pause between attempts to open an address that another process still has.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// Members that may wait to be called. More ask again.
+const MEETINGS: usize = 256;
 
 /// What a member is about to serve.
 #[derive(Debug)]
-pub(super) enum Startup {
-    /// A port that was free, with the claim to the owner's name if that is held already.
-    Bound(Listeners, Option<Claim>),
-    Takeover(Box<Takeover>),
-}
-
-/// Everything that the last owner had.
-#[derive(Debug)]
-pub(super) struct Takeover {
+pub(super) struct Startup {
     pub(super) listeners: Listeners,
-    /// `None` once they are in the table.
-    pub(super) contents: Option<Contents>,
-    restored: Restored,
-    handoff: Handoff,
+    /// `None` on a system that has no such lock, nor a hand-over.
+    lock: Option<OwnerLock>,
+    reserve: Reserve,
+    last_owner: Option<LastOwner>,
+    pub(super) origin: Origin,
+    /// The registrations to begin with, once they are in the table.
+    pub(super) restored: Restored,
 }
 
-impl Takeover {
-    /// Restores the replica of the last owner. `own` is the address of this member's link: the registration that came
-    /// from there no longer needs a connection.
-    pub(super) fn new(listeners: Listeners, mut handoff: Handoff, handle: &Handle, own: Option<SocketAddr>) -> Self {
-        let (contents, restored) = std::mem::take(&mut handoff.replica).restore(&handle.registry, own);
-        Self { listeners, contents: Some(contents), restored, handoff }
+/// How a member came to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It bound the port, or was passed it, with no table.
+    Bound,
+    /// It goes on with what an earlier run of its service has stored.
+    Restored,
+    /// It took over from an owner, with everything that the last one had, or maybe not.
+    TookOver { is_behind: bool },
+}
+
+impl Startup {
+    pub(super) fn new(listeners: Listeners, lock: Option<OwnerLock>, origin: Origin) -> Self {
+        let (reserve, restored) = (Reserve::new(), Restored::default());
+        Self { listeners, lock, reserve, last_owner: None, origin, restored }
+    }
+
+    pub(super) fn after(takeover: Takeover, wanted: &Wanted, port: u16) -> Self {
+        let Takeover { sockets, lent, lock, reserve, is_behind, last_owner } = takeover;
+        let listeners = if lent { Listeners::lent(sockets, port) } else { Listeners::inherited(sockets, wanted, port) };
+        let (origin, restored) = (Origin::TookOver { is_behind }, Restored::default());
+        Self { listeners, lock: Some(lock), reserve, last_owner, origin, restored }
     }
 }
 
@@ -56,58 +67,62 @@ pub(super) async fn serve(
     handle: &Handle,
     local: &mut LocalNode,
     moves: &mut mpsc::UnboundedReceiver<Move>,
-    port: u16,
     stored: Stored,
 ) -> io::Result<()> {
-    let (registry, replication) = (&handle.registry, Replication::default());
-    let start = |listeners, reserve| {
-        let rules = Arc::clone(&handle.rules);
-        Server::start(listeners, registry.clone(), rules, handle.connections.clone(), replication.clone(), reserve)
-    };
-    let (mut server, mut own, claim);
-    let mut settled = registry.settles_at();
-    match startup {
-        Startup::Bound(listeners, claimed) => {
-            (server, claim) = (start(listeners, Reserve::new())?, claimed);
-            own = LocalRegistration::register(local, registry);
-        }
-        Startup::Takeover(takeover) => {
-            let Takeover { listeners, restored, handoff, .. } = *takeover;
-            let Handoff { claim: claimed, reserve, mut last_owner, .. } = handoff;
-            server = start(listeners, reserve)?;
-            if let Some(last_owner) = &mut last_owner {
-                last_owner.confirm();
-            }
-            server.adopt(restored.connected);
-            own = match restored.own {
-                Some(registration) => LocalRegistration::Registered(registration),
-                None => LocalRegistration::register(local, registry),
-            };
-            claim = claimed;
-        }
+    let Startup { listeners, mut lock, reserve, mut last_owner, origin, restored } = startup;
+    let registry = &handle.registry;
+    let (meetings, names) = mpsc::channel(MEETINGS);
+    let meetings = lock.is_some().then_some(meetings);
+    let (rules, connections) = (Arc::clone(&handle.rules), handle.connections.clone());
+    let mut server = Server::start(listeners, registry.clone(), rules, connections, meetings, reserve)?;
+    if let Some(last_owner) = &mut last_owner {
+        last_owner.confirm();
     }
-    let wanted = handle.wanted();
-    let config = OfferConfig {
-        rendezvous: super::rendezvous(&wanted, port),
-        addresses: wanted.addresses().collect(),
-        lent: server.is_lent(),
+    server.adopt(restored.connected);
+    let mut own = match restored.own {
+        Some(registration) => LocalRegistration::Registered(registration),
+        None => LocalRegistration::register(local, registry),
+    };
+    let (links, (brought, mut arriving)) = (Links::default(), mpsc::unbounded_channel());
+    let addresses: Vec<_> = handle.wanted().addresses().collect();
+    let hello = Hello::new(addresses.clone(), local.name());
+    let offer = Offer {
+        addresses,
         node: local.name(),
+        lent: server.is_lent(),
         registry: registry.clone(),
-        replication,
+        links: links.clone(),
         settings: handle.hand_over.subscribe(),
         standbys: Arc::clone(&handle.standbys),
+        brought,
     };
-    let keeping = Keeping::begin(handle, config.hello(), &config.replication, kept_listeners(&server), stored);
-    let mut offer = Offer::new(config, claim, server.listeners());
+    let mut primary = Primary::new(offer, names, server.listeners(), matches!(origin, Origin::TookOver { .. }));
+    let keeper = Keeper::begin(
+        handle.service_manager().notifier(),
+        Arc::clone(&handle.store),
+        registry.clone(),
+        hello,
+        stored_listeners(&server),
+        stored,
+    );
+    // Before a node is told that it is registered, whoever may have to go on for this owner has it, too.
+    let store = Arc::clone(&handle.store);
+    registry.call_before_reply(move || {
+        links.pass();
+        if let StoreState::Some(store) = &*store.borrow() {
+            store.pass();
+        }
+    });
+    let mut settles_at = registry.settles_at();
     let mut backoff = Backoff::up_to(MAX_BACKOFF);
     loop {
         tokio::select! {
             error = server.failed() => {
-                keeping.end().await;
+                keeper.end().await;
                 return Err(error);
             }
-            () = until(settled) => {
-                settled = None;
+            () = until(settles_at) => {
+                settles_at = None;
                 registry.settle();
             }
             () = local.changed() => {
@@ -115,42 +130,52 @@ pub(super) async fn serve(
                 own = LocalRegistration::register(local, registry);
             }
             () = own.freed(registry) => own = LocalRegistration::register(local, registry),
+            Some(brought) = arriving.recv() => server.adopt(vec![brought]),
             Some(Move { wanted, reply }) = moves.recv() => {
                 let moved = if wanted == *handle.wanted() {
                     Ok(())
                 } else {
-                    relocate(wanted, handle, &mut server, &mut offer, port).await
+                    relocate(wanted, handle, &mut server, &primary, &mut lock).await
                 };
-                keeping.renew(kept_listeners(&server));
+                keeper.renew(stored_listeners(&server));
                 let _ = reply.send(moved);
             }
             () = sleep(backoff.next()), if server.lacks_addresses() => {
                 match server.open_what_is_free() {
-                    Ok(opened) => offer.extend(opened),
+                    Ok(opened) => primary.extend(opened),
                     Err(error) => tracing::warn!(%error, "an address that became free cannot be served"),
                 }
-                keeping.renew(kept_listeners(&server));
+                keeper.renew(stored_listeners(&server));
                 handle.status.lock().addresses = server.addresses();
             }
-            () = offer.hung() => {
-                tracing::warn!("opening the port again, since a standby that hangs has copies of its listeners");
-                server.renew()?;
-                offer.renew(server.listeners());
-                keeping.renew(kept_listeners(&server));
+            () = primary.exposed() => {
+                tracing::warn!("opening the port again, since a process that is not to serve it has its listeners");
+                match server.renew(&handle.wanted()) {
+                    Ok(replaced) => replace(replaced, handle, &server, &primary, &mut lock).await,
+                    // The old ones are still served.
+                    Err(error) => tracing::error!(%error, "the port cannot be opened again"),
+                }
+                keeper.renew(stored_listeners(&server));
             }
             () = handle.stop.notified() => {
                 drop(own);
                 server.stop_accepting();
-                if offer.hand_over().await {
-                    keeping.end().await;
+                registry.close();
+                // Without a successor the lock is held until the sockets are shut.
+                let alone = match lock {
+                    Some(lock) => primary.hand_over(lock).await.map_err(Some),
+                    None => Err(None),
+                };
+                if alone.is_ok() {
+                    keeper.end().await;
                     server.drain().await;
-                } else if handle.process_ends.load(Relaxed) && keeping.is_complete().await && keeping.leave().await.is_ok() {
+                } else if handle.process_ends.load(Relaxed) && keeper.is_complete().await && keeper.leave().await.is_ok() {
                     // The next run of this service finds everything in the store.
-                    drop(keeping);
+                    drop(keeper);
                     server.drain().await;
                 } else {
                     server.shut_sockets();
-                    keeping.end().await;
+                    keeper.end().await;
                 }
                 return Ok(());
             }
@@ -166,7 +191,7 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// The listeners to store: none of a socket unit, which the service manager has anyway.
-fn kept_listeners(server: &Server) -> Vec<Arc<dyn Descriptor>> {
+fn stored_listeners(server: &Server) -> Vec<Arc<dyn Descriptor>> {
     if server.is_lent() {
         Vec::new()
     } else {
@@ -179,21 +204,37 @@ async fn relocate(
     wanted: Wanted,
     handle: &Handle,
     server: &mut Server,
-    offer: &mut Offer,
-    port: u16,
+    primary: &Primary,
+    lock: &mut Option<OwnerLock>,
 ) -> Result<(), OpenError> {
-    let rendezvous = super::rendezvous(&wanted, port);
-    // With another rendezvous the old name is given up. A standby that was paused for long may then claim it, so the
-    // listeners that it has copies of must all be shut.
-    let keep = rendezvous == *offer.rendezvous();
-    server.listen_on(&wanted, keep).await?;
-    let addresses = server.addresses();
-    tracing::info!(?addresses, "listening on other addresses");
-    handle.status.lock().addresses = addresses;
-    let named = wanted.addresses().collect();
+    let replaced = server.listen_on(&wanted)?;
     *handle.wanted.write() = Arc::new(wanted);
-    offer.relocate(rendezvous, named, server.listeners()).await;
+    replace(replaced, handle, server, primary, lock).await;
+    tracing::info!(addresses = ?server.addresses(), "listening on other addresses");
     Ok(())
+}
+
+/// Serves the new listeners in the place of the old ones.
+async fn replace(
+    replaced: Replaced,
+    handle: &Handle,
+    server: &Server,
+    primary: &Primary,
+    lock: &mut Option<OwnerLock>,
+) {
+    // The new first listener is locked before anybody has it, and the old one is let go of when it is shut.
+    let last_lock = match lock.as_ref().and_then(|last| server.first().map(|first| last.follow(&first))) {
+        Some(Ok(next)) => next.and_then(|next| lock.replace(next)),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "nobody can stand by for this owner: its listener cannot be locked");
+            None
+        }
+        None => None,
+    };
+    handle.status.lock().addresses = server.addresses();
+    primary.renew(server.listeners(), handle.wanted().addresses().collect());
+    server.shut(replaced).await;
+    drop(last_lock);
 }
 
 /// The registration of the local node in this member's table.

@@ -4,7 +4,6 @@
 //! this very connection, and is asked for last: so what was said is of it, and not of one that had the same addresses
 //! before, or has them in another network namespace.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -20,6 +19,7 @@ use rustix::net::{
 };
 
 use super::unknown::Unknown;
+use crate::users::is_unmapped;
 
 /// More than the kernel says of a socket.
 const REPLY: usize = 1024;
@@ -47,15 +47,6 @@ pub(crate) fn user_of(connection: impl AsFd) -> Result<u32, Unknown> {
 fn ends(connection: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
     let own = getsockname(&connection).ok()?.try_into().ok()?;
     Some((own, getpeername(&connection).ok()??.try_into().ok()?))
-}
-
-/// Whether that is what the kernel says of every user who has no number in this user namespace.
-fn is_unmapped(user: u32) -> bool {
-    const OVERFLOW: u32 = 65_534;
-    // Inside, outside, and how many.
-    const EVERYBODY: [&str; 3] = ["0", "0", "4294967295"];
-    let maps = || fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    user == OVERFLOW && !maps().split_whitespace().eq(EVERYBODY)
 }
 
 /// A way to ask, for a moment.

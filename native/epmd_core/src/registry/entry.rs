@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -17,9 +17,18 @@ use crate::protocol::Port2Reply;
 #[derive(Clone, Debug)]
 pub enum Holder {
     /// The VM that this server lives in.
-    Host,
+    Local,
     /// A connection. The task that serves it owns it.
     Connection(Weak<dyn Descriptor>),
+}
+
+impl Holder {
+    fn connection(&self) -> Option<Arc<dyn Descriptor>> {
+        match self {
+            Self::Local => None,
+            Self::Connection(connection) => connection.upgrade(),
+        }
+    }
 }
 
 /// Anything that has a descriptor.
@@ -40,12 +49,26 @@ impl fmt::Debug for dyn Descriptor {
 pub struct Entry {
     id: u64,
     creation: u32,
-    holder: Holder,
-    /// The descriptor of its connection; -1 without one.
-    descriptor: i32,
+    /// Nothing in a replica. Set when the replica becomes the table.
+    held: OnceLock<Held>,
     reply: Port2Reply,
     ended: Notify,
 }
+
+struct Held {
+    holder: Holder,
+    /// The descriptor of its connection; -1 without one.
+    descriptor: i32,
+}
+
+/// The same registration, as its table and its replicas know it.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.id, self.creation, &self.reply) == (other.id, other.creation, &other.reply)
+    }
+}
+
+impl Eq for Entry {}
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,12 +78,14 @@ impl fmt::Debug for Entry {
 }
 
 impl Entry {
-    pub(super) fn new(id: u64, creation: u32, holder: Holder, reply: Port2Reply) -> Self {
-        let mut entry = Self { id, creation, holder, descriptor: -1, reply, ended: Notify::new() };
-        if let Some(connection) = entry.connection() {
-            entry.descriptor = connection.as_fd().as_raw_fd();
-        }
-        entry
+    pub(super) fn new(id: u64, creation: u32, reply: Port2Reply) -> Self {
+        Self { id, creation, held: OnceLock::new(), reply, ended: Notify::new() }
+    }
+
+    /// Sets what keeps the registration alive, once.
+    pub(super) fn hold(&self, holder: Holder) {
+        let descriptor = holder.connection().map_or(-1, |connection| connection.as_fd().as_raw_fd());
+        let _ = self.held.set(Held { holder, descriptor });
     }
 
     pub(super) fn registered(&self) -> Change {
@@ -92,10 +117,7 @@ impl Entry {
 
     /// Its connection, if it has one that is open.
     pub(crate) fn connection(&self) -> Option<Arc<dyn Descriptor>> {
-        match &self.holder {
-            Holder::Host => None,
-            Holder::Connection(connection) => connection.upgrade(),
-        }
+        self.held.get()?.holder.connection()
     }
 
     /// The reply to a look-up of this node.
@@ -113,9 +135,9 @@ impl Entry {
         self.reply.port()
     }
 
-    /// The descriptor of its connection; -1 for the host's own node, which has none.
+    /// The descriptor of its connection; -1 without one.
     pub fn descriptor(&self) -> i32 {
-        self.descriptor
+        self.held.get().map_or(-1, |held| held.descriptor)
     }
 
     /// Notified when it leaves the table.
@@ -123,8 +145,9 @@ impl Entry {
         &self.ended
     }
 
-    pub(super) fn is_hosts(&self) -> bool {
-        matches!(self.holder, Holder::Host)
+    /// Whether it is this VM's own node.
+    pub(super) fn is_local(&self) -> bool {
+        self.held.get().is_some_and(|held| matches!(held.holder, Holder::Local))
     }
 }
 

@@ -40,10 +40,9 @@ impl Refusals {
         Self { last, ..Self::default() }
     }
 
-    /// Takes over those of an earlier copy, up to the last number that both have in common.
-    pub(super) fn resume(&mut self, earlier: Self) {
-        self.kept = earlier.kept;
-        self.kept.retain(|refusal| refusal.number <= self.last);
+    /// Takes over those of an earlier replica, up to the last number that both have in common.
+    pub(super) fn resume(&mut self, earlier: &Self) {
+        self.kept = earlier.kept.iter().filter(|refusal| refusal.number <= self.last).cloned().collect();
     }
 
     pub(super) fn add(&mut self, refusal: Refusal) {

@@ -1,19 +1,20 @@
 //! The table of registered nodes.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::futures::Notified;
 use tokio::sync::Notify;
 
-use super::departed::DepartedName;
-use super::entry::{ByName, Entry, Holder};
-use super::follower::{Follower, Position};
-use super::refusals::Refusal;
-use super::state::{Contents, State};
-use super::unconfirmed::Unconfirmed;
+use super::contents::Contents;
+use super::entry::{Entry, Holder};
+use super::log::{LogEntry, Position, Subscription};
+use super::provisional::Provisional;
+use super::replica::Source;
+use super::tombstones::Tombstone;
 use crate::journal::Journal;
 use crate::node::Node;
 use crate::protocol::Port2Reply;
@@ -25,9 +26,34 @@ pub struct Registry(Arc<Table>);
 #[derive(Debug, Default)]
 struct Table {
     state: Mutex<State>,
-    /// Wakes look-ups that wait for a name while the table fills.
+    /// Wakes look-ups that wait for a name in the grace period.
     registered: Notify,
     journal: Journal,
+    /// Called after each registration, before its node is told.
+    hook: OnceLock<Hook>,
+}
+
+struct Hook(Box<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) contents: Contents,
+    /// Nodes of the last owner that observers know of, and that have not registered here yet.
+    pub(super) provisional: Provisional,
+    /// The end of the grace period, in which nodes of the last owner may register again.
+    pub(super) settles_at: Option<Instant>,
+    /// Those who hold replicas of this table.
+    subscriptions: Vec<Weak<Subscription>>,
+    /// Whose replica this is, if it is one.
+    pub(super) source: Option<Source>,
+    /// Another process serves, or will: nothing is registered here any more.
+    is_closed: bool,
 }
 
 /// A registration. When it is dropped, its own entry leaves the table, and no later entry of the same name.
@@ -52,87 +78,109 @@ impl Registry {
         &self.0.journal
     }
 
-    /// All nodes, the newest registration first, and the number of the last change that they include.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock()
+    }
+
+    pub(super) fn wake_waiting(&self) {
+        self.0.registered.notify_waiters();
+    }
+
+    /// Has this called after each registration, before its node is told. It can be set once.
+    pub(crate) fn call_before_reply(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.hook.set(Hook(Box::new(hook)));
+    }
+
+    /// Registers no more nodes: another process will serve.
+    pub(crate) fn close(&self) {
+        self.state().is_closed = true;
+    }
+
+    /// Whether no more nodes are registered.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().is_closed
+    }
+
+    /// All nodes, the newest registration first, and the number of the last change that they include. Nodes that may
+    /// still register again are among them.
     pub fn snapshot(&self) -> (u64, Vec<Arc<Entry>>) {
-        let state = self.0.state.lock();
-        // To observers, nodes that may still register again are registered.
-        let unconfirmed = state.unconfirmed.by_age().rev();
-        (self.0.journal.number(), state.by_age.values().rev().cloned().chain(unconfirmed).collect())
+        let state = self.state();
+        let nodes = state.contents.nodes().iter().rev().cloned().chain(state.provisional.by_age().rev()).collect();
+        (self.0.journal.number(), nodes)
     }
 
     /// Registers a node with a creation that its name did not have before.
     pub fn register(&self, node: &Node, holder: Holder) -> Result<Registration, NameTaken> {
-        self.insert(node, holder, None)
+        self.insert(Port2Reply::new(node), holder, None)
     }
 
     /// Registers a node that runs already, with the creation that it has.
     pub fn restore(&self, node: &Node, holder: Holder, creation: u32) -> Result<Registration, NameTaken> {
-        self.insert(node, holder, Some(creation))
+        self.insert(Port2Reply::new(node), holder, Some(creation))
     }
 
-    fn insert(&self, node: &Node, holder: Holder, creation: Option<u32>) -> Result<Registration, NameTaken> {
-        let name = node.name.as_str().as_bytes();
-        let mut state = self.0.state.lock();
-        if let Some(ByName(entry)) = state.names.get(name) {
+    /// Registers the node of another table's entry, with the creation that it has.
+    pub(crate) fn bring(&self, entry: &Entry, holder: Holder) -> Result<Registration, NameTaken> {
+        self.insert(entry.reply().clone(), holder, Some(entry.creation()))
+    }
+
+    fn insert(&self, reply: Port2Reply, holder: Holder, creation: Option<u32>) -> Result<Registration, NameTaken> {
+        let mut state = self.state();
+        if let Some(entry) = state.contents.nodes().find(reply.name()) {
             return Err(NameTaken(Arc::clone(entry)));
         }
-        let next = state.departed.next_creation(name);
-        state.registrations += 1;
-        let entry = Arc::new(Entry::new(state.registrations, creation.unwrap_or(next), holder, Port2Reply::new(node)));
-        state.enter(&entry);
-        state.unconfirmed.registered(&entry, &self.0.journal);
+        let entry = state.contents.register(reply, holder, creation);
+        state.append(&LogEntry::Registered(Arc::clone(&entry)));
+        state.provisional.registered(&entry, &self.0.journal);
         drop(state);
-        self.0.registered.notify_waiters();
+        self.wake_waiting();
+        if let Some(Hook(hook)) = self.0.hook.get() {
+            hook();
+        }
         Ok(Registration::new(self, entry))
     }
 
     /// Finds a node by its name.
     pub fn find(&self, name: &[u8]) -> Option<Arc<Entry>> {
-        self.0.state.lock().names.get(name).map(|ByName(entry)| Arc::clone(entry))
+        self.state().contents.nodes().find(name).cloned()
     }
 
-    /// The nodes of the last owner's table will register again until this time. Until then, a missing name may still
+    /// The nodes of the last owner's table may register again until this time. Until then, a missing name may still
     /// come.
-    pub fn fills_until(&self, settled: Instant) {
-        self.0.state.lock().fills_until = Some(settled);
+    pub fn settle_at(&self, settles_at: Instant) {
+        self.state().settles_at = Some(settles_at);
     }
 
-    /// Observers know these nodes. If they register again unchanged, that is not recorded.
-    pub(crate) fn expect(&self, unconfirmed: Unconfirmed) {
-        self.0.state.lock().unconfirmed = unconfirmed;
-    }
-
-    /// Ends the wait for nodes of the last owner's table.
+    /// Ends the grace period.
     pub(crate) fn settle(&self) {
-        let mut state = self.0.state.lock();
-        state.fills_until = None;
-        state.unconfirmed.settled(&self.0.journal);
-        state.followers().for_each(|follower| follower.settled());
+        let mut state = self.state();
+        state.settles_at = None;
+        state.provisional.settled(&self.0.journal);
+        state.append(&LogEntry::Settled);
     }
 
-    /// Records a refused registration, and passes it on to followers.
+    /// Records a refused registration.
     pub fn refuse(&self, name: &str, reason: impl Into<Cow<'static, str>>) {
-        let mut state = self.0.state.lock();
-        let refusal = Refusal { number: state.refusals.last + 1, name: name.into(), reason: reason.into() };
-        state.refusals.add(refusal.clone());
-        state.followers().for_each(|follower| follower.refused(&refusal));
+        let mut state = self.state();
+        let refusal = state.contents.refuse(name, reason.into());
+        state.append(&LogEntry::Refused(refusal.clone()));
         self.0.journal.record(|| refusal.change());
     }
 
-    /// Until when a missing name may still come, if it may.
+    /// The end of the grace period, if it is not over.
     pub(crate) fn settles_at(&self) -> Option<Instant> {
-        self.0.state.lock().fills_until
+        self.state().settles_at
     }
 
     /// Whether a missing name is certainly not registered.
     pub fn is_settled(&self) -> bool {
-        self.settles_at().is_none_or(|settled| settled <= Instant::now())
+        self.settles_at().is_none_or(|settles_at| settles_at <= Instant::now())
     }
 
-    /// Finds a node by its name, and waits for it while the table fills.
+    /// Finds a node by its name, and waits for it in the grace period.
     pub async fn find_when_settled(&self, name: &[u8]) -> Option<Arc<Entry>> {
         // It may have settled since the caller looked.
-        let Some(settled) = self.settles_at() else { return self.find(name) };
+        let Some(settles_at) = self.settles_at() else { return self.find(name) };
         let found = async {
             loop {
                 // Created before the check, so that nothing in between is missed.
@@ -143,23 +191,22 @@ impl Registry {
                 }
             }
         };
-        tokio::time::timeout_at(settled.into(), found).await.ok().or_else(|| self.find(name))
+        tokio::time::timeout_at(settles_at.into(), found).await.ok().or_else(|| self.find(name))
     }
 
     /// All nodes, the newest registration first.
     pub fn entries(&self) -> Vec<Arc<Entry>> {
-        self.0.state.lock().by_age.values().rev().cloned().collect()
+        self.state().contents.nodes().iter().rev().cloned().collect()
     }
 
     /// How often the table has changed.
     pub fn changes(&self) -> u64 {
-        let state = self.0.state.lock();
-        state.registrations + state.departed.leaves
+        self.state().contents.changes()
     }
 
     /// The number of registered nodes.
     pub fn len(&self) -> usize {
-        self.0.state.lock().names.len()
+        self.state().contents.nodes().len()
     }
 
     /// Whether no node is registered.
@@ -168,55 +215,42 @@ impl Registry {
     }
 
     /// The remembered names that left, the first to leave first.
-    pub fn departed(&self) -> Vec<DepartedName> {
-        self.0.state.lock().departed.names()
+    pub fn tombstones(&self) -> Vec<Tombstone> {
+        self.state().contents.tombstones().cloned().collect()
     }
 
     /// Ends the registration of a name that came over a connection, and wakes its task to close it. The name of the
     /// VM's own node stays. Returns whether a registration was ended.
     pub fn stop(&self, name: &[u8]) -> bool {
-        let found = self.find(name).filter(|entry| !entry.is_hosts());
+        let found = self.find(name).filter(|entry| !entry.is_local());
         found.is_some_and(|entry| self.remove(&entry))
     }
 
     /// Ends all registrations that came over a connection. The name of the VM's own node stays.
     pub fn stop_all(&self) {
-        for entry in self.entries().iter().rev().filter(|entry| !entry.is_hosts()) {
+        for entry in self.entries().iter().rev().filter(|entry| !entry.is_local()) {
             self.remove(entry);
         }
     }
 
-    /// Queues the table and each later step for a copy. What a copy at this position has already, of this table or of
-    /// the one that it continues, is not sent again.
-    pub(crate) fn follow(&self, copy: Option<Position>) -> Arc<Follower> {
-        let mut state = self.0.state.lock();
-        let follower = Arc::new(Follower::new(state.steps_beyond(copy)));
-        state.followers.retain(|follower| follower.strong_count() > 0);
-        state.followers.push(Arc::downgrade(&follower));
-        follower
-    }
-
-    /// Fills the empty table with the contents of a copy. Observers know of the `unconfirmed` nodes, and of the
-    /// refusals up to this number.
-    pub(crate) fn adopt(&self, contents: Contents, mut unconfirmed: Unconfirmed, refusals: u64) {
-        let (mut state, journal) = (self.0.state.lock(), &self.0.journal);
-        *state = contents.into();
-        state.by_age.values().for_each(|entry| unconfirmed.registered(entry, journal));
-        unconfirmed.settled(journal);
-        state.refusals.after(refusals).for_each(|refusal| journal.record(|| refusal.clone().change()));
-        drop(state);
-        self.0.registered.notify_waiters();
+    /// Queues a snapshot and each later change for a replica at this position, which is sent nothing that it has
+    /// already.
+    pub(crate) fn subscribe(&self, replica: Option<Position>) -> Arc<Subscription> {
+        let mut state = self.state();
+        let snapshot = state.contents.snapshot(replica, state.settles_at.is_none());
+        let subscription = Arc::new(Subscription::new(snapshot));
+        state.subscriptions.retain(|subscription| subscription.strong_count() > 0);
+        state.subscriptions.push(Arc::downgrade(&subscription));
+        subscription
     }
 
     /// Removes exactly this entry; a later entry of the same name stays.
     fn remove(&self, entry: &Arc<Entry>) -> bool {
-        let mut state = self.0.state.lock();
-        if state.by_age.remove(&entry.id()).is_none() {
+        let mut state = self.state();
+        if state.contents.end(entry.id()).is_none() {
             return false;
         }
-        state.names.remove(entry.name());
-        state.departed.remember(entry.name(), entry.creation(), entry.port(), entry.descriptor());
-        state.followers().for_each(|follower| follower.left(entry.id()));
+        state.append(&LogEntry::Ended(entry.id()));
         self.0.journal.record(|| entry.unregistered());
         drop(state);
         entry.ended().notify_waiters();
@@ -233,7 +267,13 @@ impl Registry {
     }
 
     fn holds(&self, entry: &Entry) -> bool {
-        self.0.state.lock().by_age.contains_key(&entry.id())
+        self.state().contents.nodes().get(entry.id()).is_some()
+    }
+}
+
+impl State {
+    fn append(&self, entry: &LogEntry) {
+        self.subscriptions.iter().filter_map(Weak::upgrade).for_each(|subscription| subscription.append(entry.clone()));
     }
 }
 
@@ -263,7 +303,7 @@ impl Drop for Registration {
 mod tests {
     use std::sync::Weak;
 
-    use super::super::departed::MAX_DEPARTED;
+    use super::super::tombstones::MAX_TOMBSTONES;
     use super::*;
     use crate::node::NodeName;
 
@@ -284,7 +324,7 @@ mod tests {
     fn a_name_is_held_until_its_registration_is_dropped() {
         let registry = Registry::default();
         let held = register(&registry, "a");
-        assert!(registry.register(&node("a"), Holder::Host).is_err());
+        assert!(registry.register(&node("a"), Holder::Local).is_err());
         assert!(registry.find(b"a").is_some());
         drop(held);
         assert!(registry.find(b"a").is_none());
@@ -310,7 +350,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let found = |name: &str| runtime.block_on(registry.find_when_settled(name.as_bytes())).is_some();
         assert!(found("a") && !found("b"));
-        registry.fills_until(Instant::now());
+        registry.settle_at(Instant::now());
         assert!(found("a") && !found("b"));
     }
 
@@ -320,7 +360,7 @@ mod tests {
         let first = register(&registry, "a").creation();
         assert_eq!(register(&registry, "a").creation(), first + 1);
         assert_eq!(register(&registry, "a").creation(), first + 2);
-        for other in 0..=MAX_DEPARTED + 1 {
+        for other in 0..=MAX_TOMBSTONES + 1 {
             register(&registry, &format!("other{other}"));
         }
         assert!(register(&registry, "a").creation() > first + 2);
@@ -335,14 +375,14 @@ mod tests {
         drop(register(&registry, "c"));
         drop(register(&registry, "d"));
         drop(register(&registry, "c"));
-        let names: Vec<_> = registry.departed().into_iter().map(|left| left.name).collect();
+        let names: Vec<_> = registry.tombstones().into_iter().map(|left| left.name).collect();
         assert_eq!(names, [Box::from(*b"d"), Box::from(*b"c")]);
     }
 
     #[test]
     fn nobody_stops_the_hosts_own_name() {
         let registry = Registry::default();
-        let _host = registry.restore(&node("host"), Holder::Host, 5).expect("a free name");
+        let _host = registry.restore(&node("host"), Holder::Local, 5).expect("a free name");
         let _other = register(&registry, "other");
         assert!(!registry.stop(b"host"));
         registry.stop_all();

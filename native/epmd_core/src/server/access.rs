@@ -33,7 +33,7 @@ impl Policy {
             (Request::PortPlease2(_), Origin::Remote(address)) => self.allows(address),
             (Request::Names, Origin::Local) => true,
             (Request::Names, Origin::Remote(address)) => self.remote_names && self.allows(address),
-            (Request::Alive2 { .. } | Request::Dump | Request::Kill, Origin::Local) => true,
+            (Request::Alive2 { .. } | Request::Dump | Request::Kill | Request::Meet(_), Origin::Local) => true,
             (Request::Stop(_), Origin::Local) => self.relaxed,
             (_, Origin::Remote(_)) => false,
         }

@@ -251,6 +251,8 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
             let killed = policy.relaxed || shared.registry.is_empty();
             Answer::Reply(Reply::Fixed(if killed { protocol::KILLED } else { protocol::NOT_KILLED }))
         }
+        Request::Meet(name) if shared.meet(name) => Answer::Reply(Reply::Fixed(protocol::MEETING)),
+        Request::Meet(_) => Answer::Nothing,
         Request::Stop(name) => {
             metrics.stop.count();
             let stopped = shared.registry.stop(name);
@@ -289,9 +291,9 @@ async fn is_free(shared: &Shared, node: &Node) -> bool {
     shared.registry.find(name).is_none()
 }
 
-/// Registers a node whose name is free, tells the standbys, and then the node.
+/// Registers a node whose name is free, and tells it.
 fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
-    if shared.replication.is_handed_over() {
+    if shared.registry.is_closed() {
         return;
     }
     if !shared.has_room_for_a_node() {
@@ -304,7 +306,6 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     let Ok(connection) = os::watch(stream).map(Arc::new) else { return };
     let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
     let Ok(registration) = shared.registry.register(node, holder) else { return };
-    shared.replication.pass();
     shared.metrics().granted.count();
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));

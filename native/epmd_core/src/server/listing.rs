@@ -49,7 +49,7 @@ impl Listings {
 async fn write(which: Listing, registry: &Registry, port: u16) -> Vec<u8> {
     let departed = match which {
         Listing::Names => Vec::new(),
-        Listing::Dump => registry.departed(),
+        Listing::Dump => registry.tombstones(),
     };
     let entries = registry.entries();
     let mut out = protocol::listing_head(port);

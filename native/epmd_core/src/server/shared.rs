@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 
 use parking_lot::RwLock;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::access::Policy;
 use super::connections::Connections;
 use super::listing::Listings;
-use crate::hand_over::Replication;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -31,8 +31,8 @@ pub(crate) struct Shared {
     pub(crate) reserve: Reserve,
     /// Whether it was logged that there is no room for more nodes.
     pub(crate) full: AtomicBool,
-    /// Replicates the table to the followers of this server.
-    pub(crate) replication: Replication,
+    /// Where names go at which other members wait to be called, if there is a hand-over.
+    pub(crate) meetings: Option<mpsc::Sender<[u8; 16]>>,
     pub(crate) port: u16,
     /// Logs once that the listing was refused to a remote peer.
     pub(crate) listing_refused: Once,
@@ -41,6 +41,12 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.connections.metrics
+    }
+
+    /// Passes on the name of a member that waits to be called. Returns whether it will be called, now or when it asks
+    /// again: others cannot keep it from that by asking, too.
+    pub(crate) fn meet(&self, name: [u8; 16]) -> bool {
+        self.meetings.as_ref().is_some_and(|meetings| !matches!(meetings.try_send(name), Err(TrySendError::Closed(_))))
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -5,18 +5,16 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 
+use super::Named;
 use crate::os;
-
-/// A descriptor from the store, and its name.
-pub(super) type Stored = (String, OwnedFd);
 
 const LIST: &str = "epmd-left";
 const OWN_DESCRIPTORS: &str = "/proc/self/fd";
 
 /// Leaves these. If the process ends they end with it.
-pub(crate) fn leave(stored: Vec<Stored>) -> io::Result<()> {
+pub(super) fn leave(stored: Vec<Named>) -> io::Result<()> {
     let mut list = os::memory_file(LIST)?;
     let lines: String =
         stored.iter().map(|(name, descriptor)| format!("{} {name}\n", descriptor.as_raw_fd())).collect();
@@ -29,7 +27,7 @@ pub(crate) fn leave(stored: Vec<Stored>) -> io::Result<()> {
 }
 
 /// Takes what was left, if anything was.
-pub(super) fn take() -> io::Result<Vec<Stored>> {
+pub(super) fn take() -> io::Result<Vec<Named>> {
     let Some(number) = find() else { return Ok(Vec::new()) };
     let (mut list, mut lines) = (File::from(os::take_passed(number)?), String::new());
     list.rewind()?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,11 +24,6 @@ pub struct Process {
 impl Process {
     pub fn start(port: u16) -> Self {
         Self::start_limited(port, None, &[])
-    }
-
-    /// Starts a member of another program with the same flags.
-    pub fn start_program(program: &Path, port: u16) -> Self {
-        Self::spawn(Command::new(program), port, &[])
     }
 
     /// Starts a member with a limit of descriptors.

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::handle::Handle;
-use crate::hand_over::{self, Full, Hello, Replication, Room, Store, Stored};
+use super::left;
+use super::notifier::Notifier;
+use super::restored::Stored;
+use super::store::{Full, Store};
+use super::witness::has_room;
+use crate::hand_over::Hello;
 use crate::registry::{Descriptor, Registry};
-use crate::service_manager::{self, Notifier};
 
 /// The task that fills the store, if there is one.
 #[derive(Debug)]
-pub(super) struct Keeping {
+pub(crate) struct Keeper {
     listeners: watch::Sender<Vec<Arc<dyn Descriptor>>>,
     shared: Arc<Shared>,
     tasks: JoinSet<()>,
@@ -22,27 +25,39 @@ pub(super) struct Keeping {
 
 #[derive(Debug)]
 struct Shared {
-    store: Arc<watch::Sender<Option<Option<Store>>>>,
+    store: StoreSender,
     registry: Registry,
-    replication: Replication,
     hello: Hello,
 }
 
-impl Keeping {
+/// Where it is published what the store has room for.
+pub(crate) type StoreSender = Arc<watch::Sender<StoreState>>;
+
+/// The store of this service.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum StoreState {
+    /// It is not known whether there is one.
+    #[default]
+    Unknown,
+    None,
+    Some(Store),
+}
+
+impl Keeper {
     /// Begins to store this table and these listeners; what is `stored` already is reused.
-    pub(super) fn begin(
-        handle: &Handle,
+    pub(crate) fn begin(
+        notifier: Option<io::Result<Notifier>>,
+        store: StoreSender,
+        registry: Registry,
         hello: Hello,
-        replication: &Replication,
         listeners: Vec<Arc<dyn Descriptor>>,
         stored: Stored,
     ) -> Self {
         let (listeners, changes) = watch::channel(listeners);
-        let (registry, replication) = (handle.registry.clone(), replication.clone());
-        let shared = Arc::new(Shared { store: Arc::clone(&handle.store), registry, replication, hello });
+        let shared = Arc::new(Shared { store, registry, hello });
         let mut tasks = JoinSet::new();
-        match handle.service_manager().notifier() {
-            None => shared.settle(None),
+        match notifier {
+            None => shared.settle(StoreState::None),
             Some(Ok(notifier)) => {
                 tasks.spawn(keep(Arc::clone(&shared), notifier, changes, stored));
             }
@@ -52,12 +67,12 @@ impl Keeping {
     }
 
     /// Replaces the stored listeners.
-    pub(super) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
+    pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         self.listeners.send_replace(listeners);
     }
 
     /// Waits until everything is stored. False if there is no store, or it failed.
-    pub(super) async fn is_complete(&self) -> bool {
+    pub(crate) async fn is_complete(&self) -> bool {
         match self.shared.store().await {
             Some(store) => store.complete().await,
             None => false,
@@ -65,14 +80,14 @@ impl Keeping {
     }
 
     /// Leaves the same to the next run of the VM in this process, if it is the process that goes on.
-    pub(super) async fn leave(&self) -> io::Result<()> {
+    pub(crate) async fn leave(&self) -> io::Result<()> {
         let Some(store) = self.shared.store().await else { return Ok(()) };
         let listeners = self.listeners.borrow().clone();
-        service_manager::leave(store.copies(&listeners)?)
+        left::leave(store.copies(&listeners)?)
     }
 
     /// Stops, and empties the store.
-    pub(super) async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         let store = self.shared.store().await;
         self.tasks.shutdown().await;
         if let Some(store) = store {
@@ -85,25 +100,26 @@ impl Shared {
     /// The store, if there is one. Waits until that is known.
     async fn store(&self) -> Option<Store> {
         let mut store = self.store.subscribe();
-        let known = store.wait_for(Option::is_some).await;
-        known.ok().and_then(|store| store.clone().flatten())
+        let known = store.wait_for(|store| !matches!(store, StoreState::Unknown)).await.ok()?.clone();
+        match known {
+            StoreState::Some(store) => Some(store),
+            StoreState::Unknown | StoreState::None => None,
+        }
     }
 
-    fn settle(&self, store: Option<Store>) {
-        self.replication.set_store(store.clone());
-        self.store.send_replace(Some(store));
+    fn settle(&self, store: StoreState) {
+        self.store.send_replace(store);
     }
 
     fn give_up(&self, error: &io::Error) {
         tracing::warn!(%error, "the service manager cannot be asked to keep anything");
-        self.settle(None);
+        self.settle(StoreState::None);
     }
 }
 
-impl Drop for Keeping {
+impl Drop for Keeper {
     fn drop(&mut self) {
-        self.shared.replication.set_store(None);
-        self.shared.store.send_replace(None);
+        self.shared.settle(StoreState::Unknown);
     }
 }
 
@@ -115,7 +131,7 @@ async fn keep(
     stored: Stored,
 ) {
     let begin = async {
-        if hand_over::room(&notifier).await? == Room::None && stored.names.is_empty() {
+        if !has_room(&notifier).await? && stored.names.is_empty() {
             return Ok(None);
         }
         let listeners = listeners.borrow_and_update().clone();
@@ -128,11 +144,11 @@ async fn keep(
                 "the service manager keeps nothing for this service, whose nodes are unknown for 2 seconds when it \
                  restarts: give it FileDescriptorStoreMax=, above the number of nodes"
             );
-            return shared.settle(None);
+            return shared.settle(StoreState::None);
         }
         Err(error) => return shared.give_up(&error),
     };
-    shared.settle(Some(store.clone()));
+    shared.settle(StoreState::Some(store.clone()));
     let told = std::sync::Once::new();
     let full = |why| {
         told.call_once(|| {

@@ -1,7 +1,7 @@
-//! What an owner kept in the service manager's store, as the next life of its service finds it.
+//! What an owner has left in the service manager's store, as the next run of its service finds it.
 //!
-//! The table is a log of messages of the hand-over, to which its owner has appended until it ended, however it did.
-//! What has no descriptor in the store has ended, and so has what ended meanwhile.
+//! The table is a log, to which its owner has appended until it ended, however it did. What has no descriptor in the
+//! store has ended, and so has what ended meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,12 +9,11 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use super::copying;
-use super::hello::VERSION;
-use super::message::{self, Message};
-use super::standby::connection;
-use crate::address::{is_listener, port_of};
-use crate::registry::replica::Replica;
+use crate::address::{is_listener, is_tcp, port_of};
+use crate::hand_over::message::{self, Message};
+use crate::hand_over::{Hello, Holdings, VERSION};
+use crate::registry::log::LogEntry;
+use crate::registry::{Incoming, Registry};
 
 /// The name of a listener in the store.
 pub(crate) const LISTENER: &str = "epmd-listener";
@@ -31,8 +30,16 @@ pub(crate) struct Kept {
     /// Listeners on the port, if the service manager has no other.
     pub(crate) listeners: Vec<TcpListener>,
     /// None if there was no table, or none that can be read.
-    pub(crate) replica: Option<Replica>,
+    table: Option<Table>,
+    connections: BTreeMap<u64, OwnedFd>,
     pub(crate) stored: Stored,
+}
+
+/// A table as its owner has written it.
+#[derive(Debug)]
+struct Table {
+    owner: Hello,
+    log: Vec<LogEntry>,
 }
 
 /// What is in the store, for who goes on filling it.
@@ -51,7 +58,7 @@ impl Kept {
     pub(crate) fn sort(stored: Vec<(String, OwnedFd)>, port: u16) -> Self {
         let mut kept = Self::default();
         kept.stored.names = stored.iter().map(|(name, _)| name.clone()).collect();
-        let (mut tables, mut connections) = (BTreeMap::new(), BTreeMap::new());
+        let mut tables = BTreeMap::new();
         let of_port = |descriptor: &OwnedFd| port_of(descriptor) == Some(port);
         for (name, descriptor) in stored {
             if let Some(number) = number(&name, TABLE) {
@@ -61,17 +68,32 @@ impl Kept {
                 if listener.set_nonblocking(true).is_ok() {
                     kept.listeners.push(listener);
                 }
-            } else if let Some(id) = number(&name, CONNECTION).filter(|_| of_port(&descriptor)) {
-                connections.insert(id, descriptor);
+            } else if let Some(id) = number(&name, CONNECTION).filter(|_| is_tcp(&descriptor) && of_port(&descriptor)) {
+                kept.connections.insert(id, descriptor);
             }
         }
         // The newest may have been begun and not completed.
-        if let Some((table, file, said)) = tables.into_iter().rev().find_map(whole) {
-            kept.replica = replay(said.messages, &mut connections);
-            kept.stored.table = table;
-            kept.stored.log = Some((file, said.length));
+        if let Some((number, file, table, length)) = tables.into_iter().rev().find_map(whole) {
+            kept.table = Some(table);
+            kept.stored.table = number;
+            kept.stored.log = Some((file, length));
         }
         kept
+    }
+
+    /// Makes the registry a replica of the stored table, and takes the connections. Returns whether there was a table.
+    pub(crate) fn restore(&mut self, registry: &Registry, holdings: &mut Holdings) -> bool {
+        let Some(table) = self.table.take() else { return false };
+        if replay(table, registry).is_none() {
+            registry.give_up();
+            return false;
+        }
+        for (id, connection) in std::mem::take(&mut self.connections) {
+            if let Some(entry) = registry.get(id) {
+                holdings.insert(entry, connection);
+            }
+        }
+        true
     }
 }
 
@@ -80,49 +102,34 @@ pub(crate) fn number(name: &str, before: &str) -> Option<u64> {
     name.strip_prefix(before)?.parse().ok()
 }
 
-/// What a log says.
-struct Said {
-    /// Of the last table in it that is whole.
-    messages: Vec<Message>,
-    /// The length of all messages. The last may have been cut off.
-    length: u64,
-}
-
-/// What a log says, if it has a whole table.
-fn whole((number, log): (u64, File)) -> Option<(u64, File, Said)> {
+/// The last table in a log that is whole, and the length of all messages: the last may have been cut off.
+fn whole((number, log): (u64, File)) -> Option<(u64, File, Table, u64)> {
     let length = log.metadata().ok()?.len().min(LONGEST);
     let mut bytes = vec![0; usize::try_from(length).ok()?];
     log.read_exact_at(&mut bytes, 0).ok()?;
-    let (mut rest, mut messages) = (bytes.as_slice(), Vec::new());
+    let (mut rest, mut tables) = (bytes.as_slice(), Vec::<Table>::new());
     while let Some(message) = next(&mut rest)? {
-        if matches!(&message, Message::Hello(hello) if hello.version > VERSION) {
-            return None;
+        match message {
+            Message::Hello(owner) if owner.version <= VERSION => tables.push(Table { owner, log: Vec::new() }),
+            Message::Log(entry) => tables.last_mut()?.log.push(entry),
+            _ => return None,
         }
-        messages.push(message);
     }
     // Each owner begins anew in it; one that was just about to has told less than the one before.
-    let end = messages.iter().rposition(|message| *message == Message::Whole)?;
-    let after = messages[end..].iter().position(|message| matches!(message, Message::Hello(_)));
-    messages.truncate(after.map_or(messages.len(), |after| end + after));
-    let begin = messages.iter().rposition(|message| matches!(message, Message::Hello(_)))?;
-    messages.drain(..=begin);
-    Some((number, log, Said { messages, length: length - rest.len() as u64 }))
+    let table = tables.into_iter().rfind(|table| table.log.contains(&LogEntry::InSync))?;
+    Some((number, log, table, length - rest.len() as u64))
 }
 
-/// The copy that comes of what was said.
-fn replay(messages: Vec<Message>, connections: &mut BTreeMap<u64, OwnedFd>) -> Option<Replica> {
-    let mut copy = Replica::default();
-    for message in messages {
-        let stored = match &message {
-            Message::Entered(entered) if entered.connected => connections.remove(&entered.id),
-            _ => None,
-        };
-        let connected = stored.and_then(|descriptor| connection(descriptor).ok());
-        if !copying::follow(&mut copy, message, connected).ok()? {
-            return None;
-        }
+fn replay(Table { owner, log }: Table, registry: &Registry) -> Option<()> {
+    let mut log = log.into_iter();
+    let Some(LogEntry::Begin { epoch, refusals }) = log.next() else { return None };
+    let mut incoming = Incoming::new(epoch, refusals);
+    for entry in log.by_ref().take_while(|entry| *entry != LogEntry::InSync) {
+        registry.build(&mut incoming, entry).ok()?;
     }
-    Some(copy)
+    registry.replace(incoming, &owner.addresses);
+    log.try_for_each(|entry| registry.follow(entry).ok())?;
+    registry.follow(LogEntry::Settled).ok()
 }
 
 /// The next message; `Some(None)` at the end, which may be in the middle of one.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
+use super::notifier::{removal, storing, Notifier};
 use crate::os;
-use crate::service_manager::{removal, storing, Notifier};
 
 /// How long the service manager may take to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,15 +21,8 @@ pub(super) const WITNESS: &str = "epmd-witness";
 /// How long it may take to close what it does not keep, after it has said that it has read everything.
 const CLOSING: Duration = Duration::from_millis(5);
 
-/// Whether the service manager keeps what it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    Some,
-    None,
-}
-
 /// Whether the service manager keeps anything, asked before it is sent what matters.
-pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
+pub(super) async fn has_room(notifier: &Notifier) -> io::Result<bool> {
     let (witness, end) = pair()?;
     let (answered, barrier) = pair()?;
     let asked = async {
@@ -40,10 +33,10 @@ pub(crate) async fn room(notifier: &Notifier) -> io::Result<Room> {
         os::ended(&answered).await;
         let refused = timeout(CLOSING, os::ended(&witness)).await.is_ok();
         notifier.deliver(&removal(WITNESS), None).await?;
-        Ok(if refused { Room::None } else { Room::Some })
+        Ok(!refused)
     };
     // One that does not answer may be busy.
-    timeout(TIMEOUT, asked).await.unwrap_or(Ok(Room::Some))
+    timeout(TIMEOUT, asked).await.unwrap_or(Ok(true))
 }
 
 /// A pair of sockets, of which one tells when the other is closed.

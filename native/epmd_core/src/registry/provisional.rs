@@ -1,4 +1,4 @@
-//! The nodes that observers know of from an earlier table or copy, so that they are only told of real changes.
+//! The nodes that observers know of from an earlier table, so that they are only told of real changes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -8,13 +8,17 @@ use crate::journal::Journal;
 
 /// Nodes that observers know of, and that the new table has not confirmed yet.
 #[derive(Debug, Default)]
-pub(crate) struct Unconfirmed {
+pub(super) struct Provisional {
     names: HashSet<ByName>,
 }
 
-impl Unconfirmed {
-    pub(super) fn of(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
-        Self { names: entries.into_iter().map(ByName).collect() }
+impl Provisional {
+    pub(super) fn add(&mut self, entry: &Arc<Entry>) {
+        self.names.insert(ByName(Arc::clone(entry)));
+    }
+
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Entry>> {
+        self.names.get(name).map(|ByName(entry)| entry)
     }
 
     /// A node is in the new table: records it, unless observers know it as it is.
@@ -33,7 +37,7 @@ impl Unconfirmed {
         gone.by_age().for_each(|entry| journal.record(|| entry.unregistered()));
     }
 
-    /// The unconfirmed nodes, the oldest registration first.
+    /// The oldest registration first.
     pub(super) fn by_age(&self) -> impl DoubleEndedIterator<Item = Arc<Entry>> {
         let by_age: BTreeMap<_, _> = self.names.iter().map(|ByName(entry)| (entry.id(), Arc::clone(entry))).collect();
         by_age.into_values()

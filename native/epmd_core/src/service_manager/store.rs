@@ -1,13 +1,15 @@
-//! Keeps what a next life of this service needs to go on for its owner in the service manager's store.
+//! Mirrors the listeners, connections and table into the service manager's descriptor store, so that the next start of
+//! this service can resume from them.
 //!
 //! A connection lasts as long as any process has its descriptor, so the service manager gets one of each, and of a log
-//! of the table. It follows the table as a standby does; what it does not take it closes without a word, so it gets a
-//! [witness](super::witness) as well.
+//! of the table. The store subscribes to the table as a follower does; what the service manager does not take it closes
+//! without a word, so it gets a [witness](super::witness) as well.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,18 +17,18 @@ use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
-use super::hello::Hello;
-use super::kept::{number, Stored, CONNECTION, LISTENER, TABLE};
 use super::log::Log;
-use super::message::{self, Message};
+use super::notifier::{removal, storing, Notifier};
+use super::restored::{number, Stored, CONNECTION, LISTENER, TABLE};
 use super::witness::{pair, TIMEOUT, WITNESS};
+use crate::hand_over::message::Message;
+use crate::hand_over::Hello;
 use crate::os;
-use crate::registry::follower::{Follower, Step};
+use crate::registry::log::{LogEntry, Subscription};
 use crate::registry::{Descriptor, Registry};
-use crate::service_manager::{removal, storing, Notifier};
 
-/// Steps that are taken before other peers get a turn.
-const STEPS_AT_ONCE: usize = 256;
+/// Log entries that are taken before other peers get a turn.
+const ENTRIES_AT_ONCE: usize = 256;
 /// How long the log may become beyond twice its first length, before another takes its place; bytes.
 const GROWTH: u64 = 1 << 18;
 /// How many connections are kept. systemd compares each with all that it has, which takes its time; and the next life is
@@ -37,14 +39,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The store of this service, as far as it is filled from here.
 #[derive(Clone, Debug)]
-pub(crate) struct Store(Arc<Mutex<State>>);
+pub(crate) struct Store {
+    state: Arc<Mutex<State>>,
+    /// Whether something had no room. Who asks for the status does not wait while a table is being stored.
+    is_full: Arc<AtomicBool>,
+}
 
 #[derive(Debug)]
 struct State {
     notifier: Arc<Notifier>,
     registry: Registry,
     hello: Hello,
-    follower: Arc<Follower>,
+    subscription: Arc<Subscription>,
     log: Log,
     /// The number of the table in the store.
     table: u64,
@@ -58,6 +64,7 @@ struct State {
     unwitnessed: bool,
     /// What the store has no room for is left out.
     full: Option<Full>,
+    is_full: Arc<AtomicBool>,
 }
 
 /// Why no more is kept.
@@ -94,7 +101,7 @@ impl Store {
             notifier: Arc::new(notifier),
             registry: registry.clone(),
             hello,
-            follower: registry.follow(None),
+            subscription: registry.subscribe(None),
             log: Log::default(),
             table: stored.table,
             connections,
@@ -102,29 +109,31 @@ impl Store {
             witness: None,
             unwitnessed: false,
             full: None,
+            is_full: Arc::default(),
         };
         listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
         match stored.log {
             Some((file, length)) => state.begin_in(Log { file: Some(file), first: 0, length })?,
             None => state.begin()?,
         }
-        Ok(Self(Arc::new(Mutex::new(state))))
+        let is_full = Arc::clone(&state.is_full);
+        Ok(Self { state: Arc::new(Mutex::new(state)), is_full })
     }
 
     /// Whether it had room for everything.
     pub(crate) fn has_all(&self) -> bool {
-        self.0.lock().full.is_none()
+        !self.is_full.load(Ordering::Relaxed)
     }
 
     /// Passes what the store lacks, as far as it can be without waiting.
     pub(crate) fn pass(&self) {
         // Who tends it finds the same error.
-        let _ = self.0.lock().pass();
+        let _ = self.state.lock().pass();
     }
 
     /// Has these listeners kept in the place of those that are.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.remove(LISTENER.into());
         listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
         let _ = state.pass();
@@ -133,14 +142,14 @@ impl Store {
     /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
     pub(crate) async fn tend(&self, full: impl Fn(Full)) -> io::Error {
         loop {
-            let (progress, notifier, follower, witness) = {
-                let mut state = self.0.lock();
+            let (progress, notifier, subscription, witness) = {
+                let mut state = self.state.lock();
                 let progress = match state.pass_with_witness() {
                     Ok(progress) => progress,
                     Err(error) => return error,
                 };
                 state.full.map(&full);
-                (progress, Arc::clone(&state.notifier), Arc::clone(&state.follower), state.witness.clone())
+                (progress, Arc::clone(&state.notifier), Arc::clone(&state.subscription), state.witness.clone())
             };
             let closed = async {
                 match &witness {
@@ -152,15 +161,15 @@ impl Store {
                 () = closed => {
                     // One that has given way is closed as well.
                     let is_refused = |current: &mut Arc<_>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
-                    let mut state = self.0.lock();
+                    let mut state = self.state.lock();
                     if state.witness.take_if(is_refused).is_some() {
-                        state.full = Some(Full::Refused);
+                        state.set_full(Some(Full::Refused));
                     }
                 }
                 () = tokio::task::yield_now(), if progress == Progress::More => {}
                 () = notifier.writable(), if progress == Progress::Blocked => {}
                 () = sleep(PAUSE), if progress == Progress::Crowded => {}
-                () = follower.stepped(), if progress == Progress::Done => {}
+                () = subscription.appended(), if progress == Progress::Done => {}
             }
         }
     }
@@ -170,7 +179,7 @@ impl Store {
         let passed = async {
             loop {
                 let (progress, notifier) = {
-                    let mut state = self.0.lock();
+                    let mut state = self.state.lock();
                     (state.pass(), Arc::clone(&state.notifier))
                 };
                 match progress {
@@ -187,7 +196,7 @@ impl Store {
 
     /// Copies of what is stored, when that is everything; of the listeners, these.
     pub(crate) fn copies(&self, listeners: &[Arc<dyn Descriptor>]) -> io::Result<Vec<(String, OwnedFd)>> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let table = state.log.file.iter().map(|file| Ok((format!("{TABLE}{}", state.table), file.try_clone()?.into())));
         let copy = |name: String, descriptor: &dyn Descriptor| Ok((name, descriptor.as_fd().try_clone_to_owned()?));
         let listeners = listeners.iter().map(|listener| copy(LISTENER.into(), listener.as_ref()));
@@ -201,7 +210,7 @@ impl Store {
     /// Takes everything back, waiting a moment for the service manager where it must.
     pub(crate) async fn empty(&self) {
         let (notifier, outgoing) = {
-            let mut state = self.0.lock();
+            let mut state = self.state.lock();
             let names = state.connections.iter().map(|id| name_of(*id));
             let table = format!("{TABLE}{}", state.table);
             let names: Vec<_> = names.chain([LISTENER.into(), table, WITNESS.into()]).collect();
@@ -251,34 +260,39 @@ impl State {
         self.begin_in(Log { file: Some(file), first: 0, length: 0 })
     }
 
-    /// Writes the whole table to a log, and each of its steps from now on.
+    /// Writes the whole table to a log, and each of its changes from now on.
     fn begin_in(&mut self, log: Log) -> io::Result<()> {
-        self.follower = self.registry.follow(None);
+        self.subscription = self.registry.subscribe(None);
         self.log = log;
         let mut bytes = Message::Hello(self.hello.clone()).encode();
-        while let Ok(Some(step)) = self.follower.take() {
-            self.follow(step, &mut bytes);
+        while let Ok(Some(entry)) = self.subscription.take() {
+            self.follow(entry, &mut bytes);
         }
         self.log.append(&bytes)?;
         self.log.first = bytes.len() as u64;
         Ok(())
     }
 
+    fn set_full(&mut self, full: Option<Full>) {
+        self.full = full;
+        self.is_full.store(full.is_some(), Ordering::Relaxed);
+    }
+
     fn connection(&self, id: u64) -> Option<Arc<dyn Descriptor>> {
-        self.registry.entries().iter().find(|entry| entry.id() == id)?.connection()
+        self.registry.get(id)?.connection()
     }
 
     fn pass(&mut self) -> io::Result<Progress> {
-        // What it does not read waits in the table's steps, not here.
+        // What it does not read waits in the subscription, not here.
         let sent = self.send()?;
         if sent != Progress::Done {
             return Ok(sent);
         }
         let mut bytes = Vec::new();
-        for _ in 0..STEPS_AT_ONCE {
-            let taken = self.follower.take();
+        for _ in 0..ENTRIES_AT_ONCE {
+            let taken = self.subscription.take();
             match taken {
-                Ok(Some(step)) => self.follow(step, &mut bytes),
+                Ok(Some(entry)) => self.follow(entry, &mut bytes),
                 Ok(None) => {
                     self.log.append(&bytes)?;
                     if self.log.length > 2 * self.log.first + GROWTH {
@@ -286,7 +300,7 @@ impl State {
                     }
                     return self.send();
                 }
-                // Steps were lost.
+                // Entries were lost.
                 Err(_) => {
                     self.begin()?;
                     bytes.clear();
@@ -308,7 +322,9 @@ impl State {
         }
         let (own, others) = pair()?;
         self.witness = Some(Arc::new(own));
-        self.full.take_if(|full| *full == Full::Refused);
+        if self.full == Some(Full::Refused) {
+            self.set_full(None);
+        }
         self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
         self.send()
     }
@@ -326,22 +342,19 @@ impl State {
         Ok(Progress::Done)
     }
 
-    fn follow(&mut self, step: Step, bytes: &mut Vec<u8>) {
-        let entered = match &step {
+    fn follow(&mut self, entry: LogEntry, bytes: &mut Vec<u8>) {
+        match &entry {
             // A log begins with nothing to resume, and who observes lives no longer than this owner.
-            Step::Resumed(_) | Step::Kept(_) | Step::Settled | Step::Refused(_) => return,
-            Step::Left(id) if self.connections.remove(id) => {
-                self.remove(name_of(*id));
-                None
+            LogEntry::Resumed(_) | LogEntry::Retained(_) | LogEntry::Settled | LogEntry::Refused(_) => return,
+            LogEntry::Ended(id) if self.connections.remove(id) => self.remove(name_of(*id)),
+            LogEntry::Registered(entry) => {
+                if let Some(connection) = entry.connection() {
+                    self.store_connection(entry.id(), connection);
+                }
             }
-            Step::Entered(entry) => Some(entry.id()),
-            _ => None,
-        };
-        let (message, connection) = message::step(step, true);
-        bytes.extend(message);
-        if let (Some(id), Some(connection)) = (entered, connection) {
-            self.store_connection(id, connection);
+            _ => {}
         }
+        bytes.extend(Message::Log(entry).encode());
     }
 
     fn store_connection(&mut self, id: u64, connection: Arc<dyn Descriptor>) {
@@ -349,7 +362,7 @@ impl State {
             return;
         }
         if self.connections.len() >= MOST {
-            self.full = Some(Full::Most);
+            self.set_full(Some(Full::Most));
             return;
         }
         self.connections.insert(id);

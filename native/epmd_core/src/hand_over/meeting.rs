@@ -1,0 +1,104 @@
+//! How a follower and its owner find each other.
+//!
+//! The follower listens on a Unix socket of its own, at an abstract name that nobody can know before, and tells the name
+//! over the port (`MEET_REQ`) to whoever serves it. The owner calls back. So no name exists that another user could bind
+//! first or fill, and both check each other's process ([`super::peer`]).
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::time::timeout;
+
+use super::channel::{self, Receiver, Sender};
+use super::peer;
+use super::settings::Trusted;
+use crate::protocol::{self, MEETING};
+
+/// How long the owner may take to call.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// Calls that may wait. Strangers may call, too, once the name is in /proc/net/unix.
+const BACKLOG: i32 = 4096;
+
+/// A name at which a follower waits for a call.
+pub(crate) type Name = [u8; 16];
+
+/// Why a follower did not meet its owner.
+#[derive(Debug)]
+pub(crate) enum NotMet {
+    /// Nobody answers, or not in time.
+    Absent,
+    /// Whoever has the port does not know of meetings, or wants none.
+    NotAMember,
+    /// The process that called is not trusted.
+    Untrusted(io::Error),
+    /// This process cannot listen.
+    Failed(io::Error),
+}
+
+/// Meets the owner that serves the port at this address. Returns the channel and the owner's process, where that is
+/// visible.
+pub(crate) async fn meet(owner: SocketAddr, trusted: &Trusted) -> Result<(Sender, Receiver, Option<i32>), NotMet> {
+    let name: Name = random().map_err(NotMet::Failed)?;
+    let listener = listen(name).map_err(NotMet::Failed)?;
+    let asked = async {
+        let mut stream = TcpStream::connect(owner).await.map_err(|_| NotMet::Absent)?;
+        stream.write_all(&protocol::meet_request(&name)).await.map_err(|_| NotMet::Absent)?;
+        let mut reply = [0; MEETING.len()];
+        match stream.read_exact(&mut reply).await {
+            Ok(_) if reply == *MEETING => Ok(()),
+            _ => Err(NotMet::NotAMember),
+        }
+    };
+    let called = async {
+        let mut untrusted = None;
+        loop {
+            let accepted = timeout(TIMEOUT, listener.accept()).await;
+            match (accepted, untrusted) {
+                (Err(_), None) => return Err(NotMet::Absent),
+                (Err(_), Some(error)) => return Err(NotMet::Untrusted(error)),
+                (Ok(Err(error)), _) => return Err(NotMet::Failed(error)),
+                (Ok(Ok((stream, _))), _) => match peer::check(&stream, trusted) {
+                    Ok(process) => {
+                        let (sender, receiver) = channel::open(stream);
+                        return Ok((sender, receiver, process));
+                    }
+                    Err(error) => untrusted = Some(error),
+                },
+            }
+        }
+    };
+    timeout(TIMEOUT, asked).await.unwrap_or(Err(NotMet::Absent))?;
+    called.await
+}
+
+/// Calls the follower that waits at this name. The caller checks who it is.
+pub(crate) async fn call(name: Name) -> io::Result<UnixStream> {
+    UnixStream::connect(path(name)).await
+}
+
+fn listen(name: Name) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path(name))?)?;
+    socket.listen(BACKLOG)?;
+    UnixListener::from_std(OwnedFd::from(socket).into())
+}
+
+/// Abstract: it belongs to the network namespace, as the port does.
+fn path(name: Name) -> PathBuf {
+    format!("\0embedded_epmd/{:032x}", u128::from_be_bytes(name)).into()
+}
+
+fn random() -> io::Result<Name> {
+    let mut name = Name::default();
+    match rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())? {
+        filled if filled == name.len() => Ok(name),
+        _ => Err(ErrorKind::UnexpectedEof.into()),
+    }
+}

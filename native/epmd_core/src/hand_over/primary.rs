@@ -1,0 +1,484 @@
+//! The owner's side: calls the followers that ask for it, sends them the log of the table, and to standbys what they need
+//! to take over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch, Notify, Semaphore, SemaphorePermit};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
+
+use super::channel::{self, Failure, Receiver, Sender};
+use super::follow::is_connection;
+use super::hello::{Hello, Standby, HELLO_TIMEOUT};
+use super::lock::OwnerLock;
+use super::meeting::{self, Name};
+use super::message::Message;
+use super::peer;
+use super::session::{Heard, Outgoing, Session};
+use super::settings::HandOver;
+use super::succession::Stopped;
+use crate::node::NodeName;
+use crate::os;
+use crate::registry::log::Subscription;
+use crate::registry::{Descriptor, Entry, Holder, NodeConnection, Registration, Registry};
+use crate::reserve::Reserve;
+
+/// How long a follower may stay silent. It sends something every 5 seconds.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long a standby may take to confirm that it serves. It normally takes less than a millisecond.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after a change of owner to wait for the last owner's other standbys. They normally take a few milliseconds.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(1);
+/// Members that may follow, or wait for a permit to stand by, at one time.
+const MAX_FOLLOWERS: usize = 256;
+/// Messages that are sent to one follower before other tasks run.
+const MESSAGES_AT_ONCE: usize = 256;
+/// The pause before a descriptor is sent again while too many are on their way.
+const CROWDED_PAUSE: Duration = Duration::from_millis(50);
+
+/// The owner's offer to other members to follow it. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Primary {
+    context: Arc<Context>,
+    /// The task that calls followers.
+    calling: JoinSet<()>,
+}
+
+/// What an owner offers.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) node: Option<NodeName>,
+    /// Whether the service manager holds the listeners as well.
+    pub(crate) lent: bool,
+    pub(crate) registry: Registry,
+    pub(crate) links: Links,
+    /// How many may stand by, and who.
+    pub(crate) settings: watch::Receiver<HandOver>,
+    /// Where the current standbys are published.
+    pub(crate) standbys: Arc<watch::Sender<Vec<Standby>>>,
+    /// Where registrations go that followers bring, to be held as long as their connections last.
+    pub(crate) brought: mpsc::UnboundedSender<(Registration, NodeConnection)>,
+}
+
+#[derive(Debug)]
+struct Context {
+    offer: Offer,
+    addresses: Mutex<Vec<IpAddr>>,
+    listeners: watch::Sender<Vec<Arc<dyn Descriptor>>>,
+    permits: Mutex<Arc<Semaphore>>,
+    followers: Mutex<JoinSet<()>>,
+    exposed: Notify,
+    taken_over: Notify,
+    /// Why processes could not follow, each logged once.
+    logged: Mutex<BTreeSet<String>>,
+    /// Until when standbys of the last owner are waited for.
+    resume_until: Instant,
+}
+
+/// The sessions with all followers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Links(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    last_id: u64,
+    links: BTreeMap<u64, Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    sender: Sender,
+    session: Session,
+    /// The message that the socket had no room for.
+    waiting: Option<Outgoing>,
+}
+
+/// The result of sending as much as possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Everything is sent.
+    Done,
+    /// The socket is full until the other end reads.
+    Blocked,
+    /// Too many descriptors are on their way.
+    Crowded,
+    /// There is more to send; other tasks run first.
+    More,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum Reason {
+    Gone,
+    Silent,
+    Slow,
+    Malformed,
+    /// The owner's settings or listeners have changed.
+    Changed,
+    Failed(io::Error),
+}
+
+impl Reason {
+    fn describe(&self) -> String {
+        match self {
+            Self::Gone => "it has gone".into(),
+            Self::Silent => format!("it has said nothing for {} seconds", SILENCE_TIMEOUT.as_secs()),
+            Self::Slow => "it is too slow".into(),
+            Self::Malformed => "what it says is no message".into(),
+            Self::Changed => "the settings have changed".into(),
+            Self::Failed(error) => error.to_string(),
+        }
+    }
+}
+
+impl Link {
+    /// Sends what the follower lacks, as far as possible without waiting.
+    fn pass(&mut self) -> Result<Progress, Reason> {
+        for _ in 0..MESSAGES_AT_ONCE {
+            let next = match self.waiting.take() {
+                Some(waiting) => Some(waiting),
+                None => self.session.next().map_err(|_| Reason::Slow)?,
+            };
+            let Some((bytes, descriptor)) = next else { return Ok(Progress::Done) };
+            match self.sender.send(&bytes, descriptor.as_deref().map(AsFd::as_fd)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(Reason::Gone),
+                Err(error) => {
+                    self.waiting = Some((bytes, descriptor));
+                    return match error {
+                        error if error.kind() == ErrorKind::WouldBlock => Ok(Progress::Blocked),
+                        error if channel::is_crowded(&error) => Ok(Progress::Crowded),
+                        error => Err(Reason::Failed(error)),
+                    };
+                }
+            }
+        }
+        Ok(Progress::More)
+    }
+}
+
+impl Links {
+    /// Sends to the standbys what they lack, as far as possible without waiting. Other followers get it a moment later
+    /// from their own tasks: no node waits for them.
+    pub(crate) fn pass(&self) {
+        for link in self.0.lock().links.values_mut().filter(|link| link.session.has_permit()) {
+            // The task of the link finds the same error and ends.
+            let _ = link.pass();
+        }
+    }
+
+    fn begin(&self, sender: Sender, session: Session) -> u64 {
+        let mut table = self.0.lock();
+        table.last_id += 1;
+        let id = table.last_id;
+        table.links.insert(id, Link { sender, session, waiting: None });
+        id
+    }
+
+    /// Does something with the link of this number, while it is there.
+    fn with<T>(&self, id: u64, act: impl FnOnce(&mut Link) -> T) -> Option<T> {
+        self.0.lock().links.get_mut(&id).map(act)
+    }
+
+    /// Ends a link. With `reconnect` the follower is told to connect again, if its socket has room at once.
+    fn end(&self, id: u64, reconnect: bool) {
+        if let Some(mut link) = self.0.lock().links.remove(&id).filter(|_| reconnect) {
+            if link.waiting.is_none() {
+                let _ = link.sender.send(&Message::Reconnect.encode(), None);
+            }
+        }
+    }
+
+    fn has_standby(&self) -> bool {
+        self.0.lock().links.values().any(|link| link.session.stands_by())
+    }
+
+    /// Asks every standby to take over; the first to lock the listener does.
+    fn request_takeover(&self) {
+        self.0.lock().links.values_mut().for_each(|link| link.session.end());
+        self.pass();
+    }
+}
+
+impl Primary {
+    /// Calls the followers whose names arrive, and passes these listeners to every standby. `resumes` tells whether
+    /// another owner has just ended, whose standbys are about to connect.
+    pub(crate) fn new(
+        offer: Offer,
+        names: mpsc::Receiver<Name>,
+        listeners: Vec<Arc<dyn Descriptor>>,
+        resumes: bool,
+    ) -> Self {
+        let permits = permits(&offer.settings.borrow());
+        let context = Arc::new(Context {
+            addresses: Mutex::new(offer.addresses.clone()),
+            offer,
+            listeners: watch::Sender::new(listeners),
+            permits: Mutex::new(permits),
+            followers: Mutex::default(),
+            exposed: Notify::new(),
+            taken_over: Notify::new(),
+            logged: Mutex::default(),
+            resume_until: Instant::now() + if resumes { RESUME_TIMEOUT } else { Duration::ZERO },
+        });
+        let mut calling = JoinSet::new();
+        calling.spawn(call_followers(Arc::clone(&context), names));
+        Self { context, calling }
+    }
+
+    /// Replaces the listeners and their addresses. Standbys are told to connect again, and get the new ones.
+    pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>, addresses: Vec<IpAddr>) {
+        *self.context.addresses.lock() = addresses;
+        self.context.listeners.send_replace(listeners);
+    }
+
+    /// Adds listeners. Current standbys get them too.
+    pub(crate) fn extend(&self, new: Vec<Arc<dyn Descriptor>>) {
+        let links = &self.context.offer.links;
+        links.0.lock().links.values_mut().for_each(|link| link.session.extend(&new));
+        links.pass();
+        // Without a notification: no standby has to connect again.
+        self.context.listeners.send_if_modified(|listeners| {
+            listeners.extend(new);
+            false
+        });
+    }
+
+    /// Waits until a process that is not to serve has copies of the listeners: a standby that hangs, or one whose user
+    /// is not trusted any more. They may keep the port taken.
+    pub(crate) async fn exposed(&self) {
+        self.context.exposed.notified().await;
+    }
+
+    /// Hands over to a standby. The caller must have stopped accepting and registering. Returns the lock if no other
+    /// process serves: then none can later.
+    pub(crate) async fn hand_over(&mut self, lock: OwnerLock) -> Result<(), OwnerLock> {
+        let Context { offer, taken_over, resume_until, .. } = &*self.context;
+        let mut standbys = offer.standbys.subscribe();
+        if !offer.links.has_standby() {
+            let _ = timeout_at(*resume_until, standbys.wait_for(|standbys| !standbys.is_empty())).await;
+        }
+        if !offer.links.has_standby() {
+            return Err(lock);
+        }
+        self.calling.shutdown().await;
+        let Some(pending) = lock.release() else { return Ok(()) };
+        offer.links.request_takeover();
+        tokio::select! {
+            () = taken_over.notified() => {}
+            _ = standbys.wait_for(Vec::is_empty) => {}
+            () = sleep(CONFIRM_TIMEOUT) => {}
+        }
+        let again = pending.try_lock().ok();
+        match (Stopped::after(again.is_some()), again) {
+            (Stopped::Alone, Some(lock)) => Err(lock),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Primary {
+    fn drop(&mut self) {
+        // The tasks share the context that holds them, so they would never be dropped.
+        self.context.followers.lock().abort_all();
+        self.context.offer.standbys.send_replace(Vec::new());
+    }
+}
+
+fn permits(settings: &HandOver) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(settings.standbys as usize))
+}
+
+async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) {
+    let spare = Reserve::of(1);
+    let mut settings = context.offer.settings.clone();
+    loop {
+        let name = tokio::select! {
+            Some(name) = names.recv() => name,
+            Ok(()) = settings.changed() => {
+                *context.permits.lock() = permits(&settings.borrow_and_update());
+                continue;
+            }
+            else => return,
+        };
+        if settings.borrow().standbys == 0 {
+            continue;
+        }
+        // One descriptor is kept in reserve for this: a VM that is full needs its standby most.
+        let called = match meeting::call(name).await {
+            Err(_) if spare.give_up() => meeting::call(name).await,
+            called => called,
+        };
+        spare.restore();
+        let Ok(stream) = called else { continue };
+        let mut followers = context.followers.lock();
+        while followers.try_join_next().is_some() {}
+        if followers.len() < MAX_FOLLOWERS {
+            followers.spawn(serve(Arc::clone(&context), stream));
+        }
+    }
+}
+
+/// Serves one member: exchanges hellos, and sends it the log, and what a standby needs once there is a permit for it.
+async fn serve(context: Arc<Context>, stream: UnixStream) {
+    let offer = &context.offer;
+    let mut settings = offer.settings.clone();
+    let HandOver { trusted, .. } = settings.borrow_and_update().clone();
+    let pid = match peer::check(&stream, &trusted) {
+        Ok(pid) => pid,
+        Err(error) => return context.log_untrusted(&error),
+    };
+    let (mut sender, mut receiver) = channel::open(stream);
+    let mut listeners = context.listeners.subscribe();
+    let permits = Arc::clone(&context.permits.lock());
+    let hello = Hello::new(context.addresses.lock().clone(), offer.node.clone());
+    if sender.send(&Message::Hello(hello.clone()).encode(), None).is_err() {
+        return;
+    }
+    let Ok(Ok((Message::Hello(said), None))) = timeout(HELLO_TIMEOUT, receiver.receive()).await else { return };
+    let has_retained = said.resume.is_some_and(|resume| resume.has_connections);
+    let subscription = offer.registry.subscribe(said.resume.map(|resume| resume.position));
+    // If they do not fit, the other side finds that out too, and logs it.
+    let may_stand_by = said.stands_by && said.fits(&hello).is_ok();
+    let stream = sender.stream();
+    let id = offer.links.begin(sender, Session::new(Arc::clone(&subscription), has_retained));
+    let standby = Standby { node: said.node, pid };
+    let run = Run { context: &context, id, stream: &stream, subscription: &subscription, standby: &standby };
+    // One that is free is taken before the table is sent, with the connections then.
+    let mut permit = permits.try_acquire().ok().filter(|_| may_stand_by);
+    let reason = tokio::select! {
+        reason = run.session(receiver, &permits, &mut permit, may_stand_by) => reason,
+        _ = settings.changed() => Reason::Changed,
+        _ = listeners.changed() => Reason::Changed,
+    };
+    offer.links.end(id, matches!(reason, Reason::Changed));
+    let was_listed = offer.standbys.send_if_modified(|standbys| {
+        let before = standbys.len();
+        standbys.retain(|other| *other != standby);
+        standbys.len() < before
+    });
+    if offer.registry.is_closed() {
+        return;
+    }
+    if was_listed {
+        let reason = reason.describe();
+        if offer.standbys.borrow().is_empty() {
+            tracing::info!(%standby, %reason, "nobody stands by for this owner any more");
+        } else {
+            tracing::info!(%standby, %reason, "a standby has gone, and another is left");
+        }
+    }
+    let is_exposed = match reason {
+        Reason::Silent | Reason::Slow => true,
+        Reason::Changed => {
+            let now = settings.borrow().clone();
+            now.standbys == 0 || peer::check(&stream, &now.trusted).is_err()
+        }
+        Reason::Gone | Reason::Malformed | Reason::Failed(_) => false,
+    };
+    if permit.is_some() && is_exposed {
+        context.exposed.notify_one();
+        // Keeps the permit until the listeners are replaced, so that the next standby gets the new ones.
+        let _ = listeners.changed().await;
+    }
+}
+
+impl Context {
+    fn log_untrusted(&self, error: &io::Error) {
+        let mut logged = self.logged.lock();
+        // The same process asks again and again.
+        if logged.len() < MAX_FOLLOWERS && logged.insert(error.to_string()) {
+            tracing::warn!(%error, "only processes of this user and of those in :hand_over may stand by");
+        }
+    }
+}
+
+/// A session that runs.
+struct Run<'a> {
+    context: &'a Context,
+    id: u64,
+    stream: &'a UnixStream,
+    subscription: &'a Subscription,
+    standby: &'a Standby,
+}
+
+impl Run<'_> {
+    /// Sends what the follower lacks until one side ends; returns why.
+    async fn session<'p>(
+        &self,
+        mut receiver: Receiver,
+        permits: &'p Semaphore,
+        permit: &mut Option<SemaphorePermit<'p>>,
+        may_stand_by: bool,
+    ) -> Reason {
+        let Offer { links, registry, standbys, lent, .. } = &self.context.offer;
+        let (mut heard, mut is_listed, mut is_permitted) = (Instant::now(), false, false);
+        loop {
+            if permit.is_some() && !std::mem::replace(&mut is_permitted, true) {
+                let listeners = self.context.listeners.borrow().clone();
+                links.with(self.id, |link| link.session.permit(listeners, *lent, registry.entries()));
+            }
+            let (progress, stands_by) = match links.with(self.id, |link| (link.pass(), link.session.stands_by())) {
+                Some((Ok(progress), stands_by)) => (progress, stands_by),
+                Some((Err(reason), _)) => return reason,
+                None => return Reason::Gone,
+            };
+            if stands_by && !is_listed {
+                is_listed = true;
+                tracing::info!(standby = %self.standby, "a standby has a copy of everything");
+                standbys.send_modify(|standbys| standbys.push(self.standby.clone()));
+            }
+            let waits = may_stand_by && !is_permitted;
+            tokio::select! {
+                // Reading comes first: after a stop of this process the follower's messages are there, and it was not
+                // silent.
+                biased;
+                said = receiver.receive() => {
+                    let (message, descriptor) = match said {
+                        Ok(said) => said,
+                        Err(Failure::Closed) => return Reason::Gone,
+                        Err(Failure::Malformed | Failure::OutOfDescriptors) => return Reason::Malformed,
+                    };
+                    let hear = |link: &mut Link| link.session.hear(message, descriptor.is_some());
+                    match links.with(self.id, hear).flatten() {
+                        Some(Heard::Alive) => heard = Instant::now(),
+                        Some(Heard::TakenOver) => self.context.taken_over.notify_one(),
+                        Some(Heard::Missing(entry)) => self.restore(&entry, descriptor),
+                        None => return Reason::Malformed,
+                    }
+                }
+                () = sleep_until(heard + SILENCE_TIMEOUT) => return Reason::Silent,
+                () = tokio::task::yield_now(), if progress == Progress::More => {}
+                _ = self.stream.writable(), if progress == Progress::Blocked => {}
+                () = sleep(CROWDED_PAUSE), if progress == Progress::Crowded => {}
+                () = self.subscription.appended(), if progress == Progress::Done => {}
+                granted = permits.acquire(), if waits => *permit = granted.ok(),
+            }
+        }
+    }
+
+    /// Registers a node that was registered with an earlier owner, and that only the follower knows of.
+    fn restore(&self, entry: &Entry, connection: Option<OwnedFd>) {
+        let Offer { registry, brought, .. } = &self.context.offer;
+        let Some(connection) = connection.filter(|connection| is_connection(connection) && !registry.is_closed())
+        else {
+            return;
+        };
+        let stream = TcpStream::from(connection);
+        let Ok(connection) = stream.set_nonblocking(true).and_then(|()| os::watch(stream)).map(Arc::new) else {
+            return;
+        };
+        let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
+        if let Ok(registration) = registry.bring(entry, holder) {
+            let _ = brought.send((registration, connection));
+        }
+    }
+}
