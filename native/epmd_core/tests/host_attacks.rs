@@ -197,6 +197,25 @@ fn listeners_of_which_a_hung_standby_has_copies_are_opened_again() {
     listeners_are_opened_again(false);
 }
 
+#[test]
+fn listeners_that_cannot_be_opened_again_are_served_as_before() {
+    on_a_host_of_its_own(|| {
+        let server = free_address();
+        let hosts: Vec<_> = (1..=8).map(|n| format!("127.0.0.{n}")).collect();
+        let (mut owner, standby, nodes) = owner_and_standby(server, &["-address", &hosts.join(",")]);
+        owner.use_up_descriptors();
+        let sessions = owner.unix_sockets();
+        standby.signal(Signal::STOP);
+        // The descriptors that this gives back are too few for eight listeners.
+        eventually_within(SILENCE, "the standby is given up", || owner.has_ended() || owner.unix_sockets() < sessions);
+        for _ in 0..50 {
+            assert!(!owner.has_ended(), "it has ended");
+            all_found(server, &nodes);
+        }
+        assert_eq!(owner.listeners(server.port()).len(), hosts.len());
+    });
+}
+
 fn listeners_are_opened_again(is_attacked: bool) {
     on_a_host_of_its_own(|| {
         let server = free_address();
@@ -206,11 +225,9 @@ fn listeners_are_opened_again(is_attacked: bool) {
         assert_eq!(copies.len(), hosts.len());
         let attackers = is_attacked.then(|| Attackers::that_win(2, &[], &hosts, server.port()));
         standby.signal(Signal::STOP);
-        let deadline = Instant::now() + SILENCE;
-        while !owner.has_ended() && !owner.listeners(server.port()).is_disjoint(&copies) {
-            assert!(Instant::now() < deadline, "they are not opened again in {SILENCE:?}");
-            thread::sleep(Duration::from_millis(2));
-        }
+        eventually_within(SILENCE, "they are opened again", || {
+            owner.has_ended() || owner.listeners(server.port()).is_disjoint(&copies)
+        });
         let won = attackers.map_or(Vec::new(), |attackers| attackers.won("127"));
         assert!(!owner.has_ended() && won.is_empty(), "another user has {won:?}");
         eventually("all are open again", || owner.listeners(server.port()).len() == hosts.len());
@@ -284,6 +301,14 @@ fn owner_and_standby(server: SocketAddr, flags: &[&str]) -> (Process, Process, V
     let standby = Process::start_named(server.port(), "standby", flags);
     standby.stands_by();
     (owner, standby, nodes)
+}
+
+fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Every name at which an owner of this address has ever been found.

@@ -114,6 +114,14 @@ impl Process {
         folder.filter_map(|entry| socket(entry.ok()?)).collect()
     }
 
+    /// How many Unix sockets it has.
+    pub fn unix_sockets(&self) -> usize {
+        let table = fs::read_to_string(format!("/proc/{}/net/unix", self.id())).expect("a running process");
+        let inodes = table.lines().filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(6)?)));
+        let all: BTreeSet<_> = inodes.collect();
+        self.sockets().values().filter(|socket| all.contains(*socket)).count()
+    }
+
     /// Its sockets of this port that listen, however many other processes have them, by their inodes.
     pub fn listeners(&self, port: u16) -> BTreeSet<String> {
         self.tcp(|local, _, state| local == port && state == LISTENS).map(|(_, inode)| inode).collect()
