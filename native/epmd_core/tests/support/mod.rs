@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 #![allow(unreachable_pub, reason = "a suite is a crate without users")]
 
+pub mod attackers;
 pub mod client;
 pub mod member;
 pub mod network;

@@ -1,6 +1,6 @@
 //! A member as a process of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,29 @@ use rustix::process::{kill_process, Pid, Signal};
 use super::client::eventually;
 use super::server::standalone;
 
+/// The state of a listener in `/proc/net/tcp`.
+const LISTENS: &str = "0A";
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Kill,
+    /// In order.
+    Stop,
+}
+
+impl End {
+    pub const BOTH: [Self; 2] = [Self::Kill, Self::Stop];
+
+    /// Ends a process. One that stops in order is not waited for.
+    pub fn of(self, process: &mut Process) {
+        match self {
+            Self::Kill => process.kill(),
+            Self::Stop => process.ask_to_stop(),
+        }
+    }
+}
+
 pub struct Process {
     child: Child,
     /// The last state that it printed.
@@ -24,6 +47,11 @@ pub struct Process {
 impl Process {
     pub fn start(port: u16) -> Self {
         Self::start_limited(port, None, &[])
+    }
+
+    /// Starts a member whose node has this name. It stands by at once: one without a node waits a second for one.
+    pub fn start_named(port: u16, name: &str, flags: &[&str]) -> Self {
+        Self::start_limited(port, None, &[&["-name", name], flags].concat())
     }
 
     /// Starts a member with a limit of descriptors.
@@ -78,6 +106,40 @@ impl Process {
             Some((entry.file_name().to_str()?.parse().ok()?, link)).filter(|(_, link)| link.starts_with("socket:"))
         };
         folder.filter_map(|entry| socket(entry.ok()?)).collect()
+    }
+
+    /// How many Unix sockets it has.
+    pub fn unix_sockets(&self) -> usize {
+        let table = fs::read_to_string(format!("/proc/{}/net/unix", self.id())).expect("a running process");
+        let inodes = table.lines().filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(6)?)));
+        let all: BTreeSet<_> = inodes.collect();
+        self.sockets().values().filter(|socket| all.contains(*socket)).count()
+    }
+
+    /// Its sockets of this port that listen, however many other processes have them, by their inodes.
+    pub fn listeners(&self, port: u16) -> BTreeSet<String> {
+        self.tcp(|local, _, state| local == port && state == LISTENS).map(|(_, inode)| inode).collect()
+    }
+
+    /// The local ports of its connections to this port.
+    pub fn connected_to(&self, port: u16) -> Vec<u16> {
+        self.tcp(|local, remote, state| local != port && remote == port && state != LISTENS)
+            .map(|(local, _)| local)
+            .collect()
+    }
+
+    /// Its IPv4 sockets whose local port, remote port and state fit: the local port and the inode.
+    fn tcp(&self, fits: impl Fn(u16, u16, &str) -> bool) -> impl Iterator<Item = (u16, String)> {
+        let table = fs::read_to_string(format!("/proc/{}/net/tcp", self.id())).expect("a running process");
+        let own: BTreeSet<String> = self.sockets().into_values().collect();
+        let socket = |line: &str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let port = |field: &str| u16::from_str_radix(field.rsplit_once(':')?.1, 16).ok();
+            let (local, remote) = (port(fields.get(1)?)?, port(fields.get(2)?)?);
+            let inode = format!("socket:[{}]", fields.get(9)?);
+            (own.contains(&inode) && fits(local, remote, fields[3])).then_some((local, inode))
+        };
+        table.lines().skip(1).filter_map(socket).collect::<Vec<_>>().into_iter()
     }
 
     /// Waits until it says that it stands by.

@@ -3,6 +3,8 @@
 //! The default finds a broken rule, also on a busy machine. `EMBEDDED_EPMD_ROUNDS=full` finds rare faults and checks
 //! the promised times. It needs a machine that does nothing else.
 
+use std::fmt::Debug;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 /// The factor by which a busy machine may be slower.
@@ -28,4 +30,18 @@ fn is_full() -> bool {
         Ok("") | Err(_) => false,
         Ok(other) => panic!("EMBEDDED_EPMD_ROUNDS can be \"full\" or unset, but is {other:?}"),
     }
+}
+
+/// Does something for each of these, goes on after a failure, and tells at the end which have failed.
+#[track_caller]
+pub fn each<T: Copy + Debug>(these: impl IntoIterator<Item = T>, work: impl Fn(T)) {
+    let (mut all, mut failed) = (0, Vec::new());
+    for this in these {
+        all += 1;
+        if panic::catch_unwind(AssertUnwindSafe(|| work(this))).is_err() {
+            eprintln!("failed: {this:?}");
+            failed.push(format!("\n    {this:?}"));
+        }
+    }
+    assert!(failed.is_empty(), "{} of {all} failed:{}", failed.len(), failed.concat());
 }
