@@ -258,20 +258,24 @@ impl Primary {
         self.context.exposed.notified().await;
     }
 
+    /// Waits for a standby, if another owner has just ended whose standbys are about to connect. The caller must still
+    /// serve, since they come over the port.
+    pub(crate) async fn await_standby(&self) {
+        let mut standbys = self.context.offer.standbys.subscribe();
+        let _ = timeout_at(self.context.resume_until, standbys.wait_for(|standbys| !standbys.is_empty())).await;
+    }
+
     /// Hands over to a standby. The caller must have stopped accepting and registering. Returns the lock if no other
     /// process serves: then none can later.
     pub(crate) async fn hand_over(&mut self, lock: OwnerLock) -> Result<(), OwnerLock> {
-        let Context { offer, taken_over, resume_until, .. } = &*self.context;
-        let mut standbys = offer.standbys.subscribe();
-        if !offer.links.has_standby() {
-            let _ = timeout_at(*resume_until, standbys.wait_for(|standbys| !standbys.is_empty())).await;
-        }
+        let Context { offer, taken_over, .. } = &*self.context;
         if !offer.links.has_standby() {
             return Err(lock);
         }
         self.calling.shutdown().await;
         let Some(pending) = lock.release() else { return Ok(()) };
         offer.links.request_takeover();
+        let mut standbys = offer.standbys.subscribe();
         tokio::select! {
             () = taken_over.notified() => {}
             _ = standbys.wait_for(Vec::is_empty) => {}
@@ -384,6 +388,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
         }
         Reason::Gone | Reason::Malformed | Reason::Failed(_) => false,
     };
+    drop(stream);
     if permit.is_some() && is_exposed {
         context.exposed.notify_one();
         // Keeps the permit until the listeners are replaced, so that the next standby gets the new ones.

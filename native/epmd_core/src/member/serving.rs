@@ -115,6 +115,7 @@ pub(super) async fn serve(
     });
     let mut settles_at = registry.settles_at();
     let mut backoff = Backoff::up_to(MAX_BACKOFF);
+    let (mut is_exposed, mut renewal) = (false, Backoff::up_to(MAX_BACKOFF));
     loop {
         tokio::select! {
             error = server.failed() => {
@@ -150,14 +151,19 @@ pub(super) async fn serve(
             }
             () = primary.exposed() => {
                 tracing::warn!("opening the port again, since a process that is not to serve it has its listeners");
-                match server.renew(&handle.wanted()) {
-                    Ok(replaced) => replace(replaced, handle, &server, &primary, &mut lock).await,
-                    // The old ones are still served.
-                    Err(error) => tracing::error!(%error, "the port cannot be opened again"),
-                }
-                keeper.renew(stored_listeners(&server));
+                (is_exposed, renewal) = (true, Backoff::up_to(MAX_BACKOFF));
             }
+            () = sleep(renewal.next()), if is_exposed => match server.renew(&handle.wanted()) {
+                Ok(replaced) => {
+                    is_exposed = false;
+                    replace(replaced, handle, &server, &primary, &mut lock).await;
+                    keeper.renew(stored_listeners(&server));
+                }
+                // The old ones are still served.
+                Err(error) => tracing::debug!(%error, "the port cannot be opened again"),
+            },
             () = handle.stop.notified() => {
+                primary.await_standby().await;
                 drop(own);
                 server.stop_accepting();
                 registry.close();
