@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{shutdown, SendFlags, Shutdown};
 use rustix::process::{getrlimit, Resource};
@@ -183,13 +184,10 @@ pub(crate) fn peer_process(_socket: BorrowedFd<'_>) -> Option<OwnedFd> {
     None
 }
 
-/// Whether the process of this descriptor still runs: then its number is its own.
+/// Whether the process of this descriptor still runs: then its number is its own. It takes no descriptor to ask.
 pub(crate) fn is_running(process: &OwnedFd) -> bool {
-    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap_or_default();
-    about
-        .lines()
-        .filter_map(|line| line.strip_prefix("Pid:"))
-        .any(|pid| pid.trim().parse::<i32>().is_ok_and(|pid| pid > 0))
+    let has_ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec::default()));
+    has_ended.is_ok_and(|ended| ended == 0)
 }
 
 /// Whether a listener on "any" excludes other listeners on the same port, on every address of its family.

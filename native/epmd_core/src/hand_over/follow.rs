@@ -396,6 +396,7 @@ impl Following {
             Failed::Unfit(why) => {
                 self.unfit_until = Some(Instant::now() + LONG_PAUSE);
                 self.log(&why);
+                return Event::Unfit;
             }
         }
         Event::Ended
@@ -405,9 +406,10 @@ impl Following {
     fn receive(&mut self, message: Message, descriptor: Option<OwnedFd>) -> Result<Option<Event>, Failed> {
         let Candidate { addresses, owner, registry, holdings, limits, stands_by, .. } = &self.candidate;
         let Some(session) = &mut self.session else { return Err(Failed::Gone) };
+        let held = || holdings.lock().len() + session.connections.len();
         match (message, descriptor) {
             (Message::Log(entry), connection) => {
-                let connection = connection.map(|connection| checked(connection, limits().descriptors(), holdings));
+                let connection = connection.map(|connection| checked(connection, held(), limits().descriptors()));
                 if !session.follow(entry, connection.transpose()?, registry, &mut holdings.lock())? {
                     return Ok(None);
                 }
@@ -416,7 +418,7 @@ impl Following {
                 Ok(Some(Event::InSync))
             }
             (Message::Connection(id), Some(connection)) => {
-                let connection = checked(connection, limits().descriptors(), holdings)?;
+                let connection = checked(connection, held(), limits().descriptors())?;
                 // One that has ended meanwhile is not there any more.
                 if let Some(entry) = registry.get(id) {
                     holdings.lock().insert(entry, connection);
@@ -523,9 +525,9 @@ impl Session {
     }
 }
 
-/// The connection of a registered node, if this process may have one more.
-fn checked(connection: OwnedFd, most: usize, holdings: &Mutex<Holdings>) -> Result<OwnedFd, Failed> {
-    if holdings.lock().len() >= most {
+/// The connection of a registered node, if this process may have one more than it holds.
+fn checked(connection: OwnedFd, held: usize, most: usize) -> Result<OwnedFd, Failed> {
+    if held >= most {
         return Err(Failed::Unfit(format!(
             "the owner has more nodes than this server may have descriptors here, which are {most}"
         )));

@@ -304,6 +304,7 @@ fn permits(settings: &HandOver) -> Arc<Semaphore> {
 async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) {
     let spare = Reserve::of(1);
     let mut settings = context.offer.settings.clone();
+    HandOver::enabled(&mut settings).await;
     loop {
         let name = tokio::select! {
             Some(name) = names.recv() => name,

@@ -47,6 +47,8 @@ pub(crate) enum Event {
     Ended,
     /// Whoever has the port is no member, or has no hand-over.
     NotAMember,
+    /// This process may not have as many descriptors as that takes.
+    Unfit,
     /// The lock is this process's. The listeners may have been shut.
     Locked { is_listening: bool },
     /// Another process has the lock.
@@ -86,7 +88,7 @@ impl Follower {
             Event::Met => (next(can_serve, Session::Copying), Action::Follow),
             Event::InSync => (next(can_serve, Session::InSync), Action::Bring),
             Event::StandBy => (next(true, Session::StandingBy), Action::Follow),
-            Event::NotAMember => (next(false, session), Action::GiveUp),
+            Event::NotAMember | Event::Unfit => (next(false, Session::None), Action::GiveUp),
             Event::TakeOver | Event::Ended if can_serve => (next(true, Session::None), Action::Lock),
             Event::TakeOver | Event::Ended => (next(false, Session::None), Action::Meet),
             Event::Locked { is_listening: true } => (self, Action::Serve),
