@@ -29,7 +29,7 @@ mod succession;
 pub(crate) use follow::{follow, Candidate, LastOwner, Takeover};
 pub use hello::Standby;
 pub(crate) use hello::{Hello, VERSION};
-pub(crate) use holdings::{Holdings, Link};
+pub(crate) use holdings::{Holdings, OwnNode};
 pub(crate) use lock::OwnerLock;
 pub(crate) use primary::{Links, Offer, Primary};
 pub use settings::{HandOver, Trusted};

@@ -30,7 +30,7 @@ use tokio::time::{sleep, timeout_at, Instant};
 
 use crate::address::{self, Wanted};
 use crate::backoff::Backoff;
-use crate::hand_over::{self, Candidate, Holdings, Takeover};
+use crate::hand_over::{self, Candidate, Holdings, OwnNode, Takeover};
 use crate::journal::Change;
 use crate::node::NodeName;
 use crate::role::Role;
@@ -307,18 +307,14 @@ impl Member {
         let role = self.handle.status.lock().role;
         match self.state {
             State::Serving => {
-                let Some(startup) = &mut self.startup else { return };
-                let name = self.local.name();
-                let link = self.link.take().zip(name).and_then(|(link, name)| link.ends(&name).ok());
-                let held = self.holdings.lock().take_connections(link.as_ref());
-                // Nodes whose connections are not here have this time to register again.
-                let can_return = match startup.origin {
-                    Origin::Bound => self.was_joined,
-                    Origin::Restored => false,
-                    Origin::TookOver { is_behind } => is_behind,
-                };
-                let settles_at = can_return.then(|| std::time::Instant::now() + GRACE_PERIOD);
-                startup.restored = self.handle.registry.promote(held, settles_at);
+                let Some(startup) = &self.startup else { return };
+                let own = self.local.name().zip(self.local.creation()).map(|(name, creation)| {
+                    let link = self.link.as_ref().and_then(|link| link.ends().ok());
+                    OwnNode { name: name.as_str().into(), creation, link }
+                });
+                let held = self.holdings.lock().take_connections(own.as_ref());
+                // Not before: a connection whose other end is closed may not tell its addresses.
+                self.link = None;
                 let (addresses, port) = (startup.listeners.addresses(), startup.listeners.port);
                 let how = match startup.origin {
                     Origin::Bound => "serving the port",
@@ -326,6 +322,7 @@ impl Member {
                 };
                 tracing::info!(port, ?addresses, "{how}");
                 self.trouble = Trouble::default();
+                let origin = startup.origin;
                 self.change(|status| {
                     status.role = Role::Serving;
                     status.owner = None;
@@ -333,6 +330,17 @@ impl Member {
                     status.addresses = addresses;
                     status.port = port;
                 });
+                // Nodes whose connections are not here have this time to register again.
+                let can_return = match origin {
+                    Origin::Bound => self.was_joined,
+                    Origin::Restored => false,
+                    Origin::TookOver { is_behind } => is_behind,
+                };
+                let settles_at = can_return.then(|| std::time::Instant::now() + GRACE_PERIOD);
+                let restored = self.handle.registry.promote(held, settles_at);
+                if let Some(startup) = &mut self.startup {
+                    startup.restored = restored;
+                }
             }
             State::Joined => {
                 self.was_joined = true;

@@ -46,12 +46,13 @@ pub(crate) struct Inherited {
     pub(super) reserve: Reserve,
 }
 
-/// Both ends of this member's link to its owner, and the name that it keeps registered.
+/// This member's own registration, as it knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) local: SocketAddr,
-    pub(crate) peer: SocketAddr,
+pub(crate) struct OwnNode {
     pub(crate) name: Vec<u8>,
+    pub(crate) creation: u32,
+    /// Both ends of the link that keeps it registered: this member's, and its owner's. `None` if the link has ended.
+    pub(crate) link: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Holdings {
@@ -139,11 +140,11 @@ impl Holdings {
     }
 
     /// What the table is to be made of. Each connection is watched from now on; one that has ended meanwhile is noticed
-    /// then. `link` is this member's own.
-    pub(crate) fn take_connections(&mut self, link: Option<&Link>) -> Held {
+    /// then.
+    pub(crate) fn take_connections(&mut self, own: Option<&OwnNode>) -> Held {
         let mut held = Held::default();
         for (id, Connection { entry, socket }) in std::mem::take(&mut self.connections) {
-            if held.own.is_none() && link.is_some_and(|link| link.is_of(&entry, &socket)) {
+            if held.own.is_none() && own.is_some_and(|own| own.is_of(&entry, &socket)) {
                 held.own = Some(id);
             } else if let Ok(connection) = watched(socket) {
                 held.connected.push((id, connection));
@@ -158,14 +159,19 @@ impl Holdings {
     }
 }
 
-impl Link {
-    /// Whether this is the registration that the link keeps, seen from its other end.
-    fn is_of(&self, entry: &Entry, socket: &OwnedFd) -> bool {
-        let socket = SockRef::from(socket);
+impl OwnNode {
+    /// Whether this is its registration. Where the connection comes from is not enough: connections to other addresses
+    /// of this host may come from the same one.
+    fn is_of(&self, entry: &Entry, connection: &OwnedFd) -> bool {
+        let socket = SockRef::from(connection);
         let address = |address: io::Result<SockAddr>| address.ok().and_then(|address| address.as_socket());
-        entry.name() == self.name
-            && address(socket.local_addr()) == Some(self.peer)
-            && address(socket.peer_addr()) == Some(self.local)
+        let is_link = || match self.link {
+            Some((ours, owners)) => {
+                address(socket.local_addr()) == Some(owners) && address(socket.peer_addr()) == Some(ours)
+            }
+            None => !is_open(connection),
+        };
+        (entry.name(), entry.creation()) == (&self.name[..], self.creation) && is_link()
     }
 }
 

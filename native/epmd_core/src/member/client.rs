@@ -11,8 +11,7 @@ use tokio::time::timeout;
 
 use super::settings::StartError;
 use super::trouble::ended_unanswered;
-use crate::hand_over;
-use crate::node::{Node, NodeName};
+use crate::node::Node;
 use crate::os;
 use crate::protocol::{self, Alive2Reply, Malformed};
 
@@ -27,11 +26,10 @@ const ABSENT_NAME: &str = "no node";
 pub(crate) struct Link(AsyncFd<StdStream>);
 
 impl Link {
-    /// Both of its ends, and the name that it keeps registered.
-    pub(crate) fn ends(&self, name: &NodeName) -> io::Result<hand_over::Link> {
+    /// Both of its ends: this member's, and its owner's.
+    pub(crate) fn ends(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         let stream = self.0.get_ref();
-        let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-        Ok(hand_over::Link { local, peer, name: name.as_str().into() })
+        Ok((stream.local_addr()?, stream.peer_addr()?))
     }
 
     /// Waits for the link's end, however it comes.
