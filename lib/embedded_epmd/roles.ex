@@ -1,7 +1,8 @@
 defmodule EmbeddedEpmd.Roles do
   @moduledoc false
   # Which nodes of this host own the EPMD's port, and which stand by, as far as /proc shows. Owner and standby both
-  # hold the listener. Only the owner listens on the Unix socket at which standbys connect.
+  # hold the listener. Only the owner has locked it (native/epmd_core/src/hand_over/lock.rs), which /proc/locks tells to
+  # everybody.
 
   alias EmbeddedEpmd.Doctor.Linux
 
@@ -12,20 +13,15 @@ defmodule EmbeddedEpmd.Roles do
           others: [{role(), program :: String.t(), pid :: String.t()}]
         }
 
-  # The flags of a listener in /proc/net/unix: __SO_ACCEPTCON.
-  @so_acceptcon "00010000"
-
   @doc "The roles of the nodes with these ports. A node whose sockets this user cannot see has none."
   @spec of([:inet.port_number()], :inet.port_number()) :: t()
   def of(ports, epmd_port) do
     epmd = inodes(epmd_port)
-    rendezvous = rendezvous(epmd_port)
+    owners = lock_holders(epmd)
     nodes = for port <- ports, inode <- inodes(port), do: {inode, port}
 
-    sockets = for inode <- epmd ++ rendezvous ++ Enum.map(nodes, &elem(&1, 0)), do: %{inode: inode, user: nil}
-    holders = Linux.holders(sockets, epmd_port)
-    rendezvous_seen? = Enum.any?(holders, &holds?(&1, rendezvous))
-    roles = for holder <- holders, holds?(holder, epmd), do: {role(holder, rendezvous, rendezvous_seen?), holder}
+    sockets = for inode <- epmd ++ Enum.map(nodes, &elem(&1, 0)), do: %{inode: inode, user: nil}
+    roles = for holder <- Linux.holders(sockets, epmd_port), holds?(holder, epmd), do: {role(holder, owners), holder}
 
     Enum.reduce(roles, %{nodes: %{}, others: []}, fn {role, holder}, known ->
       case for {inode, port} <- nodes, inode in holder.inodes, do: port do
@@ -35,8 +31,8 @@ defmodule EmbeddedEpmd.Roles do
     end)
   end
 
-  defp role(holder, rendezvous, rendezvous_seen?),
-    do: if(holds?(holder, rendezvous) or not rendezvous_seen?, do: :owner, else: :standby)
+  # OTP's daemon locks nothing.
+  defp role(holder, owners), do: if(owners == [] or holder.pid in owners, do: :owner, else: :standby)
 
   defp holds?(holder, inodes), do: Enum.any?(holder.inodes, &(&1 in inodes))
 
@@ -46,15 +42,18 @@ defmodule EmbeddedEpmd.Roles do
          else: (:unknown -> [])
   end
 
-  # Fields: address, references, protocol, flags, type, state, inode, path.
-  defp rendezvous(port) do
-    with {:ok, text} <- File.read("/proc/self/net/unix") do
-      for line <- String.split(text, "\n"),
-          [_, _, _, @so_acceptcon, _, _, inode, "@embedded_epmd/" <> owner] <- [String.split(line)],
-          String.ends_with?(owner, ":#{port}"),
-          do: inode
-    else
-      {:error, _} -> []
+  # The processes that have locked one of these sockets. Fields: number, kind, advisory, write, process, file (major:minor
+  # number of the device, and inode), start, end.
+  defp lock_holders(inodes) do
+    case File.read("/proc/locks") do
+      {:ok, text} ->
+        for line <- String.split(text, "\n"),
+            [_, "POSIX", _, "WRITE", pid, file | _] <- [String.split(line)],
+            file |> String.split(":") |> List.last() |> then(&(&1 in inodes)),
+            do: pid
+
+      {:error, _} ->
+        []
     end
   end
 end
