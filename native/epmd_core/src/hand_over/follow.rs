@@ -85,7 +85,7 @@ pub(crate) struct LastOwner(Sender);
 
 impl LastOwner {
     /// Tells the last owner that this member serves now.
-    pub(crate) fn confirm(&mut self) {
+    pub(crate) fn confirm(mut self) {
         let _ = self.0.send(&Message::TakenOver.encode(), None);
     }
 }
