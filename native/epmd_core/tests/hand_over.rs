@@ -5,22 +5,21 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
-use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use epmd_core::{Role, Settings};
-use support::client::{self, eventually, exchange, register, PATIENCE};
+use rustix::process::Signal;
+use support::attackers::{call_and_end, called_by, heard_when_called, FalseOwner, Hello};
+use support::client::{self, eventually, exchange, register};
 use support::member::Running;
 use support::process::Process;
-use support::request::{dump, names, port_please2, stop, Alive2};
+use support::request::{dump, names, port_please2, stop, tagged, Alive2};
 use support::rounds::rounds;
-use support::users::{self, run_as, NOBODY, THIRD};
+use support::users::{self, NOBODY, THIRD};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -79,8 +78,8 @@ fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
     let owner = Running::start(settings(port));
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let _node = register(server, "node", 4711).unwrap();
-    for _ in 0..20 {
-        hears_nothing(NOBODY, port);
+    for name in 0..20 {
+        hears_nothing(NOBODY, server, name);
     }
     assert_eq!(owner.handle.status().standbys, []);
     // It does not keep a member of the right user from standing by.
@@ -107,7 +106,7 @@ fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears
     // That it lists the others is not enough.
     let unlisted = start(THIRD - 1, &theirs);
     unlisted.joins();
-    hears_nothing(THIRD - 1, port);
+    hears_nothing(THIRD - 1, server, 1);
     assert!(!unlisted.is("standing by"));
     drop(unlisted);
     let before = table(server);
@@ -125,33 +124,37 @@ fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears
 }
 
 #[test]
-fn another_users_process_that_has_the_name_gets_no_member_to_stand_by() {
+fn another_users_process_that_calls_gets_no_member_to_stand_by() {
     let _alone = alone();
     if !users::are_there() {
         return;
     }
-    let port = free_port();
-    let script = format!(
-        r#"use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; bind(S, pack("S a*", AF_UNIX, "\0{}")) or die "bind: $!"; listen(S, 5);
-           $| = 1; print "bound\n"; accept(C, S); my $n = sysread(C, my $b, 100); print defined $n ? "heard $n" : "reset"; sleep 60"#,
-        name(port)
-    );
-    let mut squatter = run_as(NOBODY, "perl").args(["-e", &script]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut output = squatter.stdout.take().unwrap();
-    let mut said = [0; 6];
-    output.read_exact(&mut said).unwrap();
-    let owner = Running::start(settings(port));
-    let member = Running::start(settings(port));
+    let false_owner = FalseOwner::start();
+    let member = Running::start(settings(false_owner.address.port()));
     member.joins();
-    let mut heard = [0; 7];
-    output.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"heard 0", "the member said something to another user's process");
+    let script = format!(
+        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
+           my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
+        false_owner.place()
+    );
+    let said = users::say(NOBODY, &script);
+    assert!(said == "heard 0" || said == "reset", "the member said something to another user's process: {said}");
     assert!(!member.handle.status().stands_by);
-    // The change-over works as without a hand-over.
-    owner.kill();
-    member.serves();
-    squatter.kill().unwrap();
-    squatter.wait().unwrap();
+    eventually("it says why", || !member.log.lines("is not listed in :hand_over").is_empty());
+}
+
+#[test]
+fn a_caller_that_has_ended_may_have_been_the_owner_so_the_next_one_is_asked_soon() {
+    let _alone = alone();
+    let false_owner = FalseOwner::start();
+    let member = Process::start(false_owner.address.port());
+    let place = false_owner.place();
+    member.signal(Signal::STOP);
+    call_and_end(rustix::process::geteuid().as_raw(), &place);
+    member.signal(Signal::CONT);
+    let mut heard = [0; 7];
+    false_owner.call().read_exact(&mut heard).unwrap();
+    assert_eq!(&heard[2..], b"\x01epmd");
 }
 
 #[test]
@@ -160,24 +163,37 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     let port = free_port();
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let owner = Running::start(settings(port));
-    let hello = b"\x00\x0d\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01";
-    let mut other_version = *hello;
-    other_version[8] = 2;
-    let mut other_address = *hello;
-    other_address[13] = 9;
+    let hello = Hello::RIGHT.framed();
+    let later_version = Hello { version: 2, ..Hello::RIGHT }.framed();
+    let no_version = Hello { version: 0, ..Hello::RIGHT }.framed();
+    let other_address = Hello { address: [127, 0, 0, 9], ..Hello::RIGHT }.framed();
     let too_much = [&hello[..], &[0xff; 5_000]].concat();
-    let of_the_owner = [&hello[..], b"\x00\x01\x09"].concat();
-    for said in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &other_version, &other_address, &too_much, &of_the_owner] {
-        let mut channel = connect(port);
+    // Only an owner says `StandBy`, and only a standby that was asked to says `TakenOver`.
+    let [of_the_owner, too_soon] = [5, 8].map(|tag| [&hello[..], &tagged(tag, b"")].concat());
+    let is_told_little = [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &no_version, b"\x00\x01\x02"];
+    let is_told_the_table = [later_version.as_slice(), &other_address, &too_much, &of_the_owner, &too_soon];
+    let of_both =
+        is_told_little.map(|said| (said, false)).into_iter().chain(is_told_the_table.map(|said| (said, true)));
+    for (number, (said, is_told)) in (0..).zip(of_both) {
+        let mut channel = called_by(server, number);
         let _ = channel.write_all(said);
         let mut heard = Vec::new();
         let _ = channel.read_to_end(&mut heard);
+        // Its own hello is all that the owner says to who has said none.
+        assert!(heard.len() >= 2 && heard[2..].starts_with(b"\x01epmd"), "{heard:?}");
+        let length = 2 + usize::from(u16::from_be_bytes([heard[0], heard[1]]));
+        assert_eq!(heard.len() > length, is_told, "{said:?}: {heard:?}");
         assert!(client::listing(server).is_ok());
+        drop(channel);
         eventually("nobody stands by", || owner.handle.status().standbys.is_empty());
     }
     // One that sends a right hello and then neither sends nor reads must not delay registrations.
-    let mut silent = connect(port);
-    silent.write_all(hello).unwrap();
+    let mut silent = called_by(server, 100);
+    silent.write_all(&hello).unwrap();
+    eventually("it stands by", || !owner.handle.status().standbys.is_empty());
+    // So does one that reads no more before it has everything, and one that says no hello.
+    let (mut deaf, dumb) = (called_by(server, 101), called_by(server, 102));
+    deaf.write_all(&hello).unwrap();
     let mut nodes: Vec<_> = (0..2_000).map(|n| register(server, format!("node{n}"), 1).unwrap()).collect();
     nodes.drain(..1_000).for_each(client::close);
     assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
@@ -189,66 +205,61 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     owner.kill();
     waiting.serves();
     assert_eq!(exchange(server, &port_please2("node1999")).unwrap(), Alive2::new("node1999", 1).found());
-    drop(silent);
+    drop((silent, deaf, dumb));
 }
 
 #[test]
 fn what_an_owner_says_is_checked_by_the_member() {
     let _alone = alone();
-    // An EPMD that is no member, and a channel that pretends to be its.
-    let daemon = support::server::Settings::ours().start();
-    let port = daemon.port();
-    let channel = UnixListener::bind_addr(&UnixAddr::from_abstract_name(name(port)).unwrap()).unwrap();
-    let mut settings = settings(port);
-    settings.addresses = vec![LOOPBACK.into()];
-    let member = Running::start(settings);
+    let hello = Hello::RIGHT.framed();
+    let other_address = Hello { address: [127, 0, 0, 9], ..Hello::RIGHT }.framed();
+    let snapshot = [tagged(16, &[7; 16]), tagged(18, &[0; 20]), tagged(23, b"")].concat();
+    let stand_by = tagged(5, b"");
+    // Without everything before it; without a listener; with one that is none; with what only a member says; and what
+    // no table says.
+    let of_an_owner: [&[u8]; 6] = [
+        &stand_by,
+        &[&snapshot[..], &stand_by].concat(),
+        &tagged(0x83, &[0]),
+        &tagged(3, &[0]),
+        &tagged(2, b""),
+        &tagged(7, b""),
+    ];
+    for said in of_an_owner {
+        assert_is_left(&[&hello[..], said].concat());
+    }
+    assert_is_left(b"GET / HTTP/1.1\r\n\r\n");
+    assert_is_left(&[&other_address[..], &snapshot, &stand_by].concat());
+}
+
+/// A member ends the channel to an owner that says this, has said nothing but its hello, and stays what it was.
+#[track_caller]
+fn assert_is_left(said: &[u8]) {
+    let false_owner = FalseOwner::start();
+    let member = Running::start(settings(false_owner.address.port()));
     member.joins();
-    // It sends `Whole` without a listener. The member gives up, and has sent nothing but its hello.
-    let (mut owner, _) = channel.accept().unwrap();
-    owner.write_all(b"\x00\x0d\x01epmd\x00\x01\x01\x04\x7f\x00\x00\x01\x00\x01\x08").unwrap();
+    let mut channel = false_owner.call();
+    channel.write_all(said).unwrap();
     let mut heard = Vec::new();
-    owner.set_read_timeout(Some(PATIENCE)).unwrap();
-    let _ = owner.read_to_end(&mut heard);
-    assert!(heard[2..].starts_with(b"\x01epmd\x00\x02"), "{heard:?}");
+    // A member that does not end it reads on, and says that it is alive.
+    let end = channel.read_to_end(&mut heard);
+    assert!(end.is_ok() || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{said:?}: not ended");
+    assert!(heard.len() >= 2 && heard[2..].starts_with(b"\x01epmd\x00\x01"), "{heard:?}");
+    let alive = [0, 1, 2];
+    let hello = 2 + usize::from(u16::from_be_bytes([heard[0], heard[1]]));
+    assert!(heard[hello..].is_empty() || heard[hello..] == alive, "{said:?}: {heard:?}");
     assert!(!member.handle.status().stands_by);
     assert_eq!(member.handle.status().role, Role::Joined);
 }
 
 /// This user's process says to the owner what a member would say, and reads to the end.
-fn hears_nothing(user: u32, port: u16) {
-    let hello = "\\x00\\x0d\\x01epmd\\x00\\x01\\x01\\x04\\x7f\\x00\\x00\\x01";
-    let script = format!(
-        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
-           syswrite(S, "{hello}"); my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
-        name(port)
-    );
-    let said = users::say(user, &script);
+fn hears_nothing(user: u32, server: SocketAddr, name: u128) {
+    let said = heard_when_called(user, server, name);
     assert!(said == "heard 0" || said == "reset", "{said}");
 }
 
 fn settings(port: u16) -> Settings {
     support::member::settings(&[LOOPBACK.into()], port)
-}
-
-/// The name of the rendezvous (`rendezvous.rs`).
-fn name(port: u16) -> String {
-    format!("embedded_epmd/127.0.0.1:{port}")
-}
-
-fn connect(port: u16) -> UnixStream {
-    let address = UnixAddr::from_abstract_name(name(port)).unwrap();
-    let stream = eventually_some("a channel", || UnixStream::connect_addr(&address).ok());
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    stream
-}
-
-fn eventually_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let mut found = None;
-    eventually(what, || {
-        found = condition();
-        found.is_some()
-    });
-    found.unwrap()
 }
 
 fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {

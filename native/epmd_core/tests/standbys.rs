@@ -9,11 +9,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
 
+use rustix::process::Signal;
 use support::client::{self, eventually, exchange, free_address, register};
 use support::nodes::{all_found, fill};
 use support::process::Process;
 use support::request::{port_please2, Alive2};
-use support::rounds::rounds;
+use support::rounds::{each, rounds};
 
 const NODES: usize = 50;
 
@@ -81,6 +82,35 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
     assert_eq!(exchange(server, &port_please2("late")).unwrap(), Alive2::new("late", 77).found());
     assert!(!client::is_closed(&late));
     assert_eq!(exchange(server, &port_please2("gone")).unwrap(), b"w\x01");
+}
+
+#[test]
+fn one_that_has_an_earlier_owners_listeners_lets_those_serve_that_have_everything() {
+    each(0..rounds(8, 40), |_| {
+        let server = free_address();
+        let start = |name, flags| Process::start_named(server.port(), name, flags);
+        let mut owner = start("owner", &["-standbys", "2"]);
+        owner.serves();
+        let nodes = fill(server, NODES);
+        // The next owner has one standby, which is the last one, since the other does not ask in time.
+        let [mut next, other] = ["next", "other"].map(|name| start(name, &["-standbys", "1"]));
+        [&next, &other].into_iter().for_each(Process::stands_by);
+        let last = start("last", &["-standbys", "1"]);
+        last.joins();
+        other.signal(Signal::STOP);
+        owner.kill();
+        next.serves();
+        last.stands_by();
+        other.signal(Signal::CONT);
+        eventually("it follows the next owner, and does not stand by", || other.is("joined"));
+        let late = register(server, "late", 77).unwrap();
+        next.kill();
+        eventually("one of them serves", || last.is("serving") || other.is("serving"));
+        assert!(last.is("serving"), "one serves that has not all connections");
+        assert_eq!(exchange(server, &port_please2("late")).unwrap(), Alive2::new("late", 77).found());
+        all_found(server, &nodes);
+        assert!(!client::is_closed(&late));
+    });
 }
 
 #[test]

@@ -40,6 +40,8 @@ const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest pause before the next attempt, and the pause after a failure that will not pass soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
+/// How long a member that is behind leaves the lock to those that are not.
+const PRECEDENCE: Duration = Duration::from_millis(100);
 /// The longest pause before it is looked again whether the lock is free, while there is no session that would end.
 const MAX_LOCK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -83,7 +85,7 @@ pub(crate) struct LastOwner(Sender);
 
 impl LastOwner {
     /// Tells the last owner that this member serves now.
-    pub(crate) fn confirm(&mut self) {
+    pub(crate) fn confirm(mut self) {
         let _ = self.0.send(&Message::TakenOver.encode(), None);
     }
 }
@@ -172,10 +174,17 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
             following.give_up();
             HandOver::enabled(&mut following.candidate.settings).await;
         }
+        let stood_by = following.rules.stands_by();
         let (rules, action) = following.rules.after(event);
         following.rules = rules;
         event = match action {
-            Action::Lock => following.lock(),
+            Action::Lock => {
+                // It may have the listeners of an earlier owner, and not all connections of the last one.
+                if !stood_by {
+                    sleep(PRECEDENCE).await;
+                }
+                following.lock()
+            }
             Action::Serve => match following.takeover.take() {
                 Some(takeover) => return takeover,
                 None => Event::Ended,

@@ -184,3 +184,153 @@ fn is_open(socket: &OwnedFd) -> bool {
     let mut byte = [0];
     recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err_and(|error| error == Errno::AGAIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::node::{Node, NodeName};
+    use crate::registry::log::{Counters, LogEntry};
+    use crate::registry::{replicated, Incoming};
+
+    fn entry(id: u64, name: &str, creation: u32) -> Arc<Entry> {
+        replicated(id, creation, &Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1))
+    }
+
+    /// Both ends of a connection: the node's, and the one that is held.
+    fn connection() -> (TcpStream, OwnedFd) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let node = TcpStream::connect(listener.local_addr().expect("its address")).expect("room in the backlog");
+        node.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        (node, listener.accept().expect("it has connected").0.into())
+    }
+
+    fn is_closed(mut node: &TcpStream) -> bool {
+        node.read(&mut [0]).is_ok_and(|length| length == 0)
+    }
+
+    /// A replica of a table with these nodes, by name and creation, numbered from this number on.
+    fn replica(first: u64, nodes: &[(&str, u32)]) -> Registry {
+        let (registry, mut incoming) = (Registry::default(), Incoming::new(1, 0));
+        let counters = LogEntry::Counters(Counters { registrations: 99, ..Counters::default() });
+        let entries =
+            (first..).zip(nodes).map(|(id, (name, creation))| LogEntry::Registered(entry(id, name, *creation)));
+        [counters].into_iter().chain(entries).for_each(|entry| {
+            registry.build(&mut incoming, entry).expect("a table says so");
+        });
+        registry.replace(incoming, &[]);
+        registry
+    }
+
+    fn name(entry: &Entry) -> String {
+        String::from_utf8_lossy(entry.name()).into_owned()
+    }
+
+    fn missing(holdings: &Holdings) -> Vec<String> {
+        let mut names: Vec<_> = holdings.missing().iter().map(|(entry, _)| name(entry)).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn connections_are_sorted_by_the_next_table() {
+        let names = ["same", "other", "open", "closed"];
+        let mut holdings = Holdings::default();
+        let mut nodes: Vec<_> = (1..)
+            .zip(names)
+            .map(|(id, name)| {
+                let (node, socket) = connection();
+                holdings.insert(entry(id, name, 7), socket);
+                node
+            })
+            .collect();
+        drop(nodes.pop());
+        // It numbers them anew. The node that has "other" is not the one of this connection.
+        holdings.sort(&replica(3, &[("other", 8), ("same", 7)]));
+        assert_eq!(missing(&holdings), ["open"]);
+        assert!(is_closed(&nodes[1]));
+        // Another table has the missing one, and lacks the first.
+        holdings.sort(&replica(1, &[("open", 7)]));
+        assert_eq!(missing(&holdings), ["same"]);
+        assert_eq!(holdings.len(), 1);
+        let held = holdings.take_connections(None);
+        assert_eq!(held.connected.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1]);
+        assert_eq!(
+            held.missing.iter().map(|(entry, _)| (name(entry), entry.creation())).collect::<Vec<_>>(),
+            [("same".into(), 7)]
+        );
+        let peer = |connection: &NodeConnection| connection.get_ref().peer_addr().ok();
+        assert_eq!(peer(&held.connected[0].1), nodes[2].local_addr().ok());
+        assert_eq!(peer(&held.missing[0].1), nodes[0].local_addr().ok());
+    }
+
+    #[test]
+    fn a_missing_one_is_missing_until_it_comes_or_has_closed() {
+        let mut holdings = Holdings::default();
+        let nodes = ["a", "b"].map(|name| {
+            let (node, socket) = connection();
+            holdings.insert(entry(1, name, 7), socket);
+            holdings.sort(&replica(1, &[]));
+            node
+        });
+        assert_eq!(missing(&holdings), ["a", "b"]);
+        // The owner has it now, and sends a connection with it.
+        let (_, socket) = connection();
+        holdings.insert(entry(1, "a", 7), socket);
+        assert_eq!(missing(&holdings), ["b"]);
+        let [_, b] = nodes;
+        drop(b);
+        holdings.sort(&replica(1, &[("a", 7)]));
+        assert_eq!(missing(&holdings), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_has_ended_is_closed() {
+        let mut holdings = Holdings::default();
+        let [(first, one), (second, other)] = std::array::from_fn(|_| connection());
+        holdings.insert(entry(1, "a", 7), one);
+        holdings.insert(entry(2, "b", 7), other);
+        holdings.remove(1);
+        assert!(is_closed(&first));
+        assert_eq!(holdings.len(), 1);
+        holdings.give_up();
+        assert!(is_closed(&second));
+    }
+
+    #[test]
+    fn it_is_complete_for_one_table_as_long_as_no_connection_lacks() {
+        let mut holdings = Holdings::default();
+        assert_eq!(holdings.complete_for(), None);
+        holdings.complete(5);
+        holdings.sort(&replica(1, &[]));
+        assert_eq!(holdings.complete_for(), Some(5));
+        holdings.lacks_one();
+        assert_eq!(holdings.complete_for(), None);
+    }
+
+    #[tokio::test]
+    async fn its_own_link_is_known_by_both_ends_and_the_name() {
+        let (node, socket) = connection();
+        let [local, peer] = [node.local_addr(), node.peer_addr()].map(|address| address.expect("it is connected"));
+        let own = Link { local, peer, name: b"own".to_vec() };
+        let moved = |address: SocketAddr| SocketAddr::new([127, 0, 0, 2].into(), address.port());
+        let others = [
+            Link { local: moved(local), ..own.clone() },
+            Link { peer: moved(peer), ..own.clone() },
+            Link { local: peer, peer: local, ..own.clone() },
+            Link { name: b"owner".to_vec(), ..own.clone() },
+        ];
+        for (link, is_own) in others.iter().map(|other| (other, false)).chain([(&own, true)]) {
+            let mut holdings = Holdings::default();
+            holdings.insert(entry(1, "own", 7), socket.try_clone().expect("a descriptor"));
+            let (_other, stranger) = connection();
+            holdings.insert(entry(2, "stranger", 7), stranger);
+            let held = holdings.take_connections(Some(link));
+            assert_eq!(held.own, is_own.then_some(1), "{link:?}");
+            let rest: Vec<_> = held.connected.iter().map(|(id, _)| *id).collect();
+            assert_eq!(rest, if is_own { vec![2] } else { vec![1, 2] }, "{link:?}");
+        }
+    }
+}

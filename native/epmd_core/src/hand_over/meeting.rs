@@ -55,26 +55,25 @@ pub(crate) async fn meet(owner: SocketAddr, trusted: &Trusted) -> Result<(Sender
             _ => Err(NotMet::NotAMember),
         }
     };
+    let mut untrusted = None;
     let called = async {
-        let mut untrusted = None;
         loop {
-            let accepted = timeout(TIMEOUT, listener.accept()).await;
-            match (accepted, untrusted) {
-                (Err(_), None) => return Err(NotMet::Absent),
-                (Err(_), Some(error)) => return Err(NotMet::Untrusted(error)),
-                (Ok(Err(error)), _) => return Err(NotMet::Failed(error)),
-                (Ok(Ok((stream, _))), _) => match peer::check(&stream, trusted) {
-                    Ok(process) => {
-                        let (sender, receiver) = channel::open(stream);
-                        return Ok((sender, receiver, process));
-                    }
-                    Err(error) => untrusted = Some(error),
-                },
+            let (stream, _) = listener.accept().await.map_err(NotMet::Failed)?;
+            match peer::check(&stream, trusted) {
+                Ok(process) => {
+                    let (sender, receiver) = channel::open(stream);
+                    return Ok((sender, receiver, process));
+                }
+                // Perhaps it was the owner. The next one is asked soon.
+                Err(error) if error.kind() == ErrorKind::NotConnected => {}
+                Err(error) => untrusted = Some(error),
             }
         }
     };
     timeout(TIMEOUT, asked).await.unwrap_or(Err(NotMet::Absent))?;
-    called.await
+    // Not for each call: then others could make it wait without end.
+    let called = timeout(TIMEOUT, called).await;
+    called.unwrap_or_else(|_| Err(untrusted.map_or(NotMet::Absent, NotMet::Untrusted)))
 }
 
 /// Calls the follower that waits at this name. The caller checks who it is.

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use tokio::net::UnixStream;
 
@@ -22,7 +23,8 @@ const NAMESPACES: [&str; 3] = ["user", "mnt", "pid"];
 ///
 /// # Errors
 ///
-/// `PermissionDenied` with a sentence that says why it is not trusted.
+/// `PermissionDenied` with a sentence that says why it is not trusted, or `NotConnected` if it has ended: it may have been
+/// trusted.
 pub(crate) fn check(stream: &UnixStream, trusted: &Trusted) -> Result<Option<i32>, Error> {
     let peer = stream.peer_cred()?;
     let (user, pid) = (peer.uid(), peer.pid().filter(|pid| *pid > 0));
@@ -48,6 +50,7 @@ pub(crate) fn check(stream: &UnixStream, trusted: &Trusted) -> Result<Option<i32
         Ok(Some(other)) => {
             denied(&format!("is in another namespace ({other}); to trust it, list its user in :hand_over"))
         }
+        Err(error) if error.kind() == ErrorKind::NotConnected => Err(error),
         Err(error) => denied(&format!(
             "is in namespaces that cannot be compared with ours: {error}; to trust it, list its user in :hand_over"
         )),
@@ -58,6 +61,18 @@ pub(crate) fn check(stream: &UnixStream, trusted: &Trusted) -> Result<Option<i32
 fn shares_namespaces(stream: &UnixStream, pid: i32) -> Result<Option<&'static str>, Error> {
     // As long as this is open, the process's number is not given to another.
     let process = os::peer_process(stream.as_fd());
+    let other = other_namespace(pid);
+    let has_ended = match process {
+        Some(process) => !os::is_running(&process),
+        None => Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists(),
+    };
+    if has_ended {
+        return Err(ErrorKind::NotConnected.into());
+    }
+    other
+}
+
+fn other_namespace(pid: i32) -> Result<Option<&'static str>, Error> {
     // Another PID namespace's /proc would tell of other processes.
     if fs::read_link("/proc/self")?.to_str() != Some(&std::process::id().to_string()) {
         return Ok(Some("pid"));
@@ -68,8 +83,5 @@ fn shares_namespaces(stream: &UnixStream, pid: i32) -> Result<Option<&'static st
             return Ok(Some(namespace));
         }
     }
-    match process {
-        Some(process) if !os::is_running(&process) => Err(ErrorKind::NotFound.into()),
-        _ => Ok(None),
-    }
+    Ok(None)
 }

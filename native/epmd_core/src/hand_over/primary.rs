@@ -339,6 +339,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
     let HandOver { trusted, .. } = settings.borrow_and_update().clone();
     let pid = match peer::check(&stream, &trusted) {
         Ok(pid) => pid,
+        Err(error) if error.kind() == ErrorKind::NotConnected => return,
         Err(error) => return context.log_untrusted(&error),
     };
     let (mut sender, mut receiver) = channel::open(stream);

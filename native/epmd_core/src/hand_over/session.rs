@@ -143,3 +143,230 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Weak;
+
+    use super::super::hello::Hello;
+    use super::super::message::frame;
+    use super::*;
+    use crate::node::{Node, NodeName};
+    use crate::registry::log::Position;
+    use crate::registry::{replicated, Holder, Registration, Registry};
+
+    /// Nodes and their connections, by which anything with a descriptor passes.
+    #[derive(Default)]
+    struct Table {
+        registry: Registry,
+        nodes: Vec<(Registration, Arc<File>)>,
+    }
+
+    impl Table {
+        fn of(names: &[&str]) -> Self {
+            let mut table = Self::default();
+            names.iter().for_each(|name| table.register(name));
+            table
+        }
+
+        fn register(&mut self, name: &str) {
+            let connection = descriptor();
+            let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
+            let registration = self.registry.register(&node(name), holder).expect("a free name");
+            self.nodes.push((registration, connection));
+        }
+
+        /// A session with a new follower.
+        fn session(&self) -> Session {
+            Session::new(self.registry.subscribe(None), false)
+        }
+
+        /// A session with a follower that has the replica of this many registrations.
+        fn resumed(&self, registrations: u64, has_connections: bool) -> Session {
+            let Ok(Some(LogEntry::Begin { epoch, .. })) = self.registry.subscribe(None).take() else {
+                panic!("a snapshot begins so");
+            };
+            let position = Position { epoch, registrations, refusals: 0 };
+            Session::new(self.registry.subscribe(Some(position)), has_connections)
+        }
+
+        fn permit(&self, session: &mut Session) {
+            session.permit(vec![descriptor()], false, self.registry.entries());
+        }
+    }
+
+    fn node(name: &str) -> Node {
+        Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
+    }
+
+    fn descriptor() -> Arc<File> {
+        Arc::new(File::open("/dev/null").expect("a descriptor"))
+    }
+
+    /// What is sent next, as far as there is something; a `+` comes with a descriptor.
+    fn sent(session: &mut Session) -> Vec<String> {
+        std::iter::from_fn(|| session.next().expect("it does not lag")).map(|outgoing| text(&outgoing)).collect()
+    }
+
+    fn text((bytes, descriptor): &Outgoing) -> String {
+        let (body, _) = frame(bytes).expect("well-formed").expect("whole");
+        assert_eq!(Message::has_descriptor(body), descriptor.is_some());
+        let text = match Message::decode(body).expect("well-formed") {
+            Message::Log(LogEntry::Registered(entry)) => String::from_utf8_lossy(entry.name()).into_owned(),
+            Message::Log(LogEntry::Retained(id)) => format!("retained {id}"),
+            Message::Log(LogEntry::Ended(id)) => format!("ended {id}"),
+            Message::Log(LogEntry::Resumed(id)) => format!("resumed {id}"),
+            Message::Log(LogEntry::Begin { .. }) => "begin".into(),
+            Message::Log(LogEntry::Counters(_)) => "counters".into(),
+            Message::Log(LogEntry::InSync) => "in sync".into(),
+            Message::Log(LogEntry::Settled) => "settled".into(),
+            Message::Listener { .. } => "listener".into(),
+            Message::Connection(id) => format!("connection {id}"),
+            Message::StandBy => "stand by".into(),
+            Message::TakeOver => "take over".into(),
+            other => panic!("{other:?}"),
+        };
+        format!("{text}{}", if descriptor.is_some() { "+" } else { "" })
+    }
+
+    #[test]
+    fn one_that_may_stand_by_from_the_start_is_sent_each_registration_with_its_connection() {
+        let mut table = Table::of(&["a", "b"]);
+        let mut session = table.session();
+        table.permit(&mut session);
+        assert!(session.has_permit() && !session.stands_by());
+        let all = ["listener+", "begin", "counters", "a+", "b+", "in sync", "settled", "stand by"];
+        assert_eq!(sent(&mut session), all);
+        assert!(session.stands_by());
+        table.register("c");
+        session.extend(&[descriptor()]);
+        assert_eq!(sent(&mut session), ["listener+", "c+"]);
+        table.nodes.remove(0);
+        assert_eq!(sent(&mut session), ["ended 1"]);
+    }
+
+    #[test]
+    fn one_that_may_stand_by_later_is_sent_the_connections_then() {
+        let mut table = Table::of(&["a", "b", "c"]);
+        let mut session = table.session();
+        assert_eq!(sent(&mut session), ["begin", "counters", "a", "b", "c", "in sync", "settled"]);
+        table.register("d");
+        session.extend(&[descriptor()]);
+        assert_eq!(sent(&mut session), ["d"], "it gets no listener");
+        assert!(!session.has_permit() && !session.stands_by());
+        table.permit(&mut session);
+        // One whose connection has gone is not sent, and one that comes meanwhile is sent first, with its own.
+        let (_gone, _) = table.nodes.remove(1);
+        table.register("e");
+        let rest = ["listener+", "e+", "connection 1+", "connection 3+", "connection 4+", "stand by"];
+        assert_eq!(sent(&mut session), rest);
+        assert!(session.stands_by());
+    }
+
+    #[test]
+    fn one_that_may_stand_by_while_it_is_sent_the_table_gets_every_connection() {
+        let table = Table::of(&["a", "b"]);
+        let mut session = table.session();
+        let first: Vec<_> = (0..3).filter_map(|_| session.next().expect("it does not lag")).collect();
+        assert_eq!(first.iter().map(text).collect::<Vec<_>>(), ["begin", "counters", "a"]);
+        table.permit(&mut session);
+        let rest = sent(&mut session);
+        assert_eq!(rest[..4], ["listener+", "b+", "in sync", "settled"]);
+        assert!(rest.contains(&"connection 1+".into()), "{rest:?}");
+        assert_eq!(rest.last().map(String::as_str), Some("stand by"));
+    }
+
+    #[test]
+    fn one_that_resumes_is_sent_only_the_connections_that_it_lacks() {
+        for (has_connections, is_permitted_first) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut table = Table::of(&["a", "b", "c"]);
+            let mut session = table.resumed(2, has_connections);
+            if is_permitted_first {
+                table.permit(&mut session);
+            }
+            let mut all = sent(&mut session);
+            if !is_permitted_first {
+                table.permit(&mut session);
+                all.extend(sent(&mut session));
+            }
+            let position = |text: &str| all.iter().position(|sent| sent == text);
+            let came = |text| position(text).is_some();
+            let case = format!("{has_connections} {is_permitted_first}: {all:?}");
+            assert!(
+                came("resumed 2") && came("retained 1") && came("retained 2") && !came("a") && !came("a+"),
+                "{case}"
+            );
+            assert_eq!([came("connection 1+"), came("connection 2+")], [!has_connections; 2], "{case}");
+            // What is new came with its connection, or that follows.
+            assert_eq!([came("c+"), came("connection 3+")], [is_permitted_first, !is_permitted_first], "{case}");
+            assert!(all
+                .iter()
+                .filter(|sent| sent.starts_with("connection"))
+                .all(|sent| { position("in sync") < position(sent) && position(sent) < position("stand by") }));
+            assert_eq!(all.last().map(String::as_str), Some("stand by"), "{case}");
+            assert!(session.stands_by());
+            table.register("d");
+            assert_eq!(sent(&mut session), ["d+"]);
+        }
+    }
+
+    #[test]
+    fn only_one_that_stands_by_is_asked_to_take_over_and_after_everything_else() {
+        let mut table = Table::of(&["a"]);
+        let [mut copying, mut in_sync, mut stands_by] = [table.session(), table.session(), table.session()];
+        table.permit(&mut copying);
+        copying.next().expect("it does not lag");
+        sent(&mut in_sync);
+        table.permit(&mut stands_by);
+        sent(&mut stands_by);
+        table.register("b");
+        [&mut copying, &mut in_sync, &mut stands_by].into_iter().for_each(Session::end);
+        assert!(stands_by.stands_by() && !in_sync.stands_by() && !copying.stands_by());
+        assert_eq!(sent(&mut stands_by), ["b+", "take over"]);
+        table.register("c");
+        for session in [&mut copying, &mut in_sync, &mut stands_by] {
+            assert!(sent(session).is_empty() && !session.stands_by());
+        }
+    }
+
+    #[test]
+    fn a_follower_says_nothing_before_its_time() {
+        let table = Table::of(&["a"]);
+        let mut session = table.session();
+        let missing = || Message::Missing(replicated(1, 7, &node("b")));
+        assert!(session.hear(missing(), true).is_none(), "it does not know the table yet");
+        table.permit(&mut session);
+        sent(&mut session);
+        assert!(matches!(session.hear(missing(), true), Some(Heard::Missing(entry)) if entry.name() == b"b"));
+        assert!(session.hear(missing(), false).is_none());
+        assert!(matches!(session.hear(Message::Alive, false), Some(Heard::Alive)));
+        assert!(session.hear(Message::Alive, true).is_none());
+        assert!(session.hear(Message::TakenOver, false).is_none(), "it was not asked to");
+        session.end();
+        assert!(session.hear(Message::TakenOver, false).is_none(), "it was not asked to yet");
+        sent(&mut session);
+        assert!(matches!(session.hear(Message::TakenOver, false), Some(Heard::TakenOver)));
+    }
+
+    #[test]
+    fn a_follower_says_nothing_that_only_an_owner_says() {
+        let table = Table::of(&[]);
+        let mut session = table.session();
+        sent(&mut session);
+        let of_an_owner = [
+            Message::Hello(Hello::new(Vec::new(), None)),
+            Message::Log(LogEntry::Ended(1)),
+            Message::Listener { lent: false },
+            Message::Connection(1),
+            Message::StandBy,
+            Message::Reconnect,
+            Message::TakeOver,
+        ];
+        for message in of_an_owner {
+            for has_descriptor in [false, true] {
+                assert!(session.hear(message.clone(), has_descriptor).is_none(), "{message:?}");
+            }
+        }
+    }
+}

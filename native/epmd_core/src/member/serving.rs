@@ -69,13 +69,13 @@ pub(super) async fn serve(
     moves: &mut mpsc::UnboundedReceiver<Move>,
     stored: Stored,
 ) -> io::Result<()> {
-    let Startup { listeners, mut lock, reserve, mut last_owner, origin, restored } = startup;
+    let Startup { listeners, mut lock, reserve, last_owner, origin, restored } = startup;
     let registry = &handle.registry;
     let (meetings, names) = mpsc::channel(MEETINGS);
     let meetings = lock.is_some().then_some(meetings);
     let (rules, connections) = (Arc::clone(&handle.rules), handle.connections.clone());
     let mut server = Server::start(listeners, registry.clone(), rules, connections, meetings, reserve)?;
-    if let Some(last_owner) = &mut last_owner {
+    if let Some(last_owner) = last_owner {
         last_owner.confirm();
     }
     server.adopt(restored.connected);

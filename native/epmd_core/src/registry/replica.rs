@@ -195,3 +195,324 @@ impl Registry {
         restored
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::super::contents::replicated;
+    use super::super::log::Counters;
+    use super::super::refusals::Refusal;
+    use super::super::tombstones::Tombstone;
+    use super::*;
+    use crate::journal::Journal;
+    use crate::node::{Node, NodeName};
+    use crate::os;
+
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const CREATION: u32 = 7;
+    const GRACE: Duration = Duration::from_secs(60);
+
+    type Told = Arc<Mutex<Vec<String>>>;
+
+    fn node(name: &str) -> Node {
+        Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1)
+    }
+
+    fn entry(id: u64, name: &str) -> Arc<Entry> {
+        replicated(id, CREATION, &node(name))
+    }
+
+    fn registered(id: u64, name: &str) -> LogEntry {
+        LogEntry::Registered(entry(id, name))
+    }
+
+    fn refused(number: u64) -> LogEntry {
+        LogEntry::Refused(Refusal { number, name: format!("refused{number}"), reason: "why not".into() })
+    }
+
+    fn tombstone(number: u64, name: &str) -> LogEntry {
+        LogEntry::Tombstone(Tombstone { number, name: name.as_bytes().into(), creation: 3, port: 1, descriptor: -1 })
+    }
+
+    fn counters(registrations: u64, deletions: u64) -> LogEntry {
+        LogEntry::Counters(Counters { registrations, deletions, min_creation: 0 })
+    }
+
+    /// A registry, and what its observer is told.
+    fn observed() -> (Registry, Told) {
+        let told = Told::default();
+        let observer = Arc::clone(&told);
+        let journal = Journal::observed_by(Arc::new(move |_, change| {
+            observer.lock().push(match change {
+                Change::Registered { name, .. } => format!("+{name}"),
+                Change::Unregistered { name, .. } => format!("-{name}"),
+                Change::Refused { name, .. } => format!("!{name}"),
+                change => format!("{change:?}"),
+            });
+        }));
+        (Registry::with_journal(journal), told)
+    }
+
+    fn taken(told: &Told) -> Vec<String> {
+        std::mem::take(&mut *told.lock())
+    }
+
+    /// Makes this the replica of the table of this epoch.
+    fn copy(registry: &Registry, epoch: u64, entries: impl IntoIterator<Item = LogEntry>) {
+        let mut incoming = Incoming::new(epoch, 0);
+        for entry in [counters(9, 9)].into_iter().chain(entries) {
+            registry.build(&mut incoming, entry).expect("a table says so");
+        }
+        registry.replace(incoming, &[LOCAL]);
+    }
+
+    /// A settled replica of these nodes, of which the observer has been told.
+    fn replica(names: &[&str]) -> (Registry, Told) {
+        let (registry, told) = observed();
+        copy(&registry, 1, (1..).zip(names).map(|(id, name)| registered(id, name)));
+        registry.follow(LogEntry::Settled).expect("a table says so");
+        taken(&told);
+        (registry, told)
+    }
+
+    fn text(entry: &Entry) -> String {
+        String::from_utf8_lossy(entry.name()).into_owned()
+    }
+
+    fn names(registry: &Registry) -> Vec<String> {
+        registry.snapshot().1.iter().map(|entry| text(entry)).collect()
+    }
+
+    /// Both ends of a node's connection.
+    fn connection() -> (TcpStream, NodeConnection) {
+        let listener = TcpListener::bind((LOCAL, 0)).expect("a free port");
+        let node = TcpStream::connect(listener.local_addr().expect("its address")).expect("room in the backlog");
+        node.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        let (connection, _) = listener.accept().expect("it has connected");
+        connection.set_nonblocking(true).expect("a socket");
+        (node, Arc::new(os::watch(connection).expect("a runtime")))
+    }
+
+    fn is_closed(mut node: &TcpStream) -> bool {
+        node.read(&mut [0]).is_ok_and(|length| length == 0)
+    }
+
+    #[test]
+    fn only_what_differs_from_the_last_table_is_told() {
+        let (registry, told) = observed();
+        copy(&registry, 1, [registered(1, "a"), registered(2, "b")]);
+        registry.follow(registered(10, "c")).expect("a new one");
+        registry.follow(LogEntry::Ended(1)).expect("it is there");
+        assert_eq!(taken(&told), ["+a", "+b", "+c", "-a"]);
+        // Another owner numbers them anew. "a" was gone before, "d" is new, and "b" has registered again.
+        let again = LogEntry::Registered(replicated(3, CREATION + 1, &node("b")));
+        copy(&registry, 2, [registered(1, "c"), registered(2, "d"), again]);
+        assert_eq!(taken(&told), ["+d", "-b", "+b"]);
+        assert_eq!(names(&registry), ["b", "d", "c"]);
+    }
+
+    #[test]
+    fn what_the_next_table_lacks_has_gone_once_that_has_settled() {
+        let (registry, told) = replica(&["a", "b", "c"]);
+        copy(&registry, 2, [registered(1, "b")]);
+        assert!(registry.settled_replica().is_none());
+        // Until then it is found: its node may register there a moment later, as "c" does.
+        assert_eq!(names(&registry), ["b", "c", "a"]);
+        assert!(registry.find_replicated(LOCAL, b"a").is_some());
+        registry.follow(registered(10, "c")).expect("a new one");
+        assert_eq!(taken(&told), Vec::<String>::new());
+        registry.follow(LogEntry::Settled).expect("a table says so");
+        assert_eq!(taken(&told), ["-a"]);
+        assert!(registry.find_replicated(LOCAL, b"a").is_none() && registry.settled_replica().is_some());
+        assert_eq!(names(&registry), ["c", "b"]);
+    }
+
+    #[test]
+    fn a_table_that_continues_the_last_one_sends_only_what_is_new() {
+        let (registry, told) = replica(&["a", "b"]);
+        registry.follow(refused(1)).expect("a table says so");
+        registry.follow(refused(2)).expect("a table says so");
+        assert_eq!(taken(&told), ["!refused1", "!refused2"]);
+        let known = registry.get(2).expect("it is there");
+        let mut incoming = Incoming::new(2, 2);
+        for entry in [LogEntry::Resumed(2), counters(3, 0), LogEntry::Retained(2), registered(3, "c")] {
+            registry.build(&mut incoming, entry).expect("a table says so");
+        }
+        registry.replace(incoming, &[LOCAL]);
+        assert!(registry.get(2).is_some_and(|entry| Arc::ptr_eq(&entry, &known)) && registry.get(1).is_none());
+        registry.follow(refused(3)).expect("a table says so");
+        assert_eq!(taken(&told), ["+c", "!refused3"]);
+        let position = registry.replica_position().expect("a replica");
+        assert_eq!(position, Position { epoch: 2, registrations: 3, refusals: 3 });
+    }
+
+    #[test]
+    fn a_copy_that_is_lost_is_told_once_and_answers_nothing() {
+        let (registry, told) = replica(&["a"]);
+        // "b" was in the table before.
+        copy(&registry, 2, [registered(1, "b")]);
+        assert_eq!(taken(&told), ["+b"]);
+        assert!(registry.find_replicated(LOCAL, b"b").is_some());
+        assert!(registry.find_replicated([127, 0, 0, 2].into(), b"b").is_none(), "the owner is not asked there");
+        registry.give_up();
+        registry.give_up();
+        assert_eq!(taken(&told), ["Lost"]);
+        assert!(
+            !registry.is_replica() && registry.replica_position().is_none() && registry.settled_replica().is_none()
+        );
+        assert!(["a", "b"].iter().all(|name| registry.find_replicated(LOCAL, name.as_bytes()).is_none()));
+        assert_eq!(names(&registry), Vec::<String>::new());
+        // What comes next is new to observers.
+        copy(&registry, 3, [registered(1, "b")]);
+        assert_eq!(taken(&told), ["+b"]);
+    }
+
+    #[test]
+    fn an_owner_of_any_address_of_a_family_is_asked_at_each() {
+        let (registry, _) = observed();
+        let mut incoming = Incoming::new(1, 0);
+        registry.build(&mut incoming, counters(1, 0)).expect("a table says so");
+        registry.build(&mut incoming, registered(1, "a")).expect("a table says so");
+        registry.replace(incoming, &[IpAddr::from([0, 0, 0, 0])]);
+        assert!(registry.find_replicated([127, 0, 0, 2].into(), b"a").is_some());
+        assert!(registry.find_replicated(std::net::Ipv6Addr::LOCALHOST.into(), b"a").is_none());
+    }
+
+    #[test]
+    fn what_no_table_says_is_not_applied() {
+        let (registry, told) = replica(&["a", "b", "c"]);
+        registry.follow(LogEntry::Ended(2)).expect("it is there");
+        let (known, position) = (names(&registry), registry.replica_position());
+        taken(&told);
+        let wrong = [registered(10, "a"), registered(3, "d"), LogEntry::Ended(2), LogEntry::Ended(11)];
+        let of_a_snapshot = [
+            LogEntry::Begin { epoch: 2, refusals: 0 },
+            LogEntry::Resumed(1),
+            counters(20, 20),
+            tombstone(9, "d"),
+            LogEntry::Retained(1),
+            LogEntry::InSync,
+        ];
+        for entry in wrong.into_iter().chain(of_a_snapshot) {
+            assert!(registry.follow(entry.clone()).is_err(), "{entry:?}");
+        }
+        assert_eq!((names(&registry), registry.replica_position()), (known, position));
+        assert_eq!(taken(&told), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_no_snapshot_says_is_not_built() {
+        let (registry, _) = replica(&["a"]);
+        let wrong = [
+            vec![registered(10, "b")],
+            vec![registered(2, "b"), registered(2, "c")],
+            vec![registered(3, "b"), registered(2, "c")],
+            vec![registered(2, "b"), registered(3, "b")],
+            vec![LogEntry::Retained(2)],
+            vec![LogEntry::Retained(1), registered(2, "a")],
+            vec![tombstone(10, "b")],
+            vec![tombstone(1, "b"), tombstone(2, "b")],
+            vec![LogEntry::Begin { epoch: 2, refusals: 0 }],
+            vec![LogEntry::Ended(1)],
+            vec![LogEntry::InSync],
+            vec![LogEntry::Settled],
+            vec![refused(1)],
+        ];
+        for mut entries in wrong {
+            let mut incoming = Incoming::new(2, 0);
+            registry.build(&mut incoming, counters(9, 9)).expect("a table says so");
+            let last = entries.pop().expect("what is wrong");
+            entries.iter().for_each(|entry| registry.build(&mut incoming, entry.clone()).expect("a table says so"));
+            assert!(registry.build(&mut incoming, last.clone()).is_err(), "{last:?} after {entries:?}");
+        }
+        assert_eq!(names(&registry), ["a"], "a snapshot that is not complete changes nothing");
+    }
+
+    #[tokio::test]
+    async fn a_replica_becomes_a_table_of_the_connections_that_are_held() {
+        let (registry, told) = replica(&["a", "b", "own"]);
+        let last = registry.replica_position();
+        let (other_end, held) = connection();
+        let held = Held { connected: vec![(1, held)], own: Some(3), ..Held::default() };
+        let Restored { own, connected } = registry.promote(held, None);
+        // Observers know "a", and the member's own node.
+        assert_eq!(taken(&told), ["-b"]);
+        assert_eq!(names(&registry), ["own", "a"]);
+        assert!(!registry.is_replica() && registry.is_settled());
+        assert!(registry.get(1).is_some_and(|entry| entry.connection().is_some() && entry.creation() == CREATION));
+        assert!(registry.get(3).is_some_and(|entry| entry.is_local() && entry.creation() == CREATION));
+        // Other replicas of the last table go on with this one.
+        assert_eq!(registry.subscribe(last).shared(), 9);
+        let next = registry.register(&node("b"), Holder::Local).expect("a free name");
+        assert_eq!(next.creation(), CREATION + 1);
+        taken(&told);
+        drop(connected);
+        assert!(is_closed(&other_end));
+        drop(own);
+        assert_eq!(taken(&told), ["-a", "-own"]);
+    }
+
+    #[tokio::test]
+    async fn nodes_whose_connections_are_lost_have_a_grace_period() {
+        let (registry, told) = replica(&["a", "b", "c", "d"]);
+        let (_node, held) = connection();
+        let held = Held { connected: vec![(1, held)], ..Held::default() };
+        let _restored = registry.promote(held, Some(Instant::now() + GRACE));
+        // To observers they are registered, and to clients they are not.
+        assert_eq!(names(&registry), ["a", "d", "c", "b"]);
+        assert!(registry.find(b"b").is_none() && !registry.is_settled());
+        let holder = Holder::Local;
+        let _b = registry.restore(&node("b"), holder.clone(), CREATION).expect("a free name");
+        assert_eq!(taken(&told), Vec::<String>::new());
+        let _c = registry.register(&node("c"), holder).expect("a free name");
+        assert_eq!(taken(&told), ["-c", "+c"]);
+        registry.settle();
+        assert_eq!(taken(&told), ["-d"]);
+        assert_eq!(names(&registry), ["c", "b", "a"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_replica_lacks_is_registered_if_its_name_is_free() {
+        for settles_at in [None, Some(Instant::now() + GRACE)] {
+            let (registry, told) = replica(&["a", "b"]);
+            let [(_a, held), (free, brought), (late, refused), (again, lost)] = std::array::from_fn(|_| connection());
+            let other = |name, creation| replicated(1, creation, &node(name));
+            let held = Held {
+                connected: vec![(1, held)],
+                // Nobody holds "b" of the replica, so its name is free.
+                missing: vec![(other("free", 5), brought), (other("a", 5), refused), (other("b", 5), lost)],
+                own: None,
+            };
+            let restored = registry.promote(held, settles_at);
+            let mut known = taken(&told);
+            if settles_at.is_none() {
+                assert_eq!(known.remove(0), "-b");
+            }
+            let new = if settles_at.is_none() { vec!["+free", "+b"] } else { vec!["+free", "-b", "+b"] };
+            assert_eq!(known, new);
+            assert_eq!(names(&registry), ["b", "free", "a"]);
+            let creations: Vec<_> = registry.entries().iter().map(|entry| entry.creation()).collect();
+            assert_eq!(creations, [5, 5, CREATION]);
+            assert!(registry.entries().iter().all(|entry| entry.connection().is_some()));
+            assert_eq!(restored.connected.len(), 3);
+            assert!(is_closed(&late), "its name is another's");
+            drop(restored);
+            assert!(is_closed(&free) && is_closed(&again) && registry.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_no_registration_is_closed() {
+        let (registry, told) = replica(&["own"]);
+        let [(node, held), (own, second)] = std::array::from_fn(|_| connection());
+        let held = Held { connected: vec![(2, held), (1, second)], own: Some(1), ..Held::default() };
+        let restored = registry.promote(held, None);
+        assert!(restored.connected.is_empty() && is_closed(&node) && is_closed(&own));
+        assert!(restored.own.is_some() && taken(&told).is_empty());
+    }
+}

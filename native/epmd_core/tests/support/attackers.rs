@@ -1,15 +1,167 @@
-//! Processes of another user that attack the hand-over, each a Perl program. They end with the test.
+//! Those who attack the hand-over: processes of another user, each a Perl program, and false members and owners of any
+//! user. They end with the test.
 //!
-//! They attack whatever they find in their network namespace, so a test that uses them needs one of its own.
+//! [`Attackers`] attack whatever they find in their network namespace, so a test that uses them needs one of its own.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{mpsc, Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use super::client::eventually;
-use super::users::{run_as, NOBODY};
+use super::client::{eventually, exchange, PATIENCE};
+use super::request::{framed, tagged, Alive2, ALIVE2, NAMES, PORT_PLEASE2};
+use super::users::{run_as, say, NOBODY};
+
+/// What a member says over the port to be called at a name, without the name.
+const MEET: &[u8] = b"membedded_epmd";
+/// The reply: a call will come.
+const MEETING: &[u8] = b"m";
+
+/// The first message of both sides, with what can be wrong in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Hello {
+    pub version: u16,
+    pub address: [u8; 4],
+    pub stands_by: bool,
+}
+
+impl Hello {
+    /// One that is right.
+    pub const RIGHT: Self = Self { version: 1, address: [127, 0, 0, 1], stands_by: true };
+
+    pub fn framed(self) -> Vec<u8> {
+        let Self { version, address, stands_by } = self;
+        let [high, low] = version.to_be_bytes();
+        // One address, no node, and no replica to resume.
+        let fields = [&[high, low, 1, 4][..], &address, &[0, 0, u8::from(stands_by), 0]].concat();
+        tagged(1, &[b"epmd", &fields[..]].concat())
+    }
+}
+
+/// The abstract name that these bytes stand for.
+pub fn meeting_place(name: [u8; 16]) -> String {
+    format!("embedded_epmd/{:032x}", u128::from_be_bytes(name))
+}
+
+/// The request to be called there.
+pub fn meet_request(name: [u8; 16]) -> Vec<u8> {
+    framed(&[MEET, &name].concat())
+}
+
+/// Has the owner of this port call, as it calls members, and returns the channel. With another name each time.
+pub fn called_by(server: SocketAddr, name: u128) -> UnixStream {
+    let name = name.to_be_bytes();
+    let listener = UnixListener::bind_addr(&UnixAddr::from_abstract_name(meeting_place(name)).unwrap()).unwrap();
+    assert_eq!(exchange(server, &meet_request(name)).unwrap(), MEETING);
+    let (channel, _) = listener.accept().unwrap();
+    channel.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    channel
+}
+
+/// What a process of this user hears that has the owner of this port call, and says what a member would say.
+pub fn heard_when_called(user: u32, server: SocketAddr, name: u128) -> String {
+    let name = name.to_be_bytes();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let script = format!(
+        r#"{BEGIN}
+        socket(my $l, AF_UNIX, SOCK_STREAM, 0) or die; bind($l, name("{}")) or die "bind: $!"; listen($l, 5) or die;
+        my $s = tcp(); connect($s, pack_sockaddr_in({}, inet_aton("{}"))) or die "connect: $!";
+        syswrite($s, pack("H*", "{}")); sysread($s, my $reply, 100) or die "no reply";
+        accept(my $c, $l) or die; syswrite($c, pack("H*", "{}"));
+        my $n = sysread($c, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
+        meeting_place(name),
+        server.port(),
+        server.ip(),
+        hex(&meet_request(name)),
+        hex(&Hello::RIGHT.framed()),
+    );
+    say(user, &script)
+}
+
+/// One that has the port and answers as the owner would, also those that want to be called.
+pub struct FalseOwner {
+    pub address: SocketAddr,
+    places: mpsc::Receiver<String>,
+}
+
+impl FalseOwner {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let (told, places) = mpsc::channel();
+        thread::spawn(move || {
+            // The connections of those that are registered stay open.
+            let mut nodes = Vec::new();
+            for stream in listener.incoming().map_while(Result::ok) {
+                if answer(stream, &mut nodes, &told, address.port()).is_none() {
+                    return;
+                }
+            }
+        });
+        Self { address, places }
+    }
+
+    /// The abstract name at which the next member that asks waits to be called.
+    pub fn place(&self) -> String {
+        self.places.recv_timeout(PATIENCE).expect("a member asks to be called")
+    }
+
+    /// Calls the next member that asks for it.
+    pub fn call(&self) -> UnixStream {
+        let place = UnixAddr::from_abstract_name(self.place()).expect("a name");
+        let channel = UnixStream::connect_addr(&place).expect("a member waits");
+        channel.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        channel
+    }
+}
+
+/// Answers one request. `None` if nobody wants to know of members any more.
+fn answer(
+    mut stream: TcpStream,
+    nodes: &mut Vec<(Alive2, TcpStream)>,
+    told: &mpsc::Sender<String>,
+    port: u16,
+) -> Option<()> {
+    let mut length = [0; 2];
+    if stream.read_exact(&mut length).is_err() {
+        return Some(());
+    }
+    let mut body = vec![0; usize::from(u16::from_be_bytes(length))];
+    if stream.read_exact(&mut body).is_err() {
+        return Some(());
+    }
+    // It may have gone.
+    let _ = match body.split_first() {
+        Some((&ALIVE2, _)) => {
+            let granted = stream.write_all(&[b'v', 0, 0, 0, 0, 7]);
+            nodes.extend(Alive2::parse(&framed(&body)).map(|node| (node, stream)));
+            granted
+        }
+        Some((&PORT_PLEASE2, name)) => {
+            let found = nodes.iter().find(|(node, _)| node.name == name);
+            stream.write_all(&found.map_or(vec![b'w', 1], |(node, _)| node.found()))
+        }
+        Some((&NAMES, _)) => stream.write_all(&u32::from(port).to_be_bytes()),
+        _ => {
+            if let Some(Ok(name)) = body.strip_prefix(MEET).map(<[u8; 16]>::try_from) {
+                told.send(meeting_place(name)).ok()?;
+                stream.write_all(MEETING)
+            } else {
+                Ok(())
+            }
+        }
+    };
+    Some(())
+}
+
+/// A process of this user calls a member, and ends at once.
+pub fn call_and_end(user: u32, place: &str) {
+    say(user, &format!(r#"{BEGIN} socket(my $s, AF_UNIX, SOCK_STREAM, 0); connect($s, name("{place}")) or die "$!";"#));
+}
 
 /// What all of them begin with. `name` is a Unix address in the abstract namespace.
 const BEGIN: &str = r#"
