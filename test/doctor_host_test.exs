@@ -74,8 +74,10 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     {_, 0} = System.cmd("cc", ["-o", program, Path.expand("support/no_unix_sockets.c", __DIR__)])
     expression = "IO.puts(EmbeddedEpmd.Doctor.format(EmbeddedEpmd.examine()))"
     node = ["--name", unique("unit") <> "@127.0.0.1"]
-    flags = "-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -pa #{ebin()}"
-    environment = [{"ERL_EPMD_PORT", "#{free_port()}"}, {"ERL_EPMD_ADDRESS", "127.0.0.1"}]
+    flags = "-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery"
+    # Flags cannot hold the path, in which there may be a blank.
+    libraries = {"ERL_LIBS", Path.dirname(Path.dirname(ebin()))}
+    environment = [{"ERL_EPMD_PORT", "#{free_port()}"}, {"ERL_EPMD_ADDRESS", "127.0.0.1"}, libraries]
 
     for {command, sentence} <- [
           {[program], "warning  No VM can stand by for another: this one may not open Unix sockets"},

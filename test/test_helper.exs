@@ -1,2 +1,7 @@
-# Waiting for a condition has its own end, after a minute.
-ExUnit.start(timeout: 300_000)
+# Waiting for a condition has its own end, after a minute. Most tests wait for VMs most of the time.
+ExUnit.start(timeout: 300_000, max_cases: 8 * System.schedulers_online())
+
+# bin/test adds this to what Rust's tests say.
+ExUnit.after_suite(fn %{total: total, failures: failed, skipped: skipped, excluded: excluded} ->
+  IO.puts("#{total - failed - skipped - excluded} passed, #{failed} failed, #{skipped + excluded} skipped")
+end)

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::{json, Value};
 
@@ -34,14 +34,15 @@ use crate::servers::{Form, Launcher};
 fn main() -> Result<()> {
     match Command::parse(env::args().skip(1))? {
         Command::Null { port } => null::serve(port),
-        Command::Table { root, is_short } => table::bench(&root, is_short),
-        Command::Measure { root, form, is_short, plan } => bench(&root, form, is_short, &plan),
+        Command::Table { root, is_short, is_check } => table::bench(&root, is_short, is_check),
+        Command::Measure { root, form, is_short, is_check, plan } => bench(&root, form, is_short, is_check, plan),
     }
 }
 
-fn bench(root: &Path, form: Form, is_short: bool, plan: &Plan) -> Result<()> {
+fn bench(root: &Path, form: Form, is_short: bool, is_check: bool, mut plan: Plan) -> Result<()> {
     let interrupt = Interrupt::watch()?;
-    raise_descriptor_limit()?;
+    let descriptors = raise_descriptor_limit()?;
+    let left_out = plan.limit(servers::most_names(descriptors));
     let cores = Cores::choose()?;
     if let Some(cores) = cores {
         cpu::pin_this_thread(cores.load)?;
@@ -60,8 +61,11 @@ fn bench(root: &Path, form: Form, is_short: bool, plan: &Plan) -> Result<()> {
     for reservation in report::reservations(&samples) {
         println!("{reservation}");
     }
+    for names in left_out {
+        println!("Left out: {names} names, for which {descriptors} descriptors are too few (see ulimit -Hn).");
+    }
     let name = if is_short { format!("{form}-short") } else { form.to_string() };
-    write_results(&root.join("bench/results"), &name, &settings(form, plan, cores), &samples)?;
+    write_results(&root.join("bench/results"), &name, &settings(form, &plan, cores), &samples)?;
 
     let failures = report::failures(&samples);
     for failure in &failures {
@@ -70,13 +74,15 @@ fn bench(root: &Path, form: Form, is_short: bool, plan: &Plan) -> Result<()> {
     if !failures.is_empty() {
         bail!("some exchanges failed");
     }
+    ensure!(!is_check || report::missed(&metrics(), &samples) == 0, "a target is missed in every round");
     Ok(())
 }
 
 /// 10,000 names need as many connections, here and in the server, which inherits the limit.
-fn raise_descriptor_limit() -> Result<()> {
+fn raise_descriptor_limit() -> Result<u64> {
     let maximum = getrlimit(Resource::Nofile).maximum;
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    Ok(maximum.unwrap_or(u64::MAX))
 }
 
 fn settings(form: Form, plan: &Plan, cores: Option<Cores>) -> Value {

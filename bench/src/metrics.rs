@@ -99,13 +99,22 @@ impl Metric {
     /// The median of the ratio of our value to the reference in each round: whatever slows the machine down for a while
     /// affects both. `None` if either was not measured.
     pub(crate) fn ratio(&self, samples: &Samples, reference: Reference) -> Option<f64> {
+        let ratios = self.ratios(samples, reference);
+        (!ratios.is_empty()).then(|| median(ratios))
+    }
+
+    /// Whether a target is missed beyond the noise: no round meets it.
+    pub(crate) fn misses(&self, samples: &Samples, target: Target) -> bool {
+        let ratios = self.ratios(samples, target.reference);
+        !ratios.is_empty() && !ratios.into_iter().any(|ratio| target.is_met_by(ratio))
+    }
+
+    fn ratios(&self, samples: &Samples, reference: Reference) -> Vec<f64> {
         let others = match reference {
             Server(who) => self.rounds(samples, who),
             OursWith(names) => self.rounds_with(samples, Who::Ours, names),
         };
-        let ratios: Vec<f64> =
-            self.rounds(samples, Who::Ours).iter().zip(others).map(|(ours, other)| ours / other).collect();
-        (!ratios.is_empty()).then(|| median(ratios))
+        self.rounds(samples, Who::Ours).iter().zip(others).map(|(ours, other)| ours / other).collect()
     }
 }
 

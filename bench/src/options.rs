@@ -12,9 +12,9 @@ use crate::servers::Form;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Measure, and write the results.
-    Measure { root: PathBuf, form: Form, is_short: bool, plan: Plan },
+    Measure { root: PathBuf, form: Form, is_short: bool, is_check: bool, plan: Plan },
     /// Measure the table alone, and write the results.
-    Table { root: PathBuf, is_short: bool },
+    Table { root: PathBuf, is_short: bool, is_check: bool },
     /// Be the null server on this port.
     Null { port: u16 },
 }
@@ -24,7 +24,7 @@ impl Command {
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut root = None;
         let mut form = None;
-        let (mut is_short, mut is_table) = (false, false);
+        let (mut is_short, mut is_check, mut is_table) = (false, false, false);
         let (mut rounds, mut seconds) = (None, None);
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
@@ -35,6 +35,7 @@ impl Command {
                 "--standalone" => form = Some(Form::Standalone),
                 "--embedded" => form = Some(Form::Embedded),
                 "--short" => is_short = true,
+                "--check" => is_check = true,
                 "--rounds" => rounds = Some(value()?.parse().context("--rounds needs a number")?),
                 "--seconds" => seconds = Some(value()?.parse().context("--seconds needs a number")?),
                 _ => bail!("unknown argument {argument}"),
@@ -42,7 +43,7 @@ impl Command {
         }
         let root = root.context("--root is missing")?;
         if is_table {
-            return Ok(Self::Table { root, is_short });
+            return Ok(Self::Table { root, is_short, is_check });
         }
         let mut plan = if is_short { Plan::short() } else { Plan::full() };
         plan.rounds = rounds.unwrap_or(plan.rounds);
@@ -50,6 +51,7 @@ impl Command {
             plan.duration = Duration::try_from_secs_f64(seconds)?;
         }
         ensure!(plan.rounds > 0 && !plan.duration.is_zero(), "at least one round, and some time for each measurement");
-        Ok(Self::Measure { root, form: form.context("--standalone or --embedded is missing")?, is_short, plan })
+        let form = form.context("--standalone or --embedded is missing")?;
+        Ok(Self::Measure { root, form, is_short, is_check, plan })
     }
 }

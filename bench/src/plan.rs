@@ -57,11 +57,11 @@ pub(crate) struct Plan {
     /// Of each measurement.
     pub(crate) duration: Duration,
     /// Numbers of names for look-ups with all servers.
-    look_ups: &'static [usize],
+    look_ups: Vec<usize>,
     /// Numbers of names for look-ups that only ours can hold.
-    look_ups_of_ours: &'static [usize],
+    look_ups_of_ours: Vec<usize>,
     /// Numbers of names for the other scenarios.
-    others: &'static [usize],
+    others: Vec<usize>,
 }
 
 impl Plan {
@@ -70,9 +70,9 @@ impl Plan {
         Self {
             rounds: 5,
             duration: Duration::from_secs(2),
-            look_ups: &[10, 100, 300, 900],
-            look_ups_of_ours: &[10_000],
-            others: &[10, 900],
+            look_ups: vec![10, 100, 300, 900],
+            look_ups_of_ours: vec![10_000],
+            others: vec![10, 900],
         }
     }
 
@@ -81,28 +81,40 @@ impl Plan {
         Self {
             rounds: 1,
             duration: Duration::from_millis(100),
-            look_ups: &[10, 100],
-            look_ups_of_ours: &[1_000],
-            others: &[10],
+            look_ups: vec![10, 100],
+            look_ups_of_ours: vec![1_000],
+            others: vec![10],
         }
+    }
+
+    /// Leaves larger numbers of names out, and returns them.
+    pub(crate) fn limit(&mut self, most: usize) -> Vec<usize> {
+        let mut left_out = Vec::new();
+        for sizes in [&mut self.look_ups, &mut self.look_ups_of_ours, &mut self.others] {
+            left_out.extend(sizes.iter().copied().filter(|names| *names > most));
+            sizes.retain(|names| *names <= most);
+        }
+        left_out.sort_unstable();
+        left_out.dedup();
+        left_out
     }
 
     /// Measures. The servers take turns, so that a disturbance of the machine affects all of them.
     pub(crate) fn carry_out(&self, launcher: &mut Launcher, interrupt: &Interrupt) -> Result<Samples> {
         let mut samples = Samples::new();
         let mut subjects = Vec::new();
-        for names in self.look_ups {
+        for names in &self.look_ups {
             subjects.extend([Who::Ours, Who::C, Who::Null].map(|who| (Scenario::LookUps, *names, who)));
         }
         subjects.extend(self.look_ups_of_ours.iter().map(|names| (Scenario::LookUps, *names, Who::Ours)));
-        for names in self.others {
+        for names in &self.others {
             subjects.extend([Who::Ours, Who::C].map(|who| (Scenario::Registrations, *names, who)));
             subjects.push((Scenario::OwnedRegistrations, *names, Who::Ours));
         }
         self.take_turns(&subjects, launcher, &mut samples, interrupt)?;
 
         let mut subjects = Vec::new();
-        for names in self.others {
+        for names in &self.others {
             subjects.extend([Who::Ours, Who::C, Who::Null].map(|who| (Scenario::PacedLookUps, *names, who)));
         }
         self.take_turns(&subjects, launcher, &mut samples, interrupt)?;

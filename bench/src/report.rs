@@ -34,7 +34,8 @@ pub(crate) fn table(metrics: &[Metric], samples: &Samples) -> String {
             }
             let verdict = match metric.ratio(samples, target.reference) {
                 Some(ratio) if target.is_met_by(ratio) => format!("met ({ratio:.2})"),
-                Some(ratio) => format!("NOT MET ({ratio:.2})"),
+                Some(ratio) if metric.misses(samples, *target) => format!("NOT MET ({ratio:.2})"),
+                Some(ratio) => format!("met in some rounds ({ratio:.2})"),
                 None => "not measured".into(),
             };
             let _ = write!(text, "   {target}: {verdict}");
@@ -42,6 +43,12 @@ pub(crate) fn table(metrics: &[Metric], samples: &Samples) -> String {
         text.push('\n');
     }
     text
+}
+
+/// How many targets are missed beyond the noise of their rounds.
+pub(crate) fn missed(metrics: &[Metric], samples: &Samples) -> usize {
+    let targets = metrics.iter().flat_map(|metric| metric.targets.iter().map(move |target| (metric, *target)));
+    targets.filter(|(metric, target)| metric.misses(samples, *target)).count()
 }
 
 fn or_blank(value: f64, digits: usize) -> String {
@@ -139,7 +146,8 @@ fn metric_json(metric: &Metric, samples: &Samples) -> Value {
     }
     let targets = metric.targets.iter().map(|target| {
         let ratio = metric.ratio(samples, target.reference);
-        json!({ "target": target.to_string(), "ratio": ratio, "met": ratio.map(|ratio| target.is_met_by(ratio)) })
+        json!({ "target": target.to_string(), "ratio": ratio, "met": ratio.map(|ratio| target.is_met_by(ratio)),
+            "missed_in_every_round": metric.misses(samples, *target) })
     });
     json!({
         "scenario": metric.scenario.name(),

@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 
 use crate::cpu::Threads;
 use crate::interrupt::Interrupt;
+use crate::load::IN_FLIGHT;
 use crate::null;
 
 /// Time for a server to come up.
@@ -23,6 +24,18 @@ const QUIET: Duration = Duration::from_millis(50);
 const QUIET_CPU: Duration = Duration::from_millis(1);
 /// Ports to choose from: below the ephemeral range, so that no outgoing connection uses one of them.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// The share of its descriptors that our server may use: the most that can be set. The default leaves more than half to
+/// the application.
+const DESCRIPTOR_SHARE: u64 = 95;
+/// Descriptors of its share that our server does not give to nodes.
+const FOR_WAITING: u64 = 8;
+
+/// The most names that our server can hold while the load lasts, by the limit of descriptors that it inherits.
+pub(crate) fn most_names(descriptors: u64) -> usize {
+    let names = descriptors.saturating_mul(DESCRIPTOR_SHARE) / 100;
+    usize::try_from(names.saturating_sub(FOR_WAITING)).unwrap_or(usize::MAX).saturating_sub(IN_FLIGHT)
+}
 
 /// The servers that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,20 +159,18 @@ impl Launcher {
 /// after it.
 fn vm(root: &Path, port: u16, owners: &str) -> Command {
     let environment = env::var("MIX_ENV").unwrap_or_else(|_| "prod".into());
-    let beams = root.join("_build").join(environment).join("lib/embedded_epmd/ebin");
-    let flags = format!(
-        "-pa {} -start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -kernel inet_dist_use_interface {{127,0,0,1}}",
-        beams.display()
-    );
+    let flags =
+        "-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -kernel inet_dist_use_interface {127,0,0,1}";
     let script = format!(
         "{{:ok, _}} = Application.ensure_all_started(:embedded_epmd)
-         {{:ok, _}} = Supervisor.start_link([{{EmbeddedEpmd, owners: {owners}}}], strategy: :one_for_one)
+         {{:ok, _}} = Supervisor.start_link([{{EmbeddedEpmd, owners: {owners}, descriptor_share: {DESCRIPTOR_SHARE}}}], strategy: :one_for_one)
          Process.sleep(:infinity)"
     );
     let mut command = Command::new("elixir");
     command
         .args(["--sname", &format!("bench_host_{}", process::id()), "--cookie", "bench", "-e", &script])
         .env("ERL_FLAGS", flags)
+        .env("ERL_LIBS", root.join("_build").join(environment).join("lib"))
         .env("ERL_EPMD_PORT", port.to_string())
         .env("ERL_EPMD_ADDRESS", "127.0.0.1");
     command

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use epmd_core::registry::{Holder, Registration, Registry};
 use epmd_core::{Node, NodeName};
 use serde_json::json;
@@ -18,7 +18,7 @@ const LOOK_UPS: usize = 1_000_000;
 const STRIDE: usize = 700_001;
 
 /// Measures, prints, and writes `table.json`.
-pub(crate) fn bench(root: &Path, is_short: bool) -> Result<()> {
+pub(crate) fn bench(root: &Path, is_short: bool, is_check: bool) -> Result<()> {
     let (names, rounds) = if is_short { (10_000, 1) } else { (1_000_000, 5) };
     let name = |number: usize| format!("node_{number:07}");
     let mut kept: Vec<Registration> = Vec::with_capacity(names);
@@ -48,16 +48,24 @@ pub(crate) fn bench(root: &Path, is_short: bool) -> Result<()> {
         }
         look_ups.push(began.elapsed().as_nanos() as f64 / LOOK_UPS as f64);
     }
-    let look_up = median(look_ups);
+    let look_up = median(look_ups.clone());
+    let mut missed = false;
 
     println!("\nThe table alone, {names} names");
-    for (what, value, most) in [
-        ("look-up, ns", look_up, Some(300.0)),
-        ("memory of a name, bytes", bytes, Some(250.0)),
-        ("registration, ns", register, None),
+    for (what, rounds, most) in [
+        ("look-up, ns", look_ups, Some(300.0)),
+        ("memory of a name, bytes", vec![bytes], Some(250.0)),
+        ("registration, ns", vec![register], None),
     ] {
+        let value = median(rounds.clone());
         let verdict = most.map_or(String::new(), |most| {
-            format!("   at most {most}: {}", if value <= most { "met" } else { "NOT MET" })
+            let verdict = match rounds.iter().filter(|value| **value <= most).count() {
+                _ if value <= most => "met",
+                0 => "NOT MET",
+                _ => "met in some rounds",
+            };
+            missed |= verdict == "NOT MET";
+            format!("   at most {most}: {verdict}")
         });
         println!("{what:35}{value:>16.1}{verdict}");
     }
@@ -65,11 +73,13 @@ pub(crate) fn bench(root: &Path, is_short: bool) -> Result<()> {
     fs::create_dir_all(&results)?;
     let json = json!({ "names": names, "look_up_ns": look_up, "bytes_per_name": bytes, "registration_ns": register });
     let name = if is_short { "table-short.json" } else { "table.json" };
-    Ok(fs::write(results.join(name), format!("{json:#}\n"))?)
+    fs::write(results.join(name), format!("{json:#}\n"))?;
+    ensure!(!is_check || !missed, "a target is missed in every round");
+    Ok(())
 }
 
 fn resident_bytes() -> Result<usize> {
-    let statm = fs::read_to_string("/proc/self/statm")?;
-    let pages: usize = statm.split(' ').nth(1).context("the second field of statm")?.parse()?;
-    Ok(pages * rustix::param::page_size())
+    let status = fs::read_to_string("/proc/self/status")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+    Ok(kib.context("VmRSS in the status")?.trim().parse::<usize>()? * 1024)
 }

@@ -20,6 +20,7 @@ use support::process::Process;
 use support::request::{alive2, port_please2};
 use support::rounds::rounds;
 use support::server::{standalone, Kind};
+use support::skip::not_run;
 use support::users::{self, is_granted, run_as, Client, Then, NOBODY, THIRD};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -179,7 +180,7 @@ fn a_user_from_outside_the_user_namespace_is_not_taken_for_nobody() {
         return;
     }
     if !Command::new("unshare").args(["--map-root-user", "true"]).status().unwrap().success() {
-        eprintln!("NOT RUN: no user namespace can be made here, as in a chroot");
+        not_run("no user namespace can be made here, as in a chroot");
         return;
     }
     let port = free_port();

@@ -99,7 +99,7 @@ fn copies_that_would_take_more_than_a_share_are_not_made() {
     // 20 % of 256 are 51.
     let small = start(server, &["-descriptor_share", "20"]);
     let standby = standby(server);
-    assert!(small.descriptors() < 60, "no copies are left: {}", small.descriptors());
+    eventually("no copies are left", || small.descriptors() < 60);
     owner.kill();
     all_found(server, &nodes);
     drop(standby);

@@ -249,15 +249,15 @@ fn a_table_that_has_grown_is_replaced() {
     let nodes = fill(server, NODES);
     let table = |service: &mut Service| service.stored().into_iter().filter(|name| name.contains("table")).collect();
     let before: Vec<String> = table(&mut service);
-    let mut n = 0;
-    eventually("another table", || {
-        (0..500).for_each(|_| {
-            n += 1;
-            client::close(register(server, format!("passing{n}"), 1).unwrap());
+    // No time is set for this: it is not waited for but worked for, and how long that takes is the machine's affair.
+    let is_replaced = (0..100).any(|round| {
+        (0..500).for_each(|n| {
+            client::close(register(server, format!("passing{round}_{n}"), 1).unwrap());
         });
         let tables: Vec<String> = table(&mut service);
         tables.len() == 1 && tables != before
     });
+    assert!(is_replaced, "no other table after 50,000 registrations");
     service.kill();
     service.start_again();
     service.serves(server);

@@ -14,4 +14,5 @@ pub mod request;
 pub mod rounds;
 pub mod server;
 pub mod service;
+pub mod skip;
 pub mod users;

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use super::process::Process;
 use super::request::alive2;
 use super::server::standalone;
+use super::skip::not_run;
 
 /// The other user, and one more.
 pub const NOBODY: u32 = 65_534;
@@ -19,7 +20,7 @@ pub fn are_there() -> bool {
     if users.split_whitespace().nth(2).is_some_and(|count| count.parse::<u32>().expect("a number") > NOBODY) {
         return true;
     }
-    eprintln!("NOT RUN: there is no second user in this user namespace");
+    not_run("there is no second user in this user namespace");
     false
 }
 
