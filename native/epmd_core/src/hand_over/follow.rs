@@ -174,13 +174,11 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
             following.give_up();
             HandOver::enabled(&mut following.candidate.settings).await;
         }
-        let stood_by = following.rules.stands_by();
         let (rules, action) = following.rules.after(event);
         following.rules = rules;
         event = match action {
             Action::Lock => {
-                // It may have the listeners of an earlier owner, and not all connections of the last one.
-                if !stood_by {
+                if following.is_behind() {
                     sleep(PRECEDENCE).await;
                 }
                 following.lock()
@@ -229,8 +227,17 @@ impl Following {
         self.session.take()
     }
 
+    /// Whether another process may have served after the owner that put this member in sync, so that others may have
+    /// more than it has.
+    fn is_behind(&self) -> bool {
+        let position = self.candidate.registry.settled_replica();
+        let is_complete = position.is_some_and(|at| self.candidate.holdings.lock().complete_for() == Some(at.epoch));
+        self.is_passed_over || !is_complete
+    }
+
     /// Tries to lock the listener.
     fn lock(&mut self) -> Event {
+        let is_behind = self.is_behind();
         let mut holdings = self.candidate.holdings.lock();
         let Some(inherited) = holdings.take_listeners() else { return Event::Locked { is_listening: false } };
         let Inherited { sockets, lent, owner, lock, reserve } = inherited;
@@ -239,9 +246,6 @@ impl Following {
                 // An owner that replaces its listeners shuts the old ones.
                 let is_listening = sockets.iter().all(os::is_listening);
                 if is_listening {
-                    let position = self.candidate.registry.settled_replica();
-                    let is_complete = position.is_some() && holdings.complete_for() == position.map(|it| it.epoch);
-                    let is_behind = self.is_passed_over || !is_complete;
                     let last_owner = self.last_owner.take();
                     self.takeover = Some(Takeover { sockets, lent, lock, reserve, is_behind, last_owner });
                 }

@@ -311,26 +311,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn its_own_link_is_known_by_both_ends_and_the_name() {
+    async fn its_own_registration_is_known_by_both_ends_of_its_link_name_and_creation() {
         let (node, socket) = connection();
         let [local, peer] = [node.local_addr(), node.peer_addr()].map(|address| address.expect("it is connected"));
-        let own = Link { local, peer, name: b"own".to_vec() };
+        let own = OwnNode { name: b"own".to_vec(), creation: 7, link: Some((local, peer)) };
         let moved = |address: SocketAddr| SocketAddr::new([127, 0, 0, 2].into(), address.port());
         let others = [
-            Link { local: moved(local), ..own.clone() },
-            Link { peer: moved(peer), ..own.clone() },
-            Link { local: peer, peer: local, ..own.clone() },
-            Link { name: b"owner".to_vec(), ..own.clone() },
+            OwnNode { link: Some((moved(local), peer)), ..own.clone() },
+            OwnNode { link: Some((local, moved(peer))), ..own.clone() },
+            OwnNode { link: Some((peer, local)), ..own.clone() },
+            OwnNode { name: b"owner".to_vec(), ..own.clone() },
+            OwnNode { creation: 8, ..own.clone() },
+            // The connection of a link that has ended has ended as well.
+            OwnNode { link: None, ..own.clone() },
         ];
-        for (link, is_own) in others.iter().map(|other| (other, false)).chain([(&own, true)]) {
+        for (known, is_own) in others.iter().map(|other| (other, false)).chain([(&own, true)]) {
             let mut holdings = Holdings::default();
             holdings.insert(entry(1, "own", 7), socket.try_clone().expect("a descriptor"));
             let (_other, stranger) = connection();
             holdings.insert(entry(2, "stranger", 7), stranger);
-            let held = holdings.take_connections(Some(link));
-            assert_eq!(held.own, is_own.then_some(1), "{link:?}");
+            let held = holdings.take_connections(Some(known));
+            assert_eq!(held.own, is_own.then_some(1), "{known:?}");
             let rest: Vec<_> = held.connected.iter().map(|(id, _)| *id).collect();
-            assert_eq!(rest, if is_own { vec![2] } else { vec![1, 2] }, "{link:?}");
+            assert_eq!(rest, if is_own { vec![2] } else { vec![1, 2] }, "{known:?}");
         }
+        drop(node);
+        let mut holdings = Holdings::default();
+        holdings.insert(entry(1, "own", 7), socket);
+        assert_eq!(holdings.take_connections(Some(&OwnNode { link: None, ..own })).own, Some(1));
     }
 }
