@@ -1,10 +1,12 @@
 # Units that narrow what a service may do.
 
-# Two releases with these lines beside the guide's unit.
+# Two releases with these lines beside the guide's unit. Most of these lines give a unit namespaces of its own, so each
+# names its own user.
 hardened() { # LINE...
   local name
   for name in prod stage; do
     install_release "$name"
+    configure "$name" '[{hand_over, [{users, [<<"prod">>]}]}]'
     setting "$name" User=prod Group=prod "$@"
   done
   start_nodes prod
