@@ -1,6 +1,7 @@
 //! Nodes that are no members: plain sockets that register, go and come back, and are looked up all the time.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -115,7 +116,11 @@ impl Nodes {
                 let since = node.since.elapsed();
                 return Err(format!("the connection of {name}, which registered {since:?} ago, has ended"));
             }
-            self.shared.is_found(name, node.port)?;
+            self.shared.is_found(name, node.port).map_err(|error| {
+                let (since, creation) = (node.since.elapsed(), node.creation);
+                let holders = self.shared.holders(&node.stream);
+                format!("{error}; registered {since:?} ago with creation {creation}, held by {holders:?}")
+            })?;
         }
         self.shared.history.add(format!("all {} nodes are held", registered.len()));
         Ok(())
@@ -203,6 +208,23 @@ impl Shared {
             return Ok(());
         }
         Err(format!("{name} is not found: {}", reply.escape_ascii()))
+    }
+
+    /// The processes that have the other end of a node's connection.
+    fn holders(&self, stream: &TcpStream) -> Vec<String> {
+        let Ok(node) = stream.local_addr() else { return Vec::new() };
+        let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+        let hex = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+        let ends = format!("{} {}", hex(self.server), hex(node));
+        let Some(line) = table.lines().find(|line| line.contains(&ends)) else { return Vec::new() };
+        let socket = format!("socket:[{}]", line.split_whitespace().nth(9).unwrap_or_default());
+        let processes = fs::read_dir("/proc").expect("Linux").flatten();
+        let has = |process: &fs::DirEntry| {
+            let descriptors = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+            let mut links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+            links.any(|link| link.to_str() == Some(&socket))
+        };
+        processes.filter(has).map(|process| process.file_name().to_string_lossy().into_owned()).collect()
     }
 
     fn expectations(&self) -> (u64, bool, bool) {

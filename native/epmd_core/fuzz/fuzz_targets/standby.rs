@@ -1,8 +1,9 @@
-//! A standby is sent any messages by one owner after the other, and then takes over.
+//! A follower is sent any messages by one owner after the other, and then serves.
 //!
-//! A simple model follows the same messages. When the standby takes over, its table must equal the model's: every node
-//! that has a connection and has not left, with its creation and port. A standby that was sent nothing wrong must take
-//! over.
+//! A simple model follows the same messages. When the follower serves, its table must equal the model's: every node of
+//! the last table that was sent whole whose connection came with any of the tables, and those of earlier tables that it
+//! lacks. To each owner the follower brings what that one's table lacks. One that has stood by serves in the end, whatever
+//! it was sent afterwards.
 
 #![no_main]
 
@@ -12,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener as StdUnixListener};
+use std::os::unix::net::{SocketAddr, UnixStream as StdUnixStream};
 use std::time::Duration;
 
 use epmd_core::fuzzing::{self, tags};
@@ -20,216 +21,364 @@ use epmd_core::{protocol, Node, NodeName};
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-/// How long to wait for the standby to connect again.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long to wait for the follower to ask to be called again.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// How long to wait until it serves.
+const SERVES_WITHIN: Duration = Duration::from_secs(5);
 
-/// The hello of an owner.
-const OWNER: &[u8] = b"\x01epmd\0\x02\x01\x04\x7f\0\0\x01\0\0\x01\0";
+/// The hello of an owner at 127.0.0.1.
+const OWNER: &[u8] = b"\x01epmd\0\x01\x01\x04\x7f\0\0\x01\0\0\x01\0";
+const WITH_DESCRIPTOR: u8 = 0x80;
+
 struct Sockets {
     runtime: Runtime,
-    port: u16,
+    /// Where the owners are met, and what they pass.
     listener: TcpListener,
-    connection: TcpStream,
+    /// Both ends of what passes for the connection of each node.
+    connection: (TcpStream, TcpStream),
 }
 
 impl Sockets {
     fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().expect("its address");
-        let connection = TcpStream::connect(address).expect("room in the backlog");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Self { runtime, port: address.port(), listener, connection }
-    }
-
-    fn rendezvous(&self) -> UnixListener {
-        let name = format!("embedded_epmd/127.0.0.1:{}", self.port);
-        let address = SocketAddr::from_abstract_name(name).expect("a name");
-        let listener = StdUnixListener::bind_addr(&address).expect("the last standby has gone");
+        let node = TcpStream::connect(listener.local_addr().expect("its address")).expect("room in the backlog");
+        let (connection, _) = listener.accept().expect("it has connected");
         listener.set_nonblocking(true).expect("a socket");
-        UnixListener::from_std(listener).expect("a socket")
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { runtime, listener, connection: (connection, node) }
+    }
+
+    fn port(&self) -> u16 {
+        self.listener.local_addr().expect("its address").port()
     }
 }
 
-/// The model: what the standby should have in its table.
-#[derive(Default)]
-struct Told {
-    nodes: BTreeMap<u64, Known>,
-    unconfirmed: BTreeMap<u64, Known>,
-    listens: bool,
-    whole: bool,
-    /// It was sent something that may be wrong, so it may give up.
-    doubtful: bool,
-    /// It was sent arbitrary bytes, so the model no longer knows the table.
-    unknown: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     name: String,
     creation: u32,
     port: u16,
-    connected: bool,
+}
+
+/// A table that is being sent.
+#[derive(Default)]
+struct Incoming {
+    registrations: u64,
+    nodes: BTreeMap<u64, Known>,
+    connected: Vec<u64>,
+}
+
+/// The model: what the follower should have.
+#[derive(Default)]
+struct Told {
+    /// The last table that was sent whole, and its changes.
+    nodes: BTreeMap<u64, Known>,
+    registrations: u64,
+    /// The connections that it holds, by the numbers of their registrations, and those that the last table lacked.
+    held: BTreeMap<u64, Known>,
+    missing: Vec<Known>,
+    can_serve: bool,
+    session: Session,
+    /// It was sent arbitrary bytes, so the model no longer knows.
+    is_unknown: bool,
+}
+
+/// The model of a session.
+#[derive(Default)]
+struct Session {
+    has_begun: bool,
+    incoming: Option<Incoming>,
+    listeners: usize,
+    is_in_sync: bool,
+    stands_by: bool,
+    is_ending: bool,
+    /// What it should bring.
+    brings: Vec<String>,
+}
+
+/// How a session goes on after a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoesOn,
+    /// The follower meets the next owner, or this one again.
+    MeetsAgain,
+    /// It does so only after a long pause.
+    Rests,
+}
+
+/// A table says this, or no table does.
+fn valid(is_valid: bool) -> Then {
+    if is_valid {
+        Then::GoesOn
+    } else {
+        Then::MeetsAgain
+    }
+}
+
+fn fits(nodes: &BTreeMap<u64, Known>, id: u64, name: &str) -> bool {
+    nodes.keys().all(|other| *other < id) && nodes.values().all(|other| other.name != name)
 }
 
 impl Told {
-    fn enter(&mut self, id: u64, node: Known) {
-        let is_new =
-            self.nodes.keys().all(|other| *other < id) && self.nodes.values().all(|other| other.name != node.name);
-        self.doubtful |= !is_new;
-        self.nodes.insert(id, node);
-    }
-
-    /// The standby connects again, to another owner or the same one.
-    fn reconnect(&mut self) {
-        if !self.whole {
-            self.nodes.clear();
-            self.unconfirmed.clear();
+    fn hold(&mut self, id: u64) {
+        if let Some(known) = self.nodes.get(&id) {
+            self.missing.retain(|missing| missing.name != known.name);
+            self.held.insert(id, known.clone());
         }
-        (self.listens, self.whole) = (false, false);
     }
 
-    fn connected(&self) -> Vec<(&str, u32, u16)> {
-        let connected = self.nodes.values().filter(|node| node.connected);
-        connected.map(|node| (node.name.as_str(), node.creation, node.port)).collect()
+    fn registered(&mut self, id: u64, known: Known, is_connected: bool) -> Then {
+        if let Some(incoming) = &mut self.session.incoming {
+            let is_valid = id <= incoming.registrations && fits(&incoming.nodes, id, &known.name);
+            if is_valid {
+                incoming.nodes.insert(id, known);
+                incoming.connected.extend(is_connected.then_some(id));
+            }
+            return valid(is_valid);
+        }
+        let is_valid = id > self.registrations && fits(&self.nodes, id, &known.name);
+        if is_valid {
+            self.nodes.insert(id, known);
+            self.registrations = id;
+            if is_connected {
+                self.hold(id);
+            }
+        }
+        valid(is_valid)
+    }
+
+    /// The table that was sent takes the place of the last one.
+    fn in_sync(&mut self) -> Then {
+        let Some(incoming) = self.session.incoming.take() else { return Then::MeetsAgain };
+        (self.nodes, self.registrations) = (incoming.nodes, incoming.registrations);
+        let held = std::mem::take(&mut self.held).into_values().chain(std::mem::take(&mut self.missing));
+        for known in held {
+            match self.nodes.iter().find(|(_, node)| node.name == known.name) {
+                Some((id, node)) if node.creation == known.creation => drop(self.held.insert(*id, node.clone())),
+                Some(_) => {}
+                None => self.missing.push(known),
+            }
+        }
+        incoming.connected.into_iter().for_each(|id| self.hold(id));
+        self.session.is_in_sync = true;
+        self.session.brings.extend(self.missing.iter().map(|missing| missing.name.clone()));
+        Then::GoesOn
+    }
+
+    /// What it serves with, the oldest first.
+    fn inherited(&self) -> Vec<Known> {
+        let connected: Vec<_> = self.nodes.iter().filter(|(id, _)| self.held.contains_key(id)).collect();
+        let is_free = |missing: &&Known| connected.iter().all(|(_, node)| node.name != missing.name);
+        let missing = self.missing.iter().filter(is_free);
+        connected.iter().map(|(_, node)| *node).chain(missing).cloned().collect()
     }
 }
 
 /// What an owner says next.
-enum Said {
-    Message(Vec<u8>),
-    With(Vec<u8>, BorrowedFd<'static>),
-    Nothing,
+struct Said {
+    message: Vec<u8>,
+    descriptor: Option<BorrowedFd<'static>>,
 }
 
 /// Takes the next message from the input, and applies it to the model.
-fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<Said> {
+fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<(Said, Then)> {
     let mut take = || input.split_off_first().copied();
-    let message = |tag: u8, body: &[&[u8]]| Said::Message([&[tag][..], &body.concat()].concat());
-    Some(match take()? % 16 {
+    let message = |tag: u8, body: &[&[u8]]| [&[tag][..], &body.concat()].concat();
+    let (listener, connection) = (sockets.listener.as_fd(), sockets.connection.0.as_fd());
+    // Before its snapshot an owner says nothing of a table, and a snapshot has no changes.
+    let is_change = told.session.has_begun && told.session.incoming.is_none();
+    let too_soon = if told.session.has_begun { Then::MeetsAgain } else { Then::Rests };
+    let mut descriptor = None;
+    let (message, then) = match take()? % 16 {
         0 => {
-            told.listens = true;
-            Said::With(vec![tags::LISTENER], sockets.listener.as_fd())
+            descriptor = Some(listener);
+            told.session.listeners += usize::from(!told.session.stands_by);
+            (message(tags::LISTENER, &[&[0]]), Then::GoesOn)
         }
         1 => {
-            told.doubtful = true;
-            Said::With(vec![tags::LISTENER], sockets.connection.as_fd())
+            descriptor = Some(connection);
+            (message(tags::LISTENER, &[&[0]]), Then::Rests)
         }
         2 => {
-            told.doubtful = true;
-            let (registrations, leaves, floor) = (u64::from(take()?), u64::from(take()?), u32::from(take()?));
-            message(tags::COUNTERS, &[&registrations.to_be_bytes(), &leaves.to_be_bytes(), &floor.to_be_bytes()])
+            let (registrations, deletions) = (u64::from(take()?), u64::from(take()?));
+            let then = match &mut told.session.incoming {
+                Some(incoming) => {
+                    incoming.registrations = registrations;
+                    Then::GoesOn
+                }
+                None => too_soon,
+            };
+            (message(tags::COUNTERS, &[&registrations.to_be_bytes(), &deletions.to_be_bytes(), &[0; 4]]), then)
         }
         3 => {
-            told.doubtful = true;
-            let (number, name) = (u64::from(take()?), format!("node{}", take()? % 8));
-            message(tags::DEPARTED, &[&number.to_be_bytes(), &[0; 10], name.as_bytes()])
+            let id = u64::from(take()?);
+            descriptor = Some(connection);
+            told.hold(id);
+            (message(tags::CONNECTION, &[&id.to_be_bytes()]), Then::GoesOn)
         }
         4..=6 => {
             let (id, what, creation) = (u64::from(take()?), take()?, u32::from(take()?));
-            let (name, connected) = (format!("node{}", what % 8), what & 64 != 0);
+            let (name, is_connected) = (format!("node{}", what % 8), what & 64 != 0);
             let node = Node::erlang(NodeName::new(name.as_bytes()).expect("a name"), u16::from(what));
             let alive2 = &protocol::alive2_request(&node)[2..];
-            told.enter(id, Known { name, creation, port: u16::from(what), connected });
-            let body =
-                [&[tags::ENTERED][..], &id.to_be_bytes(), &creation.to_be_bytes(), &[u8::from(connected)], alive2]
-                    .concat();
-            if connected {
-                Said::With(body, sockets.connection.as_fd())
-            } else {
-                Said::Message(body)
-            }
+            let known = Known { name, creation, port: u16::from(what) };
+            descriptor = is_connected.then_some(connection);
+            let has_begun = told.session.has_begun;
+            let then = if has_begun { told.registered(id, known, is_connected) } else { Then::Rests };
+            (message(tags::REGISTERED, &[&id.to_be_bytes(), &creation.to_be_bytes(), alive2]), then)
         }
         7 => {
             let id = u64::from(take()?);
-            told.doubtful |= told.nodes.remove(&id).is_none();
-            message(tags::LEFT, &[&id.to_be_bytes()])
+            let is_valid = is_change && told.nodes.remove(&id).is_some();
+            if is_valid {
+                told.held.remove(&id);
+            }
+            (message(tags::ENDED, &[&id.to_be_bytes()]), if is_valid { Then::GoesOn } else { too_soon })
         }
         8 => {
-            told.doubtful |= !told.listens;
-            told.whole = true;
-            told.unconfirmed.clear();
-            message(tags::WHOLE, &[])
+            let then = if told.session.has_begun { told.in_sync() } else { Then::Rests };
+            (message(tags::IN_SYNC, &[]), then)
         }
         9 => {
-            told.doubtful |= !told.whole;
-            // The standby reads nothing more.
-            *input = &[];
-            message(tags::TAKE_OVER, &[])
+            let may_stand_by = told.session.is_in_sync && told.session.listeners > 0;
+            if may_stand_by {
+                (told.can_serve, told.session.stands_by, told.session.listeners) = (true, true, 0);
+            }
+            (message(tags::STAND_BY, &[]), if may_stand_by { Then::GoesOn } else { Then::Rests })
         }
         10 => {
-            let (epoch, refusals) = (u64::from(take()?), u64::from(take()?));
-            told.unconfirmed = std::mem::take(&mut told.nodes);
-            message(tags::EPOCH, &[&epoch.to_be_bytes(), &refusals.to_be_bytes()])
+            told.session.is_ending = told.session.stands_by;
+            let then = if told.session.stands_by { Then::MeetsAgain } else { Then::Rests };
+            (message(tags::TAKE_OVER, &[]), then)
         }
         11 => {
-            let last = u64::from(take()?);
-            told.unconfirmed.retain(|id, _| *id <= last);
-            message(tags::RESUMED, &[&last.to_be_bytes()])
+            let epoch = u64::from(take()?);
+            let is_first = !std::mem::replace(&mut told.session.has_begun, true);
+            if is_first {
+                told.session.incoming = Some(Incoming::default());
+            }
+            (message(tags::BEGIN, &[&epoch.to_be_bytes(), &[0; 8]]), valid(is_first))
         }
         12 => {
-            let (id, connected) = (u64::from(take()?), take()? & 1 == 1);
-            match told.unconfirmed.remove(&id) {
-                Some(node) => told.enter(id, Known { connected: connected && node.connected, ..node }),
-                None => told.doubtful = true,
-            }
-            message(tags::KEPT, &[&id.to_be_bytes(), &[u8::from(connected)]])
+            let id = u64::from(take()?);
+            let then = match (&mut told.session.incoming, told.nodes.get(&id)) {
+                (None, _) => too_soon,
+                (Some(incoming), Some(known)) if fits(&incoming.nodes, id, &known.name) => {
+                    incoming.nodes.insert(id, known.clone());
+                    Then::GoesOn
+                }
+                (Some(_), _) => Then::MeetsAgain,
+            };
+            (message(tags::RETAINED, &[&id.to_be_bytes()]), then)
         }
-        13 => message(tags::RECONNECT, &[]),
+        13 => (message(tags::RECONNECT, &[]), Then::MeetsAgain),
         14 => {
-            (told.doubtful, told.unknown) = (true, true);
+            told.is_unknown = true;
             let length = usize::from(take()?).min(input.len());
-            Said::Message(input.split_off(..length)?.to_vec())
+            (input.split_off(..length)?.to_vec(), Then::GoesOn)
         }
-        _ => match take()? % 4 {
-            0 => message(tags::SETTLED, &[]),
-            1 => {
-                let number = u64::from(take()?).wrapping_sub(8);
-                message(tags::REFUSED, &[&number.to_be_bytes(), &[0, 4], b"node", b"why not"])
+        _ => {
+            let then = if is_change { Then::GoesOn } else { too_soon };
+            match take()? % 4 {
+                0 => (message(tags::SETTLED, &[]), then),
+                1 => {
+                    let number = u64::from(take()?);
+                    (message(tags::REFUSED, &[&number.to_be_bytes(), &[0, 4], b"node", b"why not"]), then)
+                }
+                2 => {
+                    let last = u64::from(take()?);
+                    let then = if told.session.incoming.is_some() { Then::GoesOn } else { too_soon };
+                    (message(tags::RESUMED, &[&last.to_be_bytes()]), then)
+                }
+                // Only a follower says that.
+                _ => (message(tags::ALIVE, &[]), Then::Rests),
             }
-            _ => Said::Nothing,
-        },
-    })
+        }
+    };
+    Some((Said { message, descriptor }, then))
 }
 
-/// Acts as the owner: accepts the standby, and sends it the messages in the input. Returns when the standby has gone
-/// without taking over.
-async fn own(mut input: &[u8], told: &mut Told, sockets: &'static Sockets, rendezvous: UnixListener) {
+/// Acts as one owner after the other, each of which sends messages of the input. Returns when the follower should have
+/// served, or cannot.
+async fn own(mut input: &[u8], told: &mut Told, sockets: &'static Sockets) {
+    let listener = sockets.listener.try_clone().expect("a descriptor");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+    // As long as another has the lock, the follower follows.
+    let mut lock = Some(fuzzing::lock(&sockets.listener));
     loop {
-        let Ok(Ok((mut stream, _))) = timeout(PATIENCE, rendezvous.accept()).await else { return };
-        send(&mut stream, OWNER, None).await;
-        let mut reconnects = false;
-        while let Some(said) = say(&mut input, told, sockets) {
-            match said {
-                Said::Message(message) => {
-                    reconnects = message == [tags::RECONNECT];
-                    send(&mut stream, &message, None).await;
-                }
-                Said::With(message, descriptor) => send(&mut stream, &message, Some(descriptor)).await,
-                Said::Nothing => {}
-            }
-            if reconnects {
-                break;
-            }
+        told.session = Session::default();
+        let Ok(mut stream) = timeout(PATIENCE, meet(&listener)).await else { break };
+        send(&mut stream, Said { message: OWNER.to_vec(), descriptor: None }).await;
+        let (mut then, mut is_last) = (Then::GoesOn, true);
+        while then == Then::GoesOn {
+            let Some((said, next)) = say(&mut input, told, sockets) else { break };
+            send(&mut stream, said).await;
+            then = next;
+            is_last = then != Then::MeetsAgain;
         }
-        if !reconnects {
-            drop(rendezvous);
-            let _ = stream.shutdown().await;
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-            return;
+        if is_last {
+            lock = None;
         }
         let _ = stream.shutdown().await;
-        let _ = stream.read_to_end(&mut Vec::new()).await;
-        told.reconnect();
+        let mut heard = Vec::new();
+        // One that was asked to take over keeps the channel, to say that it has.
+        let _ = timeout(if told.session.is_ending { PATIENCE / 10 } else { PATIENCE }, stream.read_to_end(&mut heard))
+            .await;
+        if told.is_unknown {
+            break;
+        }
+        assert_eq!(brought(&heard), told.session.brings);
+        if is_last {
+            break;
+        }
+    }
+    drop(lock);
+    tokio::time::sleep(if told.can_serve && !told.is_unknown { SERVES_WITHIN } else { PATIENCE / 20 }).await;
+}
+
+/// Answers whatever is asked until a member is to be called, and calls it.
+async fn meet(listener: &tokio::net::TcpListener) -> UnixStream {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else { continue };
+        let mut asked = [0; 2 + 14 + 16];
+        if stream.read_exact(&mut asked).await.is_err() || stream.write_all(protocol::MEETING).await.is_err() {
+            continue;
+        }
+        let name = asked[16..].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let address = SocketAddr::from_abstract_name(format!("embedded_epmd/{name}")).expect("a name");
+        if let Ok(stream) = StdUnixStream::connect_addr(&address) {
+            stream.set_nonblocking(true).expect("a socket");
+            return UnixStream::from_std(stream).expect("a socket");
+        }
     }
 }
 
-/// Sends a message with its length before it. The standby may have closed already.
-async fn send(stream: &mut UnixStream, message: &[u8], descriptor: Option<BorrowedFd<'_>>) {
-    let bytes = [&(message.len() as u16).to_be_bytes()[..], message].concat();
+/// The names of the registrations that a follower has brought.
+fn brought(mut heard: &[u8]) -> Vec<String> {
+    let mut names = Vec::new();
+    while let Some((length, rest)) = heard.split_first_chunk::<2>() {
+        let (message, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)));
+        heard = rest;
+        if message[0] & !WITH_DESCRIPTOR == tags::MISSING {
+            assert!(message[0] & WITH_DESCRIPTOR != 0, "it comes with its connection");
+            let alive2 = &message[13..];
+            let name = &alive2[11..][..usize::from(u16::from_be_bytes([alive2[9], alive2[10]]))];
+            names.push(String::from_utf8(name.to_vec()).expect("a name"));
+        }
+    }
+    names
+}
+
+/// Sends a message with its length before it. The follower may have closed already.
+async fn send(stream: &mut UnixStream, Said { mut message, descriptor }: Said) {
+    if let (Some(_), Some(tag)) = (descriptor, message.first_mut()) {
+        *tag |= WITH_DESCRIPTOR;
+    }
+    let bytes = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
     if let Some(descriptor) = descriptor {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut with = SendAncillaryBuffer::new(&mut space);
@@ -247,24 +396,24 @@ fuzz_target!(|bytes: &[u8]| {
     let sockets = SOCKETS.with(|sockets| *sockets);
     let mut told = Told::default();
     let inherited = sockets.runtime.block_on(async {
-        let rendezvous = sockets.rendezvous();
         tokio::select! {
             biased;
-            entries = fuzzing::inherited(sockets.port) => Some(entries),
-            () = own(bytes, &mut told, sockets, rendezvous) => None,
+            entries = fuzzing::inherited(sockets.port()) => Some(entries),
+            () = own(bytes, &mut told, sockets) => None,
         }
     });
     match inherited {
-        Some(_) if told.unknown => {}
+        _ if told.is_unknown => {}
         Some(entries) => {
-            assert!(told.whole, "it serves, and was never whole");
-            let mut found: Vec<_> = entries
-                .iter()
-                .map(|entry| (std::str::from_utf8(entry.name()).expect("a name"), entry.creation(), entry.port()))
-                .collect();
-            found.reverse();
-            assert_eq!(found, told.connected());
+            assert!(told.can_serve, "it serves, and never stood by");
+            let name = |name: &[u8]| String::from_utf8(name.to_vec()).expect("a name");
+            let found = entries.iter().rev().map(|entry| Known {
+                name: name(entry.name()),
+                creation: entry.creation(),
+                port: entry.port(),
+            });
+            assert_eq!(found.collect::<Vec<_>>(), told.inherited());
         }
-        None => assert!(told.doubtful || !told.whole, "it was told nothing wrong, and does not serve"),
+        None => assert!(!told.can_serve, "it stood by, and does not serve"),
     }
 });

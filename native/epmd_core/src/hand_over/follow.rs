@@ -118,7 +118,8 @@ struct Session {
     owner: Option<i32>,
     /// Where the owner listens.
     addresses: Vec<IpAddr>,
-    epoch: u64,
+    /// The table of the owner, once it has begun to send it.
+    epoch: Option<u64>,
     /// The snapshot, until it is complete, and the connections that came with it.
     incoming: Option<Incoming>,
     connections: Vec<(Arc<Entry>, OwnedFd)>,
@@ -337,7 +338,7 @@ impl Following {
             receiver,
             owner,
             addresses: said.addresses,
-            epoch: 0,
+            epoch: None,
             incoming: None,
             connections: Vec::new(),
             listeners: Vec::new(),
@@ -457,7 +458,7 @@ impl Following {
                 let inherited = Inherited { sockets, lent: session.lent, owner: session.owner, lock, reserve };
                 let mut holdings = holdings.lock();
                 holdings.put_listeners(inherited);
-                holdings.complete(session.epoch);
+                session.epoch.into_iter().for_each(|epoch| holdings.complete(epoch));
                 tracing::info!(names = registry.len(), "standing by for the owner of the port");
                 stands_by.send_replace(true);
                 (self.is_passed_over, self.last_owner) = (false, None);
@@ -497,10 +498,11 @@ impl Session {
             (_, Some(_)) => return Err(Failed::Malformed),
         };
         match (entry, &mut self.incoming) {
-            (LogEntry::Begin { epoch, refusals }, None) if self.epoch == 0 => {
-                self.epoch = epoch;
+            (LogEntry::Begin { epoch, refusals }, None) if self.epoch.is_none() => {
+                self.epoch = Some(epoch);
                 self.incoming = Some(Incoming::new(epoch, refusals));
             }
+            (_, None) if self.epoch.is_none() => return Err(Failed::Malformed),
             (LogEntry::InSync, Some(_)) => {
                 if let Some(incoming) = self.incoming.take() {
                     registry.replace(incoming, &self.addresses);

@@ -7,7 +7,6 @@
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use tokio::net::UnixStream;
 
@@ -62,14 +61,10 @@ fn shares_namespaces(stream: &UnixStream, pid: i32) -> Result<Option<&'static st
     // As long as this is open, the process's number is not given to another.
     let process = os::peer_process(stream.as_fd());
     let other = other_namespace(pid);
-    let has_ended = match process {
-        Some(process) => !os::is_running(&process),
-        None => Path::new("/proc/self").exists() && !Path::new(&format!("/proc/{pid}")).exists(),
-    };
-    if has_ended {
-        return Err(ErrorKind::NotConnected.into());
+    match process {
+        Some(process) if !os::is_running(&process) => Err(ErrorKind::NotConnected.into()),
+        _ => other,
     }
-    other
 }
 
 fn other_namespace(pid: i32) -> Result<Option<&'static str>, Error> {
@@ -79,8 +74,13 @@ fn other_namespace(pid: i32) -> Result<Option<&'static str>, Error> {
     }
     for namespace in NAMESPACES {
         let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{namespace}"));
-        if of("self")? != of(&pid.to_string())? {
-            return Ok(Some(namespace));
+        let own = of("self")?;
+        match of(&pid.to_string()) {
+            Ok(other) if other == own => {}
+            Ok(_) => return Ok(Some(namespace)),
+            // A process that is ending has none, some time before it has ended.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(ErrorKind::NotConnected.into()),
+            Err(error) => return Err(error),
         }
     }
     Ok(None)
