@@ -100,7 +100,9 @@ enum Failed {
     /// What the owner sends cannot be used.
     Malformed,
     /// This process cannot stand by; it may have the replica all the same.
-    Unfit(String),
+    OutOfDescriptors,
+    /// The same, since the owner has more nodes than this server may have descriptors.
+    TooManyNodes { most: usize },
 }
 
 impl From<InvalidEntry> for Failed {
@@ -126,6 +128,8 @@ struct Session {
     /// The listeners, until everything has come.
     listeners: Vec<TcpListener>,
     lent: bool,
+    /// Whether the owner lets this member stand by: then it sends its listeners, and each connection from then on.
+    has_permit: bool,
     /// What was not sent yet.
     outgoing: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     alive: Interval,
@@ -147,6 +151,8 @@ struct Following {
     unfit_until: Option<Instant>,
     in_sync_at: Instant,
     has_diverged: bool,
+    /// Whether the last attempt to meet an owner was closed without an answer.
+    was_not_answered: bool,
     logged: String,
 }
 
@@ -165,6 +171,7 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
         unfit_until: None,
         in_sync_at: Instant::now(),
         has_diverged: false,
+        was_not_answered: false,
         logged: String::new(),
     };
     let mut node = following.candidate.node.clone();
@@ -300,9 +307,14 @@ impl Following {
             Ok(()) = settings.changed() => return Event::Ended,
         };
         self.pause = self.backoff.next();
+        if !matches!(met, Err(NotMet::NotAMember)) {
+            self.was_not_answered = false;
+        }
         let why = match met {
             Ok(channel) => return self.greet(channel).await,
-            Err(NotMet::NotAMember) => return Event::NotAMember,
+            // An owner that ends just then closes the connection without an answer, too.
+            Err(NotMet::NotAMember) if std::mem::replace(&mut self.was_not_answered, true) => return Event::NotAMember,
+            Err(NotMet::NotAMember) => return Event::Ended,
             Err(NotMet::Absent) => return Event::Ended,
             Err(NotMet::Untrusted(error)) => error.to_string(),
             Err(NotMet::Failed(error)) => channel::explain(&error),
@@ -343,6 +355,7 @@ impl Following {
             connections: Vec::new(),
             listeners: Vec::new(),
             lent: false,
+            has_permit: false,
             outgoing: VecDeque::new(),
             alive,
         });
@@ -379,7 +392,7 @@ impl Following {
                     },
                     Err(Failure::Closed) => break Failed::Gone,
                     Err(Failure::Malformed) => break Failed::Malformed,
-                    Err(Failure::OutOfDescriptors) => break out_of_descriptors(),
+                    Err(Failure::OutOfDescriptors) => break Failed::OutOfDescriptors,
                 },
                 _ = session.alive.tick() => {
                     if session.outgoing.is_empty() {
@@ -407,9 +420,16 @@ impl Following {
                 self.pause = LONG_PAUSE;
                 self.log("what it says is no message of the hand-over");
             }
-            Failed::Unfit(why) => {
+            Failed::OutOfDescriptors => {
                 self.unfit_until = Some(Instant::now() + LONG_PAUSE);
-                self.log(&why);
+                tracing::error!("no descriptors are left to stand by for the owner of the port");
+                return Event::Unfit;
+            }
+            Failed::TooManyNodes { most } => {
+                self.unfit_until = Some(Instant::now() + LONG_PAUSE);
+                self.log(&format!(
+                    "the owner has more nodes than this server may have descriptors here, which are {most}"
+                ));
                 return Event::Unfit;
             }
         }
@@ -441,7 +461,7 @@ impl Following {
             }
             (Message::Listener { lent }, Some(descriptor)) => {
                 let listener = listener(descriptor, owner().port(), addresses)?;
-                session.lent = lent;
+                (session.lent, session.has_permit) = (lent, true);
                 let mut holdings = holdings.lock();
                 match holdings.listeners_mut().filter(|_| self.rules.stands_by()) {
                     Some(inherited) => inherited.sockets.push(listener),
@@ -453,7 +473,7 @@ impl Following {
                 // What serving takes is acquired now, so that no descriptor is missing when the owner ends.
                 let reserve = Reserve::new();
                 let lock = PendingLock::on(&session.listeners[0]);
-                let (true, Ok(lock)) = (reserve.is_whole(), lock) else { return Err(out_of_descriptors()) };
+                let (true, Ok(lock)) = (reserve.is_whole(), lock) else { return Err(Failed::OutOfDescriptors) };
                 let sockets = std::mem::take(&mut session.listeners);
                 let inherited = Inherited { sockets, lent: session.lent, owner: session.owner, lock, reserve };
                 let mut holdings = holdings.lock();
@@ -490,8 +510,9 @@ impl Session {
     ) -> Result<bool, Failed> {
         let registered = match (&entry, connection) {
             (LogEntry::Registered(entry), Some(connection)) => Some((Arc::clone(entry), connection)),
-            (LogEntry::Registered(_), None) => {
-                holdings.lacks_one();
+            // To a standby it comes without a connection if it has none, or none any more.
+            (LogEntry::Registered(entry), None) => {
+                holdings.registered_alone(entry, self.has_permit);
                 None
             }
             (_, None) => None,
@@ -543,9 +564,7 @@ impl Session {
 /// The connection of a registered node, if this process may have one more than it holds.
 fn checked(connection: OwnedFd, held: usize, most: usize) -> Result<OwnedFd, Failed> {
     if held >= most {
-        return Err(Failed::Unfit(format!(
-            "the owner has more nodes than this server may have descriptors here, which are {most}"
-        )));
+        return Err(Failed::TooManyNodes { most });
     }
     if is_connection(&connection) && ioctl_fionbio(&connection, true).is_ok() {
         Ok(connection)
@@ -570,8 +589,4 @@ fn listener(descriptor: OwnedFd, port: u16, addresses: &[IpAddr]) -> Result<TcpL
     } else {
         Err(Failed::Malformed)
     }
-}
-
-fn out_of_descriptors() -> Failed {
-    Failed::Unfit("no descriptors are left to stand by for the owner of the port".into())
 }

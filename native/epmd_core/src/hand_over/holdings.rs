@@ -91,9 +91,17 @@ impl Holdings {
         self.complete_for = Some(epoch);
     }
 
-    /// It was sent a registration without its connection.
-    pub(super) fn lacks_one(&mut self) {
-        self.complete_for = None;
+    /// A registration has come without its connection. It may be one that this member has brought. Else, and unless a
+    /// standby is told of it, a connection lacks here.
+    pub(super) fn registered_alone(&mut self, entry: &Arc<Entry>, is_standby: bool) {
+        let is_same =
+            |missing: &Connection| (missing.entry.name(), missing.entry.creation()) == (entry.name(), entry.creation());
+        if let Some(place) = self.missing.iter().position(is_same) {
+            let Connection { socket, .. } = self.missing.swap_remove(place);
+            self.insert(Arc::clone(entry), socket);
+        } else if !is_standby {
+            self.complete_for = None;
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -300,13 +308,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_brought_is_held_as_a_registration_of_the_owners_table() {
+        let mut holdings = Holdings::default();
+        let (node, socket) = connection();
+        holdings.insert(entry(9, "a", 7), socket);
+        holdings.sort(&replica(1, &[]));
+        assert_eq!(missing(&holdings), ["a"]);
+        holdings.registered_alone(&entry(3, "a", 7), false);
+        assert_eq!(missing(&holdings), Vec::<String>::new());
+        assert!(!is_closed(&node));
+        holdings.remove(3);
+        assert!(is_closed(&node));
+    }
+
+    #[test]
     fn it_is_complete_for_one_table_as_long_as_no_connection_lacks() {
         let mut holdings = Holdings::default();
         assert_eq!(holdings.complete_for(), None);
         holdings.complete(5);
         holdings.sort(&replica(1, &[]));
         assert_eq!(holdings.complete_for(), Some(5));
-        holdings.lacks_one();
+        holdings.registered_alone(&entry(1, "a", 7), true);
+        assert_eq!(holdings.complete_for(), Some(5), "a standby is sent all connections that there are");
+        holdings.registered_alone(&entry(2, "b", 7), false);
         assert_eq!(holdings.complete_for(), None);
     }
 

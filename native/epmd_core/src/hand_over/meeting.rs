@@ -20,8 +20,9 @@ use super::peer;
 use super::settings::Trusted;
 use crate::protocol::{self, MEETING};
 
-/// How long the owner may take to call.
-const TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the owner may take to answer, and to call. It normally takes less than a millisecond; one that has ended
+/// meanwhile must not be waited for.
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Calls that may wait. Strangers may call, too, once the name is in /proc/net/unix.
 const BACKLOG: i32 = 4096;
 

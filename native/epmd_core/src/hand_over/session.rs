@@ -137,7 +137,9 @@ impl Session {
     pub(super) fn hear(&self, message: Message, has_descriptor: bool) -> Option<Heard> {
         match (message, has_descriptor) {
             (Message::Alive, false) => Some(Heard::Alive),
-            (Message::TakenOver, false) if self.stage == Stage::Silent => Some(Heard::TakenOver),
+            (Message::TakenOver, false) if self.stage == Stage::Silent && self.permit.is_some() => {
+                Some(Heard::TakenOver)
+            }
             (Message::Missing(entry), true) if self.stage != Stage::Copying => Some(Heard::Missing(entry)),
             _ => None,
         }

@@ -88,6 +88,8 @@ impl Follower {
             Event::Met => (next(can_serve, Session::Copying), Action::Follow),
             Event::InSync => (next(can_serve, Session::InSync), Action::Bring),
             Event::StandBy => (next(true, Session::StandingBy), Action::Follow),
+            // Whoever has the lock is one.
+            Event::NotAMember if can_serve => (next(true, Session::None), Action::Lock),
             Event::NotAMember | Event::Unfit => (next(false, Session::None), Action::GiveUp),
             Event::TakeOver | Event::Ended if can_serve => (next(true, Session::None), Action::Lock),
             Event::TakeOver | Event::Ended => (next(false, Session::None), Action::Meet),

@@ -85,10 +85,6 @@ impl Contents {
         refusal
     }
 
-    pub(super) fn refusals_after(&self, number: u64) -> impl Iterator<Item = &Refusal> {
-        self.refusals.after(number)
-    }
-
     /// A snapshot for a replica at this position, which is sent nothing that it has already, of this table or of the one
     /// that this continues.
     pub(super) fn snapshot(&self, replica: Option<Position>, is_settled: bool) -> VecDeque<LogEntry> {

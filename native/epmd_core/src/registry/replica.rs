@@ -99,15 +99,10 @@ impl Registry {
         let mut state = self.state();
         let state = &mut *state;
         let Incoming(contents) = incoming;
-        let heard = state.contents.position().refusals;
         for known in state.contents.nodes().iter() {
             state.provisional.add(known);
         }
         contents.nodes().iter().for_each(|entry| state.provisional.registered(entry, self.journal()));
-        let is_replica = state.source.is_some();
-        for refusal in contents.refusals_after(if is_replica { heard } else { u64::MAX }) {
-            self.journal().record(|| refusal.clone().change());
-        }
         state.contents = contents;
         state.source = Some(Source { addresses: addresses.to_vec(), is_settled: false });
     }
