@@ -357,9 +357,14 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
     let stream = sender.stream();
     let id = offer.links.begin(sender, Session::new(Arc::clone(&subscription), has_retained));
     let standby = Standby { node: said.node, pid };
-    let run = Run { context: &context, id, stream: &stream, subscription: &subscription, standby: &standby };
+    // After a change of owner the last owner's standbys come first. They have the connections already, and would keep
+    // them beside those that took their places.
+    let permits_from = if has_retained { Instant::now() } else { context.resume_until };
+    let run =
+        Run { context: &context, id, stream: &stream, subscription: &subscription, standby: &standby, permits_from };
     // One that is free is taken before the table is sent, with the connections then.
-    let mut permit = permits.try_acquire().ok().filter(|_| may_stand_by);
+    let is_next = may_stand_by && permits_from <= Instant::now();
+    let mut permit = if is_next { permits.try_acquire().ok() } else { None };
     let reason = tokio::select! {
         reason = run.session(receiver, &permits, &mut permit, may_stand_by) => reason,
         _ = settings.changed() => Reason::Changed,
@@ -415,6 +420,8 @@ struct Run<'a> {
     stream: &'a UnixStream,
     subscription: &'a Subscription,
     standby: &'a Standby,
+    /// When it may have a permit at the earliest.
+    permits_from: Instant,
 }
 
 impl Run<'_> {
@@ -467,9 +474,14 @@ impl Run<'_> {
                 _ = self.stream.writable(), if progress == Progress::Blocked => {}
                 () = sleep(CROWDED_PAUSE), if progress == Progress::Crowded => {}
                 () = self.subscription.appended(), if progress == Progress::Done => {}
-                granted = permits.acquire(), if waits => *permit = granted.ok(),
+                granted = self.permit(permits), if waits => *permit = granted,
             }
         }
+    }
+
+    async fn permit<'p>(&self, permits: &'p Semaphore) -> Option<SemaphorePermit<'p>> {
+        sleep_until(self.permits_from).await;
+        permits.acquire().await.ok()
     }
 
     /// Registers a node that was registered with an earlier owner, and that only the follower knows of.
