@@ -308,9 +308,9 @@ impl Member {
         match self.state {
             State::Serving => {
                 let Some(startup) = &self.startup else { return };
-                let own = self.local.name().zip(self.local.creation()).map(|(name, creation)| {
+                let own = self.local.node().map(|node| {
                     let link = self.link.as_ref().and_then(|link| link.ends().ok());
-                    OwnNode { name: name.as_str().into(), creation, link }
+                    OwnNode { name: node.name.as_str().into(), port: node.port, link }
                 });
                 let held = self.holdings.lock().take_connections(own.as_ref());
                 // Not before: a connection whose other end is closed may not tell its addresses.

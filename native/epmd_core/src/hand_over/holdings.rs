@@ -50,7 +50,7 @@ pub(crate) struct Inherited {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OwnNode {
     pub(crate) name: Vec<u8>,
-    pub(crate) creation: u32,
+    pub(crate) port: u16,
     /// Both ends of the link that keeps it registered: this member's, and its owner's. `None` if the link has ended.
     pub(crate) link: Option<(SocketAddr, SocketAddr)>,
 }
@@ -179,7 +179,7 @@ impl OwnNode {
             }
             None => !is_open(connection),
         };
-        (entry.name(), entry.creation()) == (&self.name[..], self.creation) && is_link()
+        (entry.name(), entry.port()) == (&self.name[..], self.port) && is_link()
     }
 }
 
@@ -335,17 +335,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn its_own_registration_is_known_by_both_ends_of_its_link_name_and_creation() {
+    async fn its_own_registration_is_known_by_both_ends_of_its_link_name_and_port() {
         let (node, socket) = connection();
         let [local, peer] = [node.local_addr(), node.peer_addr()].map(|address| address.expect("it is connected"));
-        let own = OwnNode { name: b"own".to_vec(), creation: 7, link: Some((local, peer)) };
+        let own = OwnNode { name: b"own".to_vec(), port: entry(1, "own", 7).port(), link: Some((local, peer)) };
         let moved = |address: SocketAddr| SocketAddr::new([127, 0, 0, 2].into(), address.port());
         let others = [
             OwnNode { link: Some((moved(local), peer)), ..own.clone() },
             OwnNode { link: Some((local, moved(peer))), ..own.clone() },
             OwnNode { link: Some((peer, local)), ..own.clone() },
             OwnNode { name: b"owner".to_vec(), ..own.clone() },
-            OwnNode { creation: 8, ..own.clone() },
+            OwnNode { port: 8, ..own.clone() },
             // The connection of a link that has ended has ended as well.
             OwnNode { link: None, ..own.clone() },
         ];

@@ -71,11 +71,6 @@ impl LocalNode {
         self.node().map(|node| node.name.clone())
     }
 
-    /// Its creation, once it was registered.
-    pub(super) fn creation(&self) -> Option<u32> {
-        self.current.as_ref()?.creation
-    }
-
     /// Waits until the VM registers or unregisters its node.
     pub(super) async fn changed(&mut self) {
         loop {
