@@ -149,7 +149,8 @@ struct Following {
     pause: Duration,
     /// Until when it does not try to stand by.
     unfit_until: Option<Instant>,
-    in_sync_at: Instant,
+    /// When it was in sync for the last time.
+    in_sync_until: Instant,
     has_diverged: bool,
     /// Whether the last attempt to meet an owner was closed without an answer.
     was_not_answered: bool,
@@ -169,7 +170,7 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
         backoff: Backoff::up_to(MAX_BACKOFF),
         pause: Duration::ZERO,
         unfit_until: None,
-        in_sync_at: Instant::now(),
+        in_sync_until: Instant::now(),
         has_diverged: false,
         was_not_answered: false,
         logged: String::new(),
@@ -231,6 +232,9 @@ impl Following {
     }
 
     fn end_session(&mut self) -> Option<Session> {
+        if self.rules.is_in_sync() {
+            self.in_sync_until = Instant::now();
+        }
         self.candidate.stands_by.send_replace(false);
         self.session.take()
     }
@@ -276,7 +280,7 @@ impl Following {
         let Candidate { owner, joined, registry, holdings, .. } = &self.candidate;
         let mut settings = self.candidate.settings.clone();
         let HandOver { trusted, .. } = settings.borrow_and_update().clone();
-        let gone_at = self.in_sync_at + REPLICA_TIMEOUT;
+        let gone_at = self.in_sync_until + REPLICA_TIMEOUT;
         let can_serve = self.rules.can_serve();
         let pause = std::mem::take(&mut self.pause);
         let meeting = async {
@@ -447,7 +451,7 @@ impl Following {
                 if !session.follow(entry, connection.transpose()?, registry, &mut holdings.lock())? {
                     return Ok(None);
                 }
-                (self.in_sync_at, self.has_diverged) = (Instant::now(), false);
+                self.has_diverged = false;
                 (self.backoff, self.pause) = (Backoff::up_to(MAX_BACKOFF), Duration::ZERO);
                 Ok(Some(Event::InSync))
             }
