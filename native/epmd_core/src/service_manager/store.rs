@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout, Instant};
 
 use super::log::Log;
 use super::notifier::{removal, storing, Notifier};
@@ -34,6 +34,8 @@ const GROWTH: u64 = 1 << 18;
 /// How many connections are kept. systemd compares each with all that it has, which takes its time; and the next life is
 /// told of them in one variable, of which Linux takes 131,072 bytes.
 const MOST: usize = 4_000;
+/// How long after something was stored the witness is. In between others may be stored, of which it tells as well.
+const WITNESS_DELAY: Duration = Duration::from_millis(100);
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -60,8 +62,8 @@ struct State {
     outgoing: VecDeque<(String, Option<Arc<dyn Descriptor>>)>,
     /// Our end of the witness, while that should be in the store.
     witness: Option<Arc<AsyncFd<UnixStream>>>,
-    /// Something has been stored since the last witness was.
-    unwitnessed: bool,
+    /// When the first thing was stored of which no witness tells.
+    unwitnessed: Option<Instant>,
     /// What the store has no room for is left out.
     full: Option<Full>,
     is_full: Arc<AtomicBool>,
@@ -107,7 +109,7 @@ impl Store {
             connections,
             outgoing: VecDeque::new(),
             witness: None,
-            unwitnessed: false,
+            unwitnessed: None,
             full: None,
             is_full: Arc::default(),
         };
@@ -142,14 +144,22 @@ impl Store {
     /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
     pub(crate) async fn tend(&self, full: impl Fn(Full)) -> io::Error {
         loop {
-            let (progress, notifier, subscription, witness) = {
+            let (progress, notifier, subscription, witness, unwitnessed) = {
                 let mut state = self.state.lock();
-                let progress = match state.pass_with_witness() {
+                let progress = match state.pass() {
                     Ok(progress) => progress,
                     Err(error) => return error,
                 };
                 state.full.map(&full);
-                (progress, Arc::clone(&state.notifier), Arc::clone(&state.subscription), state.witness.clone())
+                let (notifier, subscription) = (Arc::clone(&state.notifier), Arc::clone(&state.subscription));
+                (progress, notifier, subscription, state.witness.clone(), state.unwitnessed)
+            };
+            let is_done = progress == Progress::Done;
+            let witness_is_due = async {
+                match unwitnessed.filter(|_| is_done) {
+                    Some(since) => sleep_until(since + WITNESS_DELAY).await,
+                    None => std::future::pending().await,
+                }
             };
             let closed = async {
                 match &witness {
@@ -169,7 +179,12 @@ impl Store {
                 () = tokio::task::yield_now(), if progress == Progress::More => {}
                 () = notifier.writable(), if progress == Progress::Blocked => {}
                 () = sleep(PAUSE), if progress == Progress::Crowded => {}
-                () = subscription.appended(), if progress == Progress::Done => {}
+                () = subscription.appended(), if is_done => {}
+                () = witness_is_due => {
+                    if let Err(error) = self.state.lock().send_witness() {
+                        return error;
+                    }
+                }
             }
         }
     }
@@ -314,12 +329,9 @@ impl State {
         })
     }
 
-    /// Passes what the store lacks, and then another witness.
-    fn pass_with_witness(&mut self) -> io::Result<Progress> {
-        let progress = self.pass()?;
-        if progress != Progress::Done || !std::mem::take(&mut self.unwitnessed) {
-            return Ok(progress);
-        }
+    /// Stores another witness, of everything so far.
+    fn send_witness(&mut self) -> io::Result<Progress> {
+        self.unwitnessed = None;
         let (own, others) = pair()?;
         self.witness = Some(Arc::new(own));
         if self.full == Some(Full::Refused) {
@@ -370,7 +382,7 @@ impl State {
     }
 
     fn store(&mut self, name: String, descriptor: Arc<dyn Descriptor>) {
-        self.unwitnessed = true;
+        self.unwitnessed.get_or_insert_with(Instant::now);
         if self.witness.take().is_some() {
             self.remove(WITNESS.into());
         }
