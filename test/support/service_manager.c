@@ -1,12 +1,12 @@
 /* A stand-in for systemd, for one service: it passes listeners, keeps a store of descriptors, and passes that to the
  * next life of the service. To be told what to do on standard input, a letter each:
  *
- *     s  start the service     k  kill it     t  send it SIGTERM     c  close its standard input     n  tell the store
+ *     s  start the service     k  kill it     t  send it SIGTERM     c  close its standard input     n  tell the store     m  tell how many it has
  *
  * usage: service_manager STORE_MAX NAME=PORT... -- COMMAND...   A port is listened on at 127.0.0.1, and one that begins
  * with * at the addresses of both families, by one socket.
  *
- * It says "ended" when the service has, and "store NAME NAME..." when asked. At the end of its input it kills the
+ * It says "ended" when the service has, and "store NAME NAME..." or "many N" when asked. At the end of its input it kills the
  * service and ends. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -126,6 +126,10 @@ static int told(void)
         printf("store");
         for (int i = 0; i < n_store; i++) printf(" %s", store[i].name);
         printf("\n");
+        fflush(stdout);
+        break;
+    case 'm':
+        printf("many %d\n", n_store);
         fflush(stdout);
     }
     return 1;
