@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ struct Context {
     logged: Mutex<BTreeSet<String>>,
     /// Until when standbys of the last owner are waited for.
     resume_until: Instant,
+    /// Whether another owner has ended, of whose standbys none has come here so far.
+    may_have_heirs: AtomicBool,
 }
 
 /// The sessions with all followers.
@@ -228,6 +231,7 @@ impl Primary {
             taken_over: Notify::new(),
             logged: Mutex::default(),
             resume_until: Instant::now() + if resumes { RESUME_TIMEOUT } else { Duration::ZERO },
+            may_have_heirs: AtomicBool::new(resumes),
         });
         let mut calling = JoinSet::new();
         calling.spawn(call_followers(Arc::clone(&context), names));
@@ -263,6 +267,12 @@ impl Primary {
     pub(crate) async fn await_standby(&self) {
         let mut standbys = self.context.offer.standbys.subscribe();
         let _ = timeout_at(self.context.resume_until, standbys.wait_for(|standbys| !standbys.is_empty())).await;
+    }
+
+    /// Whether other processes may hold what the last owner gave them, and have not come here yet: they can serve with it,
+    /// as long as the sockets are not shut.
+    pub(crate) fn may_have_heirs(&self) -> bool {
+        self.context.may_have_heirs.load(Ordering::Relaxed)
     }
 
     /// Hands over to a standby. The caller must have stopped accepting and registering. Returns the lock if no other
@@ -449,6 +459,7 @@ impl Run<'_> {
                 is_listed = true;
                 tracing::info!(standby = %self.standby, "a standby has a copy of everything");
                 standbys.send_modify(|standbys| standbys.push(self.standby.clone()));
+                self.context.may_have_heirs.store(false, Ordering::Relaxed);
             }
             let waits = may_stand_by && !is_permitted;
             tokio::select! {
