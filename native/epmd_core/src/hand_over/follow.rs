@@ -21,7 +21,7 @@ use super::meeting::{meet, NotMet};
 use super::message::Message;
 use super::settings::HandOver;
 use super::succession::{Action, Event, Follower};
-use crate::address::{is_listener, is_tcp, LOOPBACKS};
+use crate::address::{is_tcp, LOOPBACKS};
 use crate::backoff::Backoff;
 use crate::limits::Limits;
 use crate::node::NodeName;
@@ -584,13 +584,16 @@ pub(super) fn is_connection(descriptor: &OwnedFd) -> bool {
 
 /// Checks that a descriptor is a listener that this member would open itself.
 fn listener(descriptor: OwnedFd, port: u16, addresses: &[IpAddr]) -> Result<TcpListener, Failed> {
-    let is_listener = is_listener(&descriptor);
+    if !is_tcp(&descriptor) {
+        return Err(Failed::Malformed);
+    }
     let listener = TcpListener::from(descriptor);
     let may_listen_on = |address: IpAddr| addresses.contains(&address) || LOOPBACKS.contains(&address);
     let is_wanted = listener.local_addr().is_ok_and(|bound| bound.port() == port && may_listen_on(bound.ip()));
-    if is_listener && is_wanted && listener.set_nonblocking(true).is_ok() {
+    // An owner that replaces its listeners shuts those that it has just sent.
+    if is_wanted && os::is_listening(&listener) && listener.set_nonblocking(true).is_ok() {
         Ok(listener)
     } else {
-        Err(Failed::Malformed)
+        Err(Failed::Gone)
     }
 }

@@ -287,7 +287,8 @@ impl Primary {
         offer.links.request_takeover();
         let mut standbys = offer.standbys.subscribe();
         tokio::select! {
-            () = taken_over.notified() => {}
+            // It may have ended since: then another has what it had, and must find the sockets open.
+            () = taken_over.notified() => return Ok(()),
             _ = standbys.wait_for(Vec::is_empty) => {}
             () = sleep(CONFIRM_TIMEOUT) => {}
         }
