@@ -83,13 +83,7 @@ impl Service {
 
     /// What is in the store, the witness left out.
     pub fn stored(&mut self) -> Vec<String> {
-        let told = |said: &[String]| said.iter().filter(|line| line.starts_with("store")).count();
-        let before = told(&self.said.lock().unwrap());
-        self.tell("n");
-        eventually("the manager tells", || told(&self.said.lock().unwrap()) > before);
-        let mut said = self.said.lock().unwrap();
-        let at = said.iter().rposition(|line| line.starts_with("store")).unwrap();
-        let mut names: Vec<_> = said.remove(at).split(' ').skip(1).map(str::to_owned).collect();
+        let mut names: Vec<_> = self.ask("n", "store").split(' ').skip(1).map(str::to_owned).collect();
         names.retain(|name| name != "epmd-witness");
         names.sort();
         names
@@ -97,13 +91,18 @@ impl Service {
 
     /// How many there are, with the witness if there is one.
     fn how_many(&mut self) -> usize {
-        let told = |said: &[String]| said.iter().filter(|line| line.starts_with("many ")).count();
+        self.ask("m", "many ")["many ".len()..].parse().unwrap()
+    }
+
+    /// Asks the manager with a letter. Its answer is the line that begins like this.
+    fn ask(&mut self, letter: &str, begin: &str) -> String {
+        let told = |said: &[String]| said.iter().filter(|line| line.starts_with(begin)).count();
         let before = told(&self.said.lock().unwrap());
-        self.tell("m");
+        self.tell(letter);
         eventually("the manager tells", || told(&self.said.lock().unwrap()) > before);
         let mut said = self.said.lock().unwrap();
-        let at = said.iter().rposition(|line| line.starts_with("many ")).unwrap();
-        said.remove(at)[5..].parse().unwrap()
+        let at = said.iter().rposition(|line| line.starts_with(begin)).unwrap();
+        said.remove(at)
     }
 
     /// Waits until so many connections are stored, with a listener if it needs one, and one table.
