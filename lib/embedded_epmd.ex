@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd do
   If the library `:telemetry` is loaded when this process starts, these events are executed in every VM that has the
   table or a copy of it (`:table` of `t:status/0`). Each has the measurement `count`, 1 except for `:overflow`.
 
-    * `[:embedded_epmd, :registered]` - metadata `name`, `port`, `creation`
+    * `[:embedded_epmd, :registered]` - metadata `name`, `port`, `creation`, `user`
     * `[:embedded_epmd, :unregistered]` - metadata `name`, `port`
     * `[:embedded_epmd, :refused]` - metadata `name`, empty if the request was not valid, and `reason`, a sentence
     * `[:embedded_epmd, :role]` - metadata `role`, the new role of this VM
@@ -180,6 +180,13 @@ defmodule EmbeddedEpmd do
         }
 
   @typedoc """
+  The user who registered a node, by number, as the kernel told the VM that serves. `nil` where the kernel cannot tell:
+  on systems other than Linux, for a process in another network or user namespace, and if this VM asks an owner of which
+  it has no copy.
+  """
+  @type user :: non_neg_integer() | nil
+
+  @typedoc """
   A change, as a subscriber gets it: the message `{:embedded_epmd, event}`.
 
     * `{:registered, node}` and `{:unregistered, node}` - a node of this host registered or its registration ended;
@@ -196,7 +203,7 @@ defmodule EmbeddedEpmd do
       the supervised process was too slow: subscribe again for a new snapshot.
   """
   @type event ::
-          {:registered, %{name: String.t(), port: :inet.port_number(), creation: pos_integer()}}
+          {:registered, %{name: String.t(), port: :inet.port_number(), creation: pos_integer(), user: user()}}
           | {:unregistered, %{name: String.t(), port: :inet.port_number()}}
           | {:refused, %{name: String.t(), reason: String.t()}}
           | {:role, :serving | :joined | :searching | :stopped}
@@ -209,7 +216,7 @@ defmodule EmbeddedEpmd do
   """
   @type snapshot :: %{
           role: :serving | :joined | :searching | :stopped,
-          nodes: [%{name: String.t(), port: :inet.port_number(), creation: pos_integer()}]
+          nodes: [%{name: String.t(), port: :inet.port_number(), creation: pos_integer(), user: user()}]
         }
 
   @doc "The child specification. The process is permanent, and has 5 seconds to hand over when the VM stops."
@@ -229,19 +236,19 @@ defmodule EmbeddedEpmd do
   defdelegate start_link(options), to: EmbeddedEpmd.Server
 
   @doc """
-  Lists the nodes of this host with their distribution ports, the newest registration first.
+  Lists the nodes of this host with their distribution ports and users, the newest registration first.
 
       EmbeddedEpmd.names()
-      #=> {:ok, [%{name: "stage", port: 41234}, %{name: "prod", port: 37111}]}
+      #=> {:ok, [%{name: "stage", port: 41234, user: 1002}, %{name: "prod", port: 37111, user: 1001}]}
 
   Without the table or a copy of it, asks the owner, for at most 5 seconds. Errors are `:stopped` without a server,
   `:searching` without an owner, `:address` if the port's owner does not answer as an EPMD, and those of `:gen_tcp`.
   """
-  @spec names() :: {:ok, [%{name: String.t(), port: :inet.port_number()}]} | {:error, atom()}
+  @spec names() :: {:ok, [%{name: String.t(), port: :inet.port_number(), user: user()}]} | {:error, atom()}
   def names do
     with {:ok, server} <- running(),
          {:ok, names} <- names_of(server) do
-      {:ok, Enum.map(names, fn {name, port} -> %{name: name, port: port} end)}
+      {:ok, Enum.map(names, fn {name, port, user} -> %{name: name, port: port, user: user} end)}
     end
   end
 
@@ -390,10 +397,14 @@ defmodule EmbeddedEpmd do
     case Native.names(server) do
       :elsewhere ->
         %{owner: owner, port: port} = Native.status(server)
-        if owner, do: Client.names(HostAddress.of_owner(owner), port, @timeout), else: {:error, :searching}
+        if owner, do: names_at(HostAddress.of_owner(owner), port), else: {:error, :searching}
 
       names ->
         {:ok, names}
     end
+  end
+
+  defp names_at(ip, port) do
+    with {:ok, names} <- Client.names(ip, port, @timeout), do: {:ok, for({name, port} <- names, do: {name, port, nil})}
   end
 end

@@ -8,40 +8,60 @@ defmodule EmbeddedEpmd.Cluster do
   tries the nodes that are registered and not connected. If this VM has neither the table nor a copy of it (`:table`
   of `t:EmbeddedEpmd.status/0`), it learns of nodes only then. It never disconnects a node.
 
+  ## Whose nodes
+
+  Any local user may register any name, and Erlang's handshake gives whoever a VM connects to the means to run code in
+  it, without the cookie. So the cluster connects to nodes of its own user only, and to those of the users whom `:users`
+  names. It believes the kernel, not the name: what the kernel told the owner of the port when the node registered, if
+  that owner is this VM or one that `:hand_over` trusts, and else, on Linux, whose socket listens on the node's port. A
+  warning tells of the first node that it leaves out. Over TLS with verified certificates (`verify_peer` among the
+  client's options of `-ssl_dist_optfile` or `-ssl_dist_opt`) the certificate decides, and the user does not matter.
+
+  A process with the same user number in a container that shares the host's network passes for the same user.
+
+  ## Which nodes
+
   It expects the nodes to have the host part of this node's name: with long names `app1@db.example.com`, with short
-  ones `app1@db`. Nodes that were started under another host name are not reached. Nothing happens while this VM is
-  not a node. Each name that matches becomes an atom. After 10000 different names in the life of the process, further
-  ones are ignored with a warning.
+  ones `app1@db`. Nodes that were started under another host name are not reached. The VMs of `bin/app rpc` and `remote`
+  are left alone, and nothing happens in one of `bin/app eval`, or while this VM is not a node.
+
+  It makes 16 connections at a time. A node that refuses is tried less and less often, at last every 5 minutes, until it
+  registers anew; a warning gives the reason once. Each name that it connects to becomes an atom. When three quarters
+  of the VM's atoms are used up, it connects to no further node, with a warning.
   """
 
   use GenServer
 
-  alias EmbeddedEpmd.Log
+  alias EmbeddedEpmd.Cluster.Users
+  alias EmbeddedEpmd.Doctor.Connection.Tls
+  alias EmbeddedEpmd.{Discovery, Environment, Log, Native}
 
-  # How often nodes that are not connected are tried; milliseconds.
-  @retry_interval 5_000
-  # How many names may become atoms: otherwise whoever registers names could exhaust the VM's atoms.
-  @max_names 10_000
+  # How often the list of nodes is read, and the first pause before a node that refuses is tried again; milliseconds.
+  @interval 5_000
+  @max_pause 300_000
+  # How many connections are made at a time. Each is a process and a socket, for up to 7 seconds.
+  @max_connecting 16
 
   @typedoc """
     * `:nodes` - the names to connect to, without their hosts: a list of patterns, in which `*` stands for any
-      characters and `?` for one, or of regular expressions. Defaults to `["*"]`, which matches all.
-    * `:name` - the name of the process. Defaults to `EmbeddedEpmd.Cluster`.
+      characters and `?` for one, or of regular expressions. Required.
+    * `:users` - users to whose nodes it connects as well: a list of names or numbers. One that this host does not know
+      yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
   """
-  @type option :: {:nodes, [String.t() | Regex.t()]} | {:name, GenServer.name()}
+  @type option :: {:nodes, [String.t() | Regex.t()]} | {:users, [String.t() | non_neg_integer()]}
 
   @doc """
-  Starts the process. Raises an `ArgumentError` for a bad option; the message names the option, what is expected and
-  what came.
+  Starts the process, which is named `EmbeddedEpmd.Cluster`. Raises an `ArgumentError` for a bad option; the message
+  names the option, what is expected and what came.
   """
   @spec start_link([option()]) :: GenServer.on_start()
-  def start_link(options \\ []) do
-    for {key, value} <- options, key not in [:nodes, :name] do
-      raise ArgumentError, "expected the options :nodes and :name, got #{inspect([{key, value}])}"
+  def start_link(options) do
+    for {key, value} <- options, key not in [:nodes, :users] do
+      raise ArgumentError, "expected the options :nodes and :users, got #{inspect([{key, value}])}"
     end
 
-    patterns = patterns!(Keyword.get(options, :nodes, ["*"]))
-    GenServer.start_link(__MODULE__, patterns, name: Keyword.get(options, :name, __MODULE__))
+    rules = {patterns!(options[:nodes]), users!(Keyword.get(options, :users, []))}
+    GenServer.start_link(__MODULE__, rules, name: __MODULE__)
   end
 
   defp patterns!([_ | _] = nodes), do: Enum.map(nodes, &pattern!(&1, nodes))
@@ -63,38 +83,71 @@ defmodule EmbeddedEpmd.Cluster do
             "got #{inspect(nodes)}"
   end
 
-  @impl GenServer
-  def init(patterns) do
-    state = %{patterns: patterns, names: MapSet.new(), connecting: %{}, subscription: nil, warned?: false}
-    {:ok, state, {:continue, :retry}}
+  defp users!(users) do
+    if is_list(users) and Enum.all?(users, &((is_integer(&1) and &1 >= 0) or (is_binary(&1) and &1 != ""))) do
+      Enum.map(users, &to_string/1)
+    else
+      raise ArgumentError, "users: expected a list of names or numbers of users, got #{inspect(users)}"
+    end
   end
 
   @impl GenServer
-  def handle_continue(:retry, state), do: {:noreply, connect_all(state)}
+  def init({patterns, users}) do
+    Users.new()
+
+    state = %{
+      patterns: patterns,
+      user_names: users,
+      users: [],
+      # The registered nodes that fit, by name.
+      nodes: %{},
+      # The names to which connections are being made, by process.
+      connecting: %{},
+      subscription: nil,
+      told: MapSet.new()
+    }
+
+    {:ok, state, {:continue, :tick}}
+  end
 
   @impl GenServer
-  def handle_info(:retry, state), do: {:noreply, connect_all(state)}
-  def handle_info({:embedded_epmd, {:registered, %{name: name}}}, state), do: {:noreply, connect(state, name)}
+  def handle_continue(:tick, state), do: tick(state)
+
+  @impl GenServer
+  def handle_info(:tick, state), do: tick(state)
+
+  def handle_info({:embedded_epmd, {:registered, node}}, state), do: {:noreply, connect(add(state, node))}
+
+  def handle_info({:embedded_epmd, {:unregistered, node}}, state),
+    do: {:noreply, update_in(state.nodes, &Map.delete(&1, node.name))}
 
   def handle_info({:DOWN, reference, :process, _, _}, %{subscription: reference} = state),
     do: {:noreply, %{state | subscription: nil}}
 
-  def handle_info({:DOWN, _, :process, pid, _}, state),
-    do: {:noreply, %{state | connecting: Map.delete(state.connecting, pid)}}
+  def handle_info({:DOWN, _, :process, pid, outcome}, state) do
+    {name, connecting} = Map.pop(state.connecting, pid)
+    state = %{state | connecting: connecting}
+    if name, do: Users.release(name)
+    {:noreply, connect(if(name, do: tried(state, name, outcome), else: state))}
+  end
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  # The subscription ends with the supervised process, so it may have to be renewed.
-  defp connect_all(state) do
-    Process.send_after(self(), :retry, @retry_interval)
-    state = subscribe(state)
+  defp tick(state) do
+    Process.send_after(self(), :tick, @interval)
+    state = state |> subscribe() |> resolve_users()
 
-    case EmbeddedEpmd.names() do
-      {:ok, nodes} -> Enum.reduce(nodes, state, &connect(&2, &1.name))
-      {:error, _} -> state
+    case not Environment.client?() and EmbeddedEpmd.names() do
+      {:ok, nodes} ->
+        names = for node <- nodes, do: node.name
+        {:noreply, connect(Enum.reduce(nodes, update_in(state.nodes, &Map.take(&1, names)), &add_known(&2, &1)))}
+
+      _ ->
+        {:noreply, state}
     end
   end
 
+  # The subscription ends with the supervised process, so it may have to be renewed.
   defp subscribe(%{subscription: nil} = state) do
     case EmbeddedEpmd.subscribe() do
       {:ok, _} -> %{state | subscription: Process.monitor(EmbeddedEpmd.Server)}
@@ -104,41 +157,145 @@ defmodule EmbeddedEpmd.Cluster do
 
   defp subscribe(state), do: state
 
-  defp connect(state, name) do
-    cond do
-      not (Node.alive?() and node_name?(name) and Enum.any?(state.patterns, &Regex.match?(&1, name))) -> state
-      name in state.names or MapSet.size(state.names) < @max_names -> connect_node(state, name)
-      true -> warn_once(state)
+  # A user may be created later, as those of systemd's DynamicUser= are.
+  defp resolve_users(state) do
+    found = for name <- state.user_names, user = Native.user(name), do: user
+    %{state | users: [Native.own_user() | found]}
+  rescue
+    # The library is not loaded before this VM is a node.
+    _ in ErlangError -> state
+  end
+
+  ## The nodes that fit
+
+  # A node that is known keeps its pause, unless it has registered anew.
+  defp add_known(state, %{name: name, port: port} = node) do
+    if match?(%{port: ^port}, state.nodes[name]), do: state, else: add(state, node)
+  end
+
+  defp add(state, %{name: name, port: port, user: user}) do
+    if node_name?(name) and not command?(name) and Enum.any?(state.patterns, &Regex.match?(&1, name)) do
+      put_in(state.nodes[name], %{port: port, user: user, failures: 0, due: now()})
+    else
+      state
     end
   end
 
-  # Any local program may register any name. An atom has 255 characters at most.
+  # An atom has 255 characters at most.
   defp node_name?(name) do
-    String.valid?(name) and not String.contains?(name, "@") and String.length(name) + String.length(host()) < 255
+    Node.alive?() and String.valid?(name) and not String.contains?(name, "@") and
+      String.length(name) + String.length(host()) < 255
   end
+
+  # The names that a release's script gives to the VMs of `rpc` and `remote`.
+  defp command?(name), do: name =~ ~r/\A(rpc|rem)-[0-9a-f]+-/
 
   defp host do
     [_, host] = node() |> Atom.to_string() |> String.split("@")
     host
   end
 
-  defp connect_node(state, name) do
-    node = :"#{name}@#{host()}"
-    state = update_in(state.names, &MapSet.put(&1, name))
+  ## Connections
 
-    if node in [node() | Node.list(:connected)] or node in Map.values(state.connecting) do
-      state
-    else
+  # Connects to the nodes that are due, those that have waited longest first.
+  defp connect(state) do
+    free = @max_connecting - map_size(state.connecting)
+    now = now()
+
+    due =
+      for {name, %{due: due, user: user}} when due <= now <- state.nodes,
+          name not in Map.values(state.connecting) and not connected?(name),
+          do: {due, name, user}
+
+    {trusted, others} =
+      if verified?(), do: {due, []}, else: Enum.split_with(due, fn {_, _, user} -> user in [nil | state.users] end)
+
+    state = Enum.reduce(others, state, fn {_, name, user}, state -> leave_out(state, name, user) end)
+    trusted |> Enum.sort() |> Enum.take(max(free, 0)) |> Enum.reduce(state, &start_connecting(&2, elem(&1, 1)))
+  end
+
+  defp start_connecting(state, name) do
+    if 4 * :erlang.system_info(:atom_count) < 3 * :erlang.system_info(:atom_limit) do
+      unless verified?(), do: Users.restrict(name, state.users)
+      tell? = state.nodes[name].failures == 0
       # Node.connect/1 may block for the distribution's whole time-out.
-      {pid, _} = spawn_monitor(fn -> Node.connect(node) end)
-      put_in(state.connecting[pid], node)
+      {pid, _} = spawn_monitor(fn -> exit(attempt(name, host(), tell?)) end)
+      put_in(state.connecting[pid], name)
+    else
+      tell_once(state, :atoms, "three quarters of this VM's atoms are used up: the cluster connects to no further node")
     end
   end
 
-  defp warn_once(%{warned?: true} = state), do: state
-
-  defp warn_once(state) do
-    Log.log(:warning, "more than #{@max_names} names fit the patterns of the cluster; others are left out")
-    %{state | warned?: true}
+  # Runs in a process of its own. A name of which the look-up finds no trusted node does not become an atom.
+  defp attempt(name, host, tell?) do
+    with {:port, _, _} <- look_up(name, host),
+         node = :"#{name}@#{host}",
+         {:refused, _} <- if(Node.connect(node) == true, do: :connected, else: {:refused, node}),
+         {:port, _, _} <- look_up(name, host) do
+      if tell?, do: {:refused, reason(node)}, else: :refused
+    else
+      :connected -> :connected
+      {:error, :eacces} -> :not_trusted
+      _ -> :gone
+    end
   end
+
+  defp look_up(name, host), do: Discovery.port_please(to_charlist(name), to_charlist(host))
+
+  defp reason(node) do
+    findings = EmbeddedEpmd.examine(node)
+    finding = Enum.find(findings, &(&1.status == :problem)) || Enum.find(findings, &(&1.status == :warning))
+    if finding, do: finding.what, else: "the doctor finds no reason"
+  end
+
+  defp tried(state, name, outcome) do
+    case {state.nodes[name], outcome} do
+      {nil, _} ->
+        state
+
+      {_, :connected} ->
+        put_in(state.nodes[name].failures, 0)
+
+      {node, outcome} ->
+        pause = min(@interval * Integer.pow(2, min(node.failures, 10)), @max_pause)
+        state = put_in(state.nodes[name], %{node | failures: node.failures + 1, due: now() + pause})
+        tell(state, name, outcome)
+    end
+  end
+
+  defp tell(state, name, :not_trusted), do: leave_out(state, name, nil)
+
+  defp tell(state, name, {:refused, reason}) do
+    Log.log(:warning, "the cluster does not reach a node, and tries it less and less often until it registers anew",
+      name: name,
+      reason: reason
+    )
+
+    state
+  end
+
+  defp tell(state, _name, _outcome), do: state
+
+  defp leave_out(state, name, user) do
+    sentence =
+      if user,
+        do: "a node that fits the cluster belongs to user #{user}: name the user in users: to connect to it",
+        else:
+          "whose a node is that fits the cluster cannot be known: it is connected over TLS with verified certificates only"
+
+    tell_once(state, if(user, do: :other_user, else: :unknown_user), sentence, name: name)
+  end
+
+  defp tell_once(state, what, sentence, fields \\ []) do
+    unless what in state.told, do: Log.log(:warning, sentence, fields)
+    update_in(state.told, &MapSet.put(&1, what))
+  end
+
+  # Comparing texts creates no atom.
+  defp connected?(name), do: "#{name}@#{host()}" in Enum.map([node() | Node.list(:connected)], &Atom.to_string/1)
+
+  # Whether the other side must present a certificate that this VM's options make it check.
+  defp verified?, do: Environment.tls?() and Tls.options()[:verify] == :verify_peer
+
+  defp now, do: System.monotonic_time(:millisecond)
 end

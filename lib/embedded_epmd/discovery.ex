@@ -18,6 +18,7 @@ defmodule EmbeddedEpmd.Discovery do
   # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
 
   alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, HostAddress, Lifecycle, Log, Native}
+  alias EmbeddedEpmd.Cluster.Users
 
   # As long as :erl_epmd waits.
   @timeout 10_000
@@ -107,26 +108,27 @@ defmodule EmbeddedEpmd.Discovery do
 
   While the port of this host changes hands, a look-up on this host waits for the next owner, for at most 4 seconds
   and never longer than `timeout`.
+
+  A connection that `EmbeddedEpmd.Cluster` makes gets `{:error, :eacces}` for a node of a user whom that does not
+  trust.
   """
   @spec port_please(charlist(), :inet.ip_address() | charlist(), timeout()) :: answer()
   def port_please(name, host, timeout) do
-    case Lifecycle.latest() do
-      {server, :ports} -> with {:ok, ip} <- address(host), do: port_please(server, name, ip, timeout)
-      _ -> :erl_epmd.port_please(name, host, timeout)
+    with {:ok, ip} <- address(host),
+         {:port, port, version, user} <- find(name, ip, timeout) do
+      if Users.admit?(to_binary(name), ip, port, user), do: {:port, port, version}, else: {:error, :eacces}
     end
   end
 
-  defp port_please(server, name, ip, timeout) do
-    case lookup(server, ip, to_binary(name)) do
-      {:port, port, highest, lowest} ->
-        {:port, port, Client.version(highest, lowest)}
+  # The answer, with the user of the node if that is known.
+  defp find(name, ip, timeout) do
+    case Lifecycle.latest() do
+      {server, :ports} ->
+        deadline = now() + :erlang.min(timeout, @change_over_timeout)
+        resolve(lookup(server, ip, to_binary(name)), server, ip, to_binary(name), timeout, deadline)
 
-      :stopped ->
-        :erl_epmd.port_please(name, ip, timeout)
-
-      # In Erlang's term order every number is less than :infinity.
-      other ->
-        resolve(other, server, ip, to_binary(name), timeout, now() + :erlang.min(timeout, @change_over_timeout))
+      _ ->
+        unvouched(:erl_epmd.port_please(name, ip, timeout))
     end
   end
 
@@ -139,18 +141,21 @@ defmodule EmbeddedEpmd.Discovery do
 
   defp resolve(answer, server, ip, name, timeout, deadline) do
     case answer do
-      {:port, port, highest, lowest} ->
-        {:port, port, Client.version(highest, lowest)}
+      {:port, port, highest, lowest, user} ->
+        {:port, port, Client.version(highest, lowest), user}
 
       :noport ->
         :noport
 
+      :stopped ->
+        unvouched(:erl_epmd.port_please(:unicode.characters_to_list(name), ip, timeout))
+
       :elsewhere ->
-        Client.port(name, ip, port(server), timeout)
+        unvouched(Client.port(name, ip, port(server), timeout))
 
       # The owner may have just ended: then another VM takes the port.
       :owner ->
-        with {:error, reason} <- Client.port(name, ip, port(server), timeout),
+        with {:error, reason} <- unvouched(Client.port(name, ip, port(server), timeout)),
              do: retry(reason, server, ip, name, timeout, deadline)
 
       :unsettled ->
@@ -171,6 +176,9 @@ defmodule EmbeddedEpmd.Discovery do
       {:error, reason}
     end
   end
+
+  defp unvouched({:port, port, version}), do: {:port, port, version, nil}
+  defp unvouched(answer), do: answer
 
   @doc "Lists the nodes of this host."
   @spec names() :: {:ok, [{charlist(), :inet.port_number()}]} | {:error, atom()}
@@ -231,7 +239,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   defp names_at(server, ip) do
     case Native.place(server, ip) != :elsewhere and Native.names(server) do
-      names when is_list(names) -> {:ok, names}
+      names when is_list(names) -> {:ok, :lists.map(fn {name, port, _user} -> {name, port} end, names)}
       _ -> Client.names(ip, port(server), @timeout)
     end
   end

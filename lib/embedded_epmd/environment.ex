@@ -81,6 +81,15 @@ defmodule EmbeddedEpmd.Environment do
   @spec stopping?() :: boolean()
   def stopping?, do: match?({:stopping, _}, :init.get_status())
 
+  @doc "Whether the distribution is over TLS."
+  @spec tls?() :: boolean()
+  def tls? do
+    case :init.get_argument(:proto_dist) do
+      {:ok, [[protocol | _] | _]} -> :lists.suffix(~c"_tls", protocol)
+      _ -> false
+    end
+  end
+
   @doc "The address family of the distribution. With `:inet6` OTP's client registers at ::1, otherwise at 127.0.0.1."
   @spec family() :: :inet | :inet6
   def family do

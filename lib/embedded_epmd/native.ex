@@ -12,8 +12,9 @@ defmodule EmbeddedEpmd.Native do
   @type reason :: atom() | {atom(), String.t()}
   @type entry :: {:logger.level(), String.t(), [{atom(), String.t()}]}
   @type role :: :serving | :joined | :searching
+  @type user :: non_neg_integer() | nil
   @type change ::
-          {:registered, String.t(), :inet.port_number(), creation :: pos_integer()}
+          {:registered, String.t(), :inet.port_number(), creation :: pos_integer(), user()}
           | {:unregistered, String.t(), :inet.port_number()}
           | {:refused, String.t(), reason :: String.t()}
           | {:role, role() | :stopped}
@@ -61,7 +62,7 @@ defmodule EmbeddedEpmd.Native do
     do: :erlang.nif_error(:nif_not_loaded)
 
   @spec lookup(server(), :inet.ip_address(), String.t()) ::
-          {:port, :inet.port_number(), highest :: 0..65_535, lowest :: 0..65_535}
+          {:port, :inet.port_number(), highest :: 0..65_535, lowest :: 0..65_535, user()}
           | :noport
           | :unsettled
           | :owner
@@ -72,7 +73,7 @@ defmodule EmbeddedEpmd.Native do
   @spec place(server(), :inet.ip_address()) :: role() | :elsewhere
   def place(_server, _ip), do: :erlang.nif_error(:nif_not_loaded)
 
-  @spec names(server()) :: [{String.t(), :inet.port_number()}] | :elsewhere
+  @spec names(server()) :: [{String.t(), :inet.port_number(), user()}] | :elsewhere
   def names(_server), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Sends `pid` the message `{:embedded_epmd, :events}` when log entries or changes wait."
@@ -87,7 +88,7 @@ defmodule EmbeddedEpmd.Native do
   def follow(_server, _followed), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec snapshot(server()) ::
-          {number :: non_neg_integer(), role(), [{String.t(), :inet.port_number(), creation :: pos_integer()}]}
+          {number :: non_neg_integer(), role(), [{String.t(), :inet.port_number(), creation :: pos_integer(), user()}]}
   def snapshot(_server), do: :erlang.nif_error(:nif_not_loaded)
 
   @spec metrics(server()) :: %{atom() => non_neg_integer()}
@@ -98,4 +99,12 @@ defmodule EmbeddedEpmd.Native do
 
   @spec status(server()) :: map()
   def status(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The number of this process's user."
+  @spec own_user() :: non_neg_integer()
+  def own_user, do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The number of a user of this host, given by name or number; `nil` if there is none."
+  @spec user(String.t()) :: user()
+  def user(_name), do: :erlang.nif_error(:nif_not_loaded)
 end

@@ -114,7 +114,7 @@ defmodule EmbeddedEpmd.Server do
     # The native side must record changes before the snapshot is made, so that none is lost between the two.
     Native.follow(state.server, true)
     {number, role, nodes} = Native.snapshot(state.server)
-    nodes = for {name, port, creation} <- nodes, do: %{name: name, port: port, creation: creation}
+    nodes = for {name, port, creation, user} <- nodes, do: %{name: name, port: port, creation: creation, user: user}
     {:reply, %{role: role, nodes: nodes}, update_in(state.subscribers, &Subscribers.add(&1, pid, number))}
   end
 
@@ -203,7 +203,7 @@ defmodule EmbeddedEpmd.Server do
   defp send_snapshot(state) do
     if Subscribers.any?(state.subscribers) do
       {number, role, nodes} = Native.snapshot(state.server)
-      nodes = for {name, port, creation} <- Enum.reverse(nodes), do: {:registered, name, port, creation}
+      nodes = for {name, port, creation, user} <- Enum.reverse(nodes), do: {:registered, name, port, creation, user}
       update_in(state.subscribers, &Subscribers.reset(&1, [{:role, role} | nodes], number))
     else
       state

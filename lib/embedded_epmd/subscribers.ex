@@ -96,8 +96,8 @@ defmodule EmbeddedEpmd.Subscribers do
     end
   end
 
-  defp event({:registered, name, port, creation}),
-    do: {:registered, %{name: name, port: port, creation: creation}}
+  defp event({:registered, name, port, creation, user}),
+    do: {:registered, %{name: name, port: port, creation: creation, user: user}}
 
   defp event({:unregistered, name, port}), do: {:unregistered, %{name: name, port: port}}
   defp event({:refused, name, reason}), do: {:refused, %{name: name, reason: reason}}

@@ -19,6 +19,8 @@ pub enum Change {
         port: u16,
         /// Its creation.
         creation: u32,
+        /// The user who registered it, by number; nothing if the kernel could not tell.
+        user: Option<u32>,
     },
     /// A registration ended.
     Unregistered {

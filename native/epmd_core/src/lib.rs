@@ -51,3 +51,4 @@ pub use owners::Owners;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};
 pub use service_manager::ServiceManager;
+pub use users::{own_user, user};

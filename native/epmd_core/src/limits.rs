@@ -38,6 +38,13 @@ impl Limits {
         descriptors - FOR_WAITING.min(descriptors / 4)
     }
 
+    /// How many of these the nodes of other users may have. The rest is kept for the nodes of this process's user, and
+    /// for names that are reserved.
+    pub(crate) fn for_strangers(descriptors: usize) -> usize {
+        let nodes = Self::for_nodes(descriptors);
+        nodes - nodes / 4
+    }
+
     /// How many connections may wait beside this number of nodes.
     pub(crate) fn for_waiting(&self, descriptors: usize, nodes: usize) -> usize {
         self.waiting.min(descriptors.saturating_sub(nodes)).max(1)
@@ -66,6 +73,7 @@ mod tests {
     fn nodes_leave_room_for_those_who_ask_for_them() {
         assert_eq!(Limits::for_nodes(409), 401);
         assert_eq!(Limits::for_nodes(8), 6);
+        assert_eq!(Limits::for_strangers(409), 301);
         let limits = Limits::default();
         assert_eq!(limits.for_waiting(409, 401), 8);
         assert_eq!(limits.for_waiting(409, 10), 256);

@@ -14,6 +14,8 @@ use crate::users::{self, own_user};
 pub(crate) use linux::user_of;
 pub(crate) use unknown::Unknown;
 
+/// Whether this system tells whose a connection is: only Linux is asked.
+pub(crate) const ARE_TOLD: bool = cfg!(target_os = "linux");
 /// How many users a refusal names.
 const TOLD: usize = 5;
 
@@ -41,7 +43,7 @@ pub(crate) struct NotTheirs {
     is: Result<u32, Unknown>,
 }
 
-/// The user at the other end of a connection: only Linux is asked.
+/// The user at the other end of a connection.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn user_of(_connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
     Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
@@ -79,7 +81,7 @@ impl Owners {
     /// A sentence that tells whose the name is, and what to do.
     pub fn admit_own_user(&self, name: &NodeName) -> Result<(), String> {
         let own = own_user();
-        self.admit(name, || Ok(own)).map_err(|NotTheirs { owners, .. }| {
+        self.admit(name, Ok(own)).map_err(|NotTheirs { owners, .. }| {
             format!(
                 "the name {name:?} of this node belongs to {owners}, and this VM runs as user {own}: run it as whom the \
                  name belongs to, or correct the setting owners"
@@ -87,10 +89,19 @@ impl Owners {
         })
     }
 
-    /// Whether somebody may register a name. Who it is, is found out if that matters.
-    pub(crate) fn admit(&self, name: &NodeName, user: impl FnOnce() -> Result<u32, Unknown>) -> Result<(), NotTheirs> {
-        let Some(rule) = self.rules.iter().find(|rule| matches(&rule.pattern, name.as_str())) else { return Ok(()) };
-        match user() {
+    /// Whether a name belongs to anybody.
+    pub(crate) fn reserve(&self, name: &NodeName) -> bool {
+        self.rule(name).is_some()
+    }
+
+    fn rule(&self, name: &NodeName) -> Option<&Rule> {
+        self.rules.iter().find(|rule| matches(&rule.pattern, name.as_str()))
+    }
+
+    /// Whether this user may register a name.
+    pub(crate) fn admit(&self, name: &NodeName, user: Result<u32, Unknown>) -> Result<(), NotTheirs> {
+        let Some(rule) = self.rule(name) else { return Ok(()) };
+        match user {
             Ok(user) if rule.users.contains(&user) => Ok(()),
             is => Err(NotTheirs { owners: rule.told.clone(), is }),
         }
@@ -194,7 +205,7 @@ mod tests {
     }
 
     fn admitted(owners: &Owners, name: &str, user: u32) -> bool {
-        owners.admit(&NodeName::new(name.as_bytes()).expect("a valid name"), || Ok(user)).is_ok()
+        owners.admit(&NodeName::new(name.as_bytes()).expect("a valid name"), Ok(user)).is_ok()
     }
 
     #[test]
@@ -212,8 +223,8 @@ mod tests {
     fn who_asks_does_not_matter_for_a_name_that_is_nobodys() {
         let name = NodeName::new(b"stage").expect("a valid name");
         let owners = owners(&[("prod", &["1"])]).expect("a valid list");
-        assert_eq!(owners.admit(&name, || panic!("the kernel was asked")), Ok(()));
-        assert_eq!(Owners::default().admit(&name, || panic!("the kernel was asked")), Ok(()));
+        assert_eq!(owners.admit(&name, Err(Unknown::Closed)), Ok(()));
+        assert_eq!(Owners::default().admit(&name, Err(Unknown::Closed)), Ok(()));
     }
 
     #[test]
@@ -253,7 +264,7 @@ mod tests {
     fn a_refusal_says_whose_the_name_is_and_who_asks() {
         let name = NodeName::new(b"prod").expect("a valid name");
         let list = owners(&[("prod", &["root", "4711"])]).expect("a valid list");
-        let said = |who| list.admit(&name, || who).expect_err("not theirs").to_string();
+        let said = |who| list.admit(&name, who).expect_err("not theirs").to_string();
         assert_eq!(said(Ok(7)), "the name belongs to users root (0), 4711, and user 7 asks for it");
         assert_eq!(
             said(Err(Unknown::Closed)),

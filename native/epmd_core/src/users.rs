@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::unistd::{Group, User};
 
 /// The user of this process, as the kernel reports it to others.
-pub(crate) fn own_user() -> u32 {
+pub fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn is_unmapped(user: u32) -> bool {
 /// # Errors
 ///
 /// A sentence that tells what was expected and what came, where there is no such user.
-pub(crate) fn user(name: &str) -> Result<u32, String> {
+pub fn user(name: &str) -> Result<u32, String> {
     match User::from_name(name) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
         found => name.parse().map_err(|_| unknown("user", name, found.err())),

@@ -162,8 +162,8 @@ proptest! {
                     let node = Node::erlang(NodeName::new(&[b'a' + name]).expect("a valid name"), port);
                     let holder = if by_host { Holder::Local } else { Holder::Connection(Weak::<std::net::TcpStream>::new()) };
                     let result = match creation {
-                        Some(creation) => registry.restore(&node, holder, creation),
-                        None => registry.register(&node, holder),
+                        Some(creation) => registry.restore(&node, None, holder, creation),
+                        None => registry.register(&node, None, holder),
                     };
                     prop_assert_eq!(result.is_ok(), !model.contains_key(&name));
                     if let Ok(registration) = result {

@@ -222,7 +222,9 @@ impl Encoder for Batch {
 
 fn encode<'a>(env: Env<'a>, change: &Change) -> Term<'a> {
     match change {
-        Change::Registered { name, port, creation } => (atoms::registered(), name, port, creation).encode(env),
+        Change::Registered { name, port, creation, user } => {
+            (atoms::registered(), name, port, creation, user).encode(env)
+        }
         Change::Unregistered { name, port } => (atoms::unregistered(), name, port).encode(env),
         Change::Refused { name, reason } => (atoms::refused(), name, reason.as_ref()).encode(env),
         Change::Lost => (atoms::table(), atoms::owner()).encode(env),

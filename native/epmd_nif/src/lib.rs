@@ -6,5 +6,6 @@ mod error;
 mod events;
 mod server;
 mod terms;
+mod users;
 
 rustler::init!("Elixir.EmbeddedEpmd.Native");

@@ -163,7 +163,7 @@ fn register(
     Ok(registered?)
 }
 
-/// Looks a name up as a server at `ip` would: `{:port, port, highest, lowest}`, `:noport`, `:unsettled` while the port
+/// Looks a name up as a server at `ip` would: `{:port, port, highest, lowest, user}`, `:noport`, `:unsettled` while the port
 /// changes owners, `:owner` when the owner of the port must be asked, `:elsewhere` when this server does not serve
 /// `ip`, or `:stopped` when it has ended.
 #[rustler::nif]
@@ -176,7 +176,7 @@ fn lookup<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>, name: &st
         Answer::NotFound => atoms::noport().encode(env),
         Answer::Found(entry) => {
             let (highest, lowest) = entry.reply().versions();
-            (atoms::port(), entry.port(), highest, lowest).encode(env)
+            (atoms::port(), entry.port(), highest, lowest, entry.user()).encode(env)
         }
     })
 }
@@ -198,14 +198,14 @@ fn decode_ip(term: Term<'_>) -> Result<IpAddr, rustler::Error> {
     Ok(IpAddr::from(words))
 }
 
-/// The registered nodes, the newest first, or `:elsewhere` when neither the table nor a copy of it is here.
+/// The registered nodes, `{name, port, user}`, the newest first, or `:elsewhere` when neither the table nor a copy of it is here.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
     match server.handle.entries() {
         None => atoms::elsewhere().encode(env),
         Some(entries) => {
             let node = |entry: &std::sync::Arc<epmd_core::registry::Entry>| {
-                (String::from_utf8_lossy(entry.name()).into_owned(), entry.port())
+                (String::from_utf8_lossy(entry.name()).into_owned(), entry.port(), entry.user())
             };
             entries.iter().map(node).collect::<Vec<_>>().encode(env)
         }
@@ -237,14 +237,16 @@ fn follow(server: ResourceArc<Server>, followed: bool) -> Atom {
     rustler::types::atom::ok()
 }
 
-/// The current state, to which later changes are to be added: `{number, role, [{name, port, creation}]}`.
+/// Name, port, creation and user.
+type NodeTuple = (String, u16, u32, Option<u32>);
+
+/// The current state, to which later changes are to be added: `{number, role, [{name, port, creation, user}]}`.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<(String, u16, u32)>) {
+fn snapshot(server: ResourceArc<Server>) -> (u64, RoleAtom, Vec<NodeTuple>) {
     let snapshot = server.handle.snapshot();
-    let nodes = snapshot
-        .nodes
-        .iter()
-        .map(|entry| (String::from_utf8_lossy(entry.name()).into_owned(), entry.port(), entry.creation()));
+    let nodes = snapshot.nodes.iter().map(|entry| {
+        (String::from_utf8_lossy(entry.name()).into_owned(), entry.port(), entry.creation(), entry.user())
+    });
     (snapshot.number, snapshot.role.into(), nodes.collect())
 }
 

@@ -38,8 +38,9 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
   defp text(reason) when is_atom(reason), do: to_string(reason)
   defp text(reason), do: inspect(reason)
 
-  # Reads them as inet_tls_dist does, whose function is not exported.
-  defp options do
+  @doc "The options of this VM as a client, read as inet_tls_dist does, whose function is not exported."
+  @spec options() :: keyword()
+  def options do
     options = by_flags(:init.get_argument(:ssl_dist_opt)) ++ by_file()
 
     if options == [] or Keyword.has_key?(options, :versions),

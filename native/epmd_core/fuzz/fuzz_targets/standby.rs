@@ -224,12 +224,12 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
             let (id, what, creation) = (u64::from(take()?), take()?, u32::from(take()?));
             let (name, is_connected) = (format!("node{}", what % 8), what & 64 != 0);
             let node = Node::erlang(NodeName::new(name.as_bytes()).expect("a name"), u16::from(what));
-            let alive2 = &protocol::alive2_request(&node)[2..];
+            let (alive2, user) = (&protocol::alive2_request(&node)[2..], u32::from(what));
             let known = Known { name, creation, port: u16::from(what) };
             descriptor = is_connected.then_some(connection);
             let has_begun = told.session.has_begun;
             let then = if has_begun { told.registered(id, known, is_connected) } else { Then::Rests };
-            (message(tags::REGISTERED, &[&id.to_be_bytes(), &creation.to_be_bytes(), alive2]), then)
+            (message(tags::REGISTERED, &[&id.to_be_bytes(), &creation.to_be_bytes(), &user.to_be_bytes(), alive2]), then)
         }
         7 => {
             let id = u64::from(take()?);
@@ -365,7 +365,7 @@ fn brought(mut heard: &[u8]) -> Vec<String> {
         heard = rest;
         if message[0] & !WITH_DESCRIPTOR == tags::MISSING {
             assert!(message[0] & WITH_DESCRIPTOR != 0, "it comes with its connection");
-            let alive2 = &message[13..];
+            let alive2 = &message[17..];
             let name = &alive2[11..][..usize::from(u16::from_be_bytes([alive2[9], alive2[10]]))];
             names.push(String::from_utf8(name.to_vec()).expect("a name"));
         }

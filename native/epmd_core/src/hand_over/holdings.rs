@@ -204,7 +204,7 @@ mod tests {
     use crate::registry::{replicated, Incoming};
 
     fn entry(id: u64, name: &str, creation: u32) -> Arc<Entry> {
-        replicated(id, creation, &Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1))
+        replicated(id, creation, None, &Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1))
     }
 
     /// Both ends of a connection: the node's, and the one that is held.

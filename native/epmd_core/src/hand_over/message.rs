@@ -15,6 +15,8 @@ use crate::registry::{replicated, Entry, Refusal, Tombstone};
 /// The longest message, without its length. A registration with the longest request and a hello with all its addresses
 /// are shorter.
 pub(crate) const MAX_MESSAGE: usize = 8 * 1024;
+/// Where the user of a registration is not known. To the system, too, the number is nobody's (`chown(2)`).
+const NO_USER: u32 = u32::MAX;
 /// The bit of a tag that says that a descriptor comes with the message.
 const WITH_DESCRIPTOR: u8 = 0x80;
 
@@ -118,6 +120,7 @@ impl Message {
             Self::Missing(entry) | Self::Log(LogEntry::Registered(entry)) => {
                 out.extend(entry.id().to_be_bytes());
                 out.extend(entry.creation().to_be_bytes());
+                out.extend(entry.user().unwrap_or(NO_USER).to_be_bytes());
                 // A node is described by its ALIVE2_REQ, so that the receiver makes every check of a request.
                 out.extend(entry.reply().to_alive2());
             }
@@ -207,8 +210,9 @@ impl Message {
 
 fn entry(body: &mut Body<'_>) -> Result<Arc<Entry>, Malformed> {
     let (id, creation) = (body.number()?, u32::from_be_bytes(body.take()?));
+    let user = Some(u32::from_be_bytes(body.take()?)).filter(|user| *user != NO_USER);
     match Request::decode(body.rest()) {
-        Ok(Request::Alive2 { node: Ok(node), .. }) => Ok(replicated(id, creation, &node)),
+        Ok(Request::Alive2 { node: Ok(node), .. }) => Ok(replicated(id, creation, user, &node)),
         _ => Err(Malformed),
     }
 }
@@ -264,7 +268,8 @@ mod tests {
             let (port, node_type, protocol, highest_version, lowest_version) = numbers;
             Node { name, port, node_type, protocol, highest_version, lowest_version, extra: extra.into() }
         });
-        (any::<u64>(), any::<u32>(), node).prop_map(|(id, creation, node)| replicated(id, creation, &node))
+        (any::<u64>(), any::<u32>(), option::of(0..NO_USER), node)
+            .prop_map(|(id, creation, user, node)| replicated(id, creation, user, &node))
     }
 
     fn message() -> impl Strategy<Value = Message> {

@@ -175,7 +175,7 @@ mod tests {
         fn register(&mut self, name: &str) {
             let connection = descriptor();
             let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
-            let registration = self.registry.register(&node(name), holder).expect("a free name");
+            let registration = self.registry.register(&node(name), Some(1), holder).expect("a free name");
             self.nodes.push((registration, connection));
         }
 
@@ -336,7 +336,7 @@ mod tests {
     fn a_follower_says_nothing_before_its_time() {
         let table = Table::of(&["a"]);
         let mut session = table.session();
-        let missing = || Message::Missing(replicated(1, 7, &node("b")));
+        let missing = || Message::Missing(replicated(1, 7, None, &node("b")));
         assert!(session.hear(missing(), true).is_none(), "it does not know the table yet");
         table.permit(&mut session);
         sent(&mut session);

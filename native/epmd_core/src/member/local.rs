@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::handle::{Command, RegisterError};
 use crate::node::{Node, NodeName};
 use crate::registry::{Holder, NameTaken, Registration, Registry, NAME_TAKEN};
+use crate::users::own_user;
 
 /// Why a node is not registered.
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +96,10 @@ impl LocalNode {
     /// Registers the node, if there is one, in this member's own table.
     pub(super) fn register(&mut self, registry: &Registry) -> Option<Result<Registration, NameTaken>> {
         let local = self.current.as_ref()?;
+        let user = Some(own_user());
         let granted = match local.creation {
-            Some(creation) => registry.restore(&local.node, Holder::Local, creation),
-            None => registry.register(&local.node, Holder::Local),
+            Some(creation) => registry.restore(&local.node, user, Holder::Local, creation),
+            None => registry.register(&local.node, user, Holder::Local),
         };
         match &granted {
             Ok(registration) => self.registered(registration.creation()),

@@ -62,10 +62,16 @@ impl Contents {
     }
 
     /// Registers a node whose name is free. One that has no `creation` yet gets one that its name did not have before.
-    pub(super) fn register(&mut self, reply: Port2Reply, holder: Holder, creation: Option<u32>) -> Arc<Entry> {
+    pub(super) fn register(
+        &mut self,
+        reply: Port2Reply,
+        user: Option<u32>,
+        holder: Holder,
+        creation: Option<u32>,
+    ) -> Arc<Entry> {
         let next = self.tombstones.next_creation(reply.name());
         self.registrations += 1;
-        let entry = Arc::new(Entry::new(self.registrations, creation.unwrap_or(next), reply));
+        let entry = Arc::new(Entry::new(self.registrations, creation.unwrap_or(next), user, reply));
         entry.hold(holder);
         let inserted = self.nodes.insert(&entry);
         debug_assert!(inserted.is_ok(), "the name is free, and the number is new");
@@ -179,6 +185,6 @@ impl Epoch {
 }
 
 /// The entry of a node, as its owner has registered it.
-pub(crate) fn replicated(id: u64, creation: u32, node: &Node) -> Arc<Entry> {
-    Arc::new(Entry::new(id, creation, Port2Reply::new(node)))
+pub(crate) fn replicated(id: u64, creation: u32, user: Option<u32>, node: &Node) -> Arc<Entry> {
+    Arc::new(Entry::new(id, creation, user, Port2Reply::new(node)))
 }

@@ -49,6 +49,7 @@ impl fmt::Debug for dyn Descriptor {
 pub struct Entry {
     id: u64,
     creation: u32,
+    user: Option<u32>,
     /// Nothing in a replica. Set when the replica becomes the table.
     held: OnceLock<Held>,
     reply: Port2Reply,
@@ -64,7 +65,7 @@ struct Held {
 /// The same registration, as its table and its replicas know it.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        (self.id, self.creation, &self.reply) == (other.id, other.creation, &other.reply)
+        (self.id, self.creation, self.user, &self.reply) == (other.id, other.creation, other.user, &other.reply)
     }
 }
 
@@ -78,8 +79,8 @@ impl fmt::Debug for Entry {
 }
 
 impl Entry {
-    pub(super) fn new(id: u64, creation: u32, reply: Port2Reply) -> Self {
-        Self { id, creation, held: OnceLock::new(), reply, ended: Notify::new() }
+    pub(super) fn new(id: u64, creation: u32, user: Option<u32>, reply: Port2Reply) -> Self {
+        Self { id, creation, user, held: OnceLock::new(), reply, ended: Notify::new() }
     }
 
     /// Sets what keeps the registration alive, once.
@@ -93,6 +94,7 @@ impl Entry {
             name: String::from_utf8_lossy(self.name()).into_owned(),
             port: self.port(),
             creation: self.creation,
+            user: self.user,
         }
     }
 
@@ -100,9 +102,10 @@ impl Entry {
         Change::Unregistered { name: String::from_utf8_lossy(self.name()).into_owned(), port: self.port() }
     }
 
-    /// Whether an observer takes this for the same registration: same name, port and creation.
+    /// Whether an observer takes this for the same registration: same name, port, creation and user.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        (self.name(), self.port(), self.creation) == (other.name(), other.port(), other.creation)
+        self.name() == other.name()
+            && (self.port(), self.creation, self.user) == (other.port(), other.creation, other.user)
     }
 
     /// The number of this registration in its table.
@@ -113,6 +116,11 @@ impl Entry {
     /// The node's creation.
     pub fn creation(&self) -> u32 {
         self.creation
+    }
+
+    /// The user who registered it, as the kernel told the owner; nothing if it could not tell.
+    pub fn user(&self) -> Option<u32> {
+        self.user
     }
 
     /// Its connection, if it has one that is open.

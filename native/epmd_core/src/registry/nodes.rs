@@ -1,6 +1,6 @@
 //! A set of registered nodes, by name and by age.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::entry::{ByName, Entry};
@@ -11,6 +11,8 @@ use super::log::InvalidEntry;
 pub(super) struct Nodes {
     by_name: HashSet<ByName>,
     by_id: BTreeMap<u64, Arc<Entry>>,
+    /// How many each user has.
+    of_users: HashMap<Option<u32>, usize>,
 }
 
 impl Nodes {
@@ -21,12 +23,19 @@ impl Nodes {
             return Err(InvalidEntry("a registration that is there already"));
         }
         self.by_id.insert(entry.id(), Arc::clone(entry));
+        *self.of_users.entry(entry.user()).or_default() += 1;
         Ok(())
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Arc<Entry>> {
         let entry = self.by_id.remove(&id)?;
         self.by_name.remove(entry.name());
+        if let Some(count) = self.of_users.get_mut(&entry.user()) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_users.remove(&entry.user());
+            }
+        }
         Some(entry)
     }
 
@@ -41,6 +50,11 @@ impl Nodes {
     /// The oldest first.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Entry>> {
         self.by_id.values()
+    }
+
+    /// How many other users have, and those who are not known.
+    pub(super) fn of_others(&self, user: u32) -> usize {
+        self.len() - self.of_users.get(&Some(user)).copied().unwrap_or(0)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -177,7 +177,7 @@ impl Registry {
                 continue;
             }
             let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
-            let entry = state_.contents.register(entry.reply().clone(), holder, Some(entry.creation()));
+            let entry = state_.contents.register(entry.reply().clone(), entry.user(), holder, Some(entry.creation()));
             state_.provisional.registered(&entry, self.journal());
             restored.connected.push((Registration::new(self, entry), connection));
         }
@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn entry(id: u64, name: &str) -> Arc<Entry> {
-        replicated(id, CREATION, &node(name))
+        replicated(id, CREATION, None, &node(name))
     }
 
     fn registered(id: u64, name: &str) -> LogEntry {
@@ -305,7 +305,7 @@ mod tests {
         registry.follow(LogEntry::Ended(1)).expect("it is there");
         assert_eq!(taken(&told), ["+a", "+b", "+c", "-a"]);
         // Another owner numbers them anew. "a" was gone before, "d" is new, and "b" has registered again.
-        let again = LogEntry::Registered(replicated(3, CREATION + 1, &node("b")));
+        let again = LogEntry::Registered(replicated(3, CREATION + 1, None, &node("b")));
         copy(&registry, 2, [registered(1, "c"), registered(2, "d"), again]);
         assert_eq!(taken(&told), ["+d", "-b", "+b"]);
         assert_eq!(names(&registry), ["b", "d", "c"]);
@@ -443,7 +443,7 @@ mod tests {
         assert!(registry.get(3).is_some_and(|entry| entry.is_local() && entry.creation() == CREATION));
         // Other replicas of the last table go on with this one.
         assert_eq!(registry.subscribe(last).shared(), 9);
-        let next = registry.register(&node("b"), Holder::Local).expect("a free name");
+        let next = registry.register(&node("b"), None, Holder::Local).expect("a free name");
         assert_eq!(next.creation(), CREATION + 1);
         taken(&told);
         drop(connected);
@@ -462,9 +462,9 @@ mod tests {
         assert_eq!(names(&registry), ["a", "d", "c", "b"]);
         assert!(registry.find(b"b").is_none() && !registry.is_settled());
         let holder = Holder::Local;
-        let _b = registry.restore(&node("b"), holder.clone(), CREATION).expect("a free name");
+        let _b = registry.restore(&node("b"), None, holder.clone(), CREATION).expect("a free name");
         assert_eq!(taken(&told), Vec::<String>::new());
-        let _c = registry.register(&node("c"), holder).expect("a free name");
+        let _c = registry.register(&node("c"), None, holder).expect("a free name");
         assert_eq!(taken(&told), ["-c", "+c"]);
         registry.settle();
         assert_eq!(taken(&told), ["-d"]);
@@ -476,7 +476,7 @@ mod tests {
         for settles_at in [None, Some(Instant::now() + GRACE)] {
             let (registry, told) = replica(&["a", "b"]);
             let [(_a, held), (free, brought), (late, refused), (again, lost)] = std::array::from_fn(|_| connection());
-            let other = |name, creation| replicated(1, creation, &node(name));
+            let other = |name, creation| replicated(1, creation, None, &node(name));
             let held = Held {
                 connected: vec![(1, held)],
                 // Nobody holds "b" of the replica, so its name is free.

@@ -109,27 +109,39 @@ impl Registry {
         (self.0.journal.number(), nodes)
     }
 
-    /// Registers a node with a creation that its name did not have before.
-    pub fn register(&self, node: &Node, holder: Holder) -> Result<Registration, NameTaken> {
-        self.insert(Port2Reply::new(node), holder, None)
+    /// Registers a node of this user with a creation that its name did not have before.
+    pub fn register(&self, node: &Node, user: Option<u32>, holder: Holder) -> Result<Registration, NameTaken> {
+        self.insert(Port2Reply::new(node), user, holder, None)
     }
 
     /// Registers a node that runs already, with the creation that it has.
-    pub fn restore(&self, node: &Node, holder: Holder, creation: u32) -> Result<Registration, NameTaken> {
-        self.insert(Port2Reply::new(node), holder, Some(creation))
+    pub fn restore(
+        &self,
+        node: &Node,
+        user: Option<u32>,
+        holder: Holder,
+        creation: u32,
+    ) -> Result<Registration, NameTaken> {
+        self.insert(Port2Reply::new(node), user, holder, Some(creation))
     }
 
     /// Registers the node of another table's entry, with the creation that it has.
     pub(crate) fn bring(&self, entry: &Entry, holder: Holder) -> Result<Registration, NameTaken> {
-        self.insert(entry.reply().clone(), holder, Some(entry.creation()))
+        self.insert(entry.reply().clone(), entry.user(), holder, Some(entry.creation()))
     }
 
-    fn insert(&self, reply: Port2Reply, holder: Holder, creation: Option<u32>) -> Result<Registration, NameTaken> {
+    fn insert(
+        &self,
+        reply: Port2Reply,
+        user: Option<u32>,
+        holder: Holder,
+        creation: Option<u32>,
+    ) -> Result<Registration, NameTaken> {
         let mut state = self.state();
         if let Some(entry) = state.contents.nodes().find(reply.name()) {
             return Err(NameTaken(Arc::clone(entry)));
         }
-        let entry = state.contents.register(reply, holder, creation);
+        let entry = state.contents.register(reply, user, holder, creation);
         state.append(&LogEntry::Registered(Arc::clone(&entry)));
         state.provisional.registered(&entry, &self.0.journal);
         drop(state);
@@ -207,6 +219,11 @@ impl Registry {
     /// The number of registered nodes.
     pub fn len(&self) -> usize {
         self.state().contents.nodes().len()
+    }
+
+    /// The number of nodes that users other than this one have, or users who are not known.
+    pub(crate) fn of_others(&self, user: u32) -> usize {
+        self.state().contents.nodes().of_others(user)
     }
 
     /// Whether no node is registered.
@@ -317,14 +334,14 @@ mod tests {
     }
 
     fn register(registry: &Registry, name: &str) -> Registration {
-        registry.register(&node(name), connection()).expect("a free name")
+        registry.register(&node(name), None, connection()).expect("a free name")
     }
 
     #[test]
     fn a_name_is_held_until_its_registration_is_dropped() {
         let registry = Registry::default();
         let held = register(&registry, "a");
-        assert!(registry.register(&node("a"), Holder::Local).is_err());
+        assert!(registry.register(&node("a"), None, Holder::Local).is_err());
         assert!(registry.find(b"a").is_some());
         drop(held);
         assert!(registry.find(b"a").is_none());
@@ -382,7 +399,7 @@ mod tests {
     #[test]
     fn nobody_stops_the_hosts_own_name() {
         let registry = Registry::default();
-        let _host = registry.restore(&node("host"), Holder::Local, 5).expect("a free name");
+        let _host = registry.restore(&node("host"), None, Holder::Local, 5).expect("a free name");
         let _other = register(&registry, "other");
         assert!(!registry.stop(b"host"));
         registry.stop_all();

@@ -70,7 +70,8 @@ enum Answer {
     /// Reply once the name is registered, or certainly is not.
     Await(Box<[u8]>),
     List(Listing),
-    Register(Node),
+    /// A node, and the user who registers it.
+    Register(Node, Option<u32>),
     Refuse {
         highest_version: u16,
     },
@@ -111,11 +112,11 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Pending::Write { reply, written: 0 },
                 Err(_) => return,
             },
-            Answer::Register(node) => {
+            Answer::Register(node, user) => {
                 if shared.registry.find(node.name.as_str().as_bytes()).is_none() {
-                    return register(shared, stream, peer, &node);
+                    return register(shared, stream, peer, &node, user);
                 }
-                Pending::Do(Answer::Register(node))
+                Pending::Do(Answer::Register(node, user))
             }
             answer => Pending::Do(answer),
         },
@@ -133,13 +134,18 @@ async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, pending: Pend
     let node = timeout_at(deadline, converse(shared, &mut stream, peer, pending)).await;
     // A registered node is not a waiting connection.
     drop(slot);
-    if let (Ok(Some(node)), Ok(stream)) = (node, stream.into_std()) {
-        register(shared, stream, peer, &node);
+    if let (Ok(Some((node, user))), Ok(stream)) = (node, stream.into_std()) {
+        register(shared, stream, peer, &node, user);
     }
 }
 
-/// Reads the request if need be, and replies. Returns a node that is to be registered.
-async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pending: Pending) -> Option<Node> {
+/// Reads the request if need be, and replies. Returns a node that is to be registered, and its user.
+async fn converse(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    pending: Pending,
+) -> Option<(Node, Option<u32>)> {
     let answer = match pending {
         Pending::Do(answer) => answer,
         Pending::Write { reply, written } => {
@@ -180,9 +186,9 @@ async fn converse(shared: &Shared, stream: &mut TcpStream, peer: SocketAddr, pen
             refuse(stream, highest_version).await;
             None
         }
-        Answer::Register(node) => {
+        Answer::Register(node, user) => {
             if is_free(shared, &node).await {
-                return Some(node);
+                return Some((node, user));
             }
             tell_refused(shared, peer, &node, NAME_TAKEN);
             refuse(stream, node.highest_version).await;
@@ -221,8 +227,9 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
             }
         }
         Request::Alive2 { node: Ok(node), highest_version } => {
-            match policy.owners.admit(&node.name, || owners::user_of(&connection)) {
-                Ok(()) => Answer::Register(node),
+            let user = owners::user_of(&connection);
+            match policy.owners.admit(&node.name, user) {
+                Ok(()) => Answer::Register(node, user.ok()),
                 Err(not_theirs) => {
                     tell_refused(shared, peer, &node, not_theirs.to_string());
                     Answer::Refuse { highest_version }
@@ -292,12 +299,12 @@ async fn is_free(shared: &Shared, node: &Node) -> bool {
 }
 
 /// Registers a node whose name is free, and tells it.
-fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
+fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node, user: Option<u32>) {
     if shared.registry.is_closed() {
         return;
     }
-    if !shared.has_room_for_a_node() {
-        return tell_refused(shared, peer, node, "this VM's share of descriptors is used up");
+    if let Some(reason) = shared.lacks_room_for(&node.name, user) {
+        return tell_refused(shared, peer, node, reason);
     }
     // The reserve is for look-ups; a node would keep a descriptor of it.
     if !shared.reserve.is_whole() {
@@ -305,7 +312,7 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node) {
     }
     let Ok(connection) = os::watch(stream).map(Arc::new) else { return };
     let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
-    let Ok(registration) = shared.registry.register(node, holder) else { return };
+    let Ok(registration) = shared.registry.register(node, user, holder) else { return };
     shared.metrics().granted.count();
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
     let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));

@@ -11,8 +11,11 @@ use super::connections::Connections;
 use super::listing::Listings;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::node::NodeName;
+use crate::owners;
 use crate::registry::Registry;
 use crate::reserve::Reserve;
+use crate::users::own_user;
 
 /// The settings that can be changed while a server runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,24 +56,29 @@ impl Shared {
         self.settings.read().limits.clone()
     }
 
-    /// Whether there is room for another node in this server's share of descriptors. Logs once when there is none, and
-    /// again only after some nodes have gone.
-    pub(crate) fn has_room_for_a_node(&self) -> bool {
-        let descriptors = self.limits().descriptors();
+    /// Why there is no room for another node in this server's share of descriptors, if there is none. Nodes of other users
+    /// leave a part of it to those of this process's user, and to names that are reserved. Logs once when it is used up,
+    /// and again only after some nodes have gone.
+    pub(crate) fn lacks_room_for(&self, name: &NodeName, user: Option<u32>) -> Option<&'static str> {
+        let rules = self.settings.read();
+        let (descriptors, own) = (rules.limits.descriptors(), own_user());
+        let is_stranger = owners::ARE_TOLD && user != Some(own) && !rules.policy.owners.reserve(name);
+        drop(rules);
         let (nodes, most) = (self.connections.open().registered, Limits::for_nodes(descriptors));
-        if nodes < most {
-            if nodes < most - most / 8 {
-                self.full.store(false, Ordering::Relaxed);
+        if nodes >= most {
+            if !self.full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    nodes,
+                    descriptors,
+                    "no more nodes are registered: they have this server's share of the VM's descriptors"
+                );
             }
-            return true;
+            return Some("this VM's share of descriptors is used up");
         }
-        if !self.full.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                nodes,
-                descriptors,
-                "no more nodes are registered: they have this server's share of the VM's descriptors"
-            );
+        if nodes < most - most / 8 {
+            self.full.store(false, Ordering::Relaxed);
         }
-        false
+        let is_over = is_stranger && self.registry.of_others(own) >= Limits::for_strangers(descriptors);
+        is_over.then_some("the nodes of other users have their part of this VM's share of descriptors")
     }
 }
