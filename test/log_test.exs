@@ -35,9 +35,10 @@ defmodule EmbeddedEpmd.LogTest do
 
     eventually(fn -> {:error, sentence, %{what: sentence}} in call(vm, Watch, :seen).logged end)
 
-    full = %{patterns: [~r/^app/], names: MapSet.new(1..10_000), connecting: %{}, warned?: false}
-    call(vm, Cluster, :handle_info, [{:embedded_epmd, {:registered, %{name: "app1"}}}, full])
-    sentence = "more than 10000 names fit the patterns of the cluster; others are left out"
-    eventually(fn -> {:warning, sentence, %{what: sentence}} in call(vm, Watch, :seen).logged end)
+    state = %{patterns: [~r/^app/], users: [1], nodes: %{}, connecting: %{}, told: MapSet.new()}
+    node = %{name: "app1", port: 1, creation: 1, user: 4711}
+    call(vm, Cluster, :handle_info, [{:embedded_epmd, {:registered, node}}, state])
+    sentence = "a node that fits the cluster belongs to user 4711: name the user in users: to connect to it"
+    eventually(fn -> {:warning, sentence, %{what: sentence, name: "app1"}} in call(vm, Watch, :seen).logged end)
   end
 end
