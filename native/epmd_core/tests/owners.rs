@@ -21,7 +21,7 @@ use support::request::{alive2, port_please2};
 use support::rounds::rounds;
 use support::server::{standalone, Kind};
 use support::skip::not_run;
-use support::users::{self, is_granted, run_as, Client, Then, NOBODY, THIRD};
+use support::users::{self, is_granted, run_as, Client, Crowd, Then, NOBODY, THIRD};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const MAPPED: IpAddr = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -52,6 +52,27 @@ fn a_name_is_registered_by_its_users_alone_over_ipv4_ipv6_and_mapped_addresses()
         assert!(is_granted(0, server, "root_1"), "{server}");
         assert!(is_granted(NOBODY, server, "prod1") && is_granted(0, server, "prod1"), "{server}");
     }
+}
+
+#[test]
+fn other_users_cannot_take_the_places_of_this_user_and_of_reserved_names() {
+    if !users::are_there() {
+        return;
+    }
+    // A share of 40 descriptors of 100: 32 for nodes, of which others may have 24.
+    let flags = ["-descriptor_share", "40", "-owner", "prod=65533"];
+    let settings = support::server::Settings::new(Kind::Ours).descriptors(100);
+    let server = flags.iter().fold(settings, |settings, flag| settings.flag(flag)).start();
+    let crowd = Crowd::start(NOBODY, server.ipv4(), "crowd", 60);
+    assert_eq!(crowd.size, 24);
+    assert_eq!(Crowd::start(THIRD, server.ipv4(), "third", 1).size, 0, "others share their part");
+    assert!(is_granted(THIRD, server.ipv4(), "prod"), "the name is reserved");
+    // What is left: eight places, of which one may just have become free.
+    let own = Crowd::start(0, server.ipv4(), "own", 60);
+    assert!((7..=8).contains(&own.size), "{}", own.size);
+    drop(own);
+    drop(crowd);
+    eventually("the places are free", || Crowd::start(NOBODY, server.ipv4(), "again", 24).size == 24);
 }
 
 #[test]

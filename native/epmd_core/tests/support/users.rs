@@ -132,6 +132,49 @@ impl Drop for Client {
     }
 }
 
+/// Many names that one user has.
+pub struct Crowd {
+    child: Child,
+    pub size: usize,
+}
+
+const REGISTER_ALL: &str = r#"
+    use Socket qw(:all);
+    my ($host, $port, @requests) = @ARGV;
+    my @held;
+    for my $request (@requests) {
+        socket(my $s, AF_INET, SOCK_STREAM, 0) or die "socket: $!";
+        connect($s, pack_sockaddr_in($port, inet_aton($host))) or die "connect: $!";
+        syswrite($s, pack("H*", $request));
+        sysread($s, my $reply, 100);
+        last unless unpack("H*", $reply) =~ /^7600/;
+        push @held, $s;
+    }
+    syswrite(STDOUT, scalar(@held) . "\n");
+    sleep 600;
+"#;
+
+impl Crowd {
+    /// Registers `NAME1`, `NAME2`, ... until one is refused, at most so many.
+    pub fn start(user: u32, server: SocketAddr, name: &str, most: usize) -> Self {
+        let request = |n| alive2(format!("{name}{n}"), 4711).iter().map(|byte| format!("{byte:02x}")).collect();
+        let requests: Vec<String> = (1..=most).map(request).collect();
+        let mut command = run_as(user, "perl");
+        command.args(["-e", REGISTER_ALL, &server.ip().to_string(), &server.port().to_string()]).args(requests);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("perl");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("text");
+        Self { child, size: line.trim_end().parse().expect("a number") }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Whether this user's client registers a name.
 pub fn is_granted(user: u32, server: SocketAddr, name: &str) -> bool {
     Client::start(user, server, name, Then::Stay).is_granted()
