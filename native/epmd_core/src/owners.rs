@@ -11,7 +11,7 @@ use crate::node::NodeName;
 use crate::users::{self, own_user};
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::user_of;
+pub(crate) use linux::Kernel;
 pub(crate) use unknown::Unknown;
 
 /// Whether this system tells whose a connection is: only Linux is asked.
@@ -43,10 +43,16 @@ pub(crate) struct NotTheirs {
     is: Result<u32, Unknown>,
 }
 
-/// The user at the other end of a connection.
+/// A way to ask the kernel whose a connection is.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn user_of(_connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
-    Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
+#[derive(Debug, Default)]
+pub(crate) struct Kernel;
+
+#[cfg(not(target_os = "linux"))]
+impl Kernel {
+    pub(crate) fn user_of(&self, _connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
+        Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
+    }
 }
 
 impl Owners {

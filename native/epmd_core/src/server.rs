@@ -23,6 +23,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::address::{self, Beside, Listeners, OpenError, Wanted};
 use crate::limits::Limits;
 use crate::os;
+use crate::owners::Kernel;
 use crate::registry::{Descriptor, NodeConnection, Registration, Registry};
 use crate::reserve::Reserve;
 use connection::Inbox;
@@ -97,6 +98,7 @@ impl Server {
             connections,
             listings: Listings::default(),
             reserve,
+            kernel: Kernel::default(),
             full: AtomicBool::new(false),
             meetings,
             port: listeners.port,

@@ -11,6 +11,7 @@ use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload, NLM_F_R
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_ESTABLISHED, TCP_LISTEN};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::SockDiagMessage;
+use parking_lot::Mutex;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 use rustix::net::{
@@ -26,13 +27,34 @@ const REPLY: usize = 1024;
 /// Instead of the number by which the kernel would know the socket.
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
-/// The user at the other end of a connection. Does not wait.
-pub(crate) fn user_of(connection: impl AsFd) -> Result<u32, Unknown> {
-    let (own, peer) = ends(&connection).ok_or(Unknown::Closed)?;
-    let inode = fstat(&connection).map_err(Unknown::Unasked)?.st_ino;
-    let kernel = Kernel::open().map_err(Unknown::Unasked)?;
-    let find = |local, remote| kernel.find(local, remote).map_err(Unknown::Unasked);
-    let (theirs, ours) = (find(peer, own)?, find(own, peer)?);
+/// A way to ask the kernel. It stays open, since opening it costs as much as both questions.
+#[derive(Debug, Default)]
+pub(crate) struct Kernel(Mutex<Option<OwnedFd>>);
+
+impl Kernel {
+    /// The user at the other end of a connection. Does not wait.
+    pub(crate) fn user_of(&self, connection: impl AsFd) -> Result<u32, Unknown> {
+        let (own, peer) = ends(&connection).ok_or(Unknown::Closed)?;
+        let inode = fstat(&connection).map_err(Unknown::Unasked)?.st_ino;
+        let (theirs, ours) = self.find(own, peer).map_err(Unknown::Unasked)?;
+        judge(theirs, ours, inode)
+    }
+
+    /// The sockets of the other end and of ours, in this order.
+    fn find(&self, own: SocketAddr, peer: SocketAddr) -> Result<(Option<Socket>, Option<Socket>), Errno> {
+        let mut socket = self.0.lock();
+        let asked = match socket.take() {
+            Some(socket) => socket,
+            None => open()?,
+        };
+        let found = (find(&asked, peer, own)?, find(&asked, own, peer)?);
+        // After an error it is not used again: a late reply would be taken for that to the next question.
+        *socket = Some(asked);
+        Ok(found)
+    }
+}
+
+fn judge(theirs: Option<Socket>, ours: Option<Socket>, inode: u64) -> Result<u32, Unknown> {
     match (theirs, ours) {
         (_, None) => Err(Unknown::NotHere),
         (_, Some(ours)) if u64::from(ours.inode) != inode => Err(Unknown::NotHere),
@@ -48,10 +70,6 @@ fn ends(connection: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
     let own = getsockname(&connection).ok()?.try_into().ok()?;
     Some((own, getpeername(&connection).ok()??.try_into().ok()?))
 }
-
-/// A way to ask, for a moment.
-#[derive(Debug)]
-struct Kernel(OwnedFd);
 
 /// A socket, as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,31 +87,29 @@ impl Socket {
     }
 }
 
-impl Kernel {
-    fn open() -> Result<Self, Errno> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        Ok(Self(socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?))
-    }
+fn open() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))
+}
 
-    /// The socket with this address that is connected to that one.
-    fn find(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Socket>, Errno> {
-        send(&self.0, &request(local, remote), SendFlags::empty())?;
-        let mut reply = [0; REPLY];
-        // The kernel has answered when it has the question.
-        let (length, _) = recv(&self.0, &mut reply, RecvFlags::empty())?;
-        match NetlinkMessage::deserialize(&reply[..length]).map(|message| message.payload) {
-            Ok(NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))) => {
-                let found = response.header;
-                let socket = Socket { user: found.uid, inode: found.inode, state: found.state };
-                // Where it finds no such connection, it tells of who listens at the address.
-                Ok((found.state != TCP_LISTEN).then_some(socket))
-            }
-            Ok(NetlinkPayload::Error(error)) => match Errno::from_io_error(&error.to_io()) {
-                Some(Errno::NOENT) => Ok(None),
-                error => Err(error.unwrap_or(Errno::BADMSG)),
-            },
-            _ => Err(Errno::BADMSG),
+/// The socket with this address that is connected to that one.
+fn find(kernel: &OwnedFd, local: SocketAddr, remote: SocketAddr) -> Result<Option<Socket>, Errno> {
+    send(kernel, &request(local, remote), SendFlags::empty())?;
+    let mut reply = [0; REPLY];
+    // The kernel has answered when it has the question.
+    let (length, _) = recv(kernel, &mut reply, RecvFlags::empty())?;
+    match NetlinkMessage::deserialize(&reply[..length]).map(|message| message.payload) {
+        Ok(NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))) => {
+            let found = response.header;
+            let socket = Socket { user: found.uid, inode: found.inode, state: found.state };
+            // Where it finds no such connection, it tells of who listens at the address.
+            Ok((found.state != TCP_LISTEN).then_some(socket))
         }
+        Ok(NetlinkPayload::Error(error)) => match Errno::from_io_error(&error.to_io()) {
+            Some(Errno::NOENT) => Ok(None),
+            error => Err(error.unwrap_or(Errno::BADMSG)),
+        },
+        _ => Err(Errno::BADMSG),
     }
 }
 

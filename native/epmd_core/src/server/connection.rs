@@ -21,9 +21,9 @@ use super::listing::Listing;
 use super::shared::Shared;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
+use crate::os;
 use crate::protocol::{self, Request, INBOX};
 use crate::registry::{Entry, Holder, NodeConnection, Registration, NAME_TAKEN};
-use crate::{os, owners};
 
 /// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
 /// have been noticed yet. A live holder keeps its name.
@@ -227,7 +227,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
             }
         }
         Request::Alive2 { node: Ok(node), highest_version } => {
-            let user = owners::user_of(&connection);
+            let user = shared.kernel.user_of(&connection);
             match policy.owners.admit(&node.name, user) {
                 Ok(()) => Answer::Register(node, user.ok()),
                 Err(not_theirs) => {

@@ -12,7 +12,7 @@ use super::listing::Listings;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
-use crate::owners;
+use crate::owners::{self, Kernel};
 use crate::registry::Registry;
 use crate::reserve::Reserve;
 use crate::users::own_user;
@@ -32,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
+    pub(crate) kernel: Kernel,
     /// Whether it was logged that there is no room for more nodes.
     pub(crate) full: AtomicBool,
     /// Where names go at which other members wait to be called, if there is a hand-over.
