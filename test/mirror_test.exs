@@ -83,12 +83,12 @@ defmodule EmbeddedEpmd.MirrorTest do
   defp same?(member, names), do: call(member.vm, EmbeddedEpmd, :names) == {:ok, names}
 
   defp table(member) do
-    nodes = MapSet.new(member.nodes, &Map.delete(&1, :creation))
-    Enum.sort(Enum.reduce(events(member), nodes, &apply_event/2))
+    nodes = Map.new(member.nodes, &{&1.name, Map.delete(&1, :creation)})
+    events(member) |> Enum.reduce(nodes, &apply_event/2) |> Map.values() |> Enum.sort()
   end
 
-  defp apply_event({:registered, node}, nodes), do: MapSet.put(nodes, Map.delete(node, :creation))
-  defp apply_event({:unregistered, node}, nodes), do: MapSet.delete(nodes, node)
+  defp apply_event({:registered, node}, nodes), do: Map.put(nodes, node.name, Map.delete(node, :creation))
+  defp apply_event({:unregistered, node}, nodes), do: Map.delete(nodes, node.name)
 
   # Without changes of role.
   defp events(%{vm: vm, subscriber: subscriber}) do
