@@ -71,7 +71,7 @@ defmodule EmbeddedEpmd.ClusterTest do
 
         # The control: this is how the attack succeeds.
         attacker = Reflector.attack(port, node_port(trusting), "app#{tag}_evil")
-        assert Reflector.line(attacker) == "authenticated"
+        assert [Reflector.line(attacker), Reflector.line(attacker)] == ["connected", "authenticated"]
 
         attackers = Reflector.attack(port, node_port(victim), "app#{tag}_evil_", 200)
         # A node of the same user, registered later, is connected.
@@ -135,6 +135,30 @@ defmodule EmbeddedEpmd.ClusterTest do
         eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
         eventually(fn -> logged(victim, ~r/whose a node is/) != [] end)
         refute Reflector.connected?(attacker)
+      end
+    end
+  end
+
+  describe "over TLS" do
+    for {verify, connects?} <- [verify_peer: true, verify_none: false] do
+      test "with #{verify} the user of a node #{if connects?, do: "does not matter", else: "matters"}", context do
+        %{port: port, tag: tag} = context
+
+        if Reflector.possible?() do
+          options = EmbeddedEpmd.Tls.options(unquote(verify))
+          tls = ~w(-proto_dist inet_tls -ssl_dist_optfile #{options})
+          victim = start_ours("app#{tag}", port, flags: tls)
+          attacker = Reflector.attack(port, node_port(victim), "app#{tag}_evil")
+          cluster(victim, nodes: ["app*"])
+
+          if unquote(connects?) do
+            assert Reflector.line(attacker) == "connected"
+          else
+            later = start_ours("app#{tag}_later", port, flags: tls)
+            eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
+            refute Reflector.connected?(attacker)
+          end
+        end
       end
     end
   end

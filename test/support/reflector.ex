@@ -29,6 +29,7 @@ defmodule EmbeddedEpmd.Reflector do
   }
   print "registered\n";
   while (accept(my $a, $l)) {
+    print "connected\n";
     my $hello = message($a) // next; my ($flags) = unpack("x a8", $hello);
     # The second connection, on which the victim asks for a proof.
     my $b = to($victim);
@@ -76,7 +77,7 @@ defmodule EmbeddedEpmd.Reflector do
     port
   end
 
-  @doc "What became of the next connection to the attacker: `authenticated` or `refused`."
+  @doc "What happens to the attacker next: `connected`, then `authenticated` or `refused`."
   def line(port, timeout \\ 30_000) do
     receive do
       {^port, {:data, {:eol, line}}} -> line
@@ -86,7 +87,7 @@ defmodule EmbeddedEpmd.Reflector do
     end
   end
 
-  @doc "Whether somebody has connected to the attacker so far."
+  @doc "Whether anything has happened to the attacker so far."
   def connected?(port) do
     receive do
       {^port, {:data, {:eol, _}}} -> true
