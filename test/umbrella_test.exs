@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.UmbrellaTest do
-  # An umbrella from `mix new --umbrella` to `rpc`, as in the README, and the doctor when `rpc` cannot reach the node.
+  # An umbrella from `mix new --umbrella` to `rpc`, as in guides/installation.md, and the doctor when `rpc` cannot reach the node.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.{Umbrella, Vm}
