@@ -27,7 +27,6 @@ use crate::owners::Kernel;
 use crate::registry::{Descriptor, NodeConnection, Registration, Registry};
 use crate::reserve::Reserve;
 use connection::Inbox;
-use listing::Listings;
 use shared::Shared;
 
 pub use access::{Network, Policy};
@@ -96,7 +95,6 @@ impl Server {
             registry,
             settings,
             connections,
-            listings: Listings::default(),
             reserve,
             kernel: Kernel::default(),
             full: AtomicBool::new(false),

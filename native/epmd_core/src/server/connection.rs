@@ -11,13 +11,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::net::getsockname;
+use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at, Instant};
 
 use super::access::Origin;
 use super::connections::Slot;
-use super::listing::Listing;
+use super::listing::{Listing, Which};
 use super::shared::Shared;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
@@ -30,8 +31,8 @@ use crate::registry::{Entry, Holder, NodeConnection, Registration, NAME_TAKEN};
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a refused peer may take to read its refusal.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes of a listing that are sent before other tasks run.
-const BYTES_AT_ONCE: usize = 64 * 1024;
+/// How many bytes of a listing the kernel takes for a peer that does not read.
+const LISTING_AHEAD: usize = 64 * 1024;
 
 /// The bytes of a request that have arrived.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ enum Answer {
     Reply(Reply),
     /// Reply once the name is registered, or certainly is not.
     Await(Box<[u8]>),
-    List(Listing),
+    List(Which),
     /// A node, and the user who registers it.
     Register(Node, Option<u32>),
     Refuse {
@@ -172,14 +173,8 @@ async fn converse(
             stream.write_all(reply.as_bytes()).await.ok()?;
             None
         }
-        Answer::List(which) => {
-            let listing = shared.listings.get(which, &shared.registry, shared.port).await;
-            for bytes in listing.chunks(BYTES_AT_ONCE) {
-                stream.write_all(bytes).await.ok()?;
-                if bytes.len() == BYTES_AT_ONCE {
-                    tokio::task::yield_now().await;
-                }
-            }
+        Answer::List(listing) => {
+            list(shared, stream, listing).await.ok()?;
             None
         }
         Answer::Refuse { highest_version } => {
@@ -244,11 +239,11 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         }
         Request::Names => {
             metrics.names.count();
-            Answer::List(Listing::Names)
+            Answer::List(Which::Names)
         }
         Request::Dump => {
             metrics.dump.count();
-            Answer::List(Listing::Dump)
+            Answer::List(Which::Dump)
         }
         Request::Kill => {
             metrics.kill.count();
@@ -327,6 +322,20 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
         let _ = timeout(LINGER, ended(stream)).await;
     }
+}
+
+/// Sends a listing. One that is not sent to its end, for whatever reason, ends with a reset: so that nobody takes a part
+/// for the whole, and the kernel keeps nothing for a peer that does not read.
+async fn list(shared: &Shared, stream: &mut TcpStream, which: Which) -> io::Result<()> {
+    set_socket_send_buffer_size(&stream, LISTING_AHEAD)?;
+    set_socket_linger(&stream, Some(Duration::ZERO))?;
+    let (mut listing, mut part) = (Listing::new(which), Vec::new());
+    while listing.write(&mut part, &shared.registry, shared.port) {
+        stream.write_all(&part).await?;
+        // Others have their turn.
+        tokio::task::yield_now().await;
+    }
+    Ok(set_socket_linger(&stream, None)?)
 }
 
 /// Holds a registration until its connection ends. Any byte received ends it too, as in OTP's daemon.

@@ -8,7 +8,6 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::access::Policy;
 use super::connections::Connections;
-use super::listing::Listings;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
@@ -30,7 +29,6 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) settings: Arc<RwLock<Rules>>,
     pub(crate) connections: Connections,
-    pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
     pub(crate) kernel: Kernel,
     /// Whether it was logged that there is no room for more nodes.
