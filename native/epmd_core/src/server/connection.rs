@@ -114,7 +114,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
                 Err(_) => return,
             },
             Answer::Register(node, user) => {
-                if shared.registry.find(node.name.as_str().as_bytes()).is_none() {
+                let is_free = shared.registry.find(node.name.as_str().as_bytes()).is_none();
+                if is_free && shared.reserve.is_whole() {
                     return register(shared, stream, peer, &node, user);
                 }
                 Pending::Do(Answer::Register(node, user))
@@ -124,10 +125,16 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     };
     let limits = shared.limits();
     let deadline = Instant::now() + limits.deadline;
-    shared.connections.spawn_waiting(peer.ip(), &limits, |slot| {
+    let origin = origin(peer, &stream);
+    shared.connections.spawn_waiting(origin, &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
+    shared.refill_reserve();
+}
+
+fn origin(peer: SocketAddr, connection: impl AsFd) -> Origin {
+    Origin::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?))
 }
 
 async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, pending: Pending, deadline: Instant, slot: Slot) {
@@ -182,6 +189,7 @@ async fn converse(
             None
         }
         Answer::Register(node, user) => {
+            let _ = timeout(GRACE, shared.reserve.refilled()).await;
             if is_free(shared, &node).await {
                 return Some((node, user));
             }
@@ -199,7 +207,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
-    let origin = Origin::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?));
+    let origin = origin(peer, &connection);
     let policy = &shared.settings.read().policy;
     if !policy.permits(&request, origin) {
         metrics.not_permitted.count();
@@ -316,14 +324,6 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node, u
     }
 }
 
-/// Sends a refusal, and waits until it has been read: closing earlier, with bytes of the peer unread, would discard it.
-async fn refuse(stream: &mut TcpStream, highest_version: u16) {
-    let reply = protocol::alive2_reply(highest_version, None);
-    if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
-        let _ = timeout(LINGER, ended(stream)).await;
-    }
-}
-
 /// Sends a listing. One that is not sent to its end, for whatever reason, ends with a reset: so that nobody takes a part
 /// for the whole, and the kernel keeps nothing for a peer that does not read.
 async fn list(shared: &Shared, stream: &mut TcpStream, which: Which) -> io::Result<()> {
@@ -336,6 +336,14 @@ async fn list(shared: &Shared, stream: &mut TcpStream, which: Which) -> io::Resu
         tokio::task::yield_now().await;
     }
     Ok(set_socket_linger(&stream, None)?)
+}
+
+/// Sends a refusal, and waits until it has been read: closing earlier, with bytes of the peer unread, would discard it.
+async fn refuse(stream: &mut TcpStream, highest_version: u16) {
+    let reply = protocol::alive2_reply(highest_version, None);
+    if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
+        let _ = timeout(LINGER, ended(stream)).await;
+    }
 }
 
 /// Holds a registration until its connection ends. Any byte received ends it too, as in OTP's daemon.
