@@ -1,13 +1,14 @@
 /* A stand-in for systemd, for one service: it passes listeners, keeps a store of descriptors, and passes that to the
  * next life of the service. To be told what to do on standard input, a letter each:
  *
- *     s  start the service     k  kill it     t  send it SIGTERM     c  close its standard input     n  tell the store     m  tell how many it has
+ *     s  start the service     k  kill it     t  send it SIGTERM     c  close its standard input
+ *     n  tell the store     m  tell how many it has     h  tell how many messages were heard
  *
  * usage: service_manager STORE_MAX NAME=PORT... -- COMMAND...   A port is listened on at 127.0.0.1, and one that begins
  * with * at the addresses of both families, by one socket.
  *
- * It says "ended" when the service has, and "store NAME NAME..." or "many N" when asked. At the end of its input it kills the
- * service and ends. */
+ * It says "ended" when the service has, and "store NAME NAME...", "many N" or "heard N" when asked. At the end of its
+ * input it kills the service and ends. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
@@ -31,7 +32,7 @@
 struct kept { int fd; dev_t device; ino_t inode; char name[256]; };
 
 static struct kept sockets[16], store[MOST];
-static int n_sockets, n_store, store_max, notify, service_input = -1;
+static int n_sockets, n_store, n_heard, store_max, notify, service_input = -1;
 static pid_t service;
 static char **command, notify_name[108];
 
@@ -60,6 +61,7 @@ static void hear(void)
     struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
     ssize_t length = recvmsg(notify, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (length < 0) return;
+    n_heard++;
     text[length] = 0;
     int fds[16], n = 0, stores = 0, removes = 0;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
@@ -130,6 +132,10 @@ static int told(void)
         break;
     case 'm':
         printf("many %d\n", n_store);
+        fflush(stdout);
+        break;
+    case 'h':
+        printf("heard %d\n", n_heard);
         fflush(stdout);
     }
     return 1;

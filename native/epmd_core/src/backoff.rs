@@ -1,6 +1,8 @@
-//! Pauses between attempts.
+//! Pauses, also those between attempts.
 
 use std::time::Duration;
+
+use tokio::time::{sleep_until, Instant};
 
 const FIRST: Duration = Duration::from_millis(2);
 
@@ -20,6 +22,14 @@ impl Backoff {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
         pause.mul_f64(0.5 + jitter() / 2.0)
+    }
+}
+
+/// Waits until this moment, or for ever if there is none.
+pub(crate) async fn until(moment: Option<impl Into<Instant>>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,11 +1,15 @@
 //! Descriptors kept in reserve.
 
 use std::fs::File;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::sleep;
 
 /// How many descriptors a server keeps in reserve.
 const RESERVE: usize = 8;
+/// How long to wait before it is tried again to fill it.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A few descriptors kept open, to be freed when the process has no others: then look-ups are still answered.
 #[derive(Debug)]
@@ -38,8 +42,25 @@ impl Reserve {
 
     /// Whether the reserve is full, after filling it again.
     pub(crate) fn is_whole(&self) -> bool {
+        self.missing() == 0
+    }
+
+    /// How many it lacks, after filling it again.
+    pub(crate) fn missing(&self) -> usize {
         self.restore();
-        self.kept.lock().len() == self.size
+        self.size - self.kept.lock().len()
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.kept.lock().is_empty()
+    }
+
+    /// Waits until it is full.
+    pub(crate) async fn refilled(&self) {
+        while !self.is_whole() {
+            sleep(PAUSE).await;
+        }
     }
 
     /// Frees a descriptor for the next accept; false if all of them are gone.

@@ -5,6 +5,7 @@ mod connection;
 mod connections;
 mod listing;
 mod shared;
+mod sources;
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +28,6 @@ use crate::owners::Kernel;
 use crate::registry::{Descriptor, NodeConnection, Registration, Registry};
 use crate::reserve::Reserve;
 use connection::Inbox;
-use listing::Listings;
 use shared::Shared;
 
 pub use access::{Network, Policy};
@@ -39,9 +39,6 @@ pub(crate) use shared::Rules;
 const ACCEPTS_AT_ONCE: usize = 64;
 /// How long to wait for a descriptor when the process has none left and nothing of ours can be closed.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
-/// A peer that has waited for less than this may be about to send its request. It is not closed while a reserve is
-/// left.
-const JUST_CAME: Duration = Duration::from_millis(20);
 /// How long a server goes on after a hand-over to answer connections that it had accepted, and after a change of
 /// addresses to answer connections that were just being made.
 const DRAIN: Duration = Duration::from_millis(100);
@@ -96,7 +93,6 @@ impl Server {
             registry,
             settings,
             connections,
-            listings: Listings::default(),
             reserve,
             kernel: Kernel::default(),
             full: AtomicBool::new(false),
@@ -327,11 +323,16 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
         };
         // Not before each accept: that would take the descriptor back that was freed for it.
         shared.reserve.restore();
+        let mut is_short = false;
         for _ in 0..ACCEPTS_AT_ONCE {
             match listener.get_ref().accept() {
                 Ok((stream, peer)) => {
                     shared.metrics().accepted.count();
                     connection::serve(&shared, stream.into(), peer, &mut inbox);
+                    if is_short {
+                        // What has given way is closed in its turn.
+                        break;
+                    }
                 }
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::WouldBlock => {
@@ -340,13 +341,13 @@ async fn accept(shared: Arc<Shared>, listener: Listener) -> io::Error {
                     }
                     AcceptError::Peer => {}
                     AcceptError::OutOfDescriptors => {
-                        if shared.connections.close_oldest_waiting(JUST_CAME) {
-                            break;
-                        }
-                        if shared.reserve.give_up() {
+                        // Who comes next is known when it is accepted. Then it is decided who gives way to whom.
+                        is_short = shared.reserve.give_up();
+                        if is_short {
                             continue;
                         }
-                        if shared.connections.close_oldest_waiting(Duration::ZERO) {
+                        // Other threads have what there was.
+                        if shared.connections.close_waiting(Duration::ZERO) {
                             break;
                         }
                         tokio::time::sleep(DESCRIPTOR_PAUSE).await;

@@ -10,6 +10,7 @@ mod notifier;
 mod restored;
 mod store;
 mod witness;
+mod young;
 
 use std::env;
 use std::ffi::OsString;

@@ -196,6 +196,35 @@ fn what_was_registered_outlives_the_service_in_the_store() {
 }
 
 #[test]
+fn what_was_registered_a_moment_ago_outlives_an_orderly_end_and_is_free_again_after_another() {
+    let server = free_address();
+    let mut service = started(100, server);
+    let nodes = fill(server, NODES);
+    service.has_stored(nodes.len(), 1);
+    let mut young = register(server, "young", 1).unwrap();
+    service.stop();
+    service.start_again();
+    service.serves(server);
+    let found = || exchange(server, &port_please2("young")).unwrap();
+    assert_eq!(found(), Alive2::new("young", 1).found());
+    assert!(!client::is_closed(&young));
+    // What is in the store by now is not to end.
+    client::close(young);
+    eventually("its name is free", || found() == b"w\x01");
+    young = register(server, "young", 1).unwrap();
+    service.kill();
+    // A machine that needs a second for that has stored it.
+    let is_stored = service.stored().len() > NODES + 2;
+    // Otherwise its node notices, and registers again.
+    eventually("its connection ends, or goes on", || is_stored || client::is_closed(&young));
+    service.start_again();
+    service.serves(server);
+    assert_eq!(found() != b"w\x01", is_stored);
+    let _again = (!is_stored).then(|| register(server, "young", 1).unwrap());
+    all_found(server, &nodes);
+}
+
+#[test]
 fn a_standby_goes_on_and_the_store_is_emptied() {
     let server = free_address();
     let mut service = started(100, server);
@@ -247,6 +276,7 @@ fn a_table_that_has_grown_is_replaced() {
     let server = free_address();
     let mut service = started(100, server);
     let nodes = fill(server, NODES);
+    service.has_stored(nodes.len(), 1);
     let table = |service: &mut Service| service.stored().into_iter().filter(|name| name.contains("table")).collect();
     let before: Vec<String> = table(&mut service);
     // No time is set for this: it is not waited for but worked for, and how long that takes is the machine's affair.

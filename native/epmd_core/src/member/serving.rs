@@ -3,15 +3,15 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::handle::{Handle, Move};
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
-use crate::backoff::Backoff;
+use crate::backoff::{until, Backoff};
 use crate::hand_over::{Hello, LastOwner, Links, Offer, OwnerLock, Primary, Takeover};
 use crate::registry::{Descriptor, Entry, NameTaken, Registration, Registry, Restored};
 use crate::reserve::Reserve;
@@ -190,13 +190,6 @@ pub(super) async fn serve(
                 return Ok(());
             }
         }
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 

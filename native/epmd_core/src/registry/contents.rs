@@ -47,13 +47,8 @@ impl Contents {
         &self.nodes
     }
 
-    pub(super) fn tombstones(&self) -> impl Iterator<Item = &Tombstone> {
-        self.tombstones.iter()
-    }
-
-    /// How often the table has changed.
-    pub(super) fn changes(&self) -> u64 {
-        self.registrations + self.tombstones.deletions()
+    pub(super) fn tombstones_after(&self, number: u64) -> impl Iterator<Item = &Tombstone> {
+        self.tombstones.after(number)
     }
 
     pub(super) fn position(&self) -> Position {

@@ -57,6 +57,11 @@ impl Nodes {
         self.len() - self.of_users.get(&Some(user)).copied().unwrap_or(0)
     }
 
+    /// Those with smaller numbers than this, the newest first.
+    pub(super) fn before(&self, id: u64) -> impl Iterator<Item = &Arc<Entry>> {
+        self.by_id.range(..id).rev().map(|(_, entry)| entry)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }

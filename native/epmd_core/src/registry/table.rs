@@ -211,9 +211,9 @@ impl Registry {
         self.state().contents.nodes().iter().rev().cloned().collect()
     }
 
-    /// How often the table has changed.
-    pub fn changes(&self) -> u64 {
-        self.state().contents.changes()
+    /// The nodes whose registrations have smaller numbers than this, the newest first, and no more than so many.
+    pub(crate) fn entries_before(&self, id: u64, most: usize) -> Vec<Arc<Entry>> {
+        self.state().contents.nodes().before(id).take(most).cloned().collect()
     }
 
     /// The number of registered nodes.
@@ -233,7 +233,12 @@ impl Registry {
 
     /// The remembered names that left, the first to leave first.
     pub fn tombstones(&self) -> Vec<Tombstone> {
-        self.state().contents.tombstones().cloned().collect()
+        self.tombstones_after(0, usize::MAX)
+    }
+
+    /// Those of them that have higher numbers than this, and no more than so many.
+    pub(crate) fn tombstones_after(&self, number: u64, most: usize) -> Vec<Tombstone> {
+        self.state().contents.tombstones_after(number).take(most).cloned().collect()
     }
 
     /// Ends the registration of a name that came over a connection, and wakes its task to close it. The name of the

@@ -1,6 +1,7 @@
 //! The names that left the table, remembered so that a name that comes back gets another creation.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::log::InvalidEntry;
@@ -92,6 +93,11 @@ impl Tombstones {
     /// The first to leave first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Tombstone> {
         self.by_number.values()
+    }
+
+    /// Those with higher numbers than this.
+    pub(super) fn after(&self, number: u64) -> impl Iterator<Item = &Tombstone> {
+        self.by_number.range((Excluded(number), Unbounded)).map(|(_, tombstone)| tombstone)
     }
 }
 

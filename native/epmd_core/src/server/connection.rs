@@ -11,13 +11,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::net::getsockname;
+use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at, Instant};
 
 use super::access::Origin;
 use super::connections::Slot;
-use super::listing::Listing;
+use super::listing::{Listing, Which};
 use super::shared::Shared;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
@@ -30,8 +31,8 @@ use crate::registry::{Entry, Holder, NodeConnection, Registration, NAME_TAKEN};
 const GRACE: Duration = Duration::from_millis(300);
 /// How long a refused peer may take to read its refusal.
 const LINGER: Duration = Duration::from_secs(1);
-/// Bytes of a listing that are sent before other tasks run.
-const BYTES_AT_ONCE: usize = 64 * 1024;
+/// How many bytes of a listing the kernel takes for a peer that does not read.
+const LISTING_AHEAD: usize = 64 * 1024;
 
 /// The bytes of a request that have arrived.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ enum Answer {
     Reply(Reply),
     /// Reply once the name is registered, or certainly is not.
     Await(Box<[u8]>),
-    List(Listing),
+    List(Which),
     /// A node, and the user who registers it.
     Register(Node, Option<u32>),
     Refuse {
@@ -113,7 +114,8 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
                 Err(_) => return,
             },
             Answer::Register(node, user) => {
-                if shared.registry.find(node.name.as_str().as_bytes()).is_none() {
+                let is_free = shared.registry.find(node.name.as_str().as_bytes()).is_none();
+                if is_free && shared.reserve.is_whole() {
                     return register(shared, stream, peer, &node, user);
                 }
                 Pending::Do(Answer::Register(node, user))
@@ -123,10 +125,16 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     };
     let limits = shared.limits();
     let deadline = Instant::now() + limits.deadline;
-    shared.connections.spawn_waiting(peer.ip(), &limits, |slot| {
+    let origin = origin(peer, &stream);
+    shared.connections.spawn_waiting(origin, &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
+    shared.refill_reserve();
+}
+
+fn origin(peer: SocketAddr, connection: impl AsFd) -> Origin {
+    Origin::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?))
 }
 
 async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, pending: Pending, deadline: Instant, slot: Slot) {
@@ -172,14 +180,8 @@ async fn converse(
             stream.write_all(reply.as_bytes()).await.ok()?;
             None
         }
-        Answer::List(which) => {
-            let listing = shared.listings.get(which, &shared.registry, shared.port).await;
-            for bytes in listing.chunks(BYTES_AT_ONCE) {
-                stream.write_all(bytes).await.ok()?;
-                if bytes.len() == BYTES_AT_ONCE {
-                    tokio::task::yield_now().await;
-                }
-            }
+        Answer::List(listing) => {
+            list(shared, stream, listing).await.ok()?;
             None
         }
         Answer::Refuse { highest_version } => {
@@ -187,6 +189,7 @@ async fn converse(
             None
         }
         Answer::Register(node, user) => {
+            let _ = timeout(GRACE, shared.reserve.refilled()).await;
             if is_free(shared, &node).await {
                 return Some((node, user));
             }
@@ -204,7 +207,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
-    let origin = Origin::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?));
+    let origin = origin(peer, &connection);
     let policy = &shared.settings.read().policy;
     if !policy.permits(&request, origin) {
         metrics.not_permitted.count();
@@ -244,11 +247,11 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         }
         Request::Names => {
             metrics.names.count();
-            Answer::List(Listing::Names)
+            Answer::List(Which::Names)
         }
         Request::Dump => {
             metrics.dump.count();
-            Answer::List(Listing::Dump)
+            Answer::List(Which::Dump)
         }
         Request::Kill => {
             metrics.kill.count();
@@ -319,6 +322,20 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node, u
     if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
         shared.connections.spawn_registered(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
     }
+}
+
+/// Sends a listing. One that is not sent to its end, for whatever reason, ends with a reset: so that nobody takes a part
+/// for the whole, and the kernel keeps nothing for a peer that does not read.
+async fn list(shared: &Shared, stream: &mut TcpStream, which: Which) -> io::Result<()> {
+    set_socket_send_buffer_size(&stream, LISTING_AHEAD)?;
+    set_socket_linger(&stream, Some(Duration::ZERO))?;
+    let (mut listing, mut part) = (Listing::new(which), Vec::new());
+    while listing.write(&mut part, &shared.registry, shared.port) {
+        stream.write_all(&part).await?;
+        // Others have their turn.
+        tokio::task::yield_now().await;
+    }
+    Ok(set_socket_linger(&stream, None)?)
 }
 
 /// Sends a refusal, and waits until it has been read: closing earlier, with bytes of the peer unread, would discard it.

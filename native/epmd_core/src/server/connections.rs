@@ -1,15 +1,16 @@
 //! The open connections: those that wait for their request or reply, whose number is limited, and those of registered
 //! nodes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::access::Origin;
+use super::sources::{Source, Sources};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 
@@ -32,14 +33,15 @@ pub struct Open {
 #[derive(Debug, Default)]
 struct Table {
     opened: u64,
-    /// By age; the first has waited longest.
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: HashMap<u64, Waiting>,
+    /// Of those that wait.
+    sources: Sources,
     registered: HashMap<u64, AbortHandle>,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    source: IpAddr,
+    source: Source,
     since: Instant,
     task: AbortHandle,
 }
@@ -48,26 +50,32 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Slot {
     connections: Connections,
-    id: u64,
+    number: u64,
 }
 
 impl Connections {
-    /// Spawns the task of a waiting connection. If the source has used up its share of slots, its connection that has
-    /// waited longest is closed; else, if the table is full, the one that has waited longest of all.
-    pub(crate) fn spawn_waiting<F>(&self, source: IpAddr, limits: &Limits, task: impl FnOnce(Slot) -> F)
+    /// Spawns the task of a waiting connection. If its source has more than its share of slots then, the one of them that
+    /// has waited longest is closed; else, if the table is too full, the one that gives way to all others. That may be
+    /// this one: a local connection does not give way to a remote one.
+    pub(crate) fn spawn_waiting<F>(&self, origin: Origin, limits: &Limits, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let source = source.to_canonical();
+        let source = Source::from(origin);
         let mut table = self.table.lock();
-        let most = limits.for_waiting(limits.descriptors(), table.registered.len());
-        if table.make_room(source, most, limits.waiting_per_source) {
-            self.metrics.gave_way.count();
-        }
         table.opened += 1;
-        let id = table.opened;
-        let task = tokio::spawn(task(Slot { connections: self.clone(), id })).abort_handle();
-        table.waiting.insert(id, Waiting { source, since: Instant::now(), task });
+        let number = table.opened;
+        let task = tokio::spawn(task(Slot { connections: self.clone(), number })).abort_handle();
+        table.waiting.insert(number, Waiting { source, since: Instant::now(), task });
+        table.sources.insert(source, number);
+        let most = limits.for_waiting(limits.descriptors(), table.registered.len());
+        if source != Source::Local && table.sources.count(source) > limits.waiting_per_source {
+            let oldest = table.sources.oldest(source);
+            self.close(&mut table, oldest);
+        } else if table.waiting.len() > most {
+            let gives_way = table.sources.gives_way();
+            self.close(&mut table, gives_way);
+        }
     }
 
     /// Spawns the task of a registered node's connection, which is never closed to make room. Waiting connections are
@@ -78,21 +86,33 @@ impl Connections {
     {
         let mut table = self.table.lock();
         table.opened += 1;
-        let id = table.opened;
-        let task = tokio::spawn(task(Slot { connections: self.clone(), id })).abort_handle();
-        table.registered.insert(id, task);
+        let number = table.opened;
+        let task = tokio::spawn(task(Slot { connections: self.clone(), number })).abort_handle();
+        table.registered.insert(number, task);
         while table.registered.len() + table.waiting.len() > descriptors {
-            let Some((_, oldest)) = table.waiting.pop_first() else { break };
-            oldest.task.abort();
-            self.metrics.gave_way.count();
+            let gives_way = table.sources.gives_way();
+            if !self.close(&mut table, gives_way) {
+                break;
+            }
         }
     }
 
-    /// Closes the connection that has waited longest, if it has waited for this time. Returns whether it closed one.
-    pub(crate) fn close_oldest_waiting(&self, at_least: Duration) -> bool {
+    /// Closes the waiting connection that gives way to all others, if it has waited for this time. Returns whether it
+    /// closed one.
+    pub(crate) fn close_waiting(&self, at_least: Duration) -> bool {
         let mut table = self.table.lock();
-        let oldest = table.waiting.first_entry().filter(|oldest| oldest.get().since.elapsed() >= at_least);
-        oldest.map(|oldest| oldest.remove().task.abort()).is_some()
+        let gives_way = table.sources.gives_way();
+        let gives_way = gives_way.filter(|number| table.waiting[number].since.elapsed() >= at_least);
+        self.close(&mut table, gives_way)
+    }
+
+    /// Closes this connection, so that others have room.
+    fn close(&self, table: &mut Table, waiting: Option<u64>) -> bool {
+        let Some(waiting) = waiting.and_then(|number| table.remove(number)) else { return false };
+        tracing::debug!(source = ?waiting.source, "a waiting connection gave way to another");
+        waiting.task.abort();
+        self.metrics.gave_way.count();
+        true
     }
 
     /// How many are open.
@@ -103,38 +123,28 @@ impl Connections {
 
     /// Closes all connections.
     pub(crate) fn close_all(&self) {
-        let Table { waiting, registered, .. } = std::mem::take(&mut *self.table.lock());
+        let (waiting, registered) = {
+            let mut table = self.table.lock();
+            table.sources = Sources::default();
+            (std::mem::take(&mut table.waiting), std::mem::take(&mut table.registered))
+        };
         waiting.into_values().map(|waiting| waiting.task).chain(registered.into_values()).for_each(|task| task.abort());
     }
 }
 
 impl Table {
-    /// Closes a connection if there is no room for another. Returns whether it did.
-    fn make_room(&mut self, source: IpAddr, most: usize, most_per_source: usize) -> bool {
-        let of_source = |(_, waiting): &(&u64, &Waiting)| waiting.source == source;
-        let has_its_share = !source.is_loopback()
-            && self.waiting.len() >= most_per_source
-            && self.waiting.iter().filter(of_source).count() >= most_per_source;
-        let gives_way = if has_its_share {
-            self.waiting.iter().find(of_source).map(|(id, _)| *id)
-        } else if self.waiting.len() >= most {
-            self.waiting.keys().next().copied()
-        } else {
-            None
-        };
-        let gives_way = gives_way.and_then(|id| self.waiting.remove(&id));
-        if let Some(waiting) = &gives_way {
-            tracing::debug!(peer = %waiting.source, "a waiting connection gave way to a newer one");
-            waiting.task.abort();
-        }
-        gives_way.is_some()
+    fn remove(&mut self, waiting: u64) -> Option<Waiting> {
+        let removed = self.waiting.remove(&waiting)?;
+        self.sources.remove(removed.source, waiting);
+        Some(removed)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut table = self.connections.table.lock();
-        table.waiting.remove(&self.id);
-        table.registered.remove(&self.id);
+        if table.remove(self.number).is_none() {
+            table.registered.remove(&self.number);
+        }
     }
 }

@@ -1,71 +1,92 @@
-//! The replies to `NAMES_REQ` and `DUMP_REQ`: snapshots of the table, shared by clients that ask at the same time.
-
-use std::sync::{Arc, Weak};
-
-use tokio::sync::Mutex;
+//! The replies to `NAMES_REQ` and `DUMP_REQ`, written part by part while their client reads: whoever reads slowly, or not
+//! at all, has one part in memory and no copy of the table.
+//!
+//! So a listing is of no single moment. A node that is registered all along is in it once, since nodes are walked by the
+//! numbers of their registrations, and later ones have higher numbers.
 
 use crate::protocol;
 use crate::registry::Registry;
 
-/// Lines that are written before other tasks run.
-const LINES_AT_ONCE: usize = 512;
-
-/// The two listings of a server.
-#[derive(Debug, Default)]
-pub(crate) struct Listings {
-    names: Latest,
-    dump: Latest,
-}
+/// The length from which a part is sent. Its last line may exceed it.
+const PART: usize = 16 * 1024;
+/// How many lines are taken from the table at once.
+const LINES_AT_ONCE: usize = 128;
 
 /// Which listing.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Listing {
+pub(crate) enum Which {
     Names,
     Dump,
 }
 
-/// The number of the table's changes, and the listing at that point as long as it is being sent.
-#[derive(Debug, Default)]
-struct Latest(Mutex<(u64, Weak<Vec<u8>>)>);
+/// A listing, and how far it is written.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    which: Which,
+    next: Next,
+}
 
-impl Listings {
-    /// The listing of the table as it is now or later. Waits for one that is just being written.
-    pub(crate) async fn get(&self, which: Listing, registry: &Registry, port: u16) -> Arc<Vec<u8>> {
-        let latest = match which {
-            Listing::Names => &self.names,
-            Listing::Dump => &self.dump,
-        };
-        let mut latest = latest.0.lock().await;
-        let changes = registry.changes();
-        if let Some(listing) = latest.1.upgrade().filter(|_| latest.0 == changes) {
-            return listing;
+/// What is to be written next.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Head,
+    /// The newest node whose registration has a smaller number than this.
+    Node(u64),
+    /// The name that left first of those whose departure has a higher number than this.
+    Departed(u64),
+    Nothing,
+}
+
+impl Listing {
+    pub(crate) fn new(which: Which) -> Self {
+        Self { which, next: Next::Head }
+    }
+
+    /// Replaces the last part by the next one. False if there is none.
+    pub(crate) fn write(&mut self, part: &mut Vec<u8>, registry: &Registry, port: u16) -> bool {
+        part.clear();
+        while part.len() < PART {
+            self.next = match self.next {
+                Next::Head => {
+                    part.extend(protocol::listing_head(port));
+                    Next::Node(u64::MAX)
+                }
+                Next::Node(before) => self.write_nodes(part, registry, before),
+                Next::Departed(after) => write_departed(part, registry, after),
+                Next::Nothing => break,
+            };
         }
-        let listing = Arc::new(write(which, registry, port).await);
-        *latest = (changes, Arc::downgrade(&listing));
-        listing
+        !part.is_empty()
+    }
+
+    fn write_nodes(&self, part: &mut Vec<u8>, registry: &Registry, before: u64) -> Next {
+        let mut last = None;
+        for node in registry.entries_before(before, LINES_AT_ONCE) {
+            match self.which {
+                Which::Names => protocol::push_names_line(part, node.name(), node.port()),
+                Which::Dump => protocol::push_dump_line(part, node.name(), node.port(), node.descriptor()),
+            }
+            last = Some(node.id());
+            if part.len() >= PART {
+                break;
+            }
+        }
+        match (last, self.which) {
+            (Some(last), _) => Next::Node(last),
+            (None, Which::Dump) => Next::Departed(0),
+            (None, Which::Names) => Next::Nothing,
+        }
     }
 }
 
-async fn write(which: Listing, registry: &Registry, port: u16) -> Vec<u8> {
-    let departed = match which {
-        Listing::Names => Vec::new(),
-        Listing::Dump => registry.tombstones(),
-    };
-    let entries = registry.entries();
-    let mut out = protocol::listing_head(port);
-    for nodes in entries.chunks(LINES_AT_ONCE) {
-        for node in nodes {
-            match which {
-                Listing::Names => protocol::push_names_line(&mut out, node.name(), node.port()),
-                Listing::Dump => protocol::push_dump_line(&mut out, node.name(), node.port(), node.descriptor()),
-            }
-        }
-        if nodes.len() == LINES_AT_ONCE {
-            tokio::task::yield_now().await;
+fn write_departed(part: &mut Vec<u8>, registry: &Registry, after: u64) -> Next {
+    let mut last = None;
+    for left in registry.tombstones_after(after, LINES_AT_ONCE) {
+        protocol::push_departed_line(part, &left.name, left.port, left.descriptor);
+        last = Some(left.number);
+        if part.len() >= PART {
+            break;
         }
     }
-    for left in &departed {
-        protocol::push_departed_line(&mut out, &left.name, left.port, left.descriptor);
-    }
-    out
+    last.map_or(Next::Nothing, Next::Departed)
 }

@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::access::Policy;
 use super::connections::Connections;
-use super::listing::Listings;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
@@ -16,6 +16,10 @@ use crate::owners::{self, Kernel};
 use crate::registry::Registry;
 use crate::reserve::Reserve;
 use crate::users::own_user;
+
+/// A peer that has waited for less than this may be about to send its request. It is not closed while a reserve is
+/// left.
+const JUST_CAME: Duration = Duration::from_millis(20);
 
 /// The settings that can be changed while a server runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +34,6 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) settings: Arc<RwLock<Rules>>,
     pub(crate) connections: Connections,
-    pub(crate) listings: Listings,
     pub(crate) reserve: Reserve,
     pub(crate) kernel: Kernel,
     /// Whether it was logged that there is no room for more nodes.
@@ -55,6 +58,16 @@ impl Shared {
 
     pub(crate) fn limits(&self) -> Limits {
         self.settings.read().limits.clone()
+    }
+
+    /// While the process has no other descriptors left, those that wait give way until the reserve is full again. To be
+    /// called when another waits.
+    pub(crate) fn refill_reserve(&self) {
+        let missing = self.reserve.missing();
+        let closed = (0..missing).take_while(|_| self.connections.close_waiting(JUST_CAME)).count();
+        if closed == 0 && missing > 0 && self.reserve.is_spent() && self.connections.open().waiting > 1 {
+            self.connections.close_waiting(Duration::ZERO);
+        }
     }
 
     /// Why there is no room for another node in this server's share of descriptors, if there is none. Nodes of other users

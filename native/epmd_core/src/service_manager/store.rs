@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{sleep, sleep_until, timeout, Instant};
+use tokio::time::{sleep, timeout, timeout_at, Instant};
 
 use super::log::Log;
 use super::notifier::{removal, storing, Notifier};
 use super::restored::{number, Stored, CONNECTION, LISTENER, TABLE};
 use super::witness::{pair, TIMEOUT, WITNESS};
+use super::young::Young;
+use crate::backoff::until;
 use crate::hand_over::message::Message;
 use crate::hand_over::Hello;
 use crate::os;
@@ -58,6 +60,8 @@ struct State {
     table: u64,
     /// The registrations whose connections are in the store.
     connections: BTreeSet<u64>,
+    /// Those whose connections are not stored yet.
+    young: Young,
     /// What the service manager has not been sent yet.
     outgoing: VecDeque<(String, Option<Arc<dyn Descriptor>>)>,
     /// Our end of the witness, while that should be in the store.
@@ -107,6 +111,7 @@ impl Store {
             log: Log::default(),
             table: stored.table,
             connections,
+            young: Young::default(),
             outgoing: VecDeque::new(),
             witness: None,
             unwitnessed: None,
@@ -144,7 +149,7 @@ impl Store {
     /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
     pub(crate) async fn tend(&self, full: impl Fn(Full)) -> io::Error {
         loop {
-            let (progress, notifier, subscription, witness, unwitnessed) = {
+            let (progress, notifier, subscription, witness, witness_due, young_due) = {
                 let mut state = self.state.lock();
                 let progress = match state.pass() {
                     Ok(progress) => progress,
@@ -152,15 +157,10 @@ impl Store {
                 };
                 state.full.map(&full);
                 let (notifier, subscription) = (Arc::clone(&state.notifier), Arc::clone(&state.subscription));
-                (progress, notifier, subscription, state.witness.clone(), state.unwitnessed)
+                let witness_due = state.unwitnessed.map(|since| since + WITNESS_DELAY);
+                (progress, notifier, subscription, state.witness.clone(), witness_due, state.young.due())
             };
             let is_done = progress == Progress::Done;
-            let witness_is_due = async {
-                match unwitnessed.filter(|_| is_done) {
-                    Some(since) => sleep_until(since + WITNESS_DELAY).await,
-                    None => std::future::pending().await,
-                }
-            };
             let closed = async {
                 match &witness {
                     Some(witness) => os::ended(witness).await,
@@ -180,7 +180,8 @@ impl Store {
                 () = notifier.writable(), if progress == Progress::Blocked => {}
                 () = sleep(PAUSE), if progress == Progress::Crowded => {}
                 () = subscription.appended(), if is_done => {}
-                () = witness_is_due => {
+                () = until(young_due), if is_done => self.state.lock().store_due(),
+                () = until(witness_due), if is_done => {
                     if let Err(error) = self.state.lock().send_witness() {
                         return error;
                     }
@@ -189,24 +190,33 @@ impl Store {
         }
     }
 
-    /// Passes all that the store lacks, waiting a moment for the service manager where it must. Whether it has it all.
+    /// Passes all that the store lacks, waiting a moment for the service manager where it must. Whether it has it all, but
+    /// for the youngest registrations if these are too many for that moment.
     pub(crate) async fn complete(&self) -> bool {
-        let passed = async {
-            loop {
-                let (progress, notifier) = {
-                    let mut state = self.state.lock();
-                    (state.pass(), Arc::clone(&state.notifier))
-                };
-                match progress {
-                    Ok(Progress::Done) => return true,
-                    Ok(Progress::More) => {}
-                    Ok(Progress::Blocked) => notifier.writable().await,
-                    Ok(Progress::Crowded) => sleep(PAUSE).await,
-                    Err(_) => return false,
-                }
+        let deadline = Instant::now() + TIMEOUT;
+        if !timeout_at(deadline, self.passed()).await.unwrap_or(false) {
+            return false;
+        }
+        let young = async { while self.state.lock().store_oldest() && self.passed().await {} };
+        let _ = timeout_at(deadline, young).await;
+        true
+    }
+
+    /// Waits until the service manager has taken what it is to be passed. False if it cannot be reached.
+    async fn passed(&self) -> bool {
+        loop {
+            let (progress, notifier) = {
+                let mut state = self.state.lock();
+                (state.pass(), Arc::clone(&state.notifier))
+            };
+            match progress {
+                Ok(Progress::Done) => return true,
+                Ok(Progress::More) => {}
+                Ok(Progress::Blocked) => notifier.writable().await,
+                Ok(Progress::Crowded) => sleep(PAUSE).await,
+                Err(_) => return false,
             }
-        };
-        timeout(TIMEOUT, passed).await.unwrap_or(false)
+        }
     }
 
     /// Copies of what is stored, when that is everything; of the listeners, these.
@@ -359,20 +369,31 @@ impl State {
             // A log begins with nothing to resume, and who observes lives no longer than this owner.
             LogEntry::Resumed(_) | LogEntry::Retained(_) | LogEntry::Settled | LogEntry::Refused(_) => return,
             LogEntry::Ended(id) if self.connections.remove(id) => self.remove(name_of(*id)),
-            LogEntry::Registered(entry) => {
-                if let Some(connection) = entry.connection() {
-                    self.store_connection(entry.id(), connection);
-                }
+            LogEntry::Ended(id) => self.young.remove(*id),
+            LogEntry::Registered(entry) if !self.connections.contains(&entry.id()) => {
+                self.young.add(entry.id(), Instant::now());
             }
             _ => {}
         }
         bytes.extend(Message::Log(entry).encode());
     }
 
-    fn store_connection(&mut self, id: u64, connection: Arc<dyn Descriptor>) {
-        if self.connections.contains(&id) {
-            return;
-        }
+    /// Has those registrations kept that have lived long enough.
+    fn store_due(&mut self) {
+        let due = self.young.take_due(Instant::now());
+        due.into_iter().for_each(|id| self.store_connection(id));
+    }
+
+    /// Has the oldest of those kept that are not. Whether there were any.
+    fn store_oldest(&mut self) -> bool {
+        let oldest = self.young.take_oldest();
+        oldest.iter().for_each(|id| self.store_connection(*id));
+        !oldest.is_empty()
+    }
+
+    fn store_connection(&mut self, id: u64) {
+        // This VM's own node has none.
+        let Some(connection) = self.connection(id) else { return };
         if self.connections.len() >= MOST {
             self.set_full(Some(Full::Most));
             return;

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::only_names_of;
 use crate::support::client::{self, connect, eventually, exchange, listing, register, End, PATIENCE};
+use crate::support::nodes::need_descriptors;
 use crate::support::random::Random;
 use crate::support::request::{self, alive2, names, port_please2, Alive2};
 use crate::support::rounds::{limit, rounds};
 use crate::support::server::Settings;
-use crate::usage::{alone, busy_share, need_descriptors, open_descriptors, report, resident_megabytes};
+use crate::usage::{alone, busy_share, open_descriptors, report};
 use crate::watch::{Latencies, Watch};
 
 #[test]
@@ -161,7 +162,7 @@ fn clients_that_do_not_read_a_large_listing_stall_nobody() {
         .collect();
     thread::sleep(Duration::from_secs(1));
     let newcomer = register(address, "newcomer", 4712).expect("registering works meanwhile");
-    let memory = resident_megabytes(&server);
+    let memory = server.resident_megabytes();
     let latencies = watch.stop();
     report(&format!(
         "{CLIENTS} clients that do not read {:.1} MB of listing: server at {memory} MB; {latencies}",
@@ -222,7 +223,7 @@ fn many_nodes_are_registered_at_once_and_all_are_found() {
     assert_eq!(whole.lines().count(), count);
     report(&format!(
         "{count} nodes registered in {registered:.2?}, all found in {found:.2?}, server at {} MB; {latencies}",
-        resident_megabytes(&server)
+        server.resident_megabytes()
     ));
 
     let began = Instant::now();

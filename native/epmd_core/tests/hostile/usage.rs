@@ -6,25 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit};
-
 use crate::support::server::Server;
 
 /// Tests that measure latency or use up descriptors run one at a time: both are shared by the whole process or machine.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Raises this process's descriptor limit, which the server inherits.
-pub(crate) fn need_descriptors(needed: usize) {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let possible = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    assert!(
-        possible >= needed as u64,
-        "this test needs {needed} file descriptors, but the hard limit is {possible}: raise `ulimit -Hn`"
-    );
 }
 
 /// Writes to standard error directly, so that the figures are shown when the test passes too.
@@ -49,12 +36,6 @@ fn processor_time(server: &Server) -> Duration {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().expect("ticks") + fields[12].parse::<u64>().expect("ticks");
     Duration::from_millis(10 * ticks)
-}
-
-pub(crate) fn resident_megabytes(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("a running server");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 pub(crate) fn open_descriptors(server: &Server) -> usize {

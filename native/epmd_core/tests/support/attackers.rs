@@ -1,10 +1,11 @@
-//! Those who attack the hand-over: processes of another user, each a Perl program, and false members and owners of any
-//! user. They end with the test.
+//! Those who attack: processes of another user, each a Perl program, and false members and owners of any user. They end
+//! with the test.
 //!
-//! [`Attackers`] attack whatever they find in their network namespace, so a test that uses them needs one of its own.
+//! [`Attackers`] of the hand-over attack whatever they find in their network namespace, so a test that uses them needs one
+//! of its own.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process::{Child, Stdio};
@@ -169,6 +170,15 @@ const BEGIN: &str = r#"
     sub name { pack("S a*", AF_UNIX, "\0$_[0]") }
     sub unix { socket(my $s, AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0) or die "socket: $!"; $s }
     sub tcp { socket(my $s, AF_INET, SOCK_STREAM, 0) or die "socket: $!"; $s }
+    sub come_and_go {
+        my ($host, $port, $name) = @_;
+        my $s = tcp();
+        # Nothing stays in TIME_WAIT.
+        setsockopt($s, SOL_SOCKET, SO_LINGER, pack("ii", 1, 0));
+        connect($s, pack_sockaddr_in($port, inet_aton($host))) or die "connect: $!";
+        syswrite($s, pack("n/a*", pack("CnCCnnn/a*n", 120, 4711, 77, 0, 6, 5, $name, 0)));
+        sysread($s, my $reply, 6);
+    }
 "#;
 
 /// Binds names, and never listens.
@@ -250,6 +260,47 @@ const SEND_FROM: &str = r#"
     die "port $source_port was never chosen";
 "#;
 
+/// Asks for something at so many connections, begins to read the reply at each, and never reads the rest. Before each, a
+/// name comes and goes.
+const READ_NOTHING: &str = r#"
+    my ($host, $port, $count, $request) = @ARGV;
+    my @deaf;
+    for my $n (1..$count) {
+        come_and_go($host, $port, "passing$n");
+        my $s = tcp();
+        setsockopt($s, SOL_SOCKET, SO_RCVBUF, 4096);
+        connect($s, pack_sockaddr_in($port, inet_aton($host))) or die "connect: $!";
+        syswrite($s, pack("H*", $request));
+        sysread($s, my $reply, 1);
+        push @deaf, $s;
+    }
+    print "ready\n"; sleep 600;
+"#;
+
+/// Registers so many names, each of which ends at once.
+const COME_AND_GO: &str = r#"
+    my ($host, $port, $count) = @ARGV;
+    come_and_go($host, $port, "passing$_") for 1..$count;
+    print "ready\n"; sleep 600;
+"#;
+
+/// Connects from each of these sources in turn, without end, and sends nothing but a first byte. Leaves so many open.
+const WAIT: &str = r#"
+    my ($host, $port, $open, @sources) = @ARGV;
+    my $ipv6 = $host =~ /:/;
+    sub at { $ipv6 ? pack_sockaddr_in6($_[1], inet_pton(AF_INET6, $_[0])) : pack_sockaddr_in($_[1], inet_aton($_[0])) }
+    my ($n, @waiting) = (0);
+    while (1) {
+        socket(my $s, $ipv6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0) or die "socket: $!";
+        bind($s, at($sources[$n % @sources], 0)) or die "bind: $!";
+        connect($s, at($host, $port)) or next;
+        syswrite($s, "\0");
+        push @waiting, $s;
+        shift @waiting if @waiting > $open;
+        print "ready\n" if ++$n == 2 * $open;
+    }
+"#;
+
 /// Attackers, and what they have said.
 #[derive(Default)]
 pub struct Attackers {
@@ -289,6 +340,33 @@ impl Attackers {
         let [host, port] = [server.ip().to_string(), server.port().to_string()];
         let mut attackers = Self::default();
         attackers.add(1, SEND_FROM, &[host, port, source.ip().to_string(), source.port().to_string(), request]);
+        attackers
+    }
+
+    /// One that asks for this at so many connections, each time of another state of the table, and does not read what it is
+    /// sent.
+    pub fn that_do_not_read(count: usize, server: SocketAddr, request: &[u8]) -> Self {
+        let request: String = request.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self::of_server(READ_NOTHING, server, &[count.to_string(), request])
+    }
+
+    /// One that registers so many names, which end at once. It is ready when it has done so.
+    pub fn that_come_and_go(count: usize, server: SocketAddr) -> Self {
+        Self::of_server(COME_AND_GO, server, &[count.to_string()])
+    }
+
+    /// One that connects from these addresses in turn, as fast as it can, and never sends its request. So many of its
+    /// connections are open at a time.
+    pub fn that_wait(open: usize, sources: impl IntoIterator<Item = IpAddr>, server: SocketAddr) -> Self {
+        let sources = sources.into_iter().map(|source| source.to_string());
+        Self::of_server(WAIT, server, &[open.to_string()].into_iter().chain(sources).collect::<Vec<_>>())
+    }
+
+    fn of_server(program: &str, server: SocketAddr, arguments: &[String]) -> Self {
+        let mut attackers = Self::default();
+        let server = [server.ip().to_string(), server.port().to_string()];
+        attackers.add(1, program, &[&server, arguments].concat());
+        attackers.are_ready();
         attackers
     }
 

@@ -59,20 +59,18 @@ impl Network {
     }
 
     /// More addresses for the other host.
-    pub fn add_peer_addresses(&self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
-        for address in addresses {
-            ip(&["-n", &self.peer_host, "address", "add", &format!("{address}/24"), "dev", "cable"]);
-        }
+    pub fn add_peer_addresses<A: Into<IpAddr>>(&self, addresses: impl IntoIterator<Item = A>) {
+        addresses.into_iter().for_each(|address| add_address(&self.peer_host, address.into()));
+    }
+
+    /// More addresses for the host with the server.
+    pub fn add_server_addresses<A: Into<IpAddr>>(&self, addresses: impl IntoIterator<Item = A>) {
+        addresses.into_iter().for_each(|address| add_address(&self.server_host, address.into()));
     }
 
     fn connect(&self, host: &str, ipv4: &[Ipv4Addr], ipv6: &[Ipv6Addr]) {
-        for address in ipv4 {
-            ip(&["-n", host, "address", "add", &format!("{address}/24"), "dev", "cable"]);
-        }
-        for address in ipv6 {
-            // Without duplicate address detection the address can be used at once.
-            ip(&["-n", host, "address", "add", &format!("{address}/64"), "dev", "cable", "nodad"]);
-        }
+        ipv4.iter().for_each(|address| add_address(host, (*address).into()));
+        ipv6.iter().for_each(|address| add_address(host, (*address).into()));
         ip(&["-n", host, "link", "set", "cable", "up"]);
     }
 
@@ -119,6 +117,15 @@ fn remove_leftovers() {
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = Command::new("ip").args(["netns", "delete", &name]).output();
         }
+    }
+}
+
+fn add_address(host: &str, address: IpAddr) {
+    let add = ["-n", host, "address", "add"];
+    match address {
+        IpAddr::V4(_) => ip(&[&add[..], &[&format!("{address}/24"), "dev", "cable"]].concat()),
+        // Without duplicate address detection the address can be used at once.
+        IpAddr::V6(_) => ip(&[&add[..], &[&format!("{address}/64"), "dev", "cable", "nodad"]].concat()),
     }
 }
 

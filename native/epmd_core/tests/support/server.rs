@@ -175,6 +175,13 @@ impl Server {
         self.child.id()
     }
 
+    /// How much memory it has.
+    pub fn resident_megabytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a running server");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) / 1024
+    }
+
     /// What it wrote to its standard error.
     pub fn errors(&self) -> String {
         fs::read_to_string(&self.errors).unwrap_or_default()

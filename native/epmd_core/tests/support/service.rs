@@ -89,9 +89,18 @@ impl Service {
         names
     }
 
+    /// How many messages the manager has heard.
+    pub fn heard(&mut self) -> usize {
+        self.number("h", "heard ")
+    }
+
     /// How many there are, with the witness if there is one.
     fn how_many(&mut self) -> usize {
-        self.ask("m", "many ")["many ".len()..].parse().unwrap()
+        self.number("m", "many ")
+    }
+
+    fn number(&mut self, letter: &str, begin: &str) -> usize {
+        self.ask(letter, begin)[begin.len()..].parse().unwrap()
     }
 
     /// Asks the manager with a letter. Its answer is the line that begins like this.
