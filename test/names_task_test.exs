@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.NamesTaskTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.Faults
+  alias EmbeddedEpmd.Attacker
 
   @root Path.expand("..", __DIR__)
 
@@ -36,8 +36,8 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     assert {text, 1} = names(["--port", "#{nobody}"])
     assert text =~ "no EPMD answers at 127.0.0.1, port #{nobody}: connection refused"
 
-    for sentence <- ["", "220 mail.example ESMTP\r\n"] do
-      stranger = Faults.says({127, 0, 0, 1}, 0, sentence)
+    for sentence <- [[], ["220 mail.example ESMTP\r\n"]] do
+      stranger = Attacker.answers(sentence)
       assert {text, 1} = names(["--port", "#{stranger}"])
       assert text =~ "port #{stranger}: whoever answers there is no EPMD, or refuses to tell"
     end
