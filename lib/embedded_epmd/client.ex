@@ -17,6 +17,8 @@ defmodule EmbeddedEpmd.Client do
   @look_up_read 4_096
   @listing_read 65_536
   @longest_listing 16 * 1024 * 1024
+  # The longest name, in bytes: OTP's daemon takes 255 characters.
+  @longest_name 4 * 255
 
   @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport
 
@@ -97,7 +99,8 @@ defmodule EmbeddedEpmd.Client do
   # A port has at most five digits. To read a longer number takes time without bound.
   defp add(line, nodes) do
     with <<"name ", rest::binary>> <- line,
-         [name, port] when byte_size(port) <= 5 <- :binary.split(rest, " at port "),
+         [name, port] when byte_size(name) <= @longest_name and byte_size(port) <= 5 <-
+           :binary.split(rest, " at port "),
          {port, ""} when port in 0..65_535 <- :string.to_integer(port) do
       [{name, port} | nodes]
     else
