@@ -4,8 +4,8 @@ defmodule EmbeddedEpmd.AdmissionTest do
 
   import EmbeddedEpmd.{Faults, Vm}
 
+  alias EmbeddedEpmd.{Attacker, Tls}
   alias EmbeddedEpmd.Doctor.Connection.Admission
-  alias EmbeddedEpmd.Tls
 
   @moduletag timeout: 120_000
   @quiet ~w(-kernel logger_level none)
@@ -28,13 +28,13 @@ defmodule EmbeddedEpmd.AdmissionTest do
   test "another program has the node's port", context do
     a = start_ours(context.here, context.port)
     node = :"#{context.other}@127.0.0.1"
-    register(context, says({127, 0, 0, 1}, 0, "HTTP/1.1 400 Bad Request\r\n\r\n"), 6)
+    register(context, Attacker.answers(["HTTP/1.1 400 Bad Request\r\n\r\n"]), 6)
     assert_fault(context, "no node, but HTTP", a, node, :handshake, "Whoever answers for #{node} is no Erlang node")
   end
 
   test "nobody is behind the node's port", context do
     a = start_ours(context.here, context.port)
-    register(context, says({127, 0, 0, 1}, 0, ""), 6)
+    register(context, Attacker.answers([]), 6)
     node = :"#{context.other}@127.0.0.1"
 
     assert_fault(

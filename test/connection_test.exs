@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
   import EmbeddedEpmd.{Faults, Vm}
 
-  alias EmbeddedEpmd.{Folder, Network, Tls}
+  alias EmbeddedEpmd.{Attacker, Folder, Network, Tls}
   alias EmbeddedEpmd.Doctor.Connection
 
   @moduletag timeout: 120_000
@@ -234,7 +234,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
   test "another program has the EPMD's port", context do
     a = start_ours(context.here, context.port)
-    says({127, 0, 0, 9}, context.port, "HTTP/1.1 400 Bad Request\r\n\r\n")
+    Attacker.answers(["HTTP/1.1 400 Bad Request\r\n\r\n"], ip: {127, 0, 0, 9}, port: context.port)
 
     assert_fault(
       context,

@@ -69,6 +69,20 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     assert text =~ "Do: Run as root on the host: ss -ltnp 'sport = :#{port}'"
   end
 
+  test "of a process's arguments only the beginning is read, since they may have megabytes" do
+    started = fn arguments ->
+      pid = start_program(["perl", "-e", "sleep 600", "--" | arguments])
+      eventually(fn -> match?({:ok, "perl" <> _}, File.read("/proc/#{pid}/cmdline")) end)
+      pid
+    end
+
+    [name, hidden] = for name <- ["seen", "hidden"], do: unique(name)
+    pid = started.(["-sname", name])
+    started.(List.duplicate(String.duplicate("x", 100_000), 5) ++ ["-sname", hidden])
+    assert Linux.node_process(name) == pid
+    assert Linux.node_process(hidden) == nil
+  end
+
   test "a unit without AF_UNIX is told what that costs, and what to add", %{folder: folder} do
     program = Path.join(folder, "no_unix_sockets")
     {_, 0} = System.cmd("cc", ["-o", program, Path.expand("support/no_unix_sockets.c", __DIR__)])

@@ -136,6 +136,22 @@ defmodule EmbeddedEpmd.InstallTest do
       refute File.exists?(Path.join(child, "rel"))
     end
 
+    # Only root can give a file away.
+    if System.cmd("id", ["-u"]) == {"0\n", 0} do
+      test "does not evaluate what another user wrote into a folder above it", %{root: root} do
+        releases(root, @only)
+        [child, above, evaluated] = for file <- ["apps/web", "mix.exs", "evaluated"], do: Path.join(root, file)
+        File.write!(above, ["File.touch!(#{inspect(evaluated)})\n" | File.read!(above)])
+        assert {_, 1} = mix(child, ["embedded_epmd.doctor"])
+        assert File.exists?(evaluated)
+
+        File.rm!(evaluated)
+        File.chown!(above, 65_534)
+        for task <- ["embedded_epmd.install", "embedded_epmd.doctor"], do: assert({_, 0} = mix(child, [task]))
+        refute File.exists?(evaluated)
+      end
+    end
+
     test "that is released by itself, writes its files", %{root: root} do
       child = Path.join(root, "apps/web")
       assert {_, 0} = mix(child, ["embedded_epmd.install"])

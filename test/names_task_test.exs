@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.NamesTaskTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.Faults
+  alias EmbeddedEpmd.Attacker
 
   @root Path.expand("..", __DIR__)
 
@@ -36,13 +36,37 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     assert {text, 1} = names(["--port", "#{nobody}"])
     assert text =~ "no EPMD answers at 127.0.0.1, port #{nobody}: connection refused"
 
-    for sentence <- ["", "220 mail.example ESMTP\r\n"] do
-      stranger = Faults.says({127, 0, 0, 1}, 0, sentence)
+    for sentence <- [[], ["220 mail.example ESMTP\r\n"]] do
+      stranger = Attacker.answers(sentence)
       assert {text, 1} = names(["--port", "#{stranger}"])
       assert text =~ "port #{stranger}: whoever answers there is no EPMD, or refuses to tell"
     end
 
     assert call(vm, EmbeddedEpmd, :status).role == :serving
+  end
+
+  test "names of any bytes control no terminal, and are valid JSON" do
+    names = ["a\e[2J", "b\u202Ec", <<"caf", 0xE9>>, "d\"\\", String.duplicate("e", 255)]
+    port = Attacker.answers([Attacker.listing(names)])
+
+    assert {text, 0} = names(["--port", "#{port}"])
+    assert String.printable?(text)
+    # One long name does not make the other lines long.
+    assert [_, "a\\x1B[2J" <> rest, "b\\xE2\\x80\\xAEc  " <> _, "caf\\xE9  " <> _, ~S(d"\  ) <> _, long] = lines(text)
+    assert String.length(rest) < 100
+    assert long == String.duplicate("e", 255) <> "   4711  127.0.0.1"
+
+    assert {json, 0} = names(["--json", "--port", "#{port}"])
+
+    quoted = [~S("a\u001B[2J"), ~S("b\u202Ec"), ~S("caf\\xE9"), ~S("d\"\\"), ~s("#{String.duplicate("e", 255)}")]
+    objects = for name <- quoted, do: ~s({"name": #{name}, "port": 4711, "address": "127.0.0.1"})
+    assert lines(json) == ["[" <> Enum.join(objects, ", ") <> "]"]
+  end
+
+  test "an EPMD that does not end its list is told" do
+    port = Attacker.answers(Attacker.endless(Attacker.listing(["a"])))
+    assert {text, 1} = names(["--port", "#{port}"])
+    assert text =~ "no EPMD answers at 127.0.0.1, port #{port}: the listing is longer than 16 MiB"
   end
 
   test "--watch shows each change, and who owns the port and stands by; no colours where there is no terminal" do
@@ -97,6 +121,8 @@ defmodule EmbeddedEpmd.NamesTaskTest do
       end
     end
   end
+
+  defp lines(text), do: String.split(text, "\n", trim: true)
 
   defp names(arguments, environment \\ []) do
     System.cmd("mix", ["embedded_epmd.names" | arguments],

@@ -12,6 +12,13 @@ defmodule EmbeddedEpmd.Client do
   @lowest 5
   # How long to wait for an answer if the timeout is :infinity, in milliseconds: :erl_epmd never waits longer.
   @receive_timeout 10_000
+  # What one read of a look-up and of a listing brings, and the longest listing, in bytes. Whoever answers may be no
+  # EPMD, or one that never ends.
+  @look_up_read 4_096
+  @listing_read 65_536
+  @longest_listing 16 * 1024 * 1024
+  # The longest name, in bytes: OTP's daemon takes 255 characters.
+  @longest_name 4 * 255
 
   @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport
 
@@ -19,11 +26,11 @@ defmodule EmbeddedEpmd.Client do
   @spec port(charlist() | String.t(), :inet.ip_address(), :inet.port_number(), timeout()) ::
           answer() | {:error, atom()}
   def port(name, ip, port, timeout) do
-    case ask(ip, port, [@port_please2_req, name], timeout) do
-      {:ok, <<@port2_resp, 0, node::16, _type, _protocol, highest::16, lowest::16, _::binary>>} ->
+    case ask(ip, port, [@port_please2_req, name], {@look_up_read, &look_up_reply/1}, timeout) do
+      {:ok, <<@port2_resp, 0, node::16, _type, _protocol, highest::16, lowest::16, _size::16, _::binary>>} ->
         {:port, node, version(highest, lowest)}
 
-      {:ok, <<@port2_resp, _::binary>>} ->
+      {:ok, <<@port2_resp, _result, _::binary>>} ->
         :noport
 
       {:ok, _} ->
@@ -33,6 +40,12 @@ defmodule EmbeddedEpmd.Client do
         {:error, reason}
     end
   end
+
+  # What is used of a reply ends 12 bytes from its beginning, with the length of the name. OTP's client, too, discards
+  # the rest.
+  defp look_up_reply(<<@port2_resp, 0, rest::binary>>) when byte_size(rest) < 10, do: :incomplete
+  defp look_up_reply(bytes) when bytes in ["", <<@port2_resp>>], do: :incomplete
+  defp look_up_reply(_bytes), do: :complete
 
   @doc "The highest distribution version that this VM shares with a node of these versions; 0 if there is none."
   @spec version(non_neg_integer(), non_neg_integer()) :: non_neg_integer()
@@ -58,61 +71,96 @@ defmodule EmbeddedEpmd.Client do
     end
   end
 
-  @doc "Lists the nodes registered at `ip`, the newest first."
+  @doc "Lists the nodes registered at `ip`, the newest first. A listing of more than 16 MiB is `{:error, :too_long}`."
   @spec names(:inet.ip_address(), :inet.port_number(), timeout()) ::
-          {:ok, [{String.t(), :inet.port_number()}]} | {:error, atom()}
+          {:ok, [{binary(), :inet.port_number()}]} | {:error, atom()}
   def names(ip, port, timeout) do
-    case ask(ip, port, [@names_req], timeout) do
+    case ask(ip, port, [@names_req], {@listing_read, &listing/1}, timeout) do
       # The EPMD's own port comes first. Another program's text is no such number.
-      {:ok, <<0::16, _port::16, lines::binary>>} ->
-        {:ok, :lists.filtermap(&line/1, :binary.split(lines, "\n", [:global]))}
-
-      {:ok, _} ->
-        {:error, :address}
-
-      {:error, reason} ->
-        {:error, reason}
+      {:ok, <<0::16, _port::16, lines::binary>>} -> {:ok, lines(lines, [])}
+      {:ok, _} -> {:error, :address}
+      {:error, reason} -> {:error, reason}
     end
   end
 
-  defp line(line) do
-    with [<<"name ", name::binary>>, port] <- :binary.split(line, " at port "),
-         {port, ""} <- :string.to_integer(port) do
-      {true, {name, port}}
+  # A listing has no length. The EPMD closes the connection behind it.
+  defp listing(<<0::16, _::binary>>), do: :until_closed
+  defp listing(bytes) when bytes in ["", <<0>>], do: :incomplete
+  defp listing(_bytes), do: :complete
+
+  # One line after the other, since a hostile listing may have millions that name nobody.
+  defp lines(lines, nodes) do
+    case :binary.split(lines, "\n") do
+      [line, rest] -> lines(rest, add(line, nodes))
+      [line] -> :lists.reverse(add(line, nodes))
+    end
+  end
+
+  # A port has at most five digits. To read a longer number takes time without bound.
+  defp add(line, nodes) do
+    with <<"name ", rest::binary>> <- line,
+         [name, port] when byte_size(name) <= @longest_name and byte_size(port) <= 5 <-
+           :binary.split(rest, " at port "),
+         {port, ""} when port in 0..65_535 <- :string.to_integer(port) do
+      [{name, port} | nodes]
     else
-      _ -> false
+      _ -> nodes
     end
   end
 
-  # The EPMD closes the connection after its reply.
-  defp ask(ip, port, request, timeout) do
+  # One read brings `count` bytes at most. `judge` tells of the bytes so far whether they are all that is needed.
+  defp ask(ip, port, request, {count, judge}, timeout) do
     family = if tuple_size(ip) == 8, do: :inet6, else: :inet
     deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
+    options = [family, :binary, active: false, packet: :raw, buffer: count]
 
-    with {:ok, socket} <-
-           :gen_tcp.connect(ip, port, [family, :binary, active: false, packet: :raw], timeout) do
+    with {:ok, socket} <- :gen_tcp.connect(ip, port, options, timeout) do
       body = :unicode.characters_to_binary(request)
+      deadline = if deadline == :infinity, do: now() + @receive_timeout, else: deadline
 
       reply =
-        with :ok <- :gen_tcp.send(socket, [<<byte_size(body)::16>>, body]) do
-          receive_all(socket, deadline, [])
-        end
+        with :ok <- :gen_tcp.send(socket, [<<byte_size(body)::16>>, body]),
+             do: receive_reply(socket, deadline, judge, "")
 
       :gen_tcp.close(socket)
       reply
     end
   end
 
-  defp receive_all(socket, deadline, received) do
-    case :gen_tcp.recv(socket, 0, left(deadline)) do
-      {:ok, bytes} -> receive_all(socket, deadline, [received | bytes])
+  defp receive_reply(socket, deadline, judge, received) do
+    case judge.(received) do
+      :complete ->
+        {:ok, received}
+
+      :until_closed ->
+        receive_all(socket, deadline, received, byte_size(received))
+
+      :incomplete ->
+        case receive_some(socket, deadline) do
+          {:ok, bytes} -> receive_reply(socket, deadline, judge, received <> bytes)
+          {:error, :closed} -> {:ok, received}
+          {:error, reason} -> {:error, reason}
+        end
+    end
+  end
+
+  defp receive_all(_socket, _deadline, _received, size) when size > @longest_listing, do: {:error, :too_long}
+
+  defp receive_all(socket, deadline, received, size) do
+    case receive_some(socket, deadline) do
+      {:ok, bytes} -> receive_all(socket, deadline, [received | bytes], size + byte_size(bytes))
       {:error, :closed} -> {:ok, :erlang.iolist_to_binary(received)}
       {:error, reason} -> {:error, reason}
     end
   end
 
-  defp left(:infinity), do: @receive_timeout
-  defp left(deadline), do: :erlang.max(0, deadline - now())
+  # With a time-out of 0 what is there would still be returned, so whoever sends enough would never be timed out.
+  defp receive_some(socket, deadline) do
+    case deadline - now() do
+      left when left > 0 -> :gen_tcp.recv(socket, 0, left)
+      _ -> {:error, :timeout}
+    end
+  end
 
   defp now, do: :erlang.monotonic_time(:millisecond)
 end

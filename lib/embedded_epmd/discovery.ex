@@ -124,8 +124,7 @@ defmodule EmbeddedEpmd.Discovery do
   defp find(name, ip, timeout) do
     case Lifecycle.latest() do
       {server, :ports} ->
-        deadline = now() + :erlang.min(timeout, @change_over_timeout)
-        resolve(lookup(server, ip, to_binary(name)), server, ip, to_binary(name), timeout, deadline)
+        resolve(lookup(server, ip, to_binary(name)), server, ip, to_binary(name), deadlines(timeout))
 
       _ ->
         unvouched(:erl_epmd.port_please(name, ip, timeout))
@@ -139,7 +138,14 @@ defmodule EmbeddedEpmd.Discovery do
     _ in [ArgumentError, ErlangError] -> :stopped
   end
 
-  defp resolve(answer, server, ip, name, timeout, deadline) do
+  # Until when an answer is wanted, and until when the next owner of the port is asked for it. In Erlang's term order
+  # every number is less than :infinity.
+  defp deadlines(timeout) do
+    now = now()
+    {if(timeout == :infinity, do: :infinity, else: now + timeout), now + :erlang.min(timeout, @change_over_timeout)}
+  end
+
+  defp resolve(answer, server, ip, name, {wanted_until, _} = deadlines) do
     case answer do
       {:port, port, highest, lowest, user} ->
         {:port, port, Client.version(highest, lowest), user}
@@ -151,26 +157,26 @@ defmodule EmbeddedEpmd.Discovery do
         unvouched(:erl_epmd.port_please(:unicode.characters_to_list(name), ip, timeout))
 
       :elsewhere ->
-        unvouched(Client.port(name, ip, port(server), timeout))
+        unvouched(Client.port(name, ip, port(server), left(wanted_until)))
 
       # The owner may have just ended: then another VM takes the port.
       :owner ->
-        with {:error, reason} <- unvouched(Client.port(name, ip, port(server), timeout)),
-             do: retry(reason, server, ip, name, timeout, deadline)
+        with {:error, reason} <- unvouched(Client.port(name, ip, port(server), left(wanted_until))),
+             do: retry(reason, server, ip, name, deadlines)
 
       :unsettled ->
-        retry(:econnrefused, server, ip, name, timeout, deadline)
+        retry(:econnrefused, server, ip, name, deadlines)
     end
   end
 
-  defp retry(reason, server, ip, name, timeout, deadline) do
-    if now() < deadline do
+  defp retry(reason, server, ip, name, {_, retried_until} = deadlines) do
+    if now() < retried_until do
       :timer.sleep(@retry_interval)
 
       with :stopped <- lookup(server, ip, name) do
         {:error, reason}
       else
-        answer -> resolve(answer, server, ip, name, timeout, deadline)
+        answer -> resolve(answer, server, ip, name, deadlines)
       end
     else
       {:error, reason}
@@ -247,6 +253,9 @@ defmodule EmbeddedEpmd.Discovery do
   defp address(ip) when is_tuple(ip), do: {:ok, ip}
 
   defp address(host), do: HostAddress.resolve(host)
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: :erlang.max(0, deadline - now())
 
   defp now, do: :erlang.monotonic_time(:millisecond)
 

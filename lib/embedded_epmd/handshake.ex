@@ -125,8 +125,13 @@ defmodule EmbeddedEpmd.Handshake do
   def send_bytes(%{transport: transport, socket: socket}, bytes), do: transport.send(socket, bytes)
 
   @spec receive_bytes(t(), pos_integer()) :: {:ok, binary()} | {:error, term()}
-  def receive_bytes(%{transport: transport, socket: socket} = link, count),
-    do: transport.recv(socket, count, time_left(link))
+  def receive_bytes(%{transport: transport, socket: socket} = link, count) do
+    # With a time-out of 0 what is there would still be returned, and a peer that never ends would never be timed out.
+    case time_left(link) do
+      0 -> {:error, :timeout}
+      left -> transport.recv(socket, count, left)
+    end
+  end
 
   defp send_message(%{length_bits: bits} = link, message),
     do: send_bytes(link, [<<byte_size(message)::size(bits)>>, message])

@@ -7,6 +7,8 @@ defmodule EmbeddedEpmd.HiddenCall do
 
   @pass_through 112
   @reg_send 6
+  # The tag of a compressed term in the external term format.
+  @compressed 80
   @longest_message 1_000_000
 
   @doc """
@@ -36,14 +38,18 @@ defmodule EmbeddedEpmd.HiddenCall do
 
   # The other node may send anything to a connected node.
   defp decode(link, <<@pass_through, terms::binary>>) do
-    {_control, used} = :erlang.binary_to_term(terms, [:safe, :used])
+    {_control, used} = decode_term(terms)
     message = binary_part(terms, used, byte_size(terms) - used)
-    if message == "", do: answer(link), else: result(link, :erlang.binary_to_term(message, [:safe]))
+    if message == "", do: answer(link), else: result(link, elem(decode_term(message), 0))
   rescue
     ArgumentError -> {:error, :unreadable}
   end
 
   defp decode(link, _message), do: answer(link)
+
+  # No node compresses what it sends, and a megabyte can hold a compressed term of gigabytes.
+  defp decode_term(<<131, @compressed, _::binary>>), do: raise(ArgumentError, "a compressed term")
+  defp decode_term(term), do: :erlang.binary_to_term(term, [:safe, :used])
 
   defp result(_link, {:call, {:badrpc, reason}}), do: {:error, reason}
   defp result(_link, {:call, result}), do: {:ok, result}

@@ -2,6 +2,8 @@ defmodule EmbeddedEpmd.Log do
   @moduledoc false
   # Logs to Erlang's logger, with reports. This code runs while the VM boots, so it uses plain functions only.
 
+  alias EmbeddedEpmd.Printable
+
   @prefix "embedded_epmd: "
 
   @doc "Logs a sentence and its fields as a report."
@@ -24,11 +26,12 @@ defmodule EmbeddedEpmd.Log do
   end
 
   @doc false
-  # Formats a report as one line.
+  # Formats a report as one line. Names are chosen by whoever registers them.
   def format(%{what: text} = report) do
     fields =
-      for {key, value} <- :maps.to_list(:maps.remove(:what, report)), do: [" ", :erlang.atom_to_binary(key), "=", value]
+      for {key, value} <- :maps.to_list(:maps.remove(:what, report)),
+          do: [" ", :erlang.atom_to_binary(key), "=", Printable.text(value)]
 
-    {~c"~ts~ts~ts", [@prefix, text, fields]}
+    {~c"~ts~ts~ts", [@prefix, Printable.text(text), fields]}
   end
 end

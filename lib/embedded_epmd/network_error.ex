@@ -8,6 +8,8 @@ defmodule EmbeddedEpmd.NetworkError do
   # `Client` got an answer that no EPMD gives, or none.
   def format(reason) when reason in [:address, :noport], do: "whoever answers there is no EPMD, or refuses to tell"
 
+  def format(:too_long), do: "the listing is longer than 16 MiB"
+
   # OTP 27 and later take atoms alone.
   def format(reason) when is_atom(reason) do
     case to_string(:inet.format_error(reason)) do

@@ -16,9 +16,10 @@ defmodule EmbeddedEpmd.Roles do
   @doc "The roles of the nodes with these ports. A node whose sockets this user cannot see has none."
   @spec of([:inet.port_number()], :inet.port_number()) :: t()
   def of(ports, epmd_port) do
-    epmd = inodes(epmd_port)
+    listening = with :unknown <- Linux.listening(), do: %{}
+    epmd = for socket <- Map.get(listening, epmd_port, []), do: socket.inode
     owners = lock_holders(epmd)
-    nodes = for port <- ports, inode <- inodes(port), do: {inode, port}
+    nodes = for port <- Enum.uniq(ports), socket <- Map.get(listening, port, []), do: {socket.inode, port}
 
     sockets = for inode <- epmd ++ Enum.map(nodes, &elem(&1, 0)), do: %{inode: inode, user: nil}
     roles = for holder <- Linux.holders(sockets, epmd_port), holds?(holder, epmd), do: {role(holder, owners), holder}
@@ -35,12 +36,6 @@ defmodule EmbeddedEpmd.Roles do
   defp role(holder, owners), do: if(owners == [] or holder.pid in owners, do: :owner, else: :standby)
 
   defp holds?(holder, inodes), do: Enum.any?(holder.inodes, &(&1 in inodes))
-
-  defp inodes(port) do
-    with sockets when is_list(sockets) <- Linux.listening(port),
-         do: Enum.map(sockets, & &1.inode),
-         else: (:unknown -> [])
-  end
 
   # The processes that have locked one of these sockets. Fields: number, kind, advisory, write, process, file (major:minor
   # number of the device, and inode), start, end.

@@ -98,7 +98,8 @@ defmodule Mix.EmbeddedEpmd do
     here = File.cwd!()
     root = here |> Path.dirname() |> Stream.iterate(&Path.dirname/1) |> Enum.find(&(&1 == "/" or project?(&1)))
 
-    with {:ok, text} <- File.read(Path.join(root, "mix.exs")),
+    with true <- trusted?(Path.join(root, "mix.exs")),
+         {:ok, text} <- File.read(Path.join(root, "mix.exs")),
          true <- text =~ "apps_path",
          config = Mix.Project.in_project(:umbrella_of_embedded_epmd, root, &config/1),
          apps when is_binary(apps) <- config[:apps_path],
@@ -107,6 +108,14 @@ defmodule Mix.EmbeddedEpmd do
     else
       _ -> nil
     end
+  end
+
+  # What is evaluated must be of whoever wrote this project, or root's: into /tmp anybody may write.
+  defp trusted?(file) do
+    with {:ok, %{uid: user}} <- File.stat(file),
+         {:ok, %{uid: own}} <- File.stat(Mix.Project.project_file()),
+         do: user in [0, own],
+         else: (_ -> false)
   end
 
   defp project?(folder), do: File.regular?(Path.join(folder, "mix.exs"))

@@ -100,23 +100,6 @@ defmodule EmbeddedEpmd.Faults do
     {_, <<_, 0, _::binary>>} = Registration.alive2(context.other, context.port, node_port: port, highest: version)
   end
 
-  # Listens, answers the first bytes of each connection with a sentence, and closes it; returns the port.
-  def says(ip, port, sentence) do
-    {:ok, listener} = :gen_tcp.listen(port, [:binary, ip: ip, active: false, reuseaddr: true])
-    spawn_link(fn -> answer(listener, sentence) end)
-    {:ok, port} = :inet.port(listener)
-    port
-  end
-
-  defp answer(listener, sentence) do
-    with {:ok, socket} <- :gen_tcp.accept(listener) do
-      _ = :gen_tcp.recv(socket, 0, 5_000)
-      _ = :gen_tcp.send(socket, sentence)
-      :gen_tcp.close(socket)
-      answer(listener, sentence)
-    end
-  end
-
   # A name server that answers every question with one address; returns its line for `inetrc`.
   def name_server({a, b, c, d}) do
     {:ok, socket} = :gen_udp.open(0, [:binary, ip: {127, 0, 0, 1}, active: false])

@@ -2,6 +2,9 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   @moduledoc false
   # Sockets and processes of this network namespace, as far as /proc shows them to this user.
 
+  # How much is read of what a process says of itself, in bytes. A command line may have megabytes.
+  @longest_arguments 256 * 1024
+
   @type socket :: %{inode: String.t(), user: non_neg_integer()}
   @type holder :: %{
           pid: String.t(),
@@ -13,22 +16,24 @@ defmodule EmbeddedEpmd.Doctor.Linux do
 
   @doc "The sockets that listen on a port; `:unknown` if /proc does not show them."
   @spec listening(:inet.port_number()) :: [socket()] | :unknown
-  def listening(port) do
+  def listening(port), do: with(%{} = sockets <- listening(), do: Map.get(sockets, port, []))
+
+  @doc "The sockets that listen, by their ports; `:unknown` if /proc does not show them."
+  @spec listening() :: %{:inet.port_number() => [socket()]} | :unknown
+  def listening do
     # With systemd's ProcSubset=pid there is no /proc/net, but there is /proc/self/net.
     files = for file <- ["/proc/self/net/tcp", "/proc/self/net/tcp6"], {:ok, text} <- [File.read(file)], do: text
-
-    if files == [],
-      do: :unknown,
-      else: for(text <- files, line <- String.split(text, "\n"), socket = socket(String.split(line), port), do: socket)
+    sockets = for text <- files, line <- String.split(text, "\n"), socket = socket(String.split(line)), do: socket
+    if files == [], do: :unknown, else: Enum.group_by(sockets, &elem(&1, 0), &elem(&1, 1))
   end
 
   # Fields: number, local, remote, state (0A is LISTEN), queues, timer, retransmissions, user, time-out, inode.
-  defp socket([_, local, _, "0A", _, _, _, user, _, inode | _], port) do
+  defp socket([_, local, _, "0A", _, _, _, user, _, inode | _]) do
     [_, hex] = String.split(local, ":")
-    if String.to_integer(hex, 16) == port, do: %{inode: inode, user: String.to_integer(user)}
+    {String.to_integer(hex, 16), %{inode: inode, user: String.to_integer(user)}}
   end
 
-  defp socket(_fields, _port), do: nil
+  defp socket(_fields), do: nil
 
   @doc """
   The processes that hold one of these sockets of a port. Another user's descriptors cannot be seen, except that an
@@ -92,7 +97,13 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   end
 
   defp arguments(pid) do
-    with {:ok, line} <- File.read("/proc/#{pid}/cmdline"), do: String.split(line, "\0"), else: (_ -> [])
+    with {:ok, file} <- :file.open("/proc/#{pid}/cmdline", [:read, :raw, :binary]) do
+      line = :file.read(file, @longest_arguments)
+      :file.close(file)
+      with {:ok, line} <- line, do: String.split(line, "\0"), else: (_ -> [])
+    else
+      _ -> []
+    end
   end
 
   defp program(pid) do

@@ -7,8 +7,13 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
       mix embedded_epmd.names [HOST] [--port PORT] [--json] [--watch]
 
   HOST is a name or an address, by default 127.0.0.1. PORT is by default that of `ERL_EPMD_PORT` or of `config.exs`,
-  else 4369. `--json` prints one JSON document, an array of objects with `name`, `port` and `address`. The task ends
-  with status 1 when no EPMD answers.
+  else 4369. The task ends with status 1 when no EPMD answers.
+
+  OTP's daemon takes names of any bytes. Of those that cannot be printed, such as control characters, each byte is shown
+  as `\\xNN`.
+
+  `--json` prints one JSON document, an array of objects with `name`, `port` and `address`. Characters that cannot be
+  printed are `\\uNNNN` there, and bytes that are no UTF-8 the text `\\xNN`.
 
   `--watch` asks every second until Ctrl-C, and prints the list whenever it has changed. On a terminal each list
   replaces the last one; otherwise, and with `--json`, it is written below. For this host, on Linux, it also shows
@@ -18,12 +23,14 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, Config, HostAddress, NetworkError, Roles}
+  alias EmbeddedEpmd.{Client, Config, HostAddress, NetworkError, Printable, Roles}
   alias Mix.EmbeddedEpmd, as: Project
 
   @timeout 5_000
   # Between two requests of --watch; milliseconds.
   @pause 1_000
+  # To which the column of names is filled up; characters. One long name must not make all lines long.
+  @widest 64
 
   @impl Mix.Task
   def run(arguments) do
@@ -62,7 +69,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   defp roles(names, ip, host, port) do
     roles = if HostAddress.own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: %{nodes: %{}, others: []}
-    others = for {role, program, pid} <- roles.others, do: "#{role}: #{program}, pid #{pid}"
+    others = for {role, program, pid} <- roles.others, do: "#{role}: #{Printable.text(program)}, pid #{pid}"
     Enum.join([table(rows(names, ip), host, port, roles.nodes) | others], "\n")
   end
 
@@ -93,10 +100,10 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   # The column of roles is left out if there are none.
   defp table(rows, _host, _port, roles) do
-    lines = for {name, port, ip} <- rows, do: {name, to_string(port), ip, to_string(roles[port])}
+    lines = for {name, port, ip} <- rows, do: {Printable.text(name), to_string(port), ip, to_string(roles[port])}
     lines = [{"NAME", "PORT", "ADDRESS", if(roles == %{}, do: "", else: "ROLE")} | lines]
     width = fn column -> lines |> Enum.map(&String.length(elem(&1, column))) |> Enum.max() end
-    {names, addresses} = {width.(0), width.(2)}
+    {names, addresses} = {min(width.(0), @widest), width.(2)}
 
     Enum.map_join(lines, "\n", fn {name, port, ip, role} ->
       [String.pad_trailing(name, names), String.pad_leading(port, 5), String.pad_trailing(ip, addresses), role]
@@ -106,18 +113,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   end
 
   defp json(rows) do
-    objects = for {name, port, ip} <- rows, do: ~s({"name": #{quoted(name)}, "port": #{port}, "address": "#{ip}"})
+    objects =
+      for {name, port, ip} <- rows, do: ~s({"name": #{Printable.json(name)}, "port": #{port}, "address": "#{ip}"})
+
     "[" <> Enum.join(objects, ", ") <> "]"
   end
-
-  # Names may have characters that JSON must escape. Bytes that are not UTF-8 are read as Latin-1.
-  defp quoted(text) do
-    characters = if String.valid?(text), do: String.to_charlist(text), else: :binary.bin_to_list(text)
-    "\"" <> Enum.map_join(characters, &escape/1) <> "\""
-  end
-
-  defp escape(?"), do: ~S(\")
-  defp escape(?\\), do: ~S(\\)
-  defp escape(char) when char < 0x20, do: "\\u" <> String.pad_leading(Integer.to_string(char, 16), 4, "0")
-  defp escape(char), do: <<char::utf8>>
 end

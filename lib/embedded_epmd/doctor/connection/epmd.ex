@@ -10,6 +10,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
 
   # How many of the names that are registered there are shown.
   @shown 5
+  # How many are compared with the name that is missing. Who answers there may list a million.
+  @compared 1_000
   @near 0.8
   @default_port 4_369
 
@@ -148,6 +150,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
   def near(names, name) do
     alike =
       names
+      |> Enum.take(@compared)
       |> Enum.map(&{String.jaro_distance(&1, name), &1})
       |> Enum.filter(fn {distance, _} -> distance >= @near end)
       |> Enum.sort(:desc)

@@ -38,10 +38,14 @@ defmodule EmbeddedEpmd.Doctor.Connection.Identity do
     )
   end
 
-  # The record net_address of OTP's net_address.hrl.
+  # The record net_address of OTP's net_address.hrl. The other node may say anything.
   defp from(info) do
-    case List.keyfind(info, :address, 0) do
-      {:address, {:net_address, {ip, port}, _host, _protocol, _family}} -> ", from #{:inet.ntoa(ip)}, port #{port}"
+    with true <- is_list(info) and not List.improper?(info),
+         {:address, {:net_address, {ip, port}, _host, _protocol, _family}} when port in 0..65_535 <-
+           List.keyfind(info, :address, 0),
+         address when is_list(address) <- :inet.ntoa(ip) do
+      ", from #{address}, port #{port}"
+    else
       _ -> ""
     end
   end

@@ -1,0 +1,140 @@
+defmodule EmbeddedEpmd.ClientTest do
+  # What is asked of an EPMD that lies ends in time, takes no more memory than an answer can need, and is answered as
+  # OTP's client answers it.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.{Attacker, Vm}
+
+  alias EmbeddedEpmd.{Client, Handshake, HiddenCall}
+  alias EmbeddedEpmd.Doctor.Connection.Reach
+
+  @localhost {127, 0, 0, 1}
+  @timeout 1_000
+  # For what ends by itself or by its time-out, on a busy machine; milliseconds. What does not would never end.
+  @soon 20_000
+  @mebibyte 1024 * 1024
+  # The most that the sockets of both sides hold on Linux (tcp_wmem and tcp_rmem), with room to spare.
+  @in_sockets 16 * @mebibyte
+
+  test "look-ups are answered as by OTP's client" do
+    for {lie, expected, otp} <- [
+          {[found("a")], {:port, 4711, 6}, :same},
+          {each_byte(found("a")), {:port, 4711, 6}, :same},
+          {[found("a", versions: {9, 7})], {:port, 4711, 0}, :same},
+          # The length of its name is wrong, or there is more behind it.
+          {[binary_part(found("a"), 0, 12)], {:port, 4711, 6}, :same},
+          {[binary_part(found("a"), 0, 10), <<0xFFFF::16>>, "a"], {:port, 4711, 6}, :same},
+          {[found("another"), :binary.copy("x", 100_000)], {:port, 4711, 6}, :same},
+          {[binary_part(found("a"), 0, 11)], :noport, :same},
+          {[<<?w, 0>>], :noport, :same},
+          {[<<?w, 1>>], :noport, :same},
+          {[<<?w>>, <<255>>, "and why"], :noport, :same},
+          {[<<?w>>], {:error, :noport}, :closed},
+          {[], {:error, :noport}, :closed},
+          {["220 mail.example ESMTP\r\n"], {:error, :noport},
+           {:error, {:garbage_from_epmd, ~c"220 mail.example ESMTP\r\n"}}},
+          {[<<0>>, found("a")], {:error, :noport}, :any}
+        ] do
+      port = answers(lie)
+      assert Client.port("a", @localhost, port, @soon) == expected, inspect(lie)
+      theirs = call(start_plain(port), :erl_epmd, :port_please, [~c"a", @localhost, @soon])
+      assert otp == :any or theirs == if(otp == :same, do: expected, else: otp), inspect(lie)
+    end
+  end
+
+  test "a look-up ends with its reply, whatever follows and whoever does not close" do
+    for {lie, stays?, expected} <- [
+          {endless(found("a")), false, {:port, 4711, 6}},
+          {[found("a")], true, {:port, 4711, 6}},
+          {[<<?w, 1>>], true, :noport},
+          {endless(), false, {:error, :noport}},
+          {["220 mail.example ESMTP\r\n"], true, {:error, :noport}}
+        ] do
+      sent = :counters.new(1, [])
+      port = answers(lie, stay: stays?, sent: sent)
+      assert ends(fn -> Client.port("a", @localhost, port, :infinity) end) == expected
+      assert :counters.get(sent, 1) <= @in_sockets
+    end
+  end
+
+  test "the time-out holds, however the bytes come" do
+    for lie <- [[], drip(found("a"), @timeout), drip(:binary.copy(<<0>>, 1_000), 50)] do
+      port = answers(lie, stay: true)
+      assert ends(fn -> Client.port("a", @localhost, port, @timeout) end) in [{:error, :timeout}, {:error, :noport}]
+      assert ends(fn -> Client.names(@localhost, port, @timeout) end) == {:error, :timeout}
+    end
+
+    # Also for one that sends faster than is read.
+    port = answers(endless(listing([]), "a"))
+    assert ends(fn -> Client.names(@localhost, port, @timeout) end) in [{:error, :timeout}, {:error, :too_long}]
+    # The control.
+    slowly = answers(drip(found("a"), 20))
+    assert Client.port("a", @localhost, slowly, @soon) == {:port, 4711, 6}
+  end
+
+  test "a listing has a limit, and a long one below it is whole" do
+    sent = :counters.new(1, [])
+    port = answers(endless(listing(["a"])), sent: sent)
+    assert ends(fn -> Client.names(@localhost, port, :infinity) end) == {:error, :too_long}
+    assert :counters.get(sent, 1) <= 16 * @mebibyte + @in_sockets
+
+    names = for number <- 1..30_000, do: String.pad_leading("#{number}", 250, "n")
+    assert byte_size(listing(names)) < 16 * @mebibyte
+    port = answers([listing(names)])
+    assert Client.names(@localhost, port, @soon) == {:ok, for(name <- names, do: {name, 4711})}
+  end
+
+  test "in a listing only lines that name a node count" do
+    lines = [
+      "name a at port 1\n",
+      "name b at port 65536\n",
+      "name c at port -1\n",
+      "name d at port 1x\n",
+      "name e\n",
+      "active name <f> at port 2\n",
+      "\n\n",
+      ["name g at port ", :binary.copy("9", 1_000_000), "\n"],
+      ["name ", 0xFF, "\e[2J at port 3\n"],
+      "name i at port 4"
+    ]
+
+    port = answers([[<<4369::32>>, lines]])
+
+    assert ends(fn -> Client.names(@localhost, port, @soon) end) ==
+             {:ok, [{"a", 1}, {<<0xFF, "\e[2J">>, 3}, {"i", 4}]}
+
+    for other <- ["", <<0>>, <<0, 0, 1>>, "220 mail.example ESMTP\r\n"] do
+      port = answers([other], stay: other =~ "mail")
+      assert ends(fn -> Client.names(@localhost, port, @soon) end) == {:error, :address}
+    end
+  end
+
+  test "the doctor's call of another node ends in time, and unpacks nothing" do
+    tick = <<0::32>>
+    answer = :erlang.term_to_binary({:call, :fine})
+    control = <<112, :erlang.term_to_binary({2, :"", self()})::binary>>
+    framed = fn message -> <<byte_size(message)::32, message::binary>> end
+
+    assert call_of([framed.(control <> answer)]) == {:ok, :fine}
+    assert call_of([tick, framed.("other"), framed.(control <> answer)]) == {:ok, :fine}
+    assert call_of(endless(tick, :binary.copy(tick, 16_384))) == {:error, :timeout}
+    assert call_of(endless("", :binary.copy(framed.(control <> <<131, 106>>), 1_000))) == {:error, :timeout}
+    assert call_of([<<1_000_001::32>>]) == {:error, :too_long}
+
+    bomb = :erlang.term_to_binary({:call, :binary.copy(<<0>>, 64 * @mebibyte)}, [:compressed])
+    assert byte_size(bomb) < 100_000
+    assert call_of([framed.(control <> bomb)]) == {:error, :unreadable}
+    assert call_of([framed.(<<112, bomb::binary>>)]) == {:error, :unreadable}
+  end
+
+  defp call_of(lie) do
+    {:ok, link} = Reach.open(@localhost, answers(lie, stay: true))
+    link = Handshake.with_timeout(link, @timeout)
+    result = ends(fn -> HiddenCall.call(link, "doctor-x-1@host", 7, :net_kernel, :node_info, []) end)
+    Handshake.close(link)
+    result
+  end
+
+  # What a function returns that must end by itself.
+  defp ends(function), do: function |> Task.async() |> Task.await(@soon)
+end
