@@ -154,7 +154,7 @@ defmodule EmbeddedEpmd.Discovery do
         :noport
 
       :stopped ->
-        unvouched(:erl_epmd.port_please(:unicode.characters_to_list(name), ip, timeout))
+        unvouched(:erl_epmd.port_please(:unicode.characters_to_list(name), ip, left(wanted_until)))
 
       :elsewhere ->
         unvouched(Client.port(name, ip, port(server), left(wanted_until)))
