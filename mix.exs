@@ -44,8 +44,10 @@ defmodule EmbeddedEpmd.MixProject do
           else: %{}
         ),
       # The checksum file exists only when a release is made (RELEASE.md).
-      files: ~w(lib mix.exs .formatter.exs Cargo.toml Cargo.lock .cargo native/mix native/*/Cargo.toml native/*/build.rs
-           native/*/src README.md CHANGELOG.md SECURITY.md LICENSE guides) ++ Path.wildcard("checksum-*.exs")
+      files:
+        ~w(lib mix.exs .formatter.exs Cargo.toml Cargo.lock .cargo/config.toml native/mix native/*/Cargo.toml native/*/build.rs
+           native/*/src README.md CHANGELOG.md SECURITY.md LICENSE usage-rules.md guides) ++
+          Path.wildcard("checksum-*.exs")
     ]
   end
 
@@ -58,7 +60,7 @@ defmodule EmbeddedEpmd.MixProject do
         "CHANGELOG.md",
         # Without a name of its own it would overwrite the page of guides/security.md.
         {:"SECURITY.md", [filename: "security_policy", title: "Security policy"]},
-        "LICENSE" | Path.wildcard("guides/*.md")
+        "LICENSE" | Path.wildcard("guides/*.{md,livemd}")
       ],
       groups_for_extras: [Guides: ~r{^guides/}],
       before_closing_body_tag: &diagrams/1
