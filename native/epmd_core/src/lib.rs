@@ -14,6 +14,21 @@
 //! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
+//! Words that are used throughout:
+//!
+//! | word | meaning |
+//! |---|---|
+//! | member | this library in one VM: an owner, or a process that has joined one |
+//! | owner | the member, or another EPMD, that serves the port |
+//! | follower | a member that has joined an owner and holds a replica of its table |
+//! | standby | a follower that also has the owner's listeners and connections, and serves next |
+//! | replica | a follower's table, kept up to date by the owner; its first transfer is a snapshot |
+//! | log entry | one change of the table, as it is sent to followers |
+//! | in sync | has received the whole snapshot and every later entry |
+//! | tombstone | a name that has left, remembered so that its next creation differs |
+//! | grace period | the time in which nodes of the last owner may register again; then the table has settled |
+//! | epoch | the time in which one table goes on under one owner; numbers count within it |
+//!
 //! This crate knows no Erlang terms; `epmd_nif` puts it into a VM.
 
 mod address;
