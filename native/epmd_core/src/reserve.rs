@@ -1,15 +1,11 @@
 //! Descriptors kept in reserve.
 
 use std::fs::File;
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::sleep;
 
 /// How many descriptors a server keeps in reserve.
 const RESERVE: usize = 8;
-/// How long to wait before it is tried again to fill it.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// A few descriptors kept open, to be freed when the process has no others: then look-ups are still answered.
 #[derive(Debug)]
@@ -54,13 +50,6 @@ impl Reserve {
     /// Whether nothing is left of it.
     pub(crate) fn is_spent(&self) -> bool {
         self.kept.lock().is_empty()
-    }
-
-    /// Waits until it is full.
-    pub(crate) async fn refilled(&self) {
-        while !self.is_whole() {
-            sleep(PAUSE).await;
-        }
     }
 
     /// Frees a descriptor for the next accept; false if all of them are gone.

@@ -1,5 +1,7 @@
 //! Users and groups of this host, by their names in the system's databases or by their numbers.
 
+use std::sync::OnceLock;
+
 use nix::errno::Errno;
 use nix::unistd::{Group, User};
 
@@ -11,10 +13,17 @@ pub fn own_user() -> u32 {
 /// Whether that is what the kernel says of every user who has no number in this user namespace.
 pub(crate) fn is_unmapped(user: u32) -> bool {
     const OVERFLOW: u32 = 65_534;
+    user == OVERFLOW && cfg!(target_os = "linux") && !is_everybody_mapped()
+}
+
+/// Whether each user has the same number in this user namespace as outside of it. That never changes, and it takes a
+/// descriptor to find out.
+fn is_everybody_mapped() -> bool {
     // Inside, outside, and how many.
     const EVERYBODY: [&str; 3] = ["0", "0", "4294967295"];
-    let maps = || std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    user == OVERFLOW && cfg!(target_os = "linux") && !maps().split_whitespace().eq(EVERYBODY)
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let read = || Some(std::fs::read_to_string("/proc/self/uid_map").ok()?.split_whitespace().eq(EVERYBODY));
+    KNOWN.get().copied().or_else(read).is_some_and(|is| *KNOWN.get_or_init(|| is))
 }
 
 /// The number of a user.

@@ -22,6 +22,8 @@ use support::users;
 
 /// The reply to a registration whose name is taken.
 const REFUSED: &[u8] = b"v\x01\0\0\0\x63";
+/// Descriptors of a process that has few.
+const FEW: u32 = 64;
 /// How many connections of one remote source may wait.
 const OF_ONE_SOURCE: usize = 32;
 
@@ -57,34 +59,55 @@ fn who_does_not_read_a_listing_has_no_copy_of_it() {
 
 #[test]
 fn connections_of_other_hosts_take_no_place_of_a_local_one() {
-    local_ones_are_served(&Settings::ours());
+    served_beside_other_hosts(&Settings::ours());
 }
 
 #[test]
 fn connections_of_other_hosts_take_no_descriptor_of_a_local_one() {
-    local_ones_are_served(&Settings::ours().descriptors(64));
+    served_beside_other_hosts(&Settings::ours().descriptors(FEW));
 }
 
-/// A registration that waits for its name is refused in the end, and others are granted, while there are more
-/// connections from 200 addresses of another host than may wait.
-fn local_ones_are_served(settings: &Settings) {
+/// There are more connections from 200 addresses of another host than may wait.
+fn served_beside_other_hosts(settings: &Settings) {
     let network = Network::new();
     let sources = || (20..220).map(|last| Ipv4Addr::new(10, 77, 0, last));
     network.add_peer_addresses(sources());
     let server = settings.clone().everywhere_in(&network.server_host).start();
-    let (local, outer) = (server.ipv4(), server.at(SERVER));
-    let _anchor = network.on_server_host(|| register(local, "anchor", 4711)).unwrap();
-    for is_attacked in [false, true] {
-        let _attackers =
-            is_attacked.then(|| network.on_peer_host(|| Attackers::that_wait(500, sources().map(IpAddr::from), outer)));
-        network.on_server_host(|| {
-            for number in 0..5 {
-                let refused = exchange(local, &alive2("anchor", 1)).unwrap();
-                assert_eq!(refused, REFUSED, "attempt {number} of a local one, attacked: {is_attacked}");
-                let _granted = register(local, format!("node{number}"), 1).expect("a new name");
-                assert_eq!(exchange(local, &port_please2("anchor")).unwrap(), Alive2::new("anchor", 4711).found());
-            }
+    network.on_server_host(|| {
+        is_served_beside(server.ipv4(), || {
+            network.on_peer_host(|| Attackers::that_wait(500, sources().map(IpAddr::from), server.at(SERVER)))
         });
+    });
+}
+
+#[test]
+fn connections_of_another_user_take_no_place_of_ours() {
+    served_beside_another_user(&Settings::ours());
+}
+
+#[test]
+fn connections_of_another_user_take_no_descriptor_of_ours() {
+    served_beside_another_user(&Settings::ours().descriptors(FEW));
+}
+
+fn served_beside_another_user(settings: &Settings) {
+    if users::are_there() {
+        let server = settings.start();
+        is_served_beside(server.ipv4(), || Attackers::that_wait(500, [Ipv4Addr::LOCALHOST.into()], server.ipv4()));
+    }
+}
+
+/// A registration that waits for its name is refused in the end, others are granted, and look-ups are answered.
+fn is_served_beside(server: SocketAddr, attack: impl Fn() -> Attackers) {
+    let _anchor = register(server, "anchor", 4711).unwrap();
+    for is_attacked in [false, true] {
+        let _attackers = is_attacked.then(&attack);
+        for number in 0..5 {
+            let refused = exchange(server, &alive2("anchor", 1)).unwrap();
+            assert_eq!(refused, REFUSED, "attempt {number}, attacked: {is_attacked}");
+            let _granted = register(server, format!("node{number}"), 1).expect("a new name");
+            assert_eq!(exchange(server, &port_please2("anchor")).unwrap(), Alive2::new("anchor", 4711).found());
+        }
     }
 }
 

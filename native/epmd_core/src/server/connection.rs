@@ -20,6 +20,7 @@ use super::access::Origin;
 use super::connections::Slot;
 use super::listing::{Listing, Which};
 use super::shared::Shared;
+use super::sources::Source;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
 use crate::os;
@@ -114,8 +115,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
                 Err(_) => return,
             },
             Answer::Register(node, user) => {
-                let is_free = shared.registry.find(node.name.as_str().as_bytes()).is_none();
-                if is_free && shared.reserve.is_whole() {
+                if shared.registry.find(node.name.as_str().as_bytes()).is_none() {
                     return register(shared, stream, peer, &node, user);
                 }
                 Pending::Do(Answer::Register(node, user))
@@ -125,8 +125,13 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     };
     let limits = shared.limits();
     let deadline = Instant::now() + limits.deadline;
-    let origin = origin(peer, &stream);
-    shared.connections.spawn_waiting(origin, &limits, |slot| {
+    let user = || match &pending {
+        Pending::Do(Answer::Register(_, user)) => *user,
+        _ if shared.connections.are_many_waiting(&limits) => shared.kernel.user_of(&stream).ok(),
+        _ => None,
+    };
+    let source = Source::of(origin(peer, &stream), user);
+    shared.connections.spawn_waiting(source, &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
@@ -189,7 +194,6 @@ async fn converse(
             None
         }
         Answer::Register(node, user) => {
-            let _ = timeout(GRACE, shared.reserve.refilled()).await;
             if is_free(shared, &node).await {
                 return Some((node, user));
             }
@@ -309,8 +313,8 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node, u
     if let Some(reason) = shared.lacks_room_for(&node.name, user) {
         return tell_refused(shared, peer, node, reason);
     }
-    // The reserve is for look-ups; a node would keep a descriptor of it.
-    if !shared.reserve.is_whole() {
+    // The reserve is for look-ups; a node would keep a descriptor of it. So another connection gives way.
+    if !shared.reserve.is_whole() && !shared.connections.close_waiting(Duration::ZERO) {
         return tell_refused(shared, peer, node, "out of descriptors");
     }
     let Ok(connection) = os::watch(stream).map(Arc::new) else { return };

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use super::access::Origin;
 use super::sources::{Source, Sources};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+
+/// The part of the places, as a divisor, from which on many wait.
+const MANY: usize = 4;
 
 /// A handle to the table of connections. Its lock is never held across an await.
 #[derive(Clone, Debug, Default)]
@@ -54,14 +56,19 @@ pub(crate) struct Slot {
 }
 
 impl Connections {
+    /// Whether so many wait that it matters whose a connection is.
+    pub(crate) fn are_many_waiting(&self, limits: &Limits) -> bool {
+        let Open { waiting, registered } = self.open();
+        waiting >= limits.for_waiting(limits.descriptors(), registered) / MANY
+    }
+
     /// Spawns the task of a waiting connection. If its source has more than its share of slots then, the one of them that
     /// has waited longest is closed; else, if the table is too full, the one that gives way to all others. That may be
     /// this one: a local connection does not give way to a remote one.
-    pub(crate) fn spawn_waiting<F>(&self, origin: Origin, limits: &Limits, task: impl FnOnce(Slot) -> F)
+    pub(super) fn spawn_waiting<F>(&self, source: Source, limits: &Limits, task: impl FnOnce(Slot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let source = Source::from(origin);
         let mut table = self.table.lock();
         table.opened += 1;
         let number = table.opened;
@@ -69,7 +76,7 @@ impl Connections {
         table.waiting.insert(number, Waiting { source, since: Instant::now(), task });
         table.sources.insert(source, number);
         let most = limits.for_waiting(limits.descriptors(), table.registered.len());
-        if source != Source::Local && table.sources.count(source) > limits.waiting_per_source {
+        if source.is_remote() && table.sources.count(source) > limits.waiting_per_source {
             let oldest = table.sources.oldest(source);
             self.close(&mut table, oldest);
         } else if table.waiting.len() > most {

@@ -1,5 +1,5 @@
 //! Where connections come from, and which of them gives way to another: what is local is served before what is not, and
-//! of what is not, whoever has the most gives way.
+//! whoever has the most gives way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,21 +13,25 @@ const IPV6_NETWORK: u128 = !0 << 64;
 /// Where a connection comes from, as far as shares are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Source {
-    /// This host.
-    Local,
+    /// A user of this host, if it is known who.
+    Local(Option<u32>),
     /// An IPv4 address, or a network of IPv6 with the other bits 0.
     Remote(IpAddr),
 }
 
-impl From<Origin> for Source {
-    fn from(origin: Origin) -> Self {
+impl Source {
+    pub(super) fn of(origin: Origin, user: impl FnOnce() -> Option<u32>) -> Self {
         match origin {
-            Origin::Local => Self::Local,
+            Origin::Local => Self::Local(user()),
             Origin::Remote(IpAddr::V6(address)) => {
                 Self::Remote(Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into())
             }
             Origin::Remote(address) => Self::Remote(address),
         }
+    }
+
+    pub(super) fn is_remote(self) -> bool {
+        matches!(self, Self::Remote(_))
     }
 }
 
@@ -35,9 +39,12 @@ impl From<Origin> for Source {
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     by_source: HashMap<Source, BTreeSet<u64>>,
-    /// The remote ones, each by how many connections it has, and by the oldest of them.
-    remote: BTreeMap<(usize, Reverse<u64>), Source>,
+    /// The last one gives way to the others.
+    ranked: BTreeMap<Rank, Source>,
 }
+
+/// Whether a source is remote, how many connections it has, and the oldest of them.
+type Rank = (bool, usize, Reverse<u64>);
 
 impl Sources {
     pub(super) fn insert(&mut self, source: Source, number: u64) {
@@ -50,16 +57,14 @@ impl Sources {
 
     fn change(&mut self, source: Source, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let connections = self.by_source.entry(source).or_default();
-        if let Some(place) = place(source, connections) {
-            self.remote.remove(&place);
+        if let Some(rank) = rank(source, connections) {
+            self.ranked.remove(&rank);
         }
         change(connections);
-        if let Some(place) = place(source, connections) {
-            self.remote.insert(place, source);
-        }
-        if connections.is_empty() {
-            self.by_source.remove(&source);
-        }
+        match rank(source, connections) {
+            Some(rank) => self.ranked.insert(rank, source),
+            None => self.by_source.remove(&source).and(None),
+        };
     }
 
     /// How many come from there.
@@ -72,20 +77,15 @@ impl Sources {
         self.by_source.get(&source)?.first().copied()
     }
 
-    /// The one that gives way: the oldest of the remote source that has the most, or, of two that have as many, of that
-    /// with the oldest. A local one only if there is no other.
+    /// The one that gives way: the oldest of the remote source that has the most or, of two that have as many, of that
+    /// with the oldest. If all are local, the same of the users.
     pub(super) fn gives_way(&self) -> Option<u64> {
-        match self.remote.last_key_value() {
-            Some(((_, Reverse(oldest)), _)) => Some(*oldest),
-            None => self.oldest(Source::Local),
-        }
+        self.ranked.last_key_value().map(|((_, _, Reverse(oldest)), _)| *oldest)
     }
 }
 
-/// The place of a remote source among the others, the last of which gives way.
-fn place(source: Source, connections: &BTreeSet<u64>) -> Option<(usize, Reverse<u64>)> {
-    let oldest = connections.first().filter(|_| source != Source::Local)?;
-    Some((connections.len(), Reverse(*oldest)))
+fn rank(source: Source, connections: &BTreeSet<u64>) -> Option<Rank> {
+    Some((source.is_remote(), connections.len(), Reverse(*connections.first()?)))
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     fn remote(address: &str) -> Source {
-        Source::from(Origin::Remote(address.parse().expect("an address")))
+        Source::of(Origin::Remote(address.parse().expect("an address")), || unreachable!("it is not asked for"))
     }
 
     /// Those that are open, numbered in their order.
@@ -110,16 +110,17 @@ mod tests {
             sources.remove(open[number as usize], number);
             order.push(number);
         }
-        assert!(sources.by_source.is_empty() && sources.remote.is_empty(), "something is left");
+        assert!(sources.by_source.is_empty() && sources.ranked.is_empty(), "something is left");
         order
     }
 
     #[test]
     fn the_source_with_the_most_gives_way_and_this_host_last() {
         let (one, other) = (remote("192.0.2.1"), remote("192.0.2.2"));
-        let open = [Source::Local, one, other, other, one, other, Source::Local];
+        let [user, another, unknown] = [Some(1), Some(2), None].map(Source::Local);
+        let open = [user, one, other, other, another, one, other, another, unknown];
         assert_eq!(sources(&open).count(other), 3);
-        assert_eq!(order(sources(&open), &open), [2, 1, 3, 4, 5, 0, 6]);
+        assert_eq!(order(sources(&open), &open), [2, 1, 3, 5, 6, 4, 0, 7, 8]);
     }
 
     #[test]
@@ -129,7 +130,7 @@ mod tests {
         assert_ne!(remote("192.0.2.1"), remote("192.0.2.2"));
         let mapped =
             Origin::of("::ffff:192.0.2.1".parse().expect("an address"), || Err(std::io::ErrorKind::Other.into()));
-        assert_eq!(Source::from(mapped), remote("192.0.2.1"));
+        assert_eq!(Source::of(mapped, || None), remote("192.0.2.1"));
     }
 
     #[test]
