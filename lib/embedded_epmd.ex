@@ -14,8 +14,9 @@ defmodule EmbeddedEpmd do
   A VM that is not a node has no server and needs none: the process waits until `Node.start/2` makes the VM a node.
   That also works without the flag `-epmd_module`, as under `iex -S mix`. On OTP 27.2 and later the process sets the
   parameter `epmd_module` of `kernel`. Earlier versions have no such parameter: there the process starts the server on
-  the loopback addresses only, and adds the configured addresses as soon as a node registers. If something that is no
-  EPMD has the port, a warning says so, and the application starts all the same.
+  the loopback addresses only, and adds the configured addresses as soon as the VM's own node registers. The same is so
+  where another discovery module is configured. If something that is no EPMD has the port, a warning says so, and the
+  application starts all the same.
 
   Several applications of one VM may each have `EmbeddedEpmd` as a child. The first process supervises the server;
   when it ends, one of the others takes its place. Their options must not contradict each other.

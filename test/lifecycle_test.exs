@@ -2,6 +2,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
   # How long the server lives, in every kind of VM.
   use ExUnit.Case, async: true
 
+  import EmbeddedEpmd.Attacker, only: [register_as_nobody: 2, register_as_nobody: 3]
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.{Mailbox, Watch}
@@ -43,6 +44,38 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert [%{name: ^name}] = stock_names(port)
       assert :ok == call(vm, :net_kernel, :stop)
       eventually(fn -> stock_names(port) in [[], :none] and listening(port) -- ["127.0.0.1", "::1"] == [] end)
+    end
+
+    test "shows other hosts nothing, whoever registers with it", %{port: port, name: name} do
+      # OTP 27.2 and later would have no server here without the flag.
+      vm = start_plain(port, [flags: ~w(-epmd_module erl_epmd)] ++ @everywhere)
+      supervise(vm)
+      register_as_nobody(unique("nobody"), port)
+      stock = start_stock(unique("stock"), port)
+      assert [_, _] = stock_names(port)
+      assert closed?(vm, port)
+
+      # A VM that is to be a node and does not become one shows nothing, either.
+      hush(vm)
+      [%{name: taken} | _] = stock_names(port)
+      starting = Task.async(fn -> become_node(vm, taken) end)
+      seen = fn seen -> if Task.yield(starting, 0), do: :ok, else: closed?(vm, port) and seen.(seen) end
+      assert seen.(seen) == :ok
+      assert call(vm, :erlang, :node) == :nonode@nohost
+      assert closed?(vm, port)
+
+      # As a node it does.
+      assert {:ok, _} = become_node(vm, name)
+      eventually(fn -> "0.0.0.0" in listening(port) end)
+      assert call(stock, :net_adm, :ping, [:"#{name}@127.0.0.1"]) == :pong
+    end
+
+    test "shows other hosts nothing while it is said to become one", %{port: port} do
+      vm = start_plain(port, @everywhere)
+      call(vm, Mailbox, :start, [:net_kernel])
+      supervise(vm)
+      assert "127.0.0.1" in listening(port)
+      assert closed?(vm, port)
     end
 
     test "takes the port from no node, and finds those that have it", %{port: port, name: name} do
@@ -92,6 +125,38 @@ defmodule EmbeddedEpmd.LifecycleTest do
   end
 
   describe "a node" do
+    test "whose EPMD is another shows other hosts nothing of ours, also to who takes its name", context do
+      %{port: port, name: name} = context
+      # OTP's client did not find an EPMD when this node booted, and needs none. Before 27.2 nothing else can be told.
+      vm = start_stock(name, port, [flags: ["-erl_epmd_port", "#{free_port()}"]] ++ @everywhere)
+      supervise(vm)
+      assert "127.0.0.1" in listening(port)
+      assert closed?(vm, port)
+
+      {:ok, own_port} = call(vm, :erl_epmd, :listen_port_please, [~c"", ~c""])
+      register_as_nobody(name, port, node_port: own_port)
+      assert closed?(vm, port)
+    end
+
+    test "whose discovery module passes all on to ours is open to other hosts", %{port: port, name: name} do
+      flags = ["-epmd_module", "Elixir.EmbeddedEpmd.PassingOn"]
+      vm = start_stock(name, port, [flags: flags] ++ @everywhere)
+      supervise(vm)
+      assert [%{name: ^name}] = stock_names(port)
+      assert "0.0.0.0" in listening(port)
+    end
+
+    test "that joined an owner before it became one stands by for it", %{port: port, name: name} do
+      owner = start_ours(unique("owner"), port)
+      vm = start_plain(port)
+      supervise(vm)
+      assert %{role: :joined, stands_by: false} = call(vm, EmbeddedEpmd, :status)
+      assert {:ok, _} = become_node(vm, name)
+      eventually(fn -> call(vm, EmbeddedEpmd, :status).stands_by end)
+      kill(owner)
+      eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
+    end
+
     test "is found without its application", %{port: port, name: name} do
       vm = start_ours(name, port)
       supervise(vm)
@@ -252,6 +317,12 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert {:error, _} = supervise_second(vm, @supervisor, owners: %{"prod" => "root"})
       assert {:ok, _} = supervise_second(vm, @supervisor, hand_over: [users: ["root"]])
     end
+  end
+
+  # Whether only this host can reach the port, once the supervised process knows of all that has happened.
+  defp closed?(vm, port) do
+    _ = call(vm, :sys, :get_state, [EmbeddedEpmd.Server])
+    listening(port) -- ["127.0.0.1", "::1"] == []
   end
 
   # The snapshot of a new subscriber.

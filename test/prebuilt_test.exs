@@ -1,6 +1,7 @@
 defmodule EmbeddedEpmd.PrebuiltTest do
   use ExUnit.Case, async: true
 
+  alias EmbeddedEpmd.Attacker
   alias EmbeddedEpmd.Build.{Cargo, Download, Prebuilt, Target}
 
   @moduletag timeout: 300_000
@@ -109,28 +110,113 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     File.write!(Path.join(folder, "library"), "contents")
 
     http = serve(folder, :ip_comm)
-    assert Download.read("http://127.0.0.1:#{http}/library", %{}) == {:ok, "contents"}
-    assert {:error, sentence} = Download.read("http://127.0.0.1:#{http}/other", %{})
+    assert download("http://127.0.0.1:#{http}/library", %{}) == {:ok, "contents"}
+    assert {:error, sentence} = download("http://127.0.0.1:#{http}/other", %{})
     assert sentence == "http://127.0.0.1:#{http}/other was answered with status 404"
 
     {tls, authority} = certificates(folder)
     https = serve(folder, {:ssl, tls})
-    assert {:error, sentence} = Download.read("https://localhost:#{https}/library", %{})
+    assert {:error, sentence} = download("https://localhost:#{https}/library", %{})
     assert sentence =~ "Unknown CA"
-    assert Download.read("https://localhost:#{https}/library", %{"HEX_CACERTS_PATH" => authority}) == {:ok, "contents"}
+    assert download("https://localhost:#{https}/library", %{"HEX_CACERTS_PATH" => authority}) == {:ok, "contents"}
     # The certificate is for localhost only.
-    assert {:error, sentence} = Download.read("https://127.0.0.1:#{https}/library", %{"HEX_CACERTS_PATH" => authority})
+    assert {:error, sentence} = download("https://127.0.0.1:#{https}/library", %{"HEX_CACERTS_PATH" => authority})
     assert sentence =~ "hostname_check_failed"
 
     # A request through a proxy has the whole URL in its first line. No other server knows that host.
     proxy = %{"http_proxy" => "http://me:secret@127.0.0.1:#{relay(self())}"}
-    assert Download.read("http://nowhere.invalid/library", proxy) == {:ok, "relayed"}
+    assert download("http://nowhere.invalid/library", proxy) == {:ok, "relayed"}
     assert_received {:relayed, request}
     assert request =~ "GET http://nowhere.invalid/library HTTP"
     assert request =~ ~r/proxy-authorization: Basic #{Base.encode64("me:secret")}/i
 
-    assert {:ok, "contents"} =
-             Download.read("http://127.0.0.1:#{http}/library", Map.put(proxy, "NO_PROXY", "127.0.0.1"))
+    assert {:ok, "contents"} = download("http://127.0.0.1:#{http}/library", Map.put(proxy, "NO_PROXY", "127.0.0.1"))
+
+    # One that is encrypted only passes on what both ends say.
+    tunnel = %{"HTTPS_PROXY" => "127.0.0.1:#{tunnel(self())}", "HEX_CACERTS_PATH" => authority}
+    assert download("https://localhost:#{https}/library", tunnel) == {:ok, "contents"}
+    assert_received {:tunnelled, "CONNECT localhost:" <> _}
+    assert {:error, sentence} = download("https://127.0.0.1:#{https}/library", tunnel)
+    assert sentence =~ "hostname_check_failed"
+    refused = Map.put(tunnel, "HTTPS_PROXY", "127.0.0.1:#{http}")
+    assert {:error, sentence} = download("https://localhost:#{https}/library", refused)
+    assert sentence =~ "cannot be read: the proxy answers with status"
+  end
+
+  test "the contents are what the server says, in each form that HTTP has" do
+    for {answer, expected} <- [
+          {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello and more", {:ok, "hello"}},
+          {"HTTP/1.0 200\r\n\r\nhello", {:ok, "hello"}},
+          {chunked("5;name=value\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: x\r\n\r\n"), {:ok, "hello!"}},
+          {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", {:ok, ""}}
+        ] do
+      assert download(web(Attacker.each_byte(answer)), %{}) == expected
+      assert download(web([answer]), %{}) == expected
+    end
+
+    there = web(["HTTP/1.1 200 OK\r\n\r\nthere"])
+    assert download(web([redirect(there)]), %{}) == {:ok, "there"}
+
+    relative = fn
+      "GET /library " <> _ -> [redirect("/moved?a=b")]
+      "GET /moved?a=b " <> _ -> ["HTTP/1.1 200 OK\r\n\r\nmoved"]
+    end
+
+    assert download(web(relative), %{}) == {:ok, "moved"}
+  end
+
+  test "a server that lies ends neither time nor memory", %{folder: folder} do
+    head = "HTTP/1.1 200 OK\r\n"
+    too_long = "is longer than any library, more than 64 MiB in all tries"
+
+    for {lie, sentence} <- [
+          {Attacker.endless(head <> "\r\n"), too_long},
+          {Attacker.endless(head <> "Content-Length: 99999999999\r\n\r\n"), too_long},
+          {Attacker.endless(chunked("fffffffffff\r\n")), too_long},
+          {Attacker.endless(chunked(""), :binary.copy("1\r\nx\r\n", 10_000)), too_long},
+          # Half of what is allowed, and then the end: the tries count together.
+          {[head, "Content-Length: 99999999\r\n\r\n", :binary.copy("x", 30 * 1024 * 1024)], too_long},
+          {Attacker.endless("HTTP/1.1 500 Oops\r\n\r\n"), "was answered with status 500"},
+          {Attacker.endless("HTTP/1.1 404 Not Found\r\n\r\n"), "was answered with status 404"},
+          {Attacker.endless(head <> "X: ", "x"), "cannot be read: what answers does not speak HTTP"},
+          {Attacker.endless(chunked("5"), "5"), "cannot be read: what answers does not speak HTTP"},
+          {[chunked("-5\r\n")], "cannot be read: what answers does not speak HTTP"},
+          {[head, "Content-Length: -1\r\n\r\n"], "cannot be read: what answers does not speak HTTP"},
+          {["220 mail.example ESMTP\r\n\r\n"], "cannot be read: what answers does not speak HTTP"},
+          {[], "cannot be read: :closed"},
+          {[head <> "Content-Length: 9\r\n\r\nshort"], "cannot be read: :closed"},
+          {[redirect("file:///etc/passwd")], "cannot be read: it is redirected to what is no address for it"},
+          {[redirect("http://a b/")], "cannot be read: it is redirected to what is no address for it"},
+          {[redirect("")], "cannot be read: it is redirected to what is no address for it"},
+          {[redirect("/again")], "cannot be read: it is redirected more than 5 times"}
+        ] do
+      sent = :counters.new(1, [])
+      url = web(lie, sent: sent)
+
+      assert {:error, text} = download(url, %{})
+      assert text == "#{url} #{sentence}"
+      # With what the sockets of each try hold.
+      assert :counters.get(sent, 1) <= (64 + 3 * 16) * 1024 * 1024
+    end
+
+    for lie <- [[], Attacker.drip(head <> "\r\n" <> String.duplicate("x", 10_000), 50)] do
+      url = web(lie, stay: true)
+      assert download(url, %{}, time: 300) == {:error, "#{url} cannot be read: no answer in time"}
+    end
+
+    assert {:error, text} = download("file:///dev/zero", %{}, bytes: 1_000_000)
+    assert text =~ "is longer than any library"
+
+    # Then it is built, and nothing is left behind. What another user has put into the cache is not read whole.
+    good = archive([{@name, library()}])
+    checksums = checksums(folder, good)
+    cache = Path.join(folder, "cache")
+    File.mkdir_p!(cache)
+    {_, 0} = System.cmd("truncate", ["--size", "100G", Path.join(cache, @archive)])
+    url = "http://127.0.0.1:#{Attacker.answers(Attacker.endless(head <> "\r\n"))}"
+    assert {:build, text} = ends(fn -> Prebuilt.read(url, @version, @triple, cache, checksums) end)
+    assert text =~ "is longer than any library"
+    assert Path.wildcard(Path.join(Mix.Project.build_path(), "*.tar.gz.*")) == []
   end
 
   test "the target is what rustc calls this VM's machine, or what the environment names" do
@@ -205,6 +291,18 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     assert Cargo.library(Enum.join([other, crate, finished], "\n")) == {:ok, ~S(/a "b"/ü/libepmd_nif.so)}
     assert {:error, sentence} = Cargo.library(Enum.join([other, finished], "\n"))
     assert sentence =~ "made no library of epmd_nif"
+  end
+
+  defp web(answer, options \\ []), do: "http://127.0.0.1:#{Attacker.answers(answer, options)}/library"
+  defp chunked(chunks), do: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" <> chunks
+  defp redirect(location), do: "HTTP/1.1 302 Found\r\nLocation: #{location}\r\n\r\n"
+
+  # What a function returns that must end by itself.
+  defp ends(function), do: function |> Task.async() |> Task.await(60_000)
+
+  defp download(url, environment, limits \\ []) do
+    path = Path.join(EmbeddedEpmd.Folder.new("download"), "file")
+    with :ok <- ends(fn -> Download.save(url, path, environment, limits) end), do: File.read(path)
   end
 
   # Runs a copy of the Mix compiler on each archive; returns its result, its messages and the installed files.
@@ -349,5 +447,29 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     end)
 
     port
+  end
+
+  # A proxy that connects to what it is asked for, and sends the request to the test.
+  defp tunnel(test) do
+    {:ok, listener} = :gen_tcp.listen(0, [:binary, active: false, ip: {127, 0, 0, 1}])
+    {:ok, port} = :inet.port(listener)
+    spawn_link(fn -> tunnel(test, listener) end)
+    port
+  end
+
+  defp tunnel(test, listener) do
+    {:ok, near} = :gen_tcp.accept(listener)
+    {:ok, request} = :gen_tcp.recv(near, 0)
+    send(test, {:tunnelled, request})
+    [_, port] = Regex.run(~r/:(\d+) HTTP/, request)
+    {:ok, far} = :gen_tcp.connect({127, 0, 0, 1}, String.to_integer(port), [:binary, active: false])
+    :ok = :gen_tcp.send(near, "HTTP/1.1 200 Connection established\r\n\r\n")
+    for {from, to} <- [{near, far}, {far, near}], do: spawn_link(fn -> pass(from, to) end)
+    tunnel(test, listener)
+  end
+
+  defp pass(from, to) do
+    with {:ok, bytes} <- :gen_tcp.recv(from, 0), :ok <- :gen_tcp.send(to, bytes), do: pass(from, to)
+    :gen_tcp.shutdown(to, :write)
   end
 end

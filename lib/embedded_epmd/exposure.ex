@@ -1,16 +1,38 @@
 defmodule EmbeddedEpmd.Exposure do
   @moduledoc false
   # To which hosts a server is exposed in a VM whose OTP does not use `Discovery`, as without `-epmd_module` before
-  # OTP 27.2. Nothing tells us there that the VM is about to become a node, so the server has to run before. Until a
-  # node needs it, it listens on loopback only.
+  # OTP 27.2. Nothing tells us there that the VM is about to become a node, so the server has to run before. Until the
+  # VM's own node is registered on this port it listens on loopback only, whoever else registers.
 
-  alias EmbeddedEpmd.{Environment, Native}
+  alias EmbeddedEpmd.{Environment, Lifecycle, Native}
 
-  @doc "Whether any node needs this server: the VM's own, or one that is registered with it."
-  @spec needed?(Native.server()) :: boolean()
-  def needed?(server), do: Environment.distributed?() or Native.metrics(server).names > 0
+  # For OTP's client to tell its state; milliseconds. It may be waiting for an EPMD.
+  @timeout 1_000
 
-  @doc "The settings of a server that no node needs: loopback addresses only, and no hand-over."
+  @doc """
+  Whether other hosts may reach a server of this port: this VM is a node, and is registered on the port.
+
+  It stays so until the VM is a node no more, since its registration ends for 2 seconds when the port changes hands.
+  """
+  @spec open?(:inet.port_number(), last :: boolean()) :: boolean()
+  def open?(port, last),
+    do: Environment.distributed?() and (last or Lifecycle.registered?() or registered_by_otp?(port))
+
+  # OTP's client keeps its connection to the EPMD as long as the node is registered. The name in a table proves nothing:
+  # any user of this host may register it, with the same port, where the node itself is not registered.
+  defp registered_by_otp?(port) do
+    state = :sys.get_state(:erl_epmd, @timeout)
+    is_tuple(state) and state |> Tuple.to_list() |> Enum.any?(&match?({:ok, {_loopback, ^port}}, peer(&1)))
+  catch
+    :exit, _ -> false
+  end
+
+  defp peer(socket) when is_port(socket), do: :inet.peername(socket)
+  # With the kernel parameter inet_backend.
+  defp peer({:"$inet", _module, _socket} = socket), do: :inet.peername(socket)
+  defp peer(_other), do: :none
+
+  @doc "The settings of a server that other hosts may not reach: loopback addresses only, and no hand-over."
   @spec loopback_only(Native.config()) :: Native.config()
   # The addresses of a socket unit cannot be changed; they count unless others have been chosen.
   def loopback_only(config),

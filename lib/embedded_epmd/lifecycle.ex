@@ -113,7 +113,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp start_unrouted do
     with :ok <- load(),
          {:ok, config} <- config(),
-         do: start(exposed(config, Environment.distributed?()), :erlang.whereis(:kernel_sup))
+         do: start(exposed(config, Exposure.open?(config.port, false)), :erlang.whereis(:kernel_sup))
   end
 
   @doc "Stops the server, if there is one, and waits for its end."
@@ -124,16 +124,15 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   @doc """
-  Applies the current settings to a running server. Refuses those that cannot be changed any more.
+  Applies the current settings to a running server, unless it is to be `open?` on its loopback addresses only. Refuses
+  those that cannot be changed any more.
   """
-  @spec configure(Native.server()) :: :ok | {:error, String.t()}
-  def configure(server) do
+  @spec configure(Native.server(), open? :: boolean()) :: :ok | {:error, String.t()}
+  def configure(server, open?) do
     with {:ok, config} <- config(),
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
-      config = exposed(config, Environment.routed?() or Exposure.needed?(server))
-
-      case prefix_error(Native.configure(server, config)) do
+      case prefix_error(Native.configure(server, exposed(config, open?))) do
         {:ok, :ok} -> :ok
         {:error, sentence} -> {:error, sentence}
       end
@@ -189,6 +188,14 @@ defmodule EmbeddedEpmd.Lifecycle do
         :persistent_term.put(@node, {name, port, nil, registrant})
         with :none <- failed, do: {:error, :stopped}
     end
+  end
+
+  @doc "Whether the node has been registered by `register/2`."
+  @spec registered?() :: boolean()
+  def registered? do
+    with {_, _, _, registrant} <- :persistent_term.get(@node, :none),
+         do: :erlang.whereis(:net_kernel) == registrant,
+         else: (:none -> false)
   end
 
   # The node keeps the creation that it booted with. The owner may not have seen the end of the last registration yet.

@@ -27,7 +27,7 @@ defmodule EmbeddedEpmd.Server do
     backoff: 0,
     last_warning: nil,
     unrouted?: false,
-    needed?: false,
+    open?: false,
     waiting: [],
     timers: %{}
   ]
@@ -64,7 +64,11 @@ defmodule EmbeddedEpmd.Server do
     end
   end
 
-  defp new, do: %__MODULE__{subscribers: Subscribers.new()}
+  defp new do
+    # It is also told when this VM becomes a node, or ceases to be one.
+    _ = :net_kernel.monitor_nodes(true, node_type: :all)
+    %__MODULE__{subscribers: Subscribers.new()}
+  end
 
   ## One of several
 
@@ -136,6 +140,9 @@ defmodule EmbeddedEpmd.Server do
   def handle_info({:embedded_epmd, :started}, state), do: {:noreply, look_after_later(state)}
   def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(drain(state), reason)}
 
+  def handle_info({node_event, _node, _}, state) when node_event in [:nodeup, :nodedown],
+    do: {:noreply, update_exposure(state)}
+
   def handle_info({:timer, what}, state), do: {:noreply, due(what, update_in(state.timers, &Map.delete(&1, what)))}
 
   def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
@@ -176,12 +183,14 @@ defmodule EmbeddedEpmd.Server do
   defp look_after(state), do: {:ok, state}
 
   defp claim(state, server) do
-    with :ok <- Lifecycle.configure(server) do
+    unrouted? = not Environment.routed?()
+    open? = not unrouted? or Exposure.open?(Native.status(server).port, state.open?)
+
+    with :ok <- Lifecycle.configure(server, open?) do
       case Native.claim(server, self()) do
         {:ok, :ok} ->
           if Environment.distributed?(), do: HostAddress.warn_if_missing(server)
-          {unrouted?, needed?} = {not Environment.routed?(), Exposure.needed?(server)}
-          state = %{state | server: server, since: now(), last_warning: nil, unrouted?: unrouted?, needed?: needed?}
+          state = %{state | server: server, since: now(), last_warning: nil, unrouted?: unrouted?, open?: open?}
           {:ok, follow(state)}
 
         {:error, :stopped} ->
@@ -247,15 +256,15 @@ defmodule EmbeddedEpmd.Server do
     %{state | last_warning: sentence}
   end
 
-  # If OTP does not call Discovery, the server listens on loopback only until a node is registered.
+  # If OTP does not call Discovery, the server listens on loopback only until this VM's node is registered.
   defp update_exposure(%{unrouted?: true, server: server} = state) when server != nil do
-    case Exposure.needed?(server) do
-      needed? when needed? == state.needed? ->
+    case Exposure.open?(Native.status(server).port, state.open?) do
+      open? when open? == state.open? ->
         state
 
-      needed? ->
-        case Lifecycle.configure(server) do
-          :ok -> %{state | needed?: needed?, last_warning: nil}
+      open? ->
+        case Lifecycle.configure(server, open?) do
+          :ok -> %{state | open?: open?, last_warning: nil}
           {:error, sentence} -> warn_once(state, sentence)
         end
     end

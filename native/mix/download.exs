@@ -1,35 +1,50 @@
 defmodule EmbeddedEpmd.Build.Download do
   @moduledoc false
-  # Reads a file from an address, with what OTP has for it.
+  # Reads a file from an address, within limits: whoever answers there may be another than was meant.
 
-  @client :embedded_epmd
+  alias EmbeddedEpmd.Build.Http
+
   @tries 3
-  @connecting 10_000
-  @reading 60_000
+  # For one try, with its redirects; milliseconds.
+  @time 60_000
+  # For all tries together; bytes. A library has less than one megabyte.
+  @bytes 64 * 1024 * 1024
+  @redirects 5
 
-  @doc "The contents, or a sentence. The environment may name proxies and authorities."
-  def read(url, environment \\ System.get_env())
+  @doc "The longest that is downloaded, in bytes."
+  def limit, do: @bytes
 
-  def read("file://" <> _ = url, _) do
-    path = url |> URI.parse() |> Map.get(:path) |> to_string() |> URI.decode()
+  @doc """
+  Writes the contents of a URL into a file; the error is a sentence. The environment may name proxies and authorities.
 
-    case File.read(path) do
-      {:ok, contents} -> {:ok, contents}
+  It ends after 64 MiB and 3 tries of a minute, whatever the other side sends; `:bytes` and `:time` change that.
+  """
+  def save(url, path, environment \\ System.get_env(), limits \\ [])
+
+  def save("file://" <> _ = url, path, _, limits) do
+    source = url |> URI.parse() |> Map.get(:path) |> to_string() |> URI.decode()
+    bytes = limits[:bytes] || @bytes
+
+    case File.copy(source, path, bytes + 1) do
+      {:ok, count} when count > bytes -> {:error, too_long(url)}
+      {:ok, _count} -> :ok
       {:error, reason} -> {:error, "#{url} cannot be read: #{:file.format_error(reason)}"}
     end
   end
 
-  def read(url, environment) do
-    with :ok <- start(:inets), :ok <- start(:ssl) do
-      # A client of its own, since the settings are the client's.
-      {:ok, client} = :inets.start(:httpc, profile: @client)
+  def save(url, path, environment, limits) do
+    left = :counters.new(1, [])
+    :counters.put(left, 1, limits[:bytes] || @bytes)
 
-      try do
-        :ok = :httpc.set_options([ipfamily: :inet6fb4] ++ proxies(environment), @client)
-        request(url, environment, @tries)
-      after
-        :inets.stop(:httpc, client)
-      end
+    case :file.open(path, [:write, :raw, :binary]) do
+      {:ok, file} ->
+        job = %{url: url, file: file, environment: environment, time: limits[:time] || @time, left: left}
+        saved = request(job, @tries)
+        :file.close(file)
+        saved
+
+      {:error, reason} ->
+        {:error, "#{path} cannot be written: #{:file.format_error(reason)}"}
     end
   end
 
@@ -45,31 +60,52 @@ defmodule EmbeddedEpmd.Build.Download do
     Mix.Error -> {:error, "this Erlang has no #{application}"}
   end
 
-  defp request(url, environment, tries) do
-    case :httpc.request(:get, {String.to_charlist(url), []}, options(url, environment), [body_format: :binary], @client) do
-      {:ok, {{_, 200, _}, _, contents}} ->
-        {:ok, contents}
+  defp request(job, tries) do
+    {:ok, 0} = :file.position(job.file, 0)
+    :ok = :file.truncate(job.file)
+    deadline = System.monotonic_time(:millisecond) + job.time
 
-      {:ok, {{_, status, _}, _, _}} when status < 500 or tries == 1 ->
-        {:error, "#{url} was answered with status #{status}"}
-
-      {:error, reason} when tries == 1 ->
-        {:error, "#{url} cannot be read: #{describe(reason)}"}
-
-      _ ->
-        request(url, environment, tries - 1)
+    case follow(URI.parse(job.url), job, deadline, @redirects) do
+      :ok -> :ok
+      {:status, status} when status >= 500 and tries > 1 -> request(job, tries - 1)
+      {:status, status} -> {:error, "#{job.url} was answered with status #{status}"}
+      {:error, :too_long} -> {:error, too_long(job.url)}
+      {:error, sentence} when is_binary(sentence) -> {:error, "#{job.url} cannot be read: #{sentence}"}
+      {:error, _reason} when tries > 1 -> request(job, tries - 1)
+      {:error, reason} -> {:error, "#{job.url} cannot be read: #{describe(reason)}"}
     end
   end
 
-  defp describe({:failed_connect, [_ | causes]}), do: describe(List.last(causes))
-  defp describe({_, _, reason}), do: describe(reason)
+  defp follow(_url, _job, _deadline, -1), do: {:error, "it is redirected more than #{@redirects} times"}
+
+  defp follow(url, %{environment: environment} = job, deadline, redirects) do
+    with {:ok, tls} <- tls(url, environment),
+         options = %{proxy: proxy(url, environment), tls: tls, deadline: deadline, left: job.left},
+         {:redirect, location} <- Http.get(url, job.file, options),
+         {:ok, next} <- redirected(url, location),
+         do: follow(next, job, deadline, redirects - 1)
+  end
+
+  # What is encrypted stays so.
+  defp redirected(url, location) do
+    next = if location =~ ~r/\A[!-~]+\z/, do: URI.merge(url, location), else: %URI{}
+
+    if next.scheme in ["https", url.scheme] and next.host not in [nil, ""],
+      do: {:ok, next},
+      else: {:error, "it is redirected to what is no address for it"}
+  end
+
+  defp too_long(url), do: "#{url} is longer than any library, more than #{div(@bytes, 1024 * 1024)} MiB in all tries"
+
+  defp describe(:timeout), do: "no answer in time"
+  defp describe(:no_http), do: "what answers does not speak HTTP"
+  defp describe({:proxy, status}), do: "the proxy answers with status #{status}"
   defp describe({:tls_alert, {_, text}}), do: List.to_string(text)
+  defp describe({:file, reason}), do: "#{:file.format_error(reason)} when it was written"
   defp describe(reason), do: inspect(reason)
 
-  defp options(url, environment) do
-    [timeout: @reading, connect_timeout: @connecting] ++
-      proxy_user(url, environment) ++ if(https?(url), do: [ssl: verified(environment)], else: [])
-  end
+  defp tls(%URI{scheme: "https"}, environment), do: with(:ok <- start(:ssl), do: {:ok, verified(environment)})
+  defp tls(_url, _environment), do: {:ok, []}
 
   defp verified(environment) do
     authorities =
@@ -82,37 +118,26 @@ defmodule EmbeddedEpmd.Build.Download do
     [verify: :verify_peer, depth: 4, log_level: :error, customize_hostname_check: host] ++ authorities
   end
 
-  defp proxies(environment) do
-    except =
-      for host <- String.split(variable("NO_PROXY", environment) || "", [",", " "], trim: true),
-          do: String.to_charlist(host)
+  defp proxy(url, environment) do
+    value = variable(if(url.scheme == "https", do: "HTTPS_PROXY", else: "HTTP_PROXY"), environment)
 
-    for {option, name} <- [proxy: "HTTP_PROXY", https_proxy: "HTTPS_PROXY"],
-        proxy = proxy(name, environment),
-        do: {option, {{String.to_charlist(proxy.host), proxy.port}, except}}
-  end
-
-  defp proxy_user(url, environment) do
-    case proxy(if(https?(url), do: "HTTPS_PROXY", else: "HTTP_PROXY"), environment) do
-      %URI{userinfo: user} when is_binary(user) ->
-        [name | password] =
-          for part <- String.split(user, ":", parts: 2), do: part |> URI.decode() |> String.to_charlist()
-
-        [proxy_auth: {name, List.first(password) || []}]
-
-      _ ->
-        []
+    if value && not direct?(url.host, environment) do
+      proxy = URI.parse(if(value =~ "://", do: value, else: "http://" <> value))
+      %{proxy | port: proxy.port || 80}
     end
   end
 
-  defp proxy(name, environment) do
-    value = variable(name, environment)
-    if value, do: URI.parse(if(value =~ "://", do: value, else: "http://" <> value))
+  # Names of hosts, and of domains with or without a dot or `*.` before them.
+  defp direct?(host, environment) do
+    entries = String.split(variable("NO_PROXY", environment) || "", [",", " "], trim: true)
+
+    Enum.any?(entries, fn entry ->
+      domain = String.replace(entry, ~r/^\*?\./, "")
+      entry == "*" or host == domain or String.ends_with?(host, "." <> domain)
+    end)
   end
 
   defp variable(name, environment) do
     Enum.find([environment[name], environment[String.downcase(name)]], &(&1 not in [nil, ""]))
   end
-
-  defp https?(url), do: String.starts_with?(url, "https:")
 end

@@ -6,6 +6,8 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
 
   @checksums "checksum-Elixir.EmbeddedEpmd.Native.exs"
   @nif "2.15"
+  # Of an archive; bytes.
+  @longest Download.limit()
 
   @doc "Name of the library in the archive, which is this with `.tar.gz`."
   def name(version, triple), do: "libepmd_nif-v#{version}-nif-#{@nif}-#{triple}.so"
@@ -84,9 +86,11 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
     _ -> :error
   end
 
-  # What is wrong in the cache is fetched again.
+  # What is wrong in the cache is fetched again. It may be shared with others.
   defp cached(kept, sum) do
-    with {:ok, contents} <- File.read(kept), ^sum <- sha256(contents) do
+    with {:ok, %{type: :regular, size: size}} when size <= @longest <- File.stat(kept),
+         {:ok, contents} <- File.read(kept),
+         ^sum <- sha256(contents) do
       {:ok, contents}
     else
       _ -> nil
@@ -105,7 +109,17 @@ defmodule EmbeddedEpmd.Build.Prebuilt do
   defp download(base_url, archive) do
     url = String.trim_trailing(base_url, "/") <> "/" <> archive
     Mix.shell().info("Downloading #{url}")
-    with {:error, sentence} <- Download.read(url), do: {:build, sentence}
+    part = Path.join(Mix.Project.build_path(), "#{archive}.#{System.pid()}.#{System.unique_integer([:positive])}")
+    File.mkdir_p!(Path.dirname(part))
+
+    try do
+      case Download.save(url, part) do
+        :ok -> {:ok, File.read!(part)}
+        {:error, sentence} -> {:build, sentence}
+      end
+    after
+      File.rm(part)
+    end
   end
 
   defp same(contents, sum, archive) do

@@ -4,6 +4,10 @@ defmodule EmbeddedEpmd.Attacker do
   They end with the test.
   """
 
+  import EmbeddedEpmd.Vm, only: [eventually: 1, start_program: 1]
+
+  alias EmbeddedEpmd.{Folder, Registration}
+
   ## Servers that lie
 
   @doc """
@@ -54,6 +58,33 @@ defmodule EmbeddedEpmd.Attacker do
 
   @doc "These bytes one by one."
   def each_byte(bytes), do: for(<<byte <- bytes>>, do: <<byte>>)
+
+  ## Another user
+
+  @register """
+  use Socket; socket(S, PF_INET, SOCK_STREAM, 0); connect(S, pack_sockaddr_in($ARGV[0], INADDR_LOOPBACK)) or die $!;
+  syswrite(S, pack("H*", $ARGV[1])); sysread(S, my $reply, 2); syswrite(STDOUT, unpack("H*", $reply)); sleep 600;
+  """
+
+  @doc """
+  Registers a name as another user, until the test ends; returns when the reply has come. The option is `:node_port`,
+  4711 by default. Where there is no other user to switch to, another process of this user does it.
+  """
+  def register_as_nobody(name, port, options \\ []) do
+    reply = Path.join(Folder.new("reply"), "reply")
+    request = Base.encode16(Registration.request(name, options))
+
+    start_program(
+      ["sh", "-c", "exec \"$@\" >#{reply}", "sh"] ++ as_nobody() ++ ["perl", "-e", @register, "#{port}", request]
+    )
+
+    # ALIVE2_X_RESP, and that it is granted.
+    eventually(fn -> File.read(reply) == {:ok, "7600"} end)
+  end
+
+  defp as_nobody do
+    if System.cmd("id", ["-u"]) == {"0\n", 0}, do: ~w(setpriv --reuid 65534 --regid 65534 --clear-groups), else: []
+  end
 
   ## What an EPMD answers
 

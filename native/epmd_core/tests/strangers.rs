@@ -52,6 +52,8 @@ fn whoever_does_not_answer_a_registration_is_named() {
     for (answer, expected) in [
         (Answer::Nothing, "does not answer as an EPMD: timed out"),
         (Answer::Garbage, "does not answer as an EPMD: it does not speak EPMD"),
+        (Answer::Endless, "does not answer as an EPMD: it does not speak EPMD"),
+        (Answer::OneByteASecond, "does not answer as an EPMD: timed out"),
         (Answer::End, "answers look-ups, but takes no registrations"),
     ] {
         let port = stranger(answer);
@@ -123,6 +125,10 @@ fn refused_in_time(member: &Running) -> String {
 enum Answer {
     Nothing,
     Garbage,
+    /// What begins as a refusal, and does not end.
+    Endless,
+    /// A grant that takes longer than it may.
+    OneByteASecond,
     End,
     GrantedLate,
     GrantedAtTheThird,
@@ -151,6 +157,14 @@ fn stranger(answer: Answer) -> u16 {
                 Ok(())
             }
             Answer::Garbage => stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            // More than a grant at once, so that it cannot be taken for one and bytes behind it.
+            Answer::Endless => loop {
+                stream.write_all(&[b'v'; 65_536])?;
+            },
+            Answer::OneByteASecond => b"v\x00\x00\x00\x00\x07".iter().try_for_each(|byte| {
+                thread::sleep(Duration::from_secs(1));
+                stream.write_all(&[*byte])
+            }),
             Answer::End => Ok(()),
             Answer::GrantedLate => {
                 thread::sleep(Duration::from_secs(1));
