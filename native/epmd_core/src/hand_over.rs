@@ -21,6 +21,7 @@ mod lock;
 mod meeting;
 pub(crate) mod message;
 mod peer;
+mod places;
 mod primary;
 mod session;
 mod settings;

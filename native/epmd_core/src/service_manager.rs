@@ -5,10 +5,10 @@
 
 mod keeper;
 mod left;
-mod log;
 mod notifier;
 mod restored;
 mod store;
+mod table;
 mod witness;
 mod young;
 

@@ -28,7 +28,6 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     let count: u16 = rounds(1_000, 10_000);
     let half = count / 2;
     let _alone = alone();
-    need_descriptors();
     let port = free_port();
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let mut owner = Process::start(port);
@@ -70,7 +69,6 @@ fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
 
 #[test]
 fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
-    let _alone = alone();
     if !users::are_there() {
         return;
     }
@@ -89,7 +87,6 @@ fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
 
 #[test]
 fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears_nothing() {
-    let _alone = alone();
     if !users::are_there() {
         return;
     }
@@ -125,7 +122,6 @@ fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears
 
 #[test]
 fn another_users_process_that_calls_gets_no_member_to_stand_by() {
-    let _alone = alone();
     if !users::are_there() {
         return;
     }
@@ -145,7 +141,6 @@ fn another_users_process_that_calls_gets_no_member_to_stand_by() {
 
 #[test]
 fn a_caller_that_has_ended_may_have_been_the_owner_so_the_next_one_is_asked_soon() {
-    let _alone = alone();
     let false_owner = FalseOwner::start();
     let member = Process::start(false_owner.address.port());
     let place = false_owner.place();
@@ -210,7 +205,6 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
 
 #[test]
 fn what_an_owner_says_is_checked_by_the_member() {
-    let _alone = alone();
     let hello = Hello::RIGHT.framed();
     let other_address = Hello { address: [127, 0, 0, 9], ..Hello::RIGHT }.framed();
     let snapshot = [tagged(16, &[7; 16]), tagged(18, &[0; 20]), tagged(23, b"")].concat();
@@ -225,11 +219,13 @@ fn what_an_owner_says_is_checked_by_the_member() {
         &tagged(2, b""),
         &tagged(7, b""),
     ];
-    for said in of_an_owner {
-        assert_is_left(&[&hello[..], said].concat());
-    }
-    assert_is_left(b"GET / HTTP/1.1\r\n\r\n");
-    assert_is_left(&[&other_address[..], &snapshot, &stand_by].concat());
+    thread::scope(|scope| {
+        for said in of_an_owner {
+            scope.spawn(|| assert_is_left(&[&hello[..], said].concat()));
+        }
+        scope.spawn(|| assert_is_left(b"GET / HTTP/1.1\r\n\r\n"));
+        scope.spawn(|| assert_is_left(&[&other_address[..], &snapshot, &stand_by].concat()));
+    });
 }
 
 /// A member ends the channel to an owner that says this, has said nothing but its hello, and stays what it was.
@@ -286,13 +282,14 @@ fn free_port() -> u16 {
     client::free_address().port()
 }
 
-/// Some tests need most of the descriptors of this process, so they run one at a time.
+/// Two tests need many descriptors: each process has a connection for every node. They run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    need_descriptors();
+    alone
 }
 
-/// Each process of a test has a connection for every node.
 fn need_descriptors() {
     use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
     const NEEDED: u64 = 12_000;

@@ -30,6 +30,8 @@ const NODES: usize = 20;
 const NAMES: &str = "embedded_epmd/";
 /// Longer than an owner waits for a standby that says nothing.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Half of the time after which an owner gives up a standby that says nothing.
+const HALF_OF_SILENCE: Duration = Duration::from_secs(6);
 
 #[test]
 fn names_that_another_user_holds_keep_no_service_from_its_sockets() {
@@ -223,8 +225,14 @@ fn listeners_are_opened_again(is_attacked: bool) {
         let (mut owner, standby, nodes) = owner_and_standby(server, &["-address", &hosts.join(",")]);
         let copies = standby.listeners(server.port());
         assert_eq!(copies.len(), hosts.len());
-        let attackers = is_attacked.then(|| Attackers::that_win(2, &[], &hosts, server.port()));
         standby.signal(Signal::STOP);
+        let attackers = is_attacked.then(|| {
+            // They take all of the processors, and have nothing to win before the standby is given up.
+            thread::sleep(HALF_OF_SILENCE);
+            let attackers = Attackers::that_win(2, &[], &hosts, server.port());
+            assert_eq!(owner.listeners(server.port()), copies, "they come in time");
+            attackers
+        });
         eventually_within(SILENCE, "they are opened again", || {
             owner.has_ended() || owner.listeners(server.port()).is_disjoint(&copies)
         });
@@ -307,7 +315,7 @@ fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut()
     let deadline = Instant::now() + patience;
     while !condition() {
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

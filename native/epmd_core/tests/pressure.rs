@@ -113,7 +113,7 @@ fn start(server: SocketAddr, flags: &[&str]) -> Process {
 }
 
 fn standby(server: SocketAddr) -> Process {
-    let standby = start(server, &[]);
+    let standby = start(server, &["-name", "standby"]);
     standby.stands_by();
     standby
 }

@@ -132,7 +132,7 @@ fn serving(server: SocketAddr) -> Process {
 }
 
 fn standbys(server: SocketAddr) -> [Process; 2] {
-    let standbys = [(); 2].map(|()| Process::start(server.port()));
+    let standbys = ["first", "second"].map(|name| Process::start_named(server.port(), name, &[]));
     standbys.iter().for_each(Process::stands_by);
     standbys
 }

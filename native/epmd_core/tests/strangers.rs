@@ -49,13 +49,7 @@ fn a_forwarder_is_named_at_the_registration() {
 
 #[test]
 fn whoever_does_not_answer_a_registration_is_named() {
-    for (answer, expected) in [
-        (Answer::Nothing, "does not answer as an EPMD: timed out"),
-        (Answer::Garbage, "does not answer as an EPMD: it does not speak EPMD"),
-        (Answer::Endless, "does not answer as an EPMD: it does not speak EPMD"),
-        (Answer::OneByteASecond, "does not answer as an EPMD: timed out"),
-        (Answer::End, "answers look-ups, but takes no registrations"),
-    ] {
+    let is_named = |answer, expected| {
         let port = stranger(answer);
         let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
         let said = refused_in_time(&member);
@@ -64,7 +58,14 @@ fn whoever_does_not_answer_a_registration_is_named() {
         // The member has given this node up. Another one may be registered later.
         eventually("it has joined", || member.handle.status().role == Role::Joined);
         assert!(matches!(member.register("other", 2), Err(RegisterError::Held(_))));
-    }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| is_named(Answer::Nothing, "does not answer as an EPMD: timed out"));
+        scope.spawn(|| is_named(Answer::Garbage, "does not answer as an EPMD: it does not speak EPMD"));
+        scope.spawn(|| is_named(Answer::Endless, "does not answer as an EPMD: it does not speak EPMD"));
+        scope.spawn(|| is_named(Answer::OneByteASecond, "does not answer as an EPMD: timed out"));
+        scope.spawn(|| is_named(Answer::End, "answers look-ups, but takes no registrations"));
+    });
 }
 
 #[test]
@@ -77,13 +78,18 @@ fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
     let bound_port = SocketAddr::try_from(rustix::net::getsockname(&bound).unwrap()).unwrap().port();
     let (silent_port, closing_port) = (silent.local_addr().unwrap().port(), closing.local_addr().unwrap().port());
     serve(closing, |_| Ok(()));
-    for port in [silent_port, closing_port, bound_port] {
+    let is_named = |port| {
         let started = || Running::try_start(settings(&["127.0.0.1".parse().unwrap()], port)).err().unwrap();
         let (said, taken) = timed(started);
         assert!(taken < in_time(), "{taken:?}");
         let expected = format!("127.0.0.1:{port} is in use by something that does not answer as an EPMD: ");
         assert!(said.starts_with(&expected) && said.contains(&format!("sport = :{port}")), "{said}");
-    }
+    };
+    thread::scope(|scope| {
+        for port in [silent_port, closing_port, bound_port] {
+            scope.spawn(move || is_named(port));
+        }
+    });
 }
 
 #[test]

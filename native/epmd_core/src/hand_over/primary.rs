@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch, Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{mpsc, watch, Notify};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 
@@ -22,6 +22,7 @@ use super::lock::OwnerLock;
 use super::meeting::{self, Name};
 use super::message::Message;
 use super::peer;
+use super::places::{resume_until, Place, Places};
 use super::session::{Heard, Outgoing, Session};
 use super::settings::HandOver;
 use super::succession::Stopped;
@@ -35,9 +36,7 @@ use crate::reserve::Reserve;
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long a standby may take to confirm that it serves. It normally takes less than a millisecond.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long after a change of owner to wait for the last owner's other standbys. They normally take a few milliseconds.
-const RESUME_TIMEOUT: Duration = Duration::from_secs(1);
-/// Members that may follow, or wait for a permit to stand by, at one time.
+/// Members that may follow, or wait for a place to stand by, at one time.
 const MAX_FOLLOWERS: usize = 256;
 /// Messages that are sent to one follower before other tasks run.
 const MESSAGES_AT_ONCE: usize = 256;
@@ -74,7 +73,7 @@ struct Context {
     offer: Offer,
     addresses: Mutex<Vec<IpAddr>>,
     listeners: watch::Sender<Vec<Arc<dyn Descriptor>>>,
-    permits: Mutex<Arc<Semaphore>>,
+    places: Mutex<Arc<Places>>,
     followers: Mutex<JoinSet<()>>,
     exposed: Notify,
     taken_over: Notify,
@@ -220,17 +219,18 @@ impl Primary {
         listeners: Vec<Arc<dyn Descriptor>>,
         resumes: bool,
     ) -> Self {
-        let permits = permits(&offer.settings.borrow());
+        let resume_until = resume_until(resumes);
+        let places = places(&offer.settings.borrow(), resume_until);
         let context = Arc::new(Context {
             addresses: Mutex::new(offer.addresses.clone()),
             offer,
             listeners: watch::Sender::new(listeners),
-            permits: Mutex::new(permits),
+            places: Mutex::new(places),
             followers: Mutex::default(),
             exposed: Notify::new(),
             taken_over: Notify::new(),
             logged: Mutex::default(),
-            resume_until: Instant::now() + if resumes { RESUME_TIMEOUT } else { Duration::ZERO },
+            resume_until,
             may_have_heirs: AtomicBool::new(resumes),
         });
         let mut calling = JoinSet::new();
@@ -308,8 +308,8 @@ impl Drop for Primary {
     }
 }
 
-fn permits(settings: &HandOver) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(settings.standbys as usize))
+fn places(settings: &HandOver, resume_until: Instant) -> Arc<Places> {
+    Arc::new(Places::new(settings.standbys, resume_until))
 }
 
 async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) {
@@ -320,7 +320,7 @@ async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) 
         let name = tokio::select! {
             Some(name) = names.recv() => name,
             Ok(()) = settings.changed() => {
-                *context.permits.lock() = permits(&settings.borrow_and_update());
+                *context.places.lock() = places(&settings.borrow_and_update(), context.resume_until);
                 continue;
             }
             else => return,
@@ -343,7 +343,7 @@ async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) 
     }
 }
 
-/// Serves one member: exchanges hellos, and sends it the log, and what a standby needs once there is a permit for it.
+/// Serves one member: exchanges hellos, and sends it the log, and what a standby needs once there is a place for it.
 async fn serve(context: Arc<Context>, stream: UnixStream) {
     let offer = &context.offer;
     let mut settings = offer.settings.clone();
@@ -355,7 +355,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
     };
     let (mut sender, mut receiver) = channel::open(stream);
     let mut listeners = context.listeners.subscribe();
-    let permits = Arc::clone(&context.permits.lock());
+    let places = Arc::clone(&context.places.lock());
     let hello = Hello::new(context.addresses.lock().clone(), offer.node.clone());
     if sender.send(&Message::Hello(hello.clone()).encode(), None).is_err() {
         return;
@@ -368,16 +368,12 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
     let stream = sender.stream();
     let id = offer.links.begin(sender, Session::new(Arc::clone(&subscription), has_retained));
     let standby = Standby { node: said.node, pid };
-    // After a change of owner the last owner's standbys come first. They have the connections already, and would keep
-    // them beside those that took their places.
-    let permits_from = if has_retained { Instant::now() } else { context.resume_until };
     let run =
-        Run { context: &context, id, stream: &stream, subscription: &subscription, standby: &standby, permits_from };
-    // One that is free is taken before the table is sent, with the connections then.
-    let is_next = may_stand_by && permits_from <= Instant::now();
-    let mut permit = if is_next { permits.try_acquire().ok() } else { None };
+        Run { context: &context, id, stream: &stream, subscription: &subscription, standby: &standby, has_retained };
+    // A place that is free is taken before the table is sent, with the connections then.
+    let mut place = if may_stand_by { places.try_take(has_retained) } else { None };
     let reason = tokio::select! {
-        reason = run.session(receiver, &permits, &mut permit, may_stand_by) => reason,
+        reason = run.session(receiver, &places, &mut place, may_stand_by) => reason,
         _ = settings.changed() => Reason::Changed,
         _ = listeners.changed() => Reason::Changed,
     };
@@ -407,9 +403,9 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
         Reason::Gone | Reason::Malformed | Reason::Failed(_) => false,
     };
     drop(stream);
-    if permit.is_some() && is_exposed {
+    if place.is_some() && is_exposed {
         context.exposed.notify_one();
-        // Keeps the permit until the listeners are replaced, so that the next standby gets the new ones.
+        // Keeps the place until the listeners are replaced, so that the next standby gets the new ones.
         let _ = listeners.changed().await;
     }
 }
@@ -431,8 +427,8 @@ struct Run<'a> {
     stream: &'a UnixStream,
     subscription: &'a Subscription,
     standby: &'a Standby,
-    /// When it may have a permit at the earliest.
-    permits_from: Instant,
+    /// Whether it has the connections of an owner's table: of the last one's, after a change of owner.
+    has_retained: bool,
 }
 
 impl Run<'_> {
@@ -440,14 +436,14 @@ impl Run<'_> {
     async fn session<'p>(
         &self,
         mut receiver: Receiver,
-        permits: &'p Semaphore,
-        permit: &mut Option<SemaphorePermit<'p>>,
+        places: &'p Places,
+        place: &mut Option<Place<'p>>,
         may_stand_by: bool,
     ) -> Reason {
         let Offer { links, registry, standbys, lent, .. } = &self.context.offer;
         let (mut heard, mut is_listed, mut is_permitted) = (Instant::now(), false, false);
         loop {
-            if permit.is_some() && !std::mem::replace(&mut is_permitted, true) {
+            if place.is_some() && !std::mem::replace(&mut is_permitted, true) {
                 let listeners = self.context.listeners.borrow().clone();
                 links.with(self.id, |link| link.session.permit(listeners, *lent, registry.entries()));
             }
@@ -486,14 +482,9 @@ impl Run<'_> {
                 _ = self.stream.writable(), if progress == Progress::Blocked => {}
                 () = sleep(CROWDED_PAUSE), if progress == Progress::Crowded => {}
                 () = self.subscription.appended(), if progress == Progress::Done => {}
-                granted = self.permit(permits), if waits => *permit = granted,
+                taken = places.take(self.has_retained), if waits => *place = taken,
             }
         }
-    }
-
-    async fn permit<'p>(&self, permits: &'p Semaphore) -> Option<SemaphorePermit<'p>> {
-        sleep_until(self.permits_from).await;
-        permits.acquire().await.ok()
     }
 
     /// Registers a node that was registered with an earlier owner, and that only the follower knows of.

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
+use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +18,9 @@ use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout, timeout_at, Instant};
 
-use super::log::Log;
 use super::notifier::{removal, storing, Notifier};
 use super::restored::{number, Stored, CONNECTION, LISTENER, TABLE};
+use super::table::Log;
 use super::witness::{pair, TIMEOUT, WITNESS};
 use super::young::Young;
 use crate::backoff::until;
@@ -31,8 +32,6 @@ use crate::registry::{Descriptor, Registry};
 
 /// Log entries that are taken before other peers get a turn.
 const ENTRIES_AT_ONCE: usize = 256;
-/// How long the log may become beyond twice its first length, before another takes its place; bytes.
-const GROWTH: u64 = 1 << 18;
 /// How many connections are kept. systemd compares each with all that it has, which takes its time; and the next life is
 /// told of them in one variable, of which Linux takes 131,072 bytes.
 const MOST: usize = 4_000;
@@ -103,12 +102,16 @@ impl Store {
         listeners: Vec<Arc<dyn Descriptor>>,
     ) -> io::Result<Self> {
         let connections = stored.names.iter().filter_map(|name| number(name, CONNECTION)).collect();
+        let (log, is_stored) = match stored.log {
+            Some(log) => (log, true),
+            None => (Log::new()?, false),
+        };
         let mut state = State {
             notifier: Arc::new(notifier),
             registry: registry.clone(),
             hello,
             subscription: registry.subscribe(None),
-            log: Log::default(),
+            log,
             table: stored.table,
             connections,
             young: Young::default(),
@@ -119,10 +122,10 @@ impl Store {
             is_full: Arc::default(),
         };
         listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
-        match stored.log {
-            Some((file, length)) => state.begin_in(Log { file: Some(file), first: 0, length })?,
-            None => state.begin()?,
+        if !is_stored {
+            state.store_log()?;
         }
+        state.write_table()?;
         let is_full = Arc::clone(&state.is_full);
         Ok(Self { state: Arc::new(Mutex::new(state)), is_full })
     }
@@ -222,14 +225,14 @@ impl Store {
     /// Copies of what is stored, when that is everything; of the listeners, these.
     pub(crate) fn copies(&self, listeners: &[Arc<dyn Descriptor>]) -> io::Result<Vec<(String, OwnedFd)>> {
         let state = self.state.lock();
-        let table = state.log.file.iter().map(|file| Ok((format!("{TABLE}{}", state.table), file.try_clone()?.into())));
+        let table = (format!("{TABLE}{}", state.table), state.log.copy()?.into());
         let copy = |name: String, descriptor: &dyn Descriptor| Ok((name, descriptor.as_fd().try_clone_to_owned()?));
         let listeners = listeners.iter().map(|listener| copy(LISTENER.into(), listener.as_ref()));
         let entries = state.registry.entries();
         let stored = entries.iter().filter(|entry| state.connections.contains(&entry.id()));
         let connections = stored.filter_map(|entry| Some((entry.id(), entry.connection()?)));
         let connections = connections.map(|(id, connection)| copy(name_of(id), connection.as_ref()));
-        table.chain(listeners).chain(connections).collect()
+        iter::once(Ok(table)).chain(listeners).chain(connections).collect()
     }
 
     /// Takes everything back, waiting a moment for the service manager where it must.
@@ -265,8 +268,14 @@ fn name_of(connection: u64) -> String {
 impl State {
     /// Begins another table, and has it kept in the place of the last.
     fn begin(&mut self) -> io::Result<()> {
-        let file = os::memory_file("epmd-table")?;
-        let stored = Arc::new(file.try_clone()?);
+        self.log = Log::new()?;
+        self.store_log()?;
+        self.write_table()
+    }
+
+    /// Has the log kept in the place of the last.
+    fn store_log(&mut self) -> io::Result<()> {
+        let stored = Arc::new(self.log.copy()?);
         let last = self.table;
         self.table += 1;
         // Where the store is full, the new table needs room before the old one can go.
@@ -275,27 +284,24 @@ impl State {
         if let Some((id, _)) = gives_way {
             self.remove(name_of(id));
         }
+        // It is sent once the table is in it, and before the connections of which it tells: without them it is of more
+        // use than they are without it.
         self.store(format!("{TABLE}{}", self.table), stored);
         self.remove(format!("{TABLE}{last}"));
         if let Some((id, connection)) = gives_way {
             self.store(name_of(id), connection);
         }
-        // It is sent when this is done, and before the connections of which it tells: without them it is of more use
-        // than they are without it.
-        self.begin_in(Log { file: Some(file), first: 0, length: 0 })
+        Ok(())
     }
 
-    /// Writes the whole table to a log, and each of its changes from now on.
-    fn begin_in(&mut self, log: Log) -> io::Result<()> {
+    /// Writes the whole table to the log, and each of its changes from now on.
+    fn write_table(&mut self) -> io::Result<()> {
         self.subscription = self.registry.subscribe(None);
-        self.log = log;
         let mut bytes = Message::Hello(self.hello.clone()).encode();
         while let Ok(Some(entry)) = self.subscription.take() {
             self.follow(entry, &mut bytes);
         }
-        self.log.append(&bytes)?;
-        self.log.first = bytes.len() as u64;
-        Ok(())
+        self.log.begin(&bytes)
     }
 
     fn set_full(&mut self, full: Option<Full>) {
@@ -320,7 +326,7 @@ impl State {
                 Ok(Some(entry)) => self.follow(entry, &mut bytes),
                 Ok(None) => {
                     self.log.append(&bytes)?;
-                    if self.log.length > 2 * self.log.first + GROWTH {
+                    if self.log.is_long() {
                         self.begin()?;
                     }
                     return self.send();

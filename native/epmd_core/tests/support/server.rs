@@ -8,12 +8,15 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 use super::client::{self, PATIENCE};
+
+/// How often the reference is asked whether it answers, which it does a few milliseconds after its start.
+const POLL: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -202,7 +205,7 @@ impl Server {
             if answers && self.is_running() {
                 return Ok(());
             }
-            std::thread::yield_now();
+            std::thread::sleep(POLL);
         }
         Err(format!("epmd does not answer on port {}: {}", self.port, self.errors()))
     }
