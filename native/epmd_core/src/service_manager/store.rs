@@ -358,7 +358,7 @@ impl State {
         match &entry {
             // A log begins with nothing to resume, and who observes lives no longer than this owner.
             LogEntry::Resumed(_) | LogEntry::Retained(_) | LogEntry::Settled | LogEntry::Refused(_) => return,
-            LogEntry::Ended(id) if self.connections.remove(id) => self.remove(name_of(*id)),
+            LogEntry::Ended(id, _) if self.connections.remove(id) => self.remove(name_of(*id)),
             LogEntry::Registered(entry) => {
                 if let Some(connection) = entry.connection() {
                     self.store_connection(entry.id(), connection);
