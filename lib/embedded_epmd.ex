@@ -24,9 +24,9 @@ defmodule EmbeddedEpmd do
   ## Logs
 
   The server logs to Erlang's `logger` with reports, `%{what: sentence, ...}`. Their metadata has the domain
-  `[:embedded_epmd]` and the fields of the report: `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Faults have
-  the level `:error`, refused registrations `:warning`, changes of role `:notice`, registrations `:info`, look-ups
-  `:debug`. Entries below `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field
+  `[:embedded_epmd]` and the fields of the report, such as `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Faults
+  have the level `:error`, refused registrations and nodes that come and go `:warning`, changes of role `:notice`,
+  registrations and their ends `:info`, look-ups `:debug`. `put_log_level/2` changes the level for a time. Entries below `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field
   `left_out` says how many more there were. What is logged before Elixir's Logger runs has no domain, since OTP's own
   handler would drop it.
 
@@ -45,7 +45,7 @@ defmodule EmbeddedEpmd do
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Doctor, HostAddress, Lifecycle, Native, Server, Stats}
+  alias EmbeddedEpmd.{Client, Config, Doctor, HostAddress, Lifecycle, Native, Server, Stats}
   alias EmbeddedEpmd.Doctor.Connection
 
   @timeout 5_000
@@ -140,6 +140,8 @@ defmodule EmbeddedEpmd do
       not a node, and the process id, or `nil` if the system does not tell
     * `:standby` - the first of them, or `nil` when nobody stands by
     * `:stands_by` - whether this VM stands by for the owner that it joined
+    * `:obstacle` - what keeps this VM from standing by or, when it serves, others from standing by for it, as far as it
+      was tried: a clause, or `nil`
     * `:table` - where look-ups, `names/0` and events of this VM come from: `:here` when it serves, and so has the
       table; `:copy` when it has a copy, which its owner keeps up to date and which is kept for up to 5 seconds while
       the port changes hands; `:owner` when it has no copy and asks its owner each time, which is so if the owner is
@@ -161,6 +163,7 @@ defmodule EmbeddedEpmd do
           standbys: [%{name: String.t() | nil, pid: pos_integer() | nil}],
           standby: %{name: String.t() | nil, pid: pos_integer() | nil} | nil,
           stands_by: boolean(),
+          obstacle: String.t() | nil,
           table: :here | :copy | :owner | nil,
           socket_unit: boolean(),
           kept: :all | :some | :nothing,
@@ -186,6 +189,21 @@ defmodule EmbeddedEpmd do
   it has no copy.
   """
   @type user :: non_neg_integer() | nil
+
+  @typedoc """
+  A name that left: its last port, when it was registered and when it left. `times` says how often in a row its
+  registration ended within 10 seconds, each time less than a minute after the last, and `since` when the first of these
+  began; 0 and `nil` if the last one lasted longer. Under another owner, which had no copy of the table, a node begins
+  anew.
+  """
+  @type departed :: %{
+          name: String.t(),
+          port: :inet.port_number(),
+          registered: DateTime.t(),
+          left: DateTime.t(),
+          times: non_neg_integer(),
+          since: DateTime.t() | nil
+        }
 
   @typedoc """
   A change, as a subscriber gets it: the message `{:embedded_epmd, event}`.
@@ -254,6 +272,35 @@ defmodule EmbeddedEpmd do
   end
 
   @doc """
+  The names that left the table and did not come back, the last to leave first. The table remembers at least the last
+  1,000.
+
+      {:ok, [%{name: "app", times: 3} | _]} = EmbeddedEpmd.departed()
+
+  Errors are `:stopped` without a server, and `:no_table` without the table or a copy of it.
+  """
+  @spec departed() :: {:ok, [departed()]} | {:error, :stopped | :no_table}
+  def departed do
+    with {:ok, server} <- running() do
+      case Native.departed(server) do
+        :elsewhere -> {:error, :no_table}
+        departed -> {:ok, Enum.map(departed, &departed/1)}
+      end
+    end
+  end
+
+  defp departed({name, port, registered, left, times, since}) do
+    %{
+      name: name,
+      port: port,
+      registered: DateTime.from_unix!(registered, :millisecond),
+      left: DateTime.from_unix!(left, :millisecond),
+      times: times,
+      since: if(times > 0, do: DateTime.from_unix!(since, :millisecond))
+    }
+  end
+
+  @doc """
   The state of this VM's server.
 
       EmbeddedEpmd.status().role
@@ -285,6 +332,7 @@ defmodule EmbeddedEpmd do
           standbys: [],
           standby: nil,
           stands_by: false,
+          obstacle: nil,
           table: nil,
           socket_unit: false,
           kept: :nothing,
@@ -320,6 +368,27 @@ defmodule EmbeddedEpmd do
     Server.unsubscribe(pid)
   catch
     :exit, _ -> :ok
+  end
+
+  @doc """
+  Changes the level from which this VM's server logs, for a time; `:log_level` holds again after it.
+
+      bin/app rpc "EmbeddedEpmd.put_log_level(:debug, for: 60_000)"
+
+  `:info` adds each registration and its end, `:debug` who asks for which name and what the answer is. The entries are in
+  the log of this VM, also if the level of Erlang's logger is higher. They are about requests that this VM answers, so
+  ask the VM that serves (`status/0`); look-ups of the VM itself in its own memory are not logged. `:for` is in
+  milliseconds, from 1 to 86400000; it defaults to 60000. Another call replaces this one.
+
+  Raises an `ArgumentError` for a level that is none. Returns `{:error, :stopped}` without a server or without the
+  supervised process.
+  """
+  @spec put_log_level(level, for: 1..86_400_000) :: :ok | {:error, :stopped}
+        when level: :none | :error | :warning | :notice | :info | :debug
+  def put_log_level(level, options \\ []) do
+    Server.put_log_level(Config.log_level!(level), Config.log_time!(options))
+  catch
+    :exit, _ -> {:error, :stopped}
   end
 
   @doc """

@@ -94,7 +94,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
     environment = [{"ERL_EPMD_PORT", "#{free_port()}"}, {"ERL_EPMD_ADDRESS", "127.0.0.1"}, libraries]
 
     for {command, sentence} <- [
-          {[program], "warning  No VM can stand by for another: this one may not open Unix sockets"},
+          {[program], "warning  No VM can stand by for this one: Unix sockets are not allowed here"},
           {[], "ok       Nobody stands by for this VM"}
         ] do
       text = run(command, ["elixir" | node] ++ ["--erl", flags, "-e", expression], environment)
@@ -104,7 +104,15 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   defp host(port) do
     sockets = Linux.listening(port)
-    %{linux: true, port: port, sockets: sockets, holders: Linux.holders(sockets, port), names: {:error, :econnrefused}}
+
+    %{
+      linux: true,
+      port: port,
+      sockets: sockets,
+      holders: Linux.holders(sockets, port),
+      names: {:error, :econnrefused},
+      unregistered: []
+    }
   end
 
   # A command that prints the findings about the owner of the port.

@@ -15,6 +15,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     owner_answers: true,
     standby: nil,
     stands_by: false,
+    obstacle: nil,
     socket_unit: false,
     kept: :nothing
   }
@@ -27,6 +28,25 @@ defmodule EmbeddedEpmd.DoctorTest do
     host: {{127, 0, 0, 1}, @found},
     own_address: true,
     loopback: {{127, 0, 0, 1}, @found}
+  }
+
+  @tls [{"-proto_dist", ["inet_tls"]}, {"-ssl_dist_optfile", ["/o"]}]
+  @looping %{
+    name: "loop",
+    port: 1,
+    registered: ~U[2026-11-28 11:59:47.600Z],
+    left: ~U[2026-11-28 11:59:48.000Z],
+    times: 3,
+    since: ~U[2026-11-28 11:59:07.000Z]
+  }
+  @lost %{
+    pid: "77",
+    node: "lost@host",
+    flags: [{"-name", ["lost@host"]}],
+    ports: [41_235],
+    stopped: false,
+    erts: [11, 1],
+    crash_dump: "/var/lib/lost/erl_crash.dump"
   }
 
   @healthy %{
@@ -44,7 +64,16 @@ defmodule EmbeddedEpmd.DoctorTest do
     remote_vm_args: {"/app/releases/1/remote.vm.args", "## flags\n-start_epmd false\n"},
     status: @serving,
     stats: %{descriptors: %{used: 40, limit: 65_536}, connections: %{registered: 1, waiting: 0}},
-    unix_sockets: :ok,
+    node_flags: [],
+    file_flags: [],
+    client_flags: [{"-start_epmd", ["false"]}],
+    own_flags: [],
+    interface: nil,
+    addresses: [],
+    unregistered: [],
+    departed: [],
+    now: ~U[2026-11-28 12:00:00Z],
+    dumps: %{},
     service: false,
     netlink: :ok,
     linux: true,
@@ -75,7 +104,7 @@ defmodule EmbeddedEpmd.DoctorTest do
         {%{status: %{@serving | kept: :all, socket_unit: true}},
          "systemd keeps the port and the connections of all nodes"}
       ] do
-    test "a service whose #{inspect(facts)} is told: #{sentence}" do
+    test "a service is told: #{sentence}" do
       findings = Findings.judge(Map.merge(@healthy, unquote(Macro.escape(facts))))
       assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
       assert Doctor.format(findings) =~ unquote(sentence)
@@ -95,7 +124,8 @@ defmodule EmbeddedEpmd.DoctorTest do
          "the fixed distribution port 6789"},
         {"a daemon that is started", %{start_epmd: "true"}, :problem, "-start_epmd false is not set."},
         {"no file for the clients", %{remote_vm_args: nil}, :warning, "remote.vm.args cannot be read"},
-        {"clients that start a daemon", %{remote_vm_args: {"/r", "-start_epmd false\n-start_epmd true"}}, :problem,
+        {"clients that start a daemon",
+         %{remote_vm_args: {"/r", ""}, client_flags: [{"-start_epmd", ["false"]}, {"-start_epmd", ["true"]}]}, :problem,
          "/r does not have -start_epmd false."},
         {"no server, and a node that nobody finds", %{status: @none, look_up: nil}, :problem,
          "No server of embedded_epmd runs"},
@@ -103,10 +133,32 @@ defmodule EmbeddedEpmd.DoctorTest do
         {"a server without a port", %{status: %{@none | role: :searching}}, :problem, "looks for port 4369"},
         {"an owner that hangs", %{status: %{@joined | owner_answers: false}}, :problem,
          "127.0.0.1:4369 holds the port and does not answer."},
-        {"an owner that may have no standby", %{unix_sockets: {:error, :eafnosupport}}, :warning,
-         "may not open Unix sockets"},
-        {"one that can be no standby", %{status: @joined, unix_sockets: {:error, :eafnosupport}}, :warning,
-         "may not open Unix sockets"},
+        {"an owner that may have no standby", %{status: %{@serving | obstacle: "a policy denies it"}}, :warning,
+         "No VM can stand by for this one: a policy denies it."},
+        {"one that can be no standby", %{status: %{@joined | obstacle: "its addresses differ"}}, :warning,
+         "This VM cannot stand by for 127.0.0.1:4369: its addresses differ."},
+        {"a flag with which OTP asks no module", %{node_flags: [{"-no_epmd", []}]}, :problem, "-no_epmd is set."},
+        {"the same for clients", %{client_flags: [{"-start_epmd", ["false"]}, {"-no_epmd", []}]}, :problem,
+         "-no_epmd is set."},
+        {"a transport that clients lack", %{node_flags: @tls, file_flags: @tls}, :problem,
+         "The node has -proto_dist inet_tls and -ssl_dist_optfile /o, and remote.vm.args has not."},
+        {"a transport that the environment of the node names", %{node_flags: @tls}, :warning,
+         "The node has -proto_dist inet_tls and -ssl_dist_optfile /o, and remote.vm.args has not."},
+        {"a transport that the node lacks", %{client_flags: [{"-start_epmd", ["false"]} | @tls]}, :problem,
+         "remote.vm.args has -proto_dist inet_tls and -ssl_dist_optfile /o, and the node has not."},
+        {"two transports",
+         %{node_flags: @tls, client_flags: [{"-start_epmd", ["false"]}, {"-proto_dist", ["inet6_tls"]}]}, :problem,
+         "The node has -proto_dist inet_tls, and bin/app rpc and its like have -proto_dist inet6_tls."},
+        {"an arguments file that cannot be read", %{file_flags: [{"-args_file", ["/etc/more"]}]}, :warning,
+         "The arguments file /etc/more, which another one includes (-args_file), cannot be read."},
+        {"a node on loopback beside an EPMD that is open to all", %{interface: {127, 0, 0, 1}}, :warning,
+         "This node listens on 127.0.0.1 only (inet_dist_use_interface), but the EPMD on all addresses."},
+        {"the same with addresses", %{interface: {127, 0, 0, 1}, addresses: ["127.0.0.1", "10.0.0.7"]}, :warning,
+         "but the EPMD on 127.0.0.1, 10.0.0.7."},
+        {"a node that comes and goes", %{departed: [@looping]}, :warning,
+         "loop was registered until 12 s ago, for 0.4 s, 3 times in 41 s."},
+        {"a VM that is not registered", %{unregistered: [@lost]}, :warning,
+         "lost@host runs (pid 77, listens on port 41235) and is not registered on port 4369."},
         {"a descriptor store that is used up", %{status: %{@serving | kept: :some}}, :warning,
          "systemd keeps no more descriptors for this service."},
         {"names that belong to users, of whom the kernel cannot be asked", %{netlink: {:error, :eafnosupport}},
@@ -178,7 +230,7 @@ defmodule EmbeddedEpmd.DoctorTest do
          %{look_up: %{@look_up | host: {{127, 0, 0, 2}, {:port, 4, 6}}, loopback: {{127, 0, 0, 1}, :noport}}}},
         {"clients that do not listen, and so need no address to register at",
          %{
-           remote_vm_args: {"/app/releases/1/remote.vm.args", "-start_epmd false -dist_listen false"},
+           client_flags: [{"-start_epmd", ["false"]}, {"-dist_listen", ["false"]}],
            look_up: %{
              @look_up
              | host: {{127, 0, 0, 2}, {:port, 4, 6}},
@@ -186,7 +238,11 @@ defmodule EmbeddedEpmd.DoctorTest do
            }
          }},
         {"an owner of another address beside this one", %{holders: [@beam, %{@beam | pid: "9", inodes: ["6"]}]}},
-        {"no hand-over wanted, nor possible", %{hand_over: false, unix_sockets: {:error, :eafnosupport}}},
+        {"no hand-over wanted, nor possible", %{hand_over: false, status: %{@serving | obstacle: "it is denied"}}},
+        {"a loopback for both", %{interface: {127, 0, 0, 1}, addresses: ["127.0.0.1", "::1"]}},
+        {"a transport of both", %{node_flags: @tls, client_flags: [{"-start_epmd", ["false"]} | @tls]}},
+        {"a name that left once, or long ago",
+         %{departed: [%{@looping | times: 1}, %{@looping | left: ~U[2026-11-28 10:00:00Z]}]}},
         {"a socket unit of systemd", %{status: @joined, holders: [%{@beam | pid: "1", program: "systemd"}]}},
         {"a VM that is no node", %{node: :nonode@nohost, release: nil, look_up: nil, status: @none, module: "erl_epmd"}}
       ] do
@@ -207,9 +263,9 @@ defmodule EmbeddedEpmd.DoctorTest do
   end
 
   test "a file of somebody's own is named where it is to be changed" do
-    facts = %{@healthy | remote_vm_args: {"/etc/app/remote.vm.args", ""}}
+    facts = %{@healthy | remote_vm_args: {"/etc/app/remote.vm.args", ""}, client_flags: []}
     assert text(facts) =~ "Do: Write -start_epmd false into /etc/app/remote.vm.args.\n"
-    facts = %{@healthy | remote_vm_args: {"/app/releases/1/remote.vm.args", ""}}
+    facts = %{@healthy | remote_vm_args: {"/app/releases/1/remote.vm.args", ""}, client_flags: []}
     assert text(facts) =~ "into rel/remote.vm.args.eex, and assemble the release again."
     facts = %{@healthy | module: "erl_epmd", vm_args: {"/etc/app/vm.args", ""}}
     assert text(facts) =~ "Do: Write -epmd_module Elixir.EmbeddedEpmd.Discovery into /etc/app/vm.args "

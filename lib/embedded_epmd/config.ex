@@ -72,6 +72,16 @@ defmodule EmbeddedEpmd.Config do
     end
   end
 
+  @doc "The level, or an `ArgumentError` that says what is expected."
+  @spec log_level!(term()) :: :none | :logger.level()
+  def log_level!(level), do: parse!(:log_level, level, "the log level")
+
+  @doc "For how long another level holds, in milliseconds, or an `ArgumentError` that says what is expected."
+  @spec log_time!(term()) :: pos_integer()
+  def log_time!([]), do: 60_000
+  def log_time!(for: time) when is_integer(time) and time in 1..86_400_000, do: time
+  def log_time!(other), do: fail!("the time of a log level", "[for: MILLISECONDS], from 1 to 86400000", other)
+
   defp known!(options) do
     if not :erlang.is_list(options) or not :lists.all(fn option -> match?({_, _}, option) end, options),
       do: fail!("EmbeddedEpmd", "given a keyword list of options", options)

@@ -10,9 +10,15 @@ defmodule EmbeddedEpmd.Log do
   @spec log(:logger.level(), :unicode.chardata(), [{atom(), String.t()}]) :: :ok
   def log(level, sentence, fields \\ []) do
     report = :maps.from_list([{:what, text(sentence)} | fields])
-    metadata = :maps.from_list([{:report_cb, &__MODULE__.format/1} | fields])
+    # The logger can have a level for the module.
+    metadata = :maps.from_list([{:report_cb, &__MODULE__.format/1}, {:mfa, {__MODULE__, :log, 3}} | fields])
     :logger.log(level, report, :maps.merge(metadata, domain()))
   end
+
+  @doc "Lets entries from this level on through, whatever the logger's primary level is; `nil` leaves it to that again."
+  @spec let_through(:none | :logger.level() | nil) :: :ok
+  def let_through(level) when level in [nil, :none], do: :logger.unset_module_level(__MODULE__)
+  def let_through(level), do: :logger.set_module_level(__MODULE__, level)
 
   # Without Elixir's Logger there is only OTP's handler, which drops every domain but OTP's own.
   defp domain, do: if(:erlang.whereis(Logger.Supervisor) == :undefined, do: %{}, else: %{domain: [:embedded_epmd]})

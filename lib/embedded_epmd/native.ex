@@ -13,6 +13,10 @@ defmodule EmbeddedEpmd.Native do
   @type entry :: {:logger.level(), String.t(), [{atom(), String.t()}]}
   @type role :: :serving | :joined | :searching
   @type user :: non_neg_integer() | nil
+  @typedoc "Times are in milliseconds since 1970."
+  @type departed ::
+          {String.t(), :inet.port_number(), registered :: non_neg_integer(), left :: non_neg_integer(),
+           times :: non_neg_integer(), since :: non_neg_integer()}
   @type change ::
           {:registered, String.t(), :inet.port_number(), creation :: pos_integer(), user()}
           | {:unregistered, String.t(), :inet.port_number()}
@@ -75,6 +79,12 @@ defmodule EmbeddedEpmd.Native do
 
   @spec names(server()) :: [{String.t(), :inet.port_number(), user()}] | :elsewhere
   def names(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec departed(server()) :: [departed()] | :elsewhere
+  def departed(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec log_from(server(), :none | :logger.level()) :: :ok
+  def log_from(_server, _level), do: :erlang.nif_error(:nif_not_loaded)
 
   @doc "Sends `pid` the message `{:embedded_epmd, :events}` when log entries or changes wait."
   @spec claim(server(), pid()) :: {:ok, :ok} | {:error, :stopped}

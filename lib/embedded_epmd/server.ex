@@ -26,6 +26,7 @@ defmodule EmbeddedEpmd.Server do
     since: 0,
     backoff: 0,
     last_warning: nil,
+    log_level: nil,
     unrouted?: false,
     open?: false,
     waiting: [],
@@ -44,6 +45,10 @@ defmodule EmbeddedEpmd.Server do
 
   @spec unsubscribe(pid()) :: :ok
   def unsubscribe(pid), do: GenServer.call(__MODULE__, {:unsubscribe, pid})
+
+  @doc "Logs from this level on, for this many milliseconds."
+  @spec put_log_level(:none | :logger.level(), pos_integer()) :: :ok | {:error, :stopped}
+  def put_log_level(level, time), do: GenServer.call(__MODULE__, {:put_log_level, level, time})
 
   @impl GenServer
   def init(options) do
@@ -126,6 +131,23 @@ defmodule EmbeddedEpmd.Server do
     {:reply, :ok, follow(update_in(state.subscribers, &Subscribers.remove(&1, pid)))}
   end
 
+  def handle_call({:put_log_level, _level, _time}, _from, %{server: nil} = state),
+    do: {:reply, {:error, :stopped}, state}
+
+  def handle_call({:put_log_level, level, time}, _from, state) do
+    Log.let_through(level)
+    Log.log(:notice, "logging from level #{level} on for #{time / 1_000} s#{where(Native.status(state.server))}")
+    with timer when timer != nil <- state.timers[:log_level], do: Process.cancel_timer(timer)
+    timer = Process.send_after(self(), {:timer, :log_level}, time)
+    state = %{state | log_level: level, timers: Map.put(state.timers, :log_level, timer)}
+    {:reply, :ok, log_from(state)}
+  end
+
+  # Else one waits for requests that another VM answers.
+  defp where(%{role: :serving}), do: ""
+  defp where(%{owner: nil}), do: ""
+  defp where(%{owner: owner}), do: "; requests are answered, and logged, by the owner of the port at #{owner}"
+
   ## News
 
   @impl GenServer
@@ -153,7 +175,28 @@ defmodule EmbeddedEpmd.Server do
 
   defp due(:look_after, state), do: look_after_later(state)
   defp due(:drain, state), do: drain(state)
+  defp due(:log_level, state), do: log_from(%{drain(state) | log_level: nil})
   defp due(:overflow, state), do: schedule_overflow(update_in(state.subscribers, &Subscribers.notify_missed/1))
+
+  # Configuring the server sets its level, too: a level that was put for a time holds until its end all the same.
+  defp log_from(%{server: nil} = state), do: state
+  defp log_from(%{log_level: nil} = state), do: restore_log_level(state)
+
+  defp log_from(state) do
+    Native.log_from(state.server, state.log_level)
+    state
+  end
+
+  defp restore_log_level(state) do
+    Log.let_through(nil)
+    Native.log_from(state.server, Config.get(:log_level, Lifecycle.options()))
+    state
+  rescue
+    # A setting has become invalid since the start; the level of that time is not known any more.
+    ArgumentError ->
+      Native.log_from(state.server, :notice)
+      state
+  end
 
   # Stops the server only if nobody can need it: the VM stops, or it is not a node and no other supervised process
   # waits.
@@ -191,7 +234,7 @@ defmodule EmbeddedEpmd.Server do
         {:ok, :ok} ->
           if Environment.distributed?(), do: HostAddress.warn_if_missing(server)
           state = %{state | server: server, since: now(), last_warning: nil, unrouted?: unrouted?, open?: open?}
-          {:ok, follow(state)}
+          {:ok, follow(log_from(state))}
 
         {:error, :stopped} ->
           {:ok, retry_later(state)}
@@ -264,7 +307,7 @@ defmodule EmbeddedEpmd.Server do
 
       open? ->
         case Lifecycle.configure(server, open?) do
-          :ok -> %{state | open?: open?, last_warning: nil}
+          :ok -> log_from(%{state | open?: open?, last_warning: nil})
           {:error, sentence} -> warn_once(state, sentence)
         end
     end

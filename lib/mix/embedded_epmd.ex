@@ -16,10 +16,20 @@ defmodule Mix.EmbeddedEpmd do
           error: String.t() | nil
         }
 
-  @typedoc "A template of vm.args or remote.vm.args; `content` is nil if the file does not exist."
-  @type template :: %{path: Path.t(), kind: VmArgs.kind(), content: String.t() | nil, releases: [release()]}
+  @typedoc """
+  A template of vm.args or remote.vm.args; `content` is nil if the file does not exist. `other` is the content of the
+  other one, and `script` that of env.sh.eex, whose flags count in both.
+  """
+  @type template :: %{
+          path: Path.t(),
+          kind: VmArgs.kind(),
+          content: String.t() | nil,
+          other: String.t() | nil,
+          script: String.t(),
+          releases: [release()]
+        }
 
-  @type verdict :: :nothing_to_do | {:amend, new :: String.t()} | {:contradiction, String.t()}
+  @type verdict :: :nothing_to_do | {:amend, new :: String.t(), lines :: [String.t()]} | {:contradiction, String.t()}
 
   ## The arguments
 
@@ -204,34 +214,68 @@ defmodule Mix.EmbeddedEpmd do
   @spec templates([release()]) :: [template()]
   def templates(releases) do
     for {folder, releases} <- Enum.group_by(releases, & &1.folder),
-        {kind, name} <- [vm_args: "vm.args.eex", remote_vm_args: "remote.vm.args.eex"] do
+        {kind, name, other} <- [
+          {:vm_args, "vm.args.eex", "remote.vm.args.eex"},
+          {:remote_vm_args, "remote.vm.args.eex", "vm.args.eex"}
+        ] do
       path = Path.join(folder, name)
-      content = with {:ok, content} <- File.read(path), do: content, else: (_ -> nil)
-      %{path: path, kind: kind, content: content, releases: releases}
+      script = content(folder, "env.sh.eex") || ""
+
+      %{path: path, kind: kind, content: content(folder, name), other: content(folder, other)}
+      |> Map.merge(%{script: script, releases: releases})
     end
   end
 
+  defp content(folder, name) do
+    with {:ok, content} <- File.read(Path.join(folder, name)), do: content, else: (_ -> nil)
+  end
+
+  @doc "The files that a template includes and that cannot be read here."
+  @spec unread(template()) :: [Path.t()]
+  def unread(%{content: content, releases: releases}),
+    do: releases |> Enum.flat_map(&VmArgs.unread(flags(content, &1))) |> Enum.uniq()
+
+  defp flags(content, release), do: content |> render(release) |> VmArgs.flags()
+
   @doc "What has to be done with a template, given whether the kernel parameter names the module."
   @spec judge(template(), parameter? :: boolean()) :: verdict()
-  def judge(%{kind: kind, content: content, releases: releases}, parameter?) do
-    rendered = for release <- releases, do: {release, content |> render(release) |> VmArgs.flags()}
+  def judge(%{kind: kind, content: content, releases: releases} = template, parameter?) do
+    rendered = for release <- releases, do: {release, flags(content, release)}
     {with_it, without_it} = Enum.split_with(rendered, fn {release, _} -> release.contains? end)
 
     contradiction =
       Enum.find_value(with_it, fn {_, flags} -> VmArgs.contradiction(flags, kind, parameter?) end) ||
+        Enum.find_value(with_it, fn {release, flags} -> transports_differ(template, release, flags) end) ||
         Enum.find_value(without_it, &undefined_module/1)
 
-    missing = with_it |> Enum.flat_map(fn {_, flags} -> missing(flags, kind, parameter?) end) |> Enum.uniq()
+    missing =
+      for {release, flags} <- with_it,
+          flag <- missing(flags, kind, parameter?) ++ transport_lacks(template, release, flags),
+          uniq: true,
+          do: VmArgs.line(flag)
 
     cond do
       contradiction -> {:contradiction, contradiction}
       missing == [] -> :nothing_to_do
-      true -> {:amend, append(content, missing, without_it != [])}
+      true -> {:amend, append(content, missing, without_it != []), missing}
     end
   end
 
   defp missing(flags, kind, parameter?),
-    do: VmArgs.missing(flags, VmArgs.required(kind, parameter? or VmArgs.value(flags, "epmd_module") != nil))
+    do: VmArgs.missing(flags, VmArgs.required(kind, parameter? or VmArgs.parameter(flags, "epmd_module") != nil))
+
+  # The clients must use the node's transport. What env.sh sets is set for both.
+  defp transport_lacks(%{other: other, script: script}, release, flags) do
+    script = script |> render(release) |> VmArgs.of_script()
+    VmArgs.transport_lacks(flags ++ script, flags(other, release) ++ script)
+  end
+
+  defp transports_differ(%{kind: :vm_args, other: other}, release, flags) do
+    with {of_node, of_clients} <- VmArgs.transports_differ(flags, flags(other, release)),
+         do: "has -proto_dist #{of_node}, and remote.vm.args.eex has -proto_dist #{of_clients}"
+  end
+
+  defp transports_differ(_template, _release, _flags), do: nil
 
   # A release that names the module and does not contain it ends with undef when its node starts.
   defp undefined_module({release, flags}) do
@@ -252,8 +296,8 @@ defmodule Mix.EmbeddedEpmd do
     _ -> content
   end
 
-  defp append(content, flags, conditional?) do
-    lines = for {flag, value} <- flags, do: [flag, " ", value, "\n"]
+  defp append(content, lines, conditional?) do
+    lines = for line <- lines, do: [line, "\n"]
     lines = if conditional?, do: [@condition, "\n", lines, "<% end %>\n"], else: lines
     before = if content in [nil, ""], do: "", else: [String.trim_trailing(content), "\n\n"]
     IO.iodata_to_binary([before, @heading, "\n", lines])

@@ -2,10 +2,14 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, HostAddress, Lifecycle}
-  alias EmbeddedEpmd.Doctor.Linux
+  alias EmbeddedEpmd.{Client, Config, Environment, HostAddress, Lifecycle, VmArgs}
+  alias EmbeddedEpmd.Doctor.{Departed, Linux, Unregistered}
 
   @timeout 2_000
+  # How long a VM may take to register, or to end, until it counts as one that is not registered; and how long to wait for
+  # the next life of one that ends again and again. Milliseconds.
+  @settles 1_000
+  @comes_back 2_000
 
   @typedoc "The address at which an EPMD was asked for a name, and what it answered."
   @type answer :: {:inet.ip_address(), Client.answer() | {:error, atom()}}
@@ -16,8 +20,13 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     config = config()
     port = status.port || config.port
     release = release()
+    remote_vm_args = release_file("RELEASE_REMOTE_VM_ARGS", "remote.vm.args")
+    vm_args = release_file("RELEASE_VM_ARGS", "vm.args")
 
-    Map.merge(host(port), %{
+    host(port)
+    |> Map.merge(flags(release, vm_args, remote_vm_args))
+    |> Map.merge(departed())
+    |> Map.merge(%{
       settings: config.error,
       hand_over: config.hand_over,
       descriptor_share: config[:descriptor_share],
@@ -29,11 +38,12 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       # erlexec takes the last one.
       start_epmd: List.last(arguments(:start_epmd), "true"),
       release: release,
-      vm_args: release_file("RELEASE_VM_ARGS", "vm.args"),
-      remote_vm_args: release_file("RELEASE_REMOTE_VM_ARGS", "remote.vm.args"),
+      vm_args: vm_args,
+      remote_vm_args: remote_vm_args,
+      interface: interface(),
+      addresses: addresses(status, config),
       status: status,
       stats: with({:ok, stats} <- EmbeddedEpmd.stats(), do: stats, else: (_ -> nil)),
-      unix_sockets: unix_sockets(),
       # systemd gives it to every service.
       service: System.get_env("INVOCATION_ID") != nil,
       netlink: netlink(),
@@ -50,14 +60,60 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   defp host(port) do
     sockets = Linux.listening(port)
+    names = names(port)
 
     %{
       linux: match?({:unix, :linux}, :os.type()),
       port: port,
       sockets: sockets,
       holders: if(sockets == :unknown, do: [], else: Linux.holders(sockets, port)),
-      names: names(port)
+      names: names,
+      unregistered: unregistered(names, port)
     }
+  end
+
+  # One that is booting, or a client that is ending, is not registered for a moment.
+  defp unregistered(names, port) do
+    case Unregistered.of(Linux.vms(), names, port) do
+      [] ->
+        []
+
+      vms ->
+        Process.sleep(@settles)
+        still = Unregistered.of(Linux.vms(), names(port), port)
+        pids = MapSet.new(vms, & &1.pid)
+        Enum.filter(still, &(&1.pid in pids))
+    end
+  end
+
+  @doc "Who has left, and where those that come and go write their crash dumps."
+  @spec departed() :: map()
+  def departed do
+    departed = with({:ok, departed} <- EmbeddedEpmd.departed(), do: departed, else: (_ -> []))
+    now = DateTime.utc_now()
+    loops = for left <- departed, Departed.loops?(left, now), do: left.name
+    %{departed: departed, now: now, dumps: crash_dumps(loops)}
+  end
+
+  @doc "Where the VMs of these nodes, which come and go, write their crash dumps: known only while they run."
+  @spec crash_dumps([String.t()], non_neg_integer()) :: %{String.t() => Path.t()}
+  def crash_dumps(names, wait \\ @comes_back)
+  def crash_dumps([], _wait), do: %{}
+
+  def crash_dumps(names, wait) do
+    dumps =
+      for vm <- Linux.vms(),
+          vm.crash_dump,
+          name = hd(String.split(vm.node, "@")),
+          name in names,
+          do: {name, vm.crash_dump}
+
+    if dumps != [] or wait <= 0 do
+      Map.new(dumps)
+    else
+      Process.sleep(50)
+      crash_dumps(names, wait - 50)
+    end
   end
 
   # An invalid setting is a finding; the other facts are gathered all the same.
@@ -106,9 +162,49 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     with root when is_binary(root) <- System.get_env("RELEASE_ROOT") do
       node = System.get_env("RELEASE_NODE") || System.get_env("RELEASE_NAME")
       node = if System.get_env("RELEASE_DISTRIBUTION") != "none", do: node
-      %{root: root, node: node, process: if(node && not Node.alive?(), do: Linux.node_process(node))}
+      process = if(node && not Node.alive?(), do: Linux.node_process(node))
+      %{root: root, node: node, process: process && process.pid, flags: process && process.flags}
     end
   end
+
+  # Those of the node, of the release's clients, and of whoever calls them.
+  defp flags(release, vm_args, remote_vm_args) do
+    own = for {name, values} <- :init.get_arguments(), do: {"-#{name}", Enum.map(values, &to_string/1)}
+    file = of_file(vm_args)
+
+    node =
+      cond do
+        Node.alive?() -> own
+        release && release.flags -> release.flags
+        true -> file
+      end
+
+    # The script of the release runs before all its commands.
+    script = with({_path, text} <- release_file("", "env.sh"), do: VmArgs.of_script(text), else: (_ -> []))
+    shell = if Node.alive?(), do: [], else: VmArgs.of_environment(System.get_env())
+
+    %{
+      node_flags: node,
+      file_flags: file,
+      client_flags: of_file(remote_vm_args) ++ script ++ shell,
+      # A flag that OTP has not understood keeps this VM from becoming a node.
+      own_flags: own
+    }
+  end
+
+  defp of_file(nil), do: []
+  defp of_file({_path, text}), do: VmArgs.flags(text)
+
+  # Where the distribution listens, as OTP's own protocols find it out.
+  defp interface do
+    options = Application.get_env(:kernel, :inet_dist_listen_options, [])
+    options = if Keyword.keyword?(options), do: options, else: []
+    Application.get_env(:kernel, :inet_dist_use_interface) || options[:ip] || options[:ifaddr]
+  end
+
+  # Where this VM serves or, once it does, will.
+  defp addresses(%{role: :serving, addresses: addresses}, _config), do: addresses
+  defp addresses(_status, config), do: Map.get(config, :addresses, [])
 
   defp release_file(variable, name) do
     with root when is_binary(root) <- System.get_env("RELEASE_ROOT"),
@@ -170,12 +266,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
          else: ({:error, reason} -> {host, {:error, reason}})
   end
 
-  # Standbys connect over a Unix socket, and a systemd unit may forbid these.
-  defp unix_sockets do
-    with {:ok, socket} <- :gen_udp.open(0, [:local]), do: :gen_udp.close(socket)
-  end
-
-  # Likewise one of sock_diag, over which the kernel is asked whose a registration is: AF_NETLINK, NETLINK_SOCK_DIAG.
+  # A systemd unit may forbid a socket of sock_diag, over which the kernel is asked whose a registration is: AF_NETLINK, NETLINK_SOCK_DIAG.
   defp netlink do
     with {:ok, socket} <- :socket.open(16, :raw, 4), do: :socket.close(socket)
   end

@@ -4,8 +4,8 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.{Finding, LookUp, Owner}
-  alias EmbeddedEpmd.{Discovery, NetworkError, VmArgs}
+  alias EmbeddedEpmd.Doctor.{Departed, Finding, LookUp, Owner}
+  alias EmbeddedEpmd.{Discovery, VmArgs}
 
   # Each registered node keeps a descriptor of the VM that serves.
   @few_descriptors 1_024
@@ -17,10 +17,12 @@ defmodule EmbeddedEpmd.Doctor.Findings do
       settings(facts),
       flags(facts),
       role(facts),
+      exposure(facts),
       standby(facts),
       owners(facts),
       Owner.judge(facts),
       LookUp.judge(facts),
+      Departed.judge(facts),
       descriptors(facts)
     ])
   end
@@ -36,7 +38,10 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   defp flags(%{look_up: nil}),
     do: ok("This VM is no node, and is of no release that is one: it needs no EPMD.")
 
-  defp flags(facts), do: [module(facts), both(facts), fixed_port(facts), start_epmd(facts), remote(facts)]
+  defp flags(facts),
+    do:
+      [module(facts), both(facts), fixed_port(facts), start_epmd(facts), no_epmd(facts), remote(facts)] ++
+        [transport(facts), unread(facts)]
 
   defp module(%{module: module} = facts) do
     if to_string(module) == to_string(Discovery) do
@@ -103,6 +108,73 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
+  defp no_epmd(facts) do
+    files = [
+      {facts.node_flags ++ facts.own_flags, facts.vm_args, "vm.args.eex"},
+      {facts.client_flags, facts.remote_vm_args, "remote.vm.args.eex"}
+    ]
+
+    for {flags, file, name} <- files, VmArgs.no_epmd?(flags) do
+      problem(
+        "-no_epmd is set.",
+        "OTP asks no discovery module with it: a VM that it is given does not become a node.",
+        "Remove it from #{template(file, facts.release, name)}, or from ERL_FLAGS and the like: -start_epmd false is enough."
+      )
+    end
+  end
+
+  # The clients of a release must use the transport of its node.
+  defp transport(%{release: nil}), do: []
+  defp transport(%{remote_vm_args: nil}), do: []
+
+  defp transport(%{node_flags: node, client_flags: clients, file_flags: file} = facts) do
+    remote = template(facts.remote_vm_args, facts.release, "remote.vm.args.eex")
+    vm_args = template(facts.vm_args, facts.release, "vm.args.eex")
+
+    case {VmArgs.transports_differ(node, clients), VmArgs.transport_lacks(clients, node),
+          VmArgs.transport_lacks(node, clients)} do
+      {{of_node, of_clients}, _, _} ->
+        problem(
+          "The node has -proto_dist #{of_node}, and bin/app rpc and its like have -proto_dist #{of_clients}.",
+          "They cannot connect to it: rpc, remote, stop and pid do not work.",
+          "Write the same into #{vm_args} and #{remote}."
+        )
+
+      {nil, [_ | _] = lacking, _} ->
+        # Whoever calls rpc may have the node's variables as well, as in a container.
+        from_file? = Enum.all?(lacking, &(&1 in file))
+        unless_set = if from_file?, do: "", else: ", unless it has the node's environment (ERL_AFLAGS or the like)"
+
+        if(from_file?, do: &problem/3, else: &warning/3).(
+          "The node has #{lines(lacking)}, and remote.vm.args has not.",
+          "bin/app rpc, remote, stop and pid cannot connect to a node with another transport.",
+          "Write that into #{remote}#{unless_set}, or set ERL_AFLAGS in rel/env.sh.eex, which holds for both."
+        )
+
+      {nil, [], [_ | _] = lacking} ->
+        problem(
+          "remote.vm.args has #{lines(lacking)}, and the node has not.",
+          "bin/app rpc, remote, stop and pid cannot connect to a node with another transport.",
+          "Write that into #{vm_args} as well, or remove it from #{remote}."
+        )
+
+      {nil, [], []} ->
+        []
+    end
+  end
+
+  defp lines(flags), do: Enum.map_join(flags, " and ", &VmArgs.line/1)
+
+  defp unread(%{file_flags: file, client_flags: clients}) do
+    for path <- VmArgs.unread(file) ++ VmArgs.unread(clients) do
+      warning(
+        "The arguments file #{path}, which another one includes (-args_file), cannot be read.",
+        "Its flags count as well: one that contradicts, or that the other file lacks, is not noticed.",
+        "Run this where that path leads to the file, as a user who may read it."
+      )
+    end
+  end
+
   defp remote(%{release: nil}), do: []
 
   defp remote(%{remote_vm_args: nil}) do
@@ -113,8 +185,8 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
-  defp remote(%{remote_vm_args: {path, text} = file, release: release}) do
-    if VmArgs.value(VmArgs.flags(text), "-start_epmd") == "false" do
+  defp remote(%{remote_vm_args: {path, _text} = file, release: release} = facts) do
+    if VmArgs.value(facts.client_flags, "-start_epmd") == "false" do
       ok("bin/app rpc and its like start no epmd daemon.")
     else
       place = template(file, release, "remote.vm.args.eex")
@@ -170,12 +242,17 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
-  defp standby(%{hand_over: true, unix_sockets: {:error, reason}, status: %{role: role} = status})
-       when role in [:serving, :joined] and status.standby == nil and not status.stands_by do
+  # The server knows, since it has tried.
+  defp standby(%{hand_over: true, status: %{role: role, obstacle: obstacle} = status})
+       when obstacle != nil and role in [:serving, :joined] and status.standby == nil and not status.stands_by do
+    who =
+      if role == :serving, do: "No VM can stand by for this one", else: "This VM cannot stand by for #{status.owner}"
+
     warning(
-      "No VM can stand by for another: this one may not open Unix sockets (#{NetworkError.format(reason)}).",
+      "#{who}: #{obstacle}.",
       "Whenever the port changes hands, stock nodes are unknown for 2 seconds.",
-      "Add AF_UNIX to RestrictAddressFamilies= in the unit of each release, or set hand_over: false, which ends this warning."
+      "Remove that cause for each release of this host, in its unit or its profile, or set hand_over: false, which ends " <>
+        "this warning."
     )
   end
 
@@ -212,6 +289,32 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   defp port_and(%{socket_unit: true}), do: "the port and "
   defp port_and(_status), do: ""
+
+  # The node listens on loopback only, so nobody outside needs its port; but everybody may ask for it.
+  defp exposure(%{interface: ip, addresses: addresses, fixed_port: nil, status: %{role: role}})
+       when is_tuple(ip) and role in [:serving, :joined] do
+    if loopback?(ip) and (addresses == [] or not Enum.all?(addresses, &loopback?/1)) do
+      where = if addresses == [], do: "all addresses", else: Enum.join(addresses, ", ")
+
+      warning(
+        "This node listens on #{:inet.ntoa(ip)} only (inet_dist_use_interface), but the EPMD on #{where}.",
+        "Other hosts cannot reach the node, and can still ask whether it is there, and for its port.",
+        "If that is so for all nodes of this host, set ERL_EPMD_ADDRESS=127.0.0.1,::1 (or :addresses), as the security " <>
+          "guide says."
+      )
+    else
+      []
+    end
+  end
+
+  defp exposure(_facts), do: []
+
+  defp loopback?(address) when is_binary(address) do
+    with {:ok, ip} <- :inet.parse_address(String.to_charlist(address)), do: loopback?(ip), else: (_ -> false)
+  end
+
+  defp loopback?({127, _, _, _}), do: true
+  defp loopback?(ip), do: ip == {0, 0, 0, 0, 0, 0, 0, 1}
 
   ## Names that belong to users
 

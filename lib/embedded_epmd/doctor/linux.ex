@@ -2,6 +2,8 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   @moduledoc false
   # Sockets and processes of this network namespace, as far as /proc shows them to this user.
 
+  alias EmbeddedEpmd.VmArgs
+
   # How much is read of what a process says of itself, in bytes. A command line may have megabytes.
   @longest_arguments 256 * 1024
 
@@ -12,6 +14,20 @@ defmodule EmbeddedEpmd.Doctor.Linux do
           user: non_neg_integer() | nil,
           # The sockets that it holds; empty if its descriptors cannot be seen.
           inodes: [String.t()]
+        }
+
+  @typedoc """
+  A VM that was started as a node: the value of -name or -sname, its flags, the ports that it listens on, as far as this
+  user sees them, whether it is stopped, the version of its runtime system, and where it writes a crash dump.
+  """
+  @type vm :: %{
+          pid: String.t(),
+          node: String.t(),
+          flags: [VmArgs.flag()],
+          ports: [:inet.port_number()] | :unknown,
+          stopped: boolean(),
+          erts: [non_neg_integer()] | nil,
+          crash_dump: Path.t() | nil
         }
 
   @doc "The sockets that listen on a port; `:unknown` if /proc does not show them."
@@ -46,11 +62,8 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   defp holder(pid, sockets, port) do
     process = %{pid: pid, program: program(pid), user: user(pid)}
 
-    case File.ls("/proc/#{pid}/fd") do
-      {:ok, descriptors} ->
-        links =
-          for descriptor <- descriptors, {:ok, link} <- [File.read_link("/proc/#{pid}/fd/#{descriptor}")], do: link
-
+    case links(pid) do
+      {:ok, links} ->
         inodes = for %{inode: inode} <- sockets, "socket:[#{inode}]" in links, do: inode
         if inodes == [], do: [], else: [Map.put(process, :inodes, inodes)]
 
@@ -58,6 +71,13 @@ defmodule EmbeddedEpmd.Doctor.Linux do
         user? = Enum.any?(sockets, &(&1.user == process.user))
         epmd? = process.program == "epmd" and user? and epmd_port(pid) == Integer.to_string(port) and here?(pid)
         if epmd?, do: [Map.put(process, :inodes, [])], else: []
+    end
+  end
+
+  # What the descriptors of a process are.
+  defp links(pid) do
+    with {:ok, descriptors} <- File.ls("/proc/#{pid}/fd") do
+      {:ok, for(descriptor <- descriptors, {:ok, link} <- [File.read_link("/proc/#{pid}/fd/#{descriptor}")], do: link)}
     end
   end
 
@@ -69,15 +89,66 @@ defmodule EmbeddedEpmd.Doctor.Linux do
     end
   end
 
-  @doc "The process that was started as a node of this name, the value of -name or -sname, in this network namespace."
-  @spec node_process(String.t()) :: String.t() | nil
-  def node_process(name) do
-    flags = [["-name", name], ["-sname", name]]
+  @doc "The VM that was started as a node of this name, the value of -name or -sname, in this network namespace."
+  @spec node_process(String.t()) :: vm() | nil
+  def node_process(name), do: Enum.find(vms(), &(&1.node == name))
 
-    Enum.find(processes(), fn pid ->
-      Enum.any?(Enum.chunk_every(arguments(pid), 2, 1), &(&1 in flags)) and here?(pid)
-    end)
+  @doc "The VMs that were started as nodes, in this network namespace, but this one."
+  @spec vms() :: [vm()]
+  def vms do
+    sockets = with(:unknown <- listening(), do: %{})
+
+    for pid <- processes(),
+        pid != System.pid(),
+        program(pid) =~ ~r/^beam/,
+        flags = VmArgs.of_words(arguments(pid)),
+        node = VmArgs.value(flags, "-name") || VmArgs.value(flags, "-sname"),
+        # It gets a name from the node to which it connects.
+        node != "undefined",
+        here?(pid),
+        do: vm(pid, node, flags, sockets)
   end
+
+  defp vm(pid, node, flags, sockets) do
+    ports =
+      with {:ok, links} <- links(pid) do
+        for {port, sockets} <- sockets, Enum.any?(sockets, &("socket:[#{&1.inode}]" in links)), do: port
+      else
+        _ -> :unknown
+      end
+
+    %{pid: pid, node: node, flags: flags, ports: ports}
+    |> Map.merge(%{stopped: stopped?(pid), erts: erts(pid), crash_dump: crash_dump(pid)})
+  end
+
+  # The state follows the name of the program, which is in brackets and may hold any character.
+  defp stopped?(pid) do
+    with {:ok, line} <- File.read("/proc/#{pid}/stat"),
+         [state | _] <- line |> String.split(") ") |> List.last() |> String.split(),
+         do: state in ["T", "t"],
+         else: (_ -> false)
+  end
+
+  # Its folder has the version in its name: erts-13.1.5/bin/beam.smp.
+  defp erts(pid) do
+    with {:ok, program} <- File.read_link("/proc/#{pid}/exe"),
+         [version] <- Regex.run(~r"/erts-([\d.]+)/", program, capture: :all_but_first),
+         do: version |> String.split(".", trim: true) |> Enum.map(&String.to_integer/1),
+         else: (_ -> nil)
+  end
+
+  defp crash_dump(pid) do
+    with {:ok, folder} <- File.read_link("/proc/#{pid}/cwd"),
+         {:ok, environment} <- File.read("/proc/#{pid}/environ") do
+      variable = environment |> String.split("\0") |> Enum.find_value(&file(String.split(&1, "=", parts: 2)))
+      Path.expand(variable || "erl_crash.dump", folder)
+    else
+      _ -> nil
+    end
+  end
+
+  defp file(["ERL_CRASH_DUMP", file]) when file != "", do: file
+  defp file(_variable), do: nil
 
   # Whether a process is in our network namespace. The link of another user's process cannot be read. But anybody may
   # read the files under its `net`, which have the same inodes as ours in the same namespace.

@@ -93,8 +93,7 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
   defp clients(%{look_up: %{loopback: loopback}}),
     do: ok("At #{at(loopback)}, where clients register, an EPMD answers.")
 
-  defp dist_listen(%{remote_vm_args: {_path, text}}), do: VmArgs.value(VmArgs.flags(text), "-dist_listen")
-  defp dist_listen(_facts), do: nil
+  defp dist_listen(%{client_flags: flags}), do: VmArgs.value(flags, "-dist_listen")
 
   # In a VM that is a node, EmbeddedEpmd.names() lists them.
   defp names(%{node: :nonode@nohost, names: {:ok, [_ | _] = names}, port: port}) do

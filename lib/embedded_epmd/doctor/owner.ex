@@ -4,11 +4,11 @@ defmodule EmbeddedEpmd.Doctor.Owner do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.Finding
+  alias EmbeddedEpmd.Doctor.{Finding, Unregistered}
 
   @doc "The findings about the host, which are the same for every VM on it."
   @spec judge(map()) :: [Finding.t()]
-  def judge(facts), do: List.flatten([holder(facts), stranger(facts), daemon(facts)])
+  def judge(facts), do: List.flatten([holder(facts), stranger(facts), daemon(facts), Unregistered.judge(facts)])
 
   defp holder(%{sockets: :unknown, linux: true, port: port}) do
     warning(

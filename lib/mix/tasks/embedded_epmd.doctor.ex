@@ -46,7 +46,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.{Doctor, VmArgs}
+  alias EmbeddedEpmd.Doctor
   alias Mix.EmbeddedEpmd, as: Project
 
   @impl Mix.Task
@@ -111,7 +111,18 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
     end
   end
 
-  defp template(%{path: path, kind: kind, content: content} = template, parameter?) do
+  defp template(template, parameter?),
+    do: [judged(template, parameter?) | Enum.map(Project.unread(template), &unread(template, &1))]
+
+  defp unread(%{path: path}, included) do
+    warning(
+      "#{path} includes #{included}, which cannot be read here.",
+      "Its flags count as well: one that contradicts, or that the other file lacks, is not noticed.",
+      "Run bin/app eval \"EmbeddedEpmd.doctor()\" where the release runs."
+    )
+  end
+
+  defp judged(%{path: path, content: content} = template, parameter?) do
     case Project.judge(template, parameter?) do
       :nothing_to_do ->
         ok("#{path} has all it needs.")
@@ -123,15 +134,18 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
           "Change that, then run mix embedded_epmd.install."
         )
 
-      {:amend, _new} ->
-        flags = for {flag, value} <- VmArgs.required(kind, parameter?), do: "#{flag} #{value}"
-
+      {:amend, _new, lines} ->
         problem(
-          "#{path} #{if content, do: "does not have all of", else: "is missing; it should have"} " <>
-            "#{Enum.join(flags, " and ")}.",
-          "Releases of this project start an epmd daemon or register with one.",
+          "#{path} #{if content, do: "does not have", else: "is missing; it should have"} #{Enum.join(lines, " and ")}.",
+          why(lines),
           "Run mix embedded_epmd.install."
         )
     end
+  end
+
+  defp why(lines) do
+    if Enum.any?(lines, &String.starts_with?(&1, ["-start_epmd", "-epmd_module"])),
+      do: "Releases of this project start an epmd daemon or register with one.",
+      else: "bin/app rpc, remote, stop and pid cannot connect to a node with another transport."
   end
 end

@@ -12,7 +12,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
 
   The task shows the lines that it would add to an existing file, and asks before it adds them; `--yes` agrees. It
   changes nothing, and raises, if one of the files has a flag that contradicts: another `-epmd_module`, `-start_epmd
-  true`, or `-erl_epmd_port`, with which a node needs no EPMD at all. Running it again changes nothing.
+  true`, `-no_epmd`, or `-erl_epmd_port`, with which a node needs no EPMD at all. If one of the two files has `-proto_dist`
+  or the options of TLS and the other has not, it offers those as well: `rpc` and the like must use the transport of the
+  node. Flags are read as OTP reads them, in files that `-args_file` includes, too. Running it again changes nothing.
 
   Run it where releases are assembled, which in an umbrella is the root. A release's `:rel_templates_path` is
   honoured. If releases share a file and one of them does not contain `embedded_epmd`, the flags are written inside a
@@ -60,9 +62,19 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
 
   defp report(_release), do: :ok
 
-  defp apply_verdict({%{path: path}, :nothing_to_do}, _yes), do: Mix.shell().info("* #{path} has all it needs")
+  defp apply_verdict({template, verdict}, yes) do
+    write(template, verdict, yes)
 
-  defp apply_verdict({%{path: path, content: old}, {:amend, new}}, yes) do
+    for included <- Project.unread(template),
+        do:
+          Mix.shell().info(
+            "* #{template.path} includes #{included}, which cannot be read here: its flags count as well"
+          )
+  end
+
+  defp write(%{path: path}, :nothing_to_do, _yes), do: Mix.shell().info("* #{path} has all it needs")
+
+  defp write(%{path: path, content: old}, {:amend, new, _lines}, yes) do
     if old in [nil, ""] or yes == true or agreed?(path, old, new) do
       File.mkdir_p!(Path.dirname(path))
       File.write!(path, new)

@@ -181,6 +181,7 @@ impl Member {
             registry: self.handle.registry.clone(),
             holdings: Arc::clone(&self.holdings),
             stands_by: Arc::clone(&self.handle.stands_by),
+            obstacle: self.handle.obstacle.clone(),
         }))
     }
 

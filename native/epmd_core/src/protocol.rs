@@ -3,6 +3,8 @@
 //! The rules are those of "EPMD Protocol" in OTP's *Distribution Protocol* and, where that is silent, of its C daemon
 //! (`erts/epmd/src/epmd_srv.c`).
 
+use std::fmt;
+
 use crate::node::{self, InvalidName, Node, NodeName};
 
 /// The longest request, without its two bytes of length.
@@ -121,6 +123,22 @@ impl<'a> Request<'a> {
                 let name = frame.strip_prefix(MEET_REQ).and_then(|name| name.try_into().ok());
                 name.map(Self::Meet).ok_or(Malformed)
             }
+        }
+    }
+}
+
+/// What is asked, for people.
+impl fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alive2 { node: Ok(node), .. } => write!(f, "register {}", node.name.as_str()),
+            Self::Alive2 { node: Err(_), .. } => f.write_str("register a node that is not valid"),
+            Self::PortPlease2(name) => write!(f, "look up {name:?}"),
+            Self::Names => f.write_str("list the names"),
+            Self::Dump => f.write_str("list the names, and those that left"),
+            Self::Kill => f.write_str("end the server"),
+            Self::Stop(name) => write!(f, "end the registration of {:?}", String::from_utf8_lossy(name)),
+            Self::Meet(_) => f.write_str("follow the owner"),
         }
     }
 }

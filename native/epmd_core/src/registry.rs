@@ -4,6 +4,7 @@
 
 mod contents;
 mod entry;
+mod life;
 pub(crate) mod log;
 mod nodes;
 mod provisional;
@@ -15,6 +16,7 @@ mod tombstones;
 pub(crate) use contents::replicated;
 pub(crate) use entry::NodeConnection;
 pub use entry::{Descriptor, Entry, Holder};
+pub use life::{Life, Past, Series};
 pub(crate) use refusals::{Refusal, NAME_TAKEN};
 pub(crate) use replica::{Held, Incoming, Restored};
 pub use table::{NameTaken, Registration, Registry};

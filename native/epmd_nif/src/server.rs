@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
+use epmd_core::registry::{Past, Tombstone};
 use epmd_core::{Answer, Handle, Journal, Member, Node, NodeName, RegisterError, Settings};
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
@@ -14,7 +15,7 @@ use crate::atoms;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::{Batch, Events};
-use crate::terms::{KeepsAtom, RoleAtom, TableAtom};
+use crate::terms::{KeepsAtom, RoleAtom, TableAtom, Verbosity};
 
 /// How long a registration or a change of addresses may take. OTP's `erl_epmd` waits as long for an EPMD's reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -212,6 +213,29 @@ fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
     }
 }
 
+/// A name that left, its port, when it was registered and when it left, how often in a row that was right after it had
+/// registered, and since when.
+type DepartedTuple = (String, u16, u64, u64, u32, u64);
+
+/// The names that left, the last to leave first, or `:elsewhere` if the table is not here. Times are in milliseconds
+/// since 1970.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn departed(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
+    let Some(departed) = server.handle.departed() else { return atoms::elsewhere().encode(env) };
+    let node = |left: &Tombstone| -> DepartedTuple {
+        let Past { registered, left: at, series } = left.past;
+        (String::from_utf8_lossy(&left.name).into_owned(), left.port, registered, at, series.times, series.since)
+    };
+    departed.iter().rev().map(node).collect::<Vec<_>>().encode(env)
+}
+
+/// Logs from this level on, until the level is set again here or by `configure`.
+#[rustler::nif]
+fn log_from(server: ResourceArc<Server>, level: Verbosity) -> Atom {
+    server.events.limit(level);
+    rustler::types::atom::ok()
+}
+
 /// Makes `pid` the process that is sent a message when there is something to take. Take once at first: what came before
 /// waits.
 #[rustler::nif]
@@ -274,6 +298,7 @@ struct StatusMap {
     port: u16,
     standbys: Vec<StandbyMap>,
     stands_by: bool,
+    obstacle: Option<String>,
     table: TableAtom,
     socket_unit: bool,
     kept: KeepsAtom,
@@ -306,6 +331,7 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
             .map(|standby| StandbyMap { name: standby.node.map(|name| name.as_str().into()), pid: standby.pid })
             .collect(),
         stands_by: status.stands_by,
+        obstacle: status.obstacle,
         table: status.table.into(),
         socket_unit: status.lent,
         kept: status.kept.into(),

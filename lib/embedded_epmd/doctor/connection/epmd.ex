@@ -4,8 +4,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.{Client, Discovery, Lifecycle, NetworkError}
-  alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.{Client, Discovery, HostAddress, Lifecycle, NetworkError}
+  alias EmbeddedEpmd.Doctor.{Connection, Departed, Facts, Unregistered}
   alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
 
   # How many of the names that are registered there are shown.
@@ -100,14 +100,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
   end
 
   defp judge(state, where, :noport) do
-    finding =
-      problem(
-        "#{where}: the EPMD does not know #{state.name}.#{names(state)}",
-        "No node of that name is registered there: it does not run, has another name, or is registered with another EPMD.",
-        "Look there whether it runs, what Node.self() gives, and with which EPMD it is registered (EmbeddedEpmd.doctor())."
-      )
-
-    {[finding], state}
+    own? = HostAddress.own?(state.ip) and state[:epmd] == epmd_port(Discovery)
+    {[unknown(state, where, if(own?, do: found_here(state), else: :elsewhere))], state}
   end
 
   defp judge(state, where, {:error, reason}) when reason in [:timeout, :etimedout] do
@@ -132,6 +126,37 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
       )
 
     {[finding], state}
+  end
+
+  # What this host knows of a node that its EPMD does not know.
+  defp found_here(%{name: name} = state) do
+    case Enum.find(Facts.host().unregistered, &(hd(String.split(&1.node, "@")) == name)) do
+      nil ->
+        %{departed: departed, now: now} = Facts.departed()
+        left = Enum.find(departed, &(&1.name == name))
+        if left, do: {:left, left, now}, else: :elsewhere
+
+      vm ->
+        {:runs, vm, state.epmd}
+    end
+  end
+
+  defp unknown(_state, where, {:runs, vm, port}) do
+    finding = Unregistered.finding(vm, port)
+    %{finding | status: :problem, what: "#{where}: #{finding.what}"}
+  end
+
+  defp unknown(_state, where, {:left, left, now}) do
+    dump = if Departed.loops?(left, now), do: Facts.crash_dumps([left.name])[left.name]
+    problem("#{where}: #{Departed.sentence(left, now)}", Departed.why(left), Departed.remedy(dump))
+  end
+
+  defp unknown(state, where, :elsewhere) do
+    problem(
+      "#{where}: the EPMD does not know #{state.name}.#{names(state)}",
+      "No node of that name is registered there: it does not run, has another name, or is registered with another EPMD.",
+      "Look there whether it runs, what Node.self() gives, and with which EPMD it is registered (EmbeddedEpmd.doctor())."
+    )
   end
 
   # The EPMD may list names to its own host only.

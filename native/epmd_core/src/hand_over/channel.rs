@@ -38,6 +38,12 @@ pub(crate) fn explain(error: &io::Error) -> String {
                 changes; under systemd add AF_UNIX to RestrictAddressFamilies="
             .into();
     }
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return format!(
+            "a security policy denies this process Unix sockets ({error}); AppArmor, SELinux or a snap must allow those \
+             whose abstract names begin with embedded_epmd/"
+        );
+    }
     error.to_string()
 }
 

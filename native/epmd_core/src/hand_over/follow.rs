@@ -19,6 +19,7 @@ use super::holdings::{Holdings, Inherited};
 use super::lock::{OwnerLock, PendingLock};
 use super::meeting::{meet, NotMet};
 use super::message::Message;
+use super::obstacle::Obstacle;
 use super::settings::HandOver;
 use super::succession::{Action, Event, Follower};
 use crate::address::{is_tcp, LOOPBACKS};
@@ -64,6 +65,8 @@ pub(crate) struct Candidate {
     pub(crate) holdings: Arc<Mutex<Holdings>>,
     /// Where it publishes whether it stands by.
     pub(crate) stands_by: Arc<watch::Sender<bool>>,
+    /// Where it publishes why it cannot.
+    pub(crate) obstacle: Obstacle,
 }
 
 /// What a new owner serves with, beside the connections in its holdings.
@@ -154,12 +157,15 @@ struct Following {
     has_diverged: bool,
     /// Whether the last attempt to meet an owner was closed without an answer.
     was_not_answered: bool,
+    /// Likewise, whether the owner did not call.
+    was_not_called: bool,
     logged: String,
 }
 
 /// Follows the owner, and each owner after it, until this member holds the lock on listeners that it can serve.
 pub(crate) async fn follow(candidate: Candidate) -> Takeover {
     let rules = Follower::new(candidate.holdings.lock().can_serve());
+    candidate.obstacle.clear();
     let mut following = Following {
         candidate,
         rules,
@@ -173,6 +179,7 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
         in_sync_until: Instant::now(),
         has_diverged: false,
         was_not_answered: false,
+        was_not_called: false,
         logged: String::new(),
     };
     let mut node = following.candidate.node.clone();
@@ -226,6 +233,7 @@ impl Following {
     /// There is no hand-over any more.
     fn give_up(&mut self) {
         self.end_session();
+        self.candidate.obstacle.clear();
         self.rules = Follower::default();
         self.candidate.holdings.lock().give_up();
         self.candidate.registry.give_up();
@@ -314,12 +322,19 @@ impl Following {
         if !matches!(met, Err(NotMet::NotAMember)) {
             self.was_not_answered = false;
         }
+        let was_not_called = std::mem::replace(&mut self.was_not_called, matches!(met, Err(NotMet::NotCalled)));
         let why = match met {
             Ok(channel) => return self.greet(channel).await,
             // An owner that ends just then closes the connection without an answer, too.
-            Err(NotMet::NotAMember) if std::mem::replace(&mut self.was_not_answered, true) => return Event::NotAMember,
+            Err(NotMet::NotAMember) if std::mem::replace(&mut self.was_not_answered, true) => {
+                self.candidate.obstacle.clear();
+                return Event::NotAMember;
+            }
             Err(NotMet::NotAMember) => return Event::Ended,
             Err(NotMet::Absent) => return Event::Ended,
+            // An owner that ends just then does not call, either.
+            Err(NotMet::NotCalled) if !was_not_called => return Event::Ended,
+            Err(NotMet::NotCalled) => "the owner does not call back: its log and its doctor say why".into(),
             Err(NotMet::Untrusted(error)) => error.to_string(),
             Err(NotMet::Failed(error)) => channel::explain(&error),
         };
@@ -344,8 +359,10 @@ impl Following {
         let Ok(Ok((Message::Hello(said), None))) = timeout(HELLO_TIMEOUT, receiver.receive()).await else {
             return Event::Ended;
         };
-        if let Err(why) = said.fits(&hello) {
-            self.log(&why);
+        match said.fits(&hello) {
+            Err(why) => self.log(&why),
+            Ok(()) if stands_by => self.candidate.obstacle.clear(),
+            Ok(()) => {}
         }
         let mut alive = interval(KEEPALIVE_INTERVAL);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -427,6 +444,7 @@ impl Following {
             Failed::OutOfDescriptors => {
                 self.unfit_until = Some(Instant::now() + LONG_PAUSE);
                 tracing::error!("no descriptors are left to stand by for the owner of the port");
+                self.candidate.obstacle.set("no descriptors are left for it");
                 return Event::Unfit;
             }
             Failed::TooManyNodes { most } => {
@@ -442,7 +460,7 @@ impl Following {
 
     /// Carries a message of the owner out. Returns what the rules have to decide about.
     fn receive(&mut self, message: Message, descriptor: Option<OwnedFd>) -> Result<Option<Event>, Failed> {
-        let Candidate { addresses, owner, registry, holdings, limits, stands_by, .. } = &self.candidate;
+        let Candidate { addresses, owner, registry, holdings, limits, stands_by, obstacle, .. } = &self.candidate;
         let Some(session) = &mut self.session else { return Err(Failed::Gone) };
         let held = || holdings.lock().len() + session.connections.len();
         match (message, descriptor) {
@@ -485,6 +503,7 @@ impl Following {
                 session.epoch.into_iter().for_each(|epoch| holdings.complete(epoch));
                 tracing::info!(names = registry.len(), "standing by for the owner of the port");
                 stands_by.send_replace(true);
+                obstacle.clear();
                 (self.is_passed_over, self.last_owner) = (false, None);
                 Ok(Some(Event::StandBy))
             }
@@ -496,6 +515,7 @@ impl Following {
 
     /// Logs why this member cannot stand by, unless that was logged last.
     fn log(&mut self, reason: &str) {
+        self.candidate.obstacle.set(reason);
         if reason != self.logged {
             tracing::warn!(%reason, "this VM cannot stand by for the owner of the port");
             self.logged = reason.into();
@@ -541,7 +561,7 @@ impl Session {
                 self.connections.extend(registered);
             }
             (entry, None) => {
-                if let LogEntry::Ended(id) = &entry {
+                if let LogEntry::Ended(id, _) = &entry {
                     holdings.remove(*id);
                 }
                 registry.follow(entry)?;

@@ -47,6 +47,7 @@ pub async fn inherited(port: u16) -> Vec<Arc<Entry>> {
         registry: registry.clone(),
         holdings: Arc::clone(&holdings),
         stands_by: Arc::default(),
+        obstacle: super::Obstacle::default(),
     })
     .await;
     let restored = registry.promote(holdings.lock().take_connections(None), None);

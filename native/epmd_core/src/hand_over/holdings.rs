@@ -201,10 +201,16 @@ mod tests {
     use super::*;
     use crate::node::{Node, NodeName};
     use crate::registry::log::{Counters, LogEntry};
-    use crate::registry::{replicated, Incoming};
+    use crate::registry::{replicated, Incoming, Life};
 
     fn entry(id: u64, name: &str, creation: u32) -> Arc<Entry> {
-        replicated(id, creation, None, &Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1))
+        replicated(
+            id,
+            creation,
+            None,
+            Life::default(),
+            &Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1),
+        )
     }
 
     /// Both ends of a connection: the node's, and the one that is held.

@@ -34,6 +34,8 @@ pub(crate) type Name = [u8; 16];
 pub(crate) enum NotMet {
     /// Nobody answers, or not in time.
     Absent,
+    /// The owner has said that it calls, and did not.
+    NotCalled,
     /// Whoever has the port does not know of meetings, or wants none.
     NotAMember,
     /// The process that called is not trusted.
@@ -74,12 +76,19 @@ pub(crate) async fn meet(owner: SocketAddr, trusted: &Trusted) -> Result<(Sender
     timeout(TIMEOUT, asked).await.unwrap_or(Err(NotMet::Absent))?;
     // Not for each call: then others could make it wait without end.
     let called = timeout(TIMEOUT, called).await;
-    called.unwrap_or_else(|_| Err(untrusted.map_or(NotMet::Absent, NotMet::Untrusted)))
+    called.unwrap_or_else(|_| Err(untrusted.map_or(NotMet::NotCalled, NotMet::Untrusted)))
 }
 
 /// Calls the follower that waits at this name. The caller checks who it is.
 pub(crate) async fn call(name: Name) -> io::Result<UnixStream> {
     UnixStream::connect(path(name)).await
+}
+
+/// Whether this process may meet others, as far as it can find out alone: calls itself.
+pub(crate) async fn rehearse() -> io::Result<()> {
+    let name = random()?;
+    let _listener = listen(name)?;
+    call(name).await.map(drop)
 }
 
 fn listen(name: Name) -> io::Result<UnixListener> {

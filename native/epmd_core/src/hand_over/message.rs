@@ -10,7 +10,7 @@ use super::hello::Hello;
 use crate::node::NodeName;
 use crate::protocol::{self, Request};
 use crate::registry::log::{Counters, LogEntry};
-use crate::registry::{replicated, Entry, Refusal, Tombstone};
+use crate::registry::{replicated, Entry, Life, Past, Refusal, Series, Tombstone};
 
 /// The longest message, without its length. A registration with the longest request and a hello with all its addresses
 /// are shorter.
@@ -104,7 +104,7 @@ impl Message {
                 LogEntry::Tombstone(_) => tags::TOMBSTONE,
                 LogEntry::Registered(_) => tags::REGISTERED,
                 LogEntry::Retained(_) => tags::RETAINED,
-                LogEntry::Ended(_) => tags::ENDED,
+                LogEntry::Ended(..) => tags::ENDED,
                 LogEntry::InSync => tags::IN_SYNC,
                 LogEntry::Settled => tags::SETTLED,
                 LogEntry::Refused(_) => tags::REFUSED,
@@ -121,12 +121,17 @@ impl Message {
                 out.extend(entry.id().to_be_bytes());
                 out.extend(entry.creation().to_be_bytes());
                 out.extend(entry.user().unwrap_or(NO_USER).to_be_bytes());
+                out.extend(entry.life().registered.to_be_bytes());
+                put_series(entry.life().before, out);
                 // A node is described by its ALIVE2_REQ, so that the receiver makes every check of a request.
                 out.extend(entry.reply().to_alive2());
             }
-            Self::Connection(number)
-            | Self::Log(LogEntry::Resumed(number) | LogEntry::Retained(number) | LogEntry::Ended(number)) => {
+            Self::Connection(number) | Self::Log(LogEntry::Resumed(number) | LogEntry::Retained(number)) => {
                 out.extend(number.to_be_bytes());
+            }
+            Self::Log(LogEntry::Ended(number, left)) => {
+                out.extend(number.to_be_bytes());
+                out.extend(left.to_be_bytes());
             }
             Self::Log(LogEntry::Begin { epoch, refusals }) => {
                 out.extend(epoch.to_be_bytes());
@@ -137,11 +142,14 @@ impl Message {
                 out.extend(deletions.to_be_bytes());
                 out.extend(min_creation.to_be_bytes());
             }
-            Self::Log(LogEntry::Tombstone(Tombstone { number, name, creation, port, descriptor })) => {
+            Self::Log(LogEntry::Tombstone(Tombstone { number, name, creation, port, descriptor, past })) => {
                 out.extend(number.to_be_bytes());
                 out.extend(creation.to_be_bytes());
                 out.extend(port.to_be_bytes());
                 out.extend(descriptor.to_be_bytes());
+                out.extend(past.registered.to_be_bytes());
+                out.extend(past.left.to_be_bytes());
+                put_series(past.series, out);
                 out.extend(name);
             }
             Self::Log(LogEntry::InSync | LogEntry::Settled) => {}
@@ -185,11 +193,12 @@ impl Message {
                 creation: u32::from_be_bytes(body.take()?),
                 port: u16::from_be_bytes(body.take()?),
                 descriptor: i32::from_be_bytes(body.take()?),
+                past: Past { registered: body.number()?, left: body.number()?, series: series(&mut body)? },
                 name: NodeName::new(body.rest()).map_err(|_| Malformed)?.as_str().as_bytes().into(),
             })),
             tags::REGISTERED => Self::Log(LogEntry::Registered(entry(&mut body)?)),
             tags::RETAINED => Self::Log(LogEntry::Retained(body.number()?)),
-            tags::ENDED => Self::Log(LogEntry::Ended(body.number()?)),
+            tags::ENDED => Self::Log(LogEntry::Ended(body.number()?, body.number()?)),
             tags::IN_SYNC => Self::Log(LogEntry::InSync),
             tags::SETTLED => Self::Log(LogEntry::Settled),
             tags::REFUSED => {
@@ -211,10 +220,20 @@ impl Message {
 fn entry(body: &mut Body<'_>) -> Result<Arc<Entry>, Malformed> {
     let (id, creation) = (body.number()?, u32::from_be_bytes(body.take()?));
     let user = Some(u32::from_be_bytes(body.take()?)).filter(|user| *user != NO_USER);
+    let life = Life { registered: body.number()?, before: series(body)? };
     match Request::decode(body.rest()) {
-        Ok(Request::Alive2 { node: Ok(node), .. }) => Ok(replicated(id, creation, user, &node)),
+        Ok(Request::Alive2 { node: Ok(node), .. }) => Ok(replicated(id, creation, user, life, &node)),
         _ => Err(Malformed),
     }
+}
+
+fn put_series(series: Series, out: &mut Vec<u8>) {
+    out.extend(series.times.to_be_bytes());
+    out.extend(series.since.to_be_bytes());
+}
+
+fn series(body: &mut Body<'_>) -> Result<Series, Malformed> {
+    Ok(Series { times: u32::from_be_bytes(body.take()?), since: body.number()? })
 }
 
 fn text(bytes: &[u8]) -> Result<String, Malformed> {
@@ -262,25 +281,33 @@ mod tests {
         )
     }
 
+    fn series() -> impl Strategy<Value = Series> {
+        any::<(u32, u64)>().prop_map(|(times, since)| Series { times, since })
+    }
+
     fn entry() -> impl Strategy<Value = Arc<Entry>> {
         let numbers = (any::<u16>(), any::<u8>(), any::<u8>(), any::<u16>(), any::<u16>());
         let node = (name(), numbers, vec(any::<u8>(), 0..=1020)).prop_map(|(name, numbers, extra)| {
             let (port, node_type, protocol, highest_version, lowest_version) = numbers;
             Node { name, port, node_type, protocol, highest_version, lowest_version, extra: extra.into() }
         });
-        (any::<u64>(), any::<u32>(), option::of(0..NO_USER), node)
-            .prop_map(|(id, creation, user, node)| replicated(id, creation, user, &node))
+        let life = (any::<u64>(), series()).prop_map(|(registered, before)| Life { registered, before });
+        (any::<u64>(), any::<u32>(), option::of(0..NO_USER), life, node)
+            .prop_map(|(id, creation, user, life, node)| replicated(id, creation, user, life, &node))
     }
 
     fn message() -> impl Strategy<Value = Message> {
         let counters = any::<(u64, u64, u32)>().prop_map(|(registrations, deletions, min_creation)| {
             LogEntry::Counters(Counters { registrations, deletions, min_creation })
         });
-        let tombstone =
-            (name(), any::<(u64, u32, u16, i32)>()).prop_map(|(name, (number, creation, port, descriptor))| {
+        let past =
+            (any::<[u64; 2]>(), series()).prop_map(|([registered, left], series)| Past { registered, left, series });
+        let tombstone = (name(), any::<(u64, u32, u16, i32)>(), past).prop_map(
+            |(name, (number, creation, port, descriptor), past)| {
                 let name = name.as_str().as_bytes().into();
-                LogEntry::Tombstone(Tombstone { number, name, creation, port, descriptor })
-            });
+                LogEntry::Tombstone(Tombstone { number, name, creation, port, descriptor, past })
+            },
+        );
         let refused = (any::<u64>(), option::of(name()), ".{0,60}").prop_map(|(number, name, reason)| {
             let name = name.map_or(String::new(), |name| name.as_str().into());
             LogEntry::Refused(Refusal { number, name, reason: reason.into() })
@@ -290,7 +317,7 @@ mod tests {
             counters,
             tombstone,
             entry().prop_map(LogEntry::Registered),
-            any::<u64>().prop_map(LogEntry::Ended),
+            any::<(u64, u64)>().prop_map(|(number, left)| LogEntry::Ended(number, left)),
             any::<(u64, u64)>().prop_map(|(epoch, refusals)| LogEntry::Begin { epoch, refusals }),
             any::<u64>().prop_map(LogEntry::Resumed),
             any::<u64>().prop_map(LogEntry::Retained),

@@ -21,6 +21,7 @@ use super::hello::{Hello, Standby, HELLO_TIMEOUT};
 use super::lock::OwnerLock;
 use super::meeting::{self, Name};
 use super::message::Message;
+use super::obstacle::Obstacle;
 use super::peer;
 use super::places::{resume_until, Place, Places};
 use super::session::{Heard, Outgoing, Session};
@@ -64,6 +65,8 @@ pub(crate) struct Offer {
     pub(crate) settings: watch::Receiver<HandOver>,
     /// Where the current standbys are published.
     pub(crate) standbys: Arc<watch::Sender<Vec<Standby>>>,
+    /// Where it is published why nobody can stand by.
+    pub(crate) obstacle: Obstacle,
     /// Where registrations go that followers bring, to be held as long as their connections last.
     pub(crate) brought: mpsc::UnboundedSender<(Registration, NodeConnection)>,
 }
@@ -315,7 +318,13 @@ fn places(settings: &HandOver, resume_until: Instant) -> Arc<Places> {
 async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) {
     let spare = Reserve::of(1);
     let mut settings = context.offer.settings.clone();
+    let obstacle = context.offer.obstacle.clone();
+    obstacle.clear();
     HandOver::enabled(&mut settings).await;
+    // Nobody may ask to be called, since the others may not either. One who does finds out more, and it is logged then.
+    if let Err(error) = meeting::rehearse().await {
+        obstacle.set(&channel::explain(&error));
+    }
     loop {
         let name = tokio::select! {
             Some(name) = names.recv() => name,
@@ -334,7 +343,16 @@ async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) 
             called => called,
         };
         spare.restore();
-        let Ok(stream) = called else { continue };
+        let stream = match called {
+            Ok(stream) => stream,
+            // The follower has ended, or strangers have filled its queue.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::WouldBlock) => continue,
+            Err(error) => {
+                context.log_uncallable(&channel::explain(&error));
+                continue;
+            }
+        };
+        obstacle.clear();
         let mut followers = context.followers.lock();
         while followers.try_join_next().is_some() {}
         if followers.len() < MAX_FOLLOWERS {
@@ -411,6 +429,13 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
 }
 
 impl Context {
+    fn log_uncallable(&self, reason: &str) {
+        if self.offer.obstacle.get().as_deref() != Some(reason) || self.logged.lock().insert(reason.into()) {
+            tracing::warn!(%reason, "VMs that ask to stand by for this owner cannot be called");
+        }
+        self.offer.obstacle.set(reason);
+    }
+
     fn log_untrusted(&self, error: &io::Error) {
         let mut logged = self.logged.lock();
         // The same process asks again and again.

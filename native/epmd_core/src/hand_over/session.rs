@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::node::{Node, NodeName};
     use crate::registry::log::Position;
-    use crate::registry::{replicated, Holder, Registration, Registry};
+    use crate::registry::{replicated, Holder, Life, Registration, Registry};
 
     /// Nodes and their connections, by which anything with a descriptor passes.
     #[derive(Default)]
@@ -217,7 +217,7 @@ mod tests {
         let text = match Message::decode(body).expect("well-formed") {
             Message::Log(LogEntry::Registered(entry)) => String::from_utf8_lossy(entry.name()).into_owned(),
             Message::Log(LogEntry::Retained(id)) => format!("retained {id}"),
-            Message::Log(LogEntry::Ended(id)) => format!("ended {id}"),
+            Message::Log(LogEntry::Ended(id, _)) => format!("ended {id}"),
             Message::Log(LogEntry::Resumed(id)) => format!("resumed {id}"),
             Message::Log(LogEntry::Begin { .. }) => "begin".into(),
             Message::Log(LogEntry::Counters(_)) => "counters".into(),
@@ -336,7 +336,7 @@ mod tests {
     fn a_follower_says_nothing_before_its_time() {
         let table = Table::of(&["a"]);
         let mut session = table.session();
-        let missing = || Message::Missing(replicated(1, 7, None, &node("b")));
+        let missing = || Message::Missing(replicated(1, 7, None, Life::default(), &node("b")));
         assert!(session.hear(missing(), true).is_none(), "it does not know the table yet");
         table.permit(&mut session);
         sent(&mut session);
@@ -358,7 +358,7 @@ mod tests {
         sent(&mut session);
         let of_an_owner = [
             Message::Hello(Hello::new(Vec::new(), None)),
-            Message::Log(LogEntry::Ended(1)),
+            Message::Log(LogEntry::Ended(1, 2)),
             Message::Listener { lent: false },
             Message::Connection(1),
             Message::StandBy,

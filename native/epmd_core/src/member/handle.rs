@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::settings::{ListenError, Settings};
 use crate::address::{self, OpenError, Wanted};
-use crate::hand_over::{HandOver, Standby};
+use crate::hand_over::{HandOver, Obstacle, Standby};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
-use crate::registry::{Entry, Registry};
+use crate::registry::{Entry, Registry, Tombstone};
 use crate::role::Role;
 use crate::server::{Connections, Open, Policy, Rules};
 use crate::service_manager::{ServiceManager, StoreSender, StoreState};
@@ -41,6 +41,8 @@ pub struct Status {
     pub standbys: Vec<Standby>,
     /// Whether this member stands by for its owner, with a copy of everything.
     pub stands_by: bool,
+    /// What keeps this member from standing by, or others from standing by for it, as far as it was tried.
+    pub obstacle: Option<String>,
     /// Where look-ups from inside the VM are answered.
     pub table: Table,
     /// Whether the service manager has passed the listeners.
@@ -113,6 +115,7 @@ pub struct Handle {
     /// The service manager's store, if it keeps anything.
     pub(super) store: StoreSender,
     pub(super) stands_by: Arc<watch::Sender<bool>>,
+    pub(super) obstacle: Obstacle,
     pub(super) connections: Connections,
     pub(super) started: Instant,
 }
@@ -176,6 +179,7 @@ impl Handle {
             port: settings.port,
             standbys: Vec::new(),
             stands_by: false,
+            obstacle: None,
             table: Table::Owner,
             lent: settings.service_manager.port().is_some(),
             kept: Keeps::Nothing,
@@ -197,6 +201,7 @@ impl Handle {
             standbys: Arc::default(),
             store: Arc::default(),
             stands_by: Arc::default(),
+            obstacle: Obstacle::default(),
             connections: Connections::default(),
             started: Instant::now(),
         };
@@ -284,7 +289,8 @@ impl Handle {
             StoreState::Some(_) => Keeps::Some,
             StoreState::Unknown | StoreState::None => Keeps::Nothing,
         };
-        Status { standbys: self.standbys.borrow().clone(), stands_by: *self.stands_by.borrow(), table, kept, ..status }
+        let (standbys, stands_by) = (self.standbys.borrow().clone(), *self.stands_by.borrow());
+        Status { standbys, stands_by, obstacle: self.obstacle.get(), table, kept, ..status }
     }
 
     /// Looks a name up in memory, as a server at `address` would.
@@ -327,6 +333,12 @@ impl Handle {
         } else {
             self.registry.is_replica().then(|| self.registry.snapshot().1)
         }
+    }
+
+    /// The remembered names that left, the first to leave first, if the table is here or a copy of it.
+    pub fn departed(&self) -> Option<Vec<Tombstone>> {
+        let is_here = self.status.lock().role == Role::Serving || self.registry.is_replica();
+        is_here.then(|| self.registry.tombstones())
     }
 
     /// The current state, to which an observer adds later changes.

@@ -94,6 +94,7 @@ pub(super) async fn serve(
         links: links.clone(),
         settings: handle.hand_over.subscribe(),
         standbys: Arc::clone(&handle.standbys),
+        obstacle: handle.obstacle.clone(),
         brought,
     };
     let mut primary = Primary::new(offer, names, server.listeners(), matches!(origin, Origin::TookOver { .. }));

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::entry::{Entry, Holder};
+use super::life::{self, Life, Past};
 use super::log::{Counters, InvalidEntry, LogEntry, Position};
 use super::nodes::Nodes;
 use super::refusals::{Refusal, Refusals};
@@ -64,20 +65,46 @@ impl Contents {
         holder: Holder,
         creation: Option<u32>,
     ) -> Arc<Entry> {
-        let next = self.tombstones.next_creation(reply.name());
+        let (next, last) = self.tombstones.exhume(reply.name());
+        let life = Life::after(last, life::now());
+        self.insert(reply, user, life, holder, creation.unwrap_or(next))
+    }
+
+    /// Registers the node of another table's entry, with its creation and since when it is registered.
+    pub(super) fn bring(&mut self, entry: &Entry, holder: Holder) -> Arc<Entry> {
+        self.tombstones.exhume(entry.name());
+        self.insert(entry.reply().clone(), entry.user(), entry.life(), holder, entry.creation())
+    }
+
+    fn insert(
+        &mut self,
+        reply: Port2Reply,
+        user: Option<u32>,
+        life: Life,
+        holder: Holder,
+        creation: u32,
+    ) -> Arc<Entry> {
         self.registrations += 1;
-        let entry = Arc::new(Entry::new(self.registrations, creation.unwrap_or(next), user, reply));
+        let entry = Arc::new(Entry::new(self.registrations, creation, user, life, reply));
         entry.hold(holder);
         let inserted = self.nodes.insert(&entry);
         debug_assert!(inserted.is_ok(), "the name is free, and the number is new");
         entry
     }
 
-    /// Ends the registration with this number.
-    pub(super) fn end(&mut self, id: u64) -> Option<Arc<Entry>> {
+    /// Ends the registration with this number, at this time.
+    pub(super) fn end(&mut self, id: u64, left: u64) -> Option<(Arc<Entry>, Past)> {
         let entry = self.nodes.remove(id)?;
-        self.tombstones.bury(entry.name(), entry.creation(), entry.port(), entry.descriptor());
-        Some(entry)
+        let past = entry.life().end(left);
+        self.tombstones.bury(&entry, past);
+        Some((entry, past))
+    }
+
+    /// Ends the registration with this number, whose connection was lost by a change of owner.
+    pub(super) fn lose(&mut self, id: u64) {
+        if let Some(entry) = self.nodes.remove(id) {
+            self.tombstones.bury(&entry, entry.life().lose(life::now()));
+        }
     }
 
     pub(super) fn refuse(&mut self, name: &str, reason: Cow<'static, str>) -> Refusal {
@@ -152,7 +179,7 @@ impl Contents {
         }
         self.nodes.insert(entry)?;
         // Which names are forgotten depends on the order of registrations, so the replica does as the table did.
-        self.tombstones.next_creation(entry.name());
+        self.tombstones.exhume(entry.name());
         self.registrations = entry.id();
         Ok(())
     }
@@ -180,6 +207,6 @@ impl Epoch {
 }
 
 /// The entry of a node, as its owner has registered it.
-pub(crate) fn replicated(id: u64, creation: u32, user: Option<u32>, node: &Node) -> Arc<Entry> {
-    Arc::new(Entry::new(id, creation, user, Port2Reply::new(node)))
+pub(crate) fn replicated(id: u64, creation: u32, user: Option<u32>, life: Life, node: &Node) -> Arc<Entry> {
+    Arc::new(Entry::new(id, creation, user, life, Port2Reply::new(node)))
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use super::life::Life;
 use crate::journal::Change;
 use crate::protocol::Port2Reply;
 
@@ -50,6 +51,7 @@ pub struct Entry {
     id: u64,
     creation: u32,
     user: Option<u32>,
+    life: Life,
     /// Nothing in a replica. Set when the replica becomes the table.
     held: OnceLock<Held>,
     reply: Port2Reply,
@@ -65,7 +67,8 @@ struct Held {
 /// The same registration, as its table and its replicas know it.
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        (self.id, self.creation, self.user, &self.reply) == (other.id, other.creation, other.user, &other.reply)
+        (self.id, self.creation, self.user, self.life, &self.reply)
+            == (other.id, other.creation, other.user, other.life, &other.reply)
     }
 }
 
@@ -79,8 +82,8 @@ impl fmt::Debug for Entry {
 }
 
 impl Entry {
-    pub(super) fn new(id: u64, creation: u32, user: Option<u32>, reply: Port2Reply) -> Self {
-        Self { id, creation, user, held: OnceLock::new(), reply, ended: Notify::new() }
+    pub(super) fn new(id: u64, creation: u32, user: Option<u32>, life: Life, reply: Port2Reply) -> Self {
+        Self { id, creation, user, life, held: OnceLock::new(), reply, ended: Notify::new() }
     }
 
     /// Sets what keeps the registration alive, once.
@@ -121,6 +124,11 @@ impl Entry {
     /// The user who registered it, as the kernel told the owner; nothing if it could not tell.
     pub fn user(&self) -> Option<u32> {
         self.user
+    }
+
+    /// When it was registered, and what was before.
+    pub(crate) fn life(&self) -> Life {
+        self.life
     }
 
     /// Its connection, if it has one that is open.

@@ -31,8 +31,8 @@ pub(crate) enum LogEntry {
     Registered(Arc<Entry>),
     /// The registration with this number, which the replica has, still exists.
     Retained(u64),
-    /// The end of the registration with this number.
-    Ended(u64),
+    /// The end of the registration with this number, and when it left.
+    Ended(u64, u64),
     /// The snapshot is complete.
     InSync,
     /// The grace period is over: every node of the last owner's table that is still there is in this table.

@@ -116,9 +116,9 @@ impl Registry {
                 state.contents.follow_registered(&entry)?;
                 state.provisional.registered(&entry, self.journal());
             }
-            LogEntry::Ended(id) => {
-                let ended =
-                    state.contents.end(id).ok_or(InvalidEntry("the end of a registration that is not there"))?;
+            LogEntry::Ended(id, left) => {
+                let (ended, _) =
+                    state.contents.end(id, left).ok_or(InvalidEntry("the end of a registration that is not there"))?;
                 self.journal().record(|| ended.unregistered());
             }
             LogEntry::Refused(refusal) => {
@@ -165,7 +165,7 @@ impl Registry {
         let is_held = |entry: &Entry| entry.is_local() || entry.connection().is_some();
         let gone: Vec<_> = state_.contents.nodes().iter().filter(|entry| !is_held(entry)).cloned().collect();
         for entry in gone {
-            state_.contents.end(entry.id());
+            state_.contents.lose(entry.id());
             match settles_at {
                 // To observers, nodes that may still register again are registered.
                 Some(_) => state_.provisional.add(&entry),
@@ -177,7 +177,7 @@ impl Registry {
                 continue;
             }
             let holder = Holder::Connection(Arc::downgrade(&connection) as Weak<_>);
-            let entry = state_.contents.register(entry.reply().clone(), entry.user(), holder, Some(entry.creation()));
+            let entry = state_.contents.bring(&entry, holder);
             state_.provisional.registered(&entry, self.journal());
             restored.connected.push((Registration::new(self, entry), connection));
         }
@@ -200,6 +200,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::super::contents::replicated;
+    use super::super::life::{Life, Past, Series};
     use super::super::log::Counters;
     use super::super::refusals::Refusal;
     use super::super::tombstones::Tombstone;
@@ -210,6 +211,7 @@ mod tests {
 
     const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const CREATION: u32 = 7;
+    const PAST: Past = Past { registered: 1, left: 2, series: Series { times: 1, since: 1 } };
     const GRACE: Duration = Duration::from_secs(60);
 
     type Told = Arc<Mutex<Vec<String>>>;
@@ -219,7 +221,7 @@ mod tests {
     }
 
     fn entry(id: u64, name: &str) -> Arc<Entry> {
-        replicated(id, CREATION, None, &node(name))
+        replicated(id, CREATION, None, Life::default(), &node(name))
     }
 
     fn registered(id: u64, name: &str) -> LogEntry {
@@ -231,7 +233,14 @@ mod tests {
     }
 
     fn tombstone(number: u64, name: &str) -> LogEntry {
-        LogEntry::Tombstone(Tombstone { number, name: name.as_bytes().into(), creation: 3, port: 1, descriptor: -1 })
+        LogEntry::Tombstone(Tombstone {
+            number,
+            name: name.as_bytes().into(),
+            creation: 3,
+            port: 1,
+            descriptor: -1,
+            past: PAST,
+        })
     }
 
     fn counters(registrations: u64, deletions: u64) -> LogEntry {
@@ -302,10 +311,10 @@ mod tests {
         let (registry, told) = observed();
         copy(&registry, 1, [registered(1, "a"), registered(2, "b")]);
         registry.follow(registered(10, "c")).expect("a new one");
-        registry.follow(LogEntry::Ended(1)).expect("it is there");
+        registry.follow(LogEntry::Ended(1, 0)).expect("it is there");
         assert_eq!(taken(&told), ["+a", "+b", "+c", "-a"]);
         // Another owner numbers them anew. "a" was gone before, "d" is new, and "b" has registered again.
-        let again = LogEntry::Registered(replicated(3, CREATION + 1, None, &node("b")));
+        let again = LogEntry::Registered(replicated(3, CREATION + 1, None, Life::default(), &node("b")));
         copy(&registry, 2, [registered(1, "c"), registered(2, "d"), again]);
         assert_eq!(taken(&told), ["+d", "-b", "+b"]);
         assert_eq!(names(&registry), ["b", "d", "c"]);
@@ -347,6 +356,37 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_remembers_who_left_as_the_table_does() {
+        let (table, (replica, _)) = (Registry::default(), observed());
+        let register = |name| table.register(&node(name), None, Holder::Local).expect("a free name");
+        for _ in 0..2 {
+            drop(register("before"));
+        }
+        let stays = register("stays");
+        let subscription = table.subscribe(None);
+        let mut incoming = None;
+        let mut follow = || {
+            while let Some(entry) = subscription.take().expect("it does not lag") {
+                match (entry, &mut incoming) {
+                    (LogEntry::Begin { epoch, refusals }, _) => incoming = Some(Incoming::new(epoch, refusals)),
+                    (LogEntry::InSync, _) => replica.replace(incoming.take().expect("it has begun"), &[LOCAL]),
+                    (entry, Some(incoming)) => replica.build(incoming, entry).expect("a table says so"),
+                    (entry, None) => replica.follow(entry).expect("a table says so"),
+                }
+            }
+        };
+        follow();
+        assert_eq!(replica.tombstones(), table.tombstones());
+        assert_eq!(replica.tombstones()[0].past.series.times, 2);
+        drop(register("before"));
+        drop(stays);
+        follow();
+        let pasts = |registry: &Registry| registry.tombstones().iter().map(|left| left.past).collect::<Vec<_>>();
+        assert_eq!(pasts(&replica), pasts(&table));
+        assert_eq!(pasts(&replica).iter().map(|past| past.series.times).collect::<Vec<_>>(), [3, 1]);
+    }
+
+    #[test]
     fn a_copy_that_is_lost_is_told_once_and_answers_nothing() {
         let (registry, told) = replica(&["a"]);
         // "b" was in the table before.
@@ -381,10 +421,10 @@ mod tests {
     #[test]
     fn what_no_table_says_is_not_applied() {
         let (registry, told) = replica(&["a", "b", "c"]);
-        registry.follow(LogEntry::Ended(2)).expect("it is there");
+        registry.follow(LogEntry::Ended(2, 0)).expect("it is there");
         let (known, position) = (names(&registry), registry.replica_position());
         taken(&told);
-        let wrong = [registered(10, "a"), registered(3, "d"), LogEntry::Ended(2), LogEntry::Ended(11)];
+        let wrong = [registered(10, "a"), registered(3, "d"), LogEntry::Ended(2, 0), LogEntry::Ended(11, 0)];
         let of_a_snapshot = [
             LogEntry::Begin { epoch: 2, refusals: 0 },
             LogEntry::Resumed(1),
@@ -413,7 +453,7 @@ mod tests {
             vec![tombstone(10, "b")],
             vec![tombstone(1, "b"), tombstone(2, "b")],
             vec![LogEntry::Begin { epoch: 2, refusals: 0 }],
-            vec![LogEntry::Ended(1)],
+            vec![LogEntry::Ended(1, 0)],
             vec![LogEntry::InSync],
             vec![LogEntry::Settled],
             vec![refused(1)],
@@ -476,7 +516,7 @@ mod tests {
         for settles_at in [None, Some(Instant::now() + GRACE)] {
             let (registry, told) = replica(&["a", "b"]);
             let [(_a, held), (free, brought), (late, refused), (again, lost)] = std::array::from_fn(|_| connection());
-            let other = |name, creation| replicated(1, creation, None, &node(name));
+            let other = |name, creation| replicated(1, creation, None, Life::default(), &node(name));
             let held = Held {
                 connected: vec![(1, held)],
                 // Nobody holds "b" of the replica, so its name is free.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::contents::Contents;
 use super::entry::{Entry, Holder};
+use super::life::{self, Past};
 use super::log::{LogEntry, Position, Subscription};
 use super::provisional::Provisional;
 use super::replica::Source;
@@ -111,7 +112,9 @@ impl Registry {
 
     /// Registers a node of this user with a creation that its name did not have before.
     pub fn register(&self, node: &Node, user: Option<u32>, holder: Holder) -> Result<Registration, NameTaken> {
-        self.insert(Port2Reply::new(node), user, holder, None)
+        self.insert(node.name.as_str().as_bytes(), |contents| {
+            contents.register(Port2Reply::new(node), user, holder, None)
+        })
     }
 
     /// Registers a node that runs already, with the creation that it has.
@@ -122,26 +125,26 @@ impl Registry {
         holder: Holder,
         creation: u32,
     ) -> Result<Registration, NameTaken> {
-        self.insert(Port2Reply::new(node), user, holder, Some(creation))
+        self.insert(node.name.as_str().as_bytes(), |contents| {
+            contents.register(Port2Reply::new(node), user, holder, Some(creation))
+        })
     }
 
     /// Registers the node of another table's entry, with the creation that it has.
     pub(crate) fn bring(&self, entry: &Entry, holder: Holder) -> Result<Registration, NameTaken> {
-        self.insert(entry.reply().clone(), entry.user(), holder, Some(entry.creation()))
+        self.insert(entry.name(), |contents| contents.bring(entry, holder))
     }
 
     fn insert(
         &self,
-        reply: Port2Reply,
-        user: Option<u32>,
-        holder: Holder,
-        creation: Option<u32>,
+        name: &[u8],
+        register: impl FnOnce(&mut Contents) -> Arc<Entry>,
     ) -> Result<Registration, NameTaken> {
         let mut state = self.state();
-        if let Some(entry) = state.contents.nodes().find(reply.name()) {
+        if let Some(entry) = state.contents.nodes().find(name) {
             return Err(NameTaken(Arc::clone(entry)));
         }
-        let entry = state.contents.register(reply, user, holder, creation);
+        let entry = register(&mut state.contents);
         state.append(&LogEntry::Registered(Arc::clone(&entry)));
         state.provisional.registered(&entry, &self.0.journal);
         drop(state);
@@ -245,7 +248,7 @@ impl Registry {
     /// VM's own node stays. Returns whether a registration was ended.
     pub fn stop(&self, name: &[u8]) -> bool {
         let found = self.find(name).filter(|entry| !entry.is_local());
-        found.is_some_and(|entry| self.remove(&entry))
+        found.is_some_and(|entry| self.remove(&entry).is_some())
     }
 
     /// Ends all registrations that came over a connection. The name of the VM's own node stays.
@@ -267,16 +270,14 @@ impl Registry {
     }
 
     /// Removes exactly this entry; a later entry of the same name stays.
-    fn remove(&self, entry: &Arc<Entry>) -> bool {
+    fn remove(&self, entry: &Arc<Entry>) -> Option<Past> {
         let mut state = self.state();
-        if state.contents.end(entry.id()).is_none() {
-            return false;
-        }
-        state.append(&LogEntry::Ended(entry.id()));
+        let (_, past) = state.contents.end(entry.id(), life::now())?;
+        state.append(&LogEntry::Ended(entry.id(), past.left));
         self.0.journal.record(|| entry.unregistered());
         drop(state);
         entry.ended().notify_waiters();
-        true
+        Some(past)
     }
 
     /// Waits until an entry has left the table.
@@ -307,6 +308,16 @@ impl Registration {
     /// The creation to tell the node.
     pub fn creation(&self) -> u32 {
         self.entry.creation()
+    }
+
+    /// The registered node.
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// Ends the registration, unless somebody else has: what it was.
+    pub(crate) fn end(self) -> Option<Past> {
+        self.registry.remove(&self.entry)
     }
 
     /// Waits until somebody else ends the registration (`STOP_REQ`, `KILL_REQ`).
@@ -399,6 +410,20 @@ mod tests {
         drop(register(&registry, "c"));
         let names: Vec<_> = registry.tombstones().into_iter().map(|left| left.name).collect();
         assert_eq!(names, [Box::from(*b"d"), Box::from(*b"c")]);
+    }
+
+    #[test]
+    fn who_comes_and_goes_is_remembered_with_how_often() {
+        let registry = Registry::default();
+        for times in 1..=3 {
+            let past = register(&registry, "a").end().expect("nobody else has ended it");
+            assert_eq!(past.series.times, times);
+            let left = registry.tombstones();
+            assert_eq!(left.iter().map(|left| left.past).collect::<Vec<_>>(), [past]);
+        }
+        // Somebody else ends it.
+        let held = register(&registry, "a");
+        assert!(registry.stop(b"a") && held.end().is_none());
     }
 
     #[test]

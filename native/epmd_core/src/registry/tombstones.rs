@@ -1,9 +1,12 @@
-//! The names that left the table, remembered so that a name that comes back gets another creation.
+//! The names that left the table, remembered so that a name that comes back gets another creation, and that people can
+//! be told who has come and gone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::entry::Entry;
+use super::life::Past;
 use super::log::InvalidEntry;
 
 /// How many names are remembered. OTP's daemon remembers as many.
@@ -24,6 +27,8 @@ pub struct Tombstone {
     pub port: u16,
     /// The descriptor of its last connection; -1 if it had none.
     pub descriptor: i32,
+    /// When it was registered and when it left.
+    pub past: Past,
 }
 
 /// The tombstones of a table.
@@ -51,20 +56,29 @@ impl Tombstones {
         self.min_creation
     }
 
-    pub(super) fn next_creation(&mut self, name: &[u8]) -> u32 {
-        let next = match self.numbers.remove(name).and_then(|number| self.by_number.remove(&number)) {
+    /// A name comes back, or is new: its next creation, and its last registration.
+    pub(super) fn exhume(&mut self, name: &[u8]) -> (u32, Option<Past>) {
+        let last = self.numbers.remove(name).and_then(|number| self.by_number.remove(&number));
+        let next = match &last {
             Some(last) => last.creation.wrapping_add(1),
             None => {
                 self.forget_oldest();
                 now().max(self.min_creation)
             }
         };
-        next.max(SMALLEST_CREATION)
+        (next.max(SMALLEST_CREATION), last.map(|last| last.past))
     }
 
-    pub(super) fn bury(&mut self, name: &[u8], creation: u32, port: u16, descriptor: i32) {
+    pub(super) fn bury(&mut self, entry: &Entry, past: Past) {
         self.deletions += 1;
-        self.put(Tombstone { number: self.deletions, name: name.into(), creation, port, descriptor });
+        self.put(Tombstone {
+            number: self.deletions,
+            name: entry.name().into(),
+            creation: entry.creation(),
+            port: entry.port(),
+            descriptor: entry.descriptor(),
+            past,
+        });
     }
 
     /// Adds one that another table has sent.

@@ -27,15 +27,19 @@ pub(crate) enum Origin {
 }
 
 impl Policy {
-    pub(crate) fn permits(&self, request: &Request<'_>, origin: Origin) -> bool {
+    /// Why a peer may not ask this; nothing if it may.
+    pub(crate) fn refuses(&self, request: &Request<'_>, origin: Origin) -> Option<&'static str> {
         match (request, origin) {
-            (Request::PortPlease2(_), Origin::Local) => true,
-            (Request::PortPlease2(_), Origin::Remote(address)) => self.allows(address),
-            (Request::Names, Origin::Local) => true,
-            (Request::Names, Origin::Remote(address)) => self.remote_names && self.allows(address),
-            (Request::Alive2 { .. } | Request::Dump | Request::Kill | Request::Meet(_), Origin::Local) => true,
-            (Request::Stop(_), Origin::Local) => self.relaxed,
-            (_, Origin::Remote(_)) => false,
+            (Request::Stop(_), Origin::Local) if !self.relaxed => Some("registrations end so only with relaxed: true"),
+            (_, Origin::Local) => None,
+            (Request::PortPlease2(_) | Request::Names, Origin::Remote(address)) if !self.allows(address) => {
+                Some("its address is in no network of :allow")
+            }
+            (Request::Names, Origin::Remote(_)) if !self.remote_names => {
+                Some("other hosts list names only with remote_names: true")
+            }
+            (Request::PortPlease2(_) | Request::Names, Origin::Remote(_)) => None,
+            (_, Origin::Remote(_)) => Some("it comes from another host"),
         }
     }
 
@@ -144,17 +148,17 @@ mod tests {
     fn the_table() {
         let strict = Policy::default();
         let remote = Origin::Remote(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
-        assert!(strict.permits(&Request::PortPlease2("a"), remote));
+        assert!(strict.refuses(&Request::PortPlease2("a"), remote).is_none());
         for request in [Request::Names, Request::Dump, Request::Kill, Request::Stop(b"a")] {
-            assert!(!strict.permits(&request, remote), "{request:?}");
+            assert!(strict.refuses(&request, remote).is_some(), "{request:?}");
         }
-        assert!(!strict.permits(&Request::Stop(b"a"), Origin::Local));
+        assert!(strict.refuses(&Request::Stop(b"a"), Origin::Local).is_some());
         let open = Policy { relaxed: true, remote_names: true, ..Policy::default() };
-        assert!(open.permits(&Request::Names, remote));
-        assert!(open.permits(&Request::Stop(b"a"), Origin::Local));
-        assert!(!open.permits(&Request::Stop(b"a"), remote));
+        assert!(open.refuses(&Request::Names, remote).is_none());
+        assert!(open.refuses(&Request::Stop(b"a"), Origin::Local).is_none());
+        assert!(open.refuses(&Request::Stop(b"a"), remote).is_some());
         let closed = Policy { allow: Some(vec![]), ..open };
-        assert!(!closed.permits(&Request::PortPlease2("a"), remote));
-        assert!(!closed.permits(&Request::Names, remote));
+        assert!(closed.refuses(&Request::PortPlease2("a"), remote).is_some());
+        assert!(closed.refuses(&Request::Names, remote).is_some());
     }
 }

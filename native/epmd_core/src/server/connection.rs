@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
 use crate::os;
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{Entry, Holder, NodeConnection, Registration, NAME_TAKEN};
+use crate::registry::{Entry, Holder, NodeConnection, Past, Registration, Series, NAME_TAKEN};
 
 /// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
 /// have been noticed yet. A live holder keeps its name.
@@ -181,7 +181,7 @@ async fn converse(
             None
         }
         Answer::Await(name) => {
-            let reply = looked_up(shared.metrics(), shared.registry.find_when_settled(&name).await);
+            let reply = looked_up(shared.metrics(), peer, &name, shared.registry.find_when_settled(&name).await);
             stream.write_all(reply.as_bytes()).await.ok()?;
             None
         }
@@ -213,26 +213,27 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
     };
     let origin = origin(peer, &connection);
     let policy = &shared.settings.read().policy;
-    if !policy.permits(&request, origin) {
+    if let Some(reason) = policy.refuses(&request, origin) {
         metrics.not_permitted.count();
         if matches!(request, Request::Names) && !policy.remote_names {
             shared.listing_refused.call_once(|| {
                 tracing::warn!(%peer, "another host may not list the nodes of this one, unless remote_names is set");
             });
         }
-        tracing::debug!(%peer, request = ?request, "not permitted");
+        tracing::debug!(%peer, %request, %reason, "not permitted");
         return Answer::Nothing;
     }
+    if !matches!(request, Request::PortPlease2(_) | Request::Alive2 { .. }) {
+        tracing::trace!(%peer, %request, "request");
+    }
     match request {
-        Request::PortPlease2(name) => {
-            tracing::trace!(%peer, ?name, "look-up");
-            match shared.registry.find(name.as_bytes()) {
-                None if !shared.registry.is_settled() && NodeName::new(name.as_bytes()).is_ok() => {
-                    Answer::Await(name.as_bytes().into())
-                }
-                found => Answer::Reply(looked_up(metrics, found)),
+        Request::PortPlease2(name) => match shared.registry.find(name.as_bytes()) {
+            None if !shared.registry.is_settled() && NodeName::new(name.as_bytes()).is_ok() => {
+                tracing::trace!(%peer, ?name, "look-up waits, since nodes of the last owner may register again");
+                Answer::Await(name.as_bytes().into())
             }
-        }
+            found => Answer::Reply(looked_up(metrics, peer, name.as_bytes(), found)),
+        },
         Request::Alive2 { node: Ok(node), highest_version } => {
             let user = shared.kernel.user_of(&connection);
             match policy.owners.admit(&node.name, user) {
@@ -275,14 +276,16 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
     }
 }
 
-fn looked_up(metrics: &Metrics, found: Option<Arc<Entry>>) -> Reply {
+fn looked_up(metrics: &Metrics, peer: SocketAddr, name: &[u8], found: Option<Arc<Entry>>) -> Reply {
     match found {
         Some(entry) => {
             metrics.found.count();
+            tracing::trace!(%peer, name = %String::from_utf8_lossy(name), port = entry.port(), "look-up: found");
             Reply::Found(entry)
         }
         None => {
             metrics.not_found.count();
+            tracing::trace!(%peer, name = ?String::from_utf8_lossy(name), "look-up: no such name is registered");
             Reply::Fixed(protocol::NOT_FOUND)
         }
     }
@@ -352,13 +355,33 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
 
 /// Holds a registration until its connection ends. Any byte received ends it too, as in OTP's daemon.
 pub(crate) async fn hold(connection: NodeConnection, registration: Registration, _slot: Slot) {
-    tokio::select! {
-        () = os::ended(&connection) => {}
-        () = registration.ended() => {}
+    let was_closed = tokio::select! {
+        () = os::ended(&connection) => true,
+        () = registration.ended() => false,
+    };
+    let entry = Arc::clone(registration.entry());
+    if let Some(past) = registration.end().filter(|_| was_closed) {
+        tell_ended(&entry, past);
     }
-    drop(registration);
     // Closing alone would not end the connection while a standby has a copy.
     let _ = connection.get_ref().shutdown(Shutdown::Both);
+}
+
+/// Logs the end of a registration; with a warning if the name comes and goes.
+fn tell_ended(entry: &Entry, past: Past) {
+    let name = String::from_utf8_lossy(entry.name());
+    let lasted = format!("{:.1} s", past.lasted() as f64 / 1000.0);
+    let Series { times, since } = past.series;
+    // The 2nd time, the 4th, the 8th: a loop that goes on for hours must not fill the log.
+    if times > 1 && times.is_power_of_two() {
+        let within = format!("{} s", (past.left.saturating_sub(since)).div_ceil(1000));
+        tracing::warn!(
+            %name, %lasted, times, %within,
+            "a node was unregistered right after it had registered, again: look at its log and its erl_crash.dump"
+        );
+    } else {
+        tracing::debug!(%name, %lasted, times, "unregistered");
+    }
 }
 
 /// Waits for the end of a connection, and discards what it receives.

@@ -374,8 +374,8 @@ impl State {
         match &entry {
             // A log begins with nothing to resume, and who observes lives no longer than this owner.
             LogEntry::Resumed(_) | LogEntry::Retained(_) | LogEntry::Settled | LogEntry::Refused(_) => return,
-            LogEntry::Ended(id) if self.connections.remove(id) => self.remove(name_of(*id)),
-            LogEntry::Ended(id) => self.young.remove(*id),
+            LogEntry::Ended(id, _) if self.connections.remove(id) => self.remove(name_of(*id)),
+            LogEntry::Ended(id, _) => self.young.remove(*id),
             LogEntry::Registered(entry) if !self.connections.contains(&entry.id()) => {
                 self.young.add(entry.id(), Instant::now());
             }
