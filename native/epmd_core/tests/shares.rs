@@ -75,7 +75,7 @@ fn served_beside_other_hosts(settings: &Settings) {
     let server = settings.clone().everywhere_in(&network.server_host).start();
     network.on_server_host(|| {
         is_served_beside(server.ipv4(), || {
-            network.on_peer_host(|| Attackers::that_wait(500, sources().map(IpAddr::from), server.at(SERVER)))
+            network.on_peer_host(|| Attackers::that_wait(300, sources().map(IpAddr::from), server.at(SERVER)))
         });
     });
 }
@@ -93,7 +93,7 @@ fn connections_of_another_user_take_no_descriptor_of_ours() {
 fn served_beside_another_user(settings: &Settings) {
     if users::are_there() {
         let server = settings.start();
-        is_served_beside(server.ipv4(), || Attackers::that_wait(500, [Ipv4Addr::LOCALHOST.into()], server.ipv4()));
+        is_served_beside(server.ipv4(), || Attackers::that_wait(300, [Ipv4Addr::LOCALHOST.into()], server.ipv4()));
     }
 }
 
@@ -122,7 +122,7 @@ fn who_has_few_connections_gives_way_to_nobody_who_has_many() {
     for is_attacked in [false, true] {
         let neighbour = network.on_peer_host(|| begun(OTHER_PEER.into(), outer));
         let _attackers =
-            is_attacked.then(|| network.on_peer_host(|| Attackers::that_wait(500, sources().map(IpAddr::from), outer)));
+            is_attacked.then(|| network.on_peer_host(|| Attackers::that_wait(300, sources().map(IpAddr::from), outer)));
         is_answered(neighbour);
     }
 }

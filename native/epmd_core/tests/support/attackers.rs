@@ -284,7 +284,8 @@ const COME_AND_GO: &str = r#"
     print "ready\n"; sleep 600;
 "#;
 
-/// Connects from each of these sources in turn, without end, and sends nothing but a first byte. Leaves so many open.
+/// Connects from each of these sources in turn, some 1,500 times a second without end, and sends nothing but a first byte.
+/// Leaves so many open.
 const WAIT: &str = r#"
     my ($host, $port, $open, @sources) = @ARGV;
     my $ipv6 = $host =~ /:/;
@@ -292,12 +293,15 @@ const WAIT: &str = r#"
     my ($n, @waiting) = (0);
     while (1) {
         socket(my $s, $ipv6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0) or die "socket: $!";
+        # Nothing stays in TIME_WAIT.
+        setsockopt($s, SOL_SOCKET, SO_LINGER, pack("ii", 1, 0));
         bind($s, at($sources[$n % @sources], 0)) or die "bind: $!";
         connect($s, at($host, $port)) or next;
         syswrite($s, "\0");
         push @waiting, $s;
         shift @waiting if @waiting > $open;
-        print "ready\n" if ++$n == 2 * $open;
+        print "ready\n" if ++$n == $open;
+        select(undef, undef, undef, 0.0006);
     }
 "#;
 
@@ -355,7 +359,7 @@ impl Attackers {
         Self::of_server(COME_AND_GO, server, &[count.to_string()])
     }
 
-    /// One that connects from these addresses in turn, as fast as it can, and never sends its request. So many of its
+    /// One that connects from these addresses in turn, again and again, and never sends its request. So many of its
     /// connections are open at a time.
     pub fn that_wait(open: usize, sources: impl IntoIterator<Item = IpAddr>, server: SocketAddr) -> Self {
         let sources = sources.into_iter().map(|source| source.to_string());
