@@ -89,9 +89,11 @@ defmodule EmbeddedEpmd do
       list of the VM that serves applies. See the [security guide](security.md). Defaults to `%{}`.
     * `:request_deadline` - milliseconds from the start of a connection to the end of its reply, 100 to 600000.
       Defaults to 10000. Linux holds back a connection without data for about a second before the deadline starts.
-    * `:max_waiting` - how many connections may wait for their request or reply, 1 to 65535. At the limit the one that
-      has waited longest is closed. Defaults to 256.
-    * `:max_waiting_per_source` - how many of these may come from one remote address, 1 to 65535. Defaults to 32.
+    * `:max_waiting` - how many connections may wait for their request or reply, 1 to 65535. At the limit the oldest one of
+      the remote source with the most gives way; only if all are local, the oldest one of the user with the most.
+      Defaults to 256.
+    * `:max_waiting_per_source` - how many of these may come from one remote IPv4 address or one IPv6 network (/64), 1
+      to 65535. Defaults to 32.
     * `:descriptor_share` - how much of the VM's limit of open files registered nodes and waiting connections may use
       together, in percent, 1 to 95. The rest is left to the application. Defaults to 40.
     * `:hand_over` - lets other VMs stand by for this one, and this one for another. A standby has copies of the

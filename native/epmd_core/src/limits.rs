@@ -14,7 +14,8 @@ pub struct Limits {
     pub deadline: Duration,
     /// How many connections may wait for their request or reply at one time.
     pub waiting: usize,
-    /// How many of these may come from one remote address; loopback addresses are not limited.
+    /// How many of these may come from one remote source, an IPv4 address or a network of IPv6 (/64). Those of this host
+    /// are not limited.
     pub waiting_per_source: usize,
     /// The share of the process's descriptors, in percent, that registered nodes and waiting connections may have
     /// together. The rest is left to the application.
