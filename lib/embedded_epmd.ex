@@ -263,7 +263,8 @@ defmodule EmbeddedEpmd do
       #=> {:ok, [%{name: "stage", port: 41234, user: 1002}, %{name: "prod", port: 37111, user: 1001}]}
 
   Without the table or a copy of it, asks the owner, for at most 5 seconds. Errors are `:stopped` without a server,
-  `:searching` without an owner, `:address` if the port's owner does not answer as an EPMD, and those of `:gen_tcp`.
+  `:searching` without an owner, `:address` if the port's owner does not answer as an EPMD, `:too_long` if its answer is
+  longer than 16 MiB, and those of `:gen_tcp`.
   """
   @spec names() :: {:ok, [%{name: String.t(), port: :inet.port_number(), user: user()}]} | {:error, atom()}
   def names do

@@ -5,7 +5,7 @@ defmodule EmbeddedEpmd.ClientTest do
 
   import EmbeddedEpmd.{Attacker, Vm}
 
-  alias EmbeddedEpmd.{Client, Handshake, HiddenCall}
+  alias EmbeddedEpmd.{Client, Discovery, Handshake, HiddenCall}
   alias EmbeddedEpmd.Doctor.Connection.Reach
 
   @localhost {127, 0, 0, 1}
@@ -17,49 +17,52 @@ defmodule EmbeddedEpmd.ClientTest do
   @in_sockets 16 * @mebibyte
 
   test "look-ups are answered as by OTP's client" do
-    for {lie, expected, otp} <- [
-          {[found("a")], {:port, 4711, 6}, :same},
-          {each_byte(found("a")), {:port, 4711, 6}, :same},
-          {[found("a", versions: {9, 7})], {:port, 4711, 0}, :same},
-          # The length of its name is wrong, or there is more behind it.
-          {[binary_part(found("a"), 0, 12)], {:port, 4711, 6}, :same},
-          {[binary_part(found("a"), 0, 10), <<0xFFFF::16>>, "a"], {:port, 4711, 6}, :same},
-          {[found("another"), :binary.copy("x", 100_000)], {:port, 4711, 6}, :same},
-          {[binary_part(found("a"), 0, 11)], :noport, :same},
-          {[<<?w, 0>>], :noport, :same},
-          {[<<?w, 1>>], :noport, :same},
-          {[<<?w>>, <<255>>, "and why"], :noport, :same},
-          {[<<?w>>], {:error, :noport}, :closed},
-          {[], {:error, :noport}, :closed},
-          {["220 mail.example ESMTP\r\n"], {:error, :noport},
-           {:error, {:garbage_from_epmd, ~c"220 mail.example ESMTP\r\n"}}},
-          {[<<0>>, found("a")], {:error, :noport}, :any}
-        ] do
-      port = answers(lie)
-      assert Client.port("a", @localhost, port, @soon) == expected, inspect(lie)
-      theirs = call(start_plain(port), :erl_epmd, :port_please, [~c"a", @localhost, @soon])
-      assert otp == :any or theirs == if(otp == :same, do: expected, else: otp), inspect(lie)
+    cases = [
+      {[found("a")], {:port, 4711, 6}, :same},
+      {each_byte(found("a")), {:port, 4711, 6}, :same},
+      {[found("a", versions: {9, 7})], {:port, 4711, 0}, :same},
+      # The length of its name is wrong, or there is more behind it.
+      {[binary_part(found("a"), 0, 12)], {:port, 4711, 6}, :same},
+      {[binary_part(found("a"), 0, 10), <<0xFFFF::16>>, "a"], {:port, 4711, 6}, :same},
+      {[found("another"), :binary.copy("x", 100_000)], {:port, 4711, 6}, :same},
+      {[binary_part(found("a"), 0, 11)], :noport, :same},
+      {[<<?w, 0>>], :noport, :same},
+      {[<<?w, 1>>], :noport, :same},
+      {[<<?w>>, <<255>>, "and why"], :noport, :same},
+      {[<<?w>>], {:error, :noport}, :closed},
+      {[], {:error, :noport}, :closed},
+      {["220 mail"], {:error, :noport}, {:error, {:garbage_from_epmd, ~c"220 mail"}}}
+    ]
+
+    # One EPMD, whose lie is chosen by the name that is asked for: OTP's client knows one port.
+    port = answers(fn <<_::16, ?z, number::binary>> -> cases |> Enum.at(String.to_integer(number)) |> elem(0) end)
+    vm = start_plain(port)
+
+    for {{lie, ours, otp}, number} <- Enum.with_index(cases) do
+      assert Client.port("#{number}", @localhost, port, @soon) == ours, inspect(lie)
+      theirs = call(vm, :erl_epmd, :port_please, [~c"#{number}", @localhost, @soon])
+      assert theirs == if(otp == :same, do: ours, else: otp), inspect(lie)
     end
   end
 
   test "a look-up ends with its reply, whatever follows and whoever does not close" do
-    for {lie, stays?, expected} <- [
-          {endless(found("a")), false, {:port, 4711, 6}},
-          {[found("a")], true, {:port, 4711, 6}},
-          {[<<?w, 1>>], true, :noport},
-          {endless(), false, {:error, :noport}},
-          {["220 mail.example ESMTP\r\n"], true, {:error, :noport}}
+    for {lie, expected} <- [
+          {endless(found("a")), {:port, 4711, 6}},
+          {[found("a"), :stay], {:port, 4711, 6}},
+          {[<<?w, 1>>, :stay], :noport},
+          {endless(), {:error, :noport}},
+          {["220 mail.example ESMTP\r\n", :stay], {:error, :noport}}
         ] do
       sent = :counters.new(1, [])
-      port = answers(lie, stay: stays?, sent: sent)
+      port = answers(lie, sent: sent)
       assert ends(fn -> Client.port("a", @localhost, port, :infinity) end) == expected
       assert :counters.get(sent, 1) <= @in_sockets
     end
   end
 
   test "the time-out holds, however the bytes come" do
-    for lie <- [[], drip(found("a"), @timeout), drip(:binary.copy(<<0>>, 1_000), 50)] do
-      port = answers(lie, stay: true)
+    for lie <- [[:stay], drip(found("a"), @timeout), drip(:binary.copy(<<0>>, 1_000), 50)] do
+      port = answers(lie)
       assert ends(fn -> Client.port("a", @localhost, port, @timeout) end) in [{:error, :timeout}, {:error, :noport}]
       assert ends(fn -> Client.names(@localhost, port, @timeout) end) == {:error, :timeout}
     end
@@ -103,10 +106,29 @@ defmodule EmbeddedEpmd.ClientTest do
     assert ends(fn -> Client.names(@localhost, port, @soon) end) ==
              {:ok, [{"a", 1}, {<<0xFF, "\e[2J">>, 3}, {"i", 4}]}
 
-    for other <- ["", <<0>>, <<0, 0, 1>>, "220 mail.example ESMTP\r\n"] do
-      port = answers([other], stay: other =~ "mail")
+    for other <- [[""], [<<0>>], [<<0, 0, 1>>], ["220 mail.example ESMTP\r\n", :stay]] do
+      port = answers(other)
       assert ends(fn -> Client.names(@localhost, port, @soon) end) == {:error, :address}
     end
+  end
+
+  test "the time-out also holds for a look-up that asks an owner again and again" do
+    begun = :atomics.new(1, [])
+
+    # As one that ends, and after 2.5 seconds as one that hangs.
+    port =
+      answers(fn
+        <<_::16, ?x, _::binary>> -> [<<?v, 0, 7::32>>, :stay]
+        <<_::16, "zvictim">> -> if since(begun) < 2_500, do: [], else: [:stay]
+        <<_::16, ?z, _::binary>> -> [found("other")]
+        _ -> []
+      end)
+
+    vm = start_ours(unique("joined"), port)
+    {took, answer} = call(vm, :timer, :tc, [Discovery, :port_please, [~c"victim", @localhost, 3_000]])
+    assert {:error, _} = answer
+    # Less than what is left when it hangs and the whole time-out.
+    assert took < 5_000_000
   end
 
   test "the doctor's call of another node ends in time, and unpacks nothing" do
@@ -127,8 +149,14 @@ defmodule EmbeddedEpmd.ClientTest do
     assert call_of([framed.(<<112, bomb::binary>>)]) == {:error, :unreadable}
   end
 
+  # The milliseconds since it was asked for the first time.
+  defp since(begun) do
+    now = System.monotonic_time(:millisecond)
+    with :ok <- :atomics.compare_exchange(begun, 1, 0, now), do: 0, else: (first -> now - first)
+  end
+
   defp call_of(lie) do
-    {:ok, link} = Reach.open(@localhost, answers(lie, stay: true))
+    {:ok, link} = Reach.open(@localhost, answers(Stream.concat(lie, [:stay])))
     link = Handshake.with_timeout(link, @timeout)
     result = ends(fn -> HiddenCall.call(link, "doctor-x-1@host", 7, :net_kernel, :node_info, []) end)
     Handshake.close(link)

@@ -13,8 +13,8 @@ defmodule EmbeddedEpmd.Attacker do
   @doc """
   Listens, answers the first bytes of each connection with `chunks`, one send each, and closes it; returns the port.
 
-  `chunks` may have no end, or be a function of those first bytes. Options are `:ip` and `:port`, `stay: true` to close
-  only when the other side has, and `:sent`, a reference of `:counters` that counts the bytes.
+  `chunks` may have no end, or be a function of those first bytes. At the chunk `:stay` it waits until the other side
+  closes. Options are `:ip`, `:port`, and `:sent`, a reference of `:counters` that counts the bytes.
   """
   def answers(chunks, options \\ []) do
     {ip, port} = {options[:ip] || {127, 0, 0, 1}, options[:port] || 0}
@@ -36,12 +36,13 @@ defmodule EmbeddedEpmd.Attacker do
 
   defp answer(socket, chunks, options) do
     with {:ok, request} <- :gen_tcp.recv(socket, 0) do
-      all_sent? = Enum.all?(chunks.(request), &sent?(socket, &1, options[:sent]))
-      if all_sent? and options[:stay], do: :gen_tcp.recv(socket, 0)
+      Enum.all?(chunks.(request), &sent?(socket, &1, options[:sent]))
     end
 
     :gen_tcp.close(socket)
   end
+
+  defp sent?(socket, :stay, _counter), do: match?({:ok, _}, :gen_tcp.recv(socket, 0))
 
   defp sent?(socket, chunk, counter) do
     sent? = :gen_tcp.send(socket, chunk) == :ok
