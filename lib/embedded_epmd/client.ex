@@ -5,6 +5,7 @@ defmodule EmbeddedEpmd.Client do
 
   @port_please2_req ?z
   @names_req ?n
+  @dump_req ?d
   @port2_resp ?w
   # The distribution versions that we know; OTP 23 introduced the highest. OTP's client lets the environment narrow
   # them.
@@ -83,6 +84,29 @@ defmodule EmbeddedEpmd.Client do
       _ -> false
     end
   end
+
+  @doc "The names that left the table of an EPMD of this host, with their ports, the first to leave first."
+  @spec departed(:inet.ip_address(), :inet.port_number(), timeout()) ::
+          {:ok, [{String.t(), :inet.port_number()}]} | {:error, atom()}
+  def departed(ip, port, timeout) do
+    with {:ok, <<0::16, _port::16, lines::binary>>} <- ask(ip, port, [@dump_req], timeout) do
+      {:ok, :lists.filtermap(&departed_line/1, :binary.split(lines, ["\n", "\0"], [:global]))}
+    else
+      {:ok, _} -> {:error, :address}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  defp departed_line(<<"old/unused name <", rest::binary>>) do
+    with [name, rest] <- :string.split(rest, ">, port = ", :trailing),
+         {port, _} when is_integer(port) <- :string.to_integer(rest) do
+      {true, {name, port}}
+    else
+      _ -> false
+    end
+  end
+
+  defp departed_line(_line), do: false
 
   # The EPMD closes the connection after its reply.
   defp ask(ip, port, request, timeout) do

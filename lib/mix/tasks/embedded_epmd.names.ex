@@ -12,7 +12,8 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   `--watch` asks every second until Ctrl-C, and prints the list whenever it has changed. On a terminal each list
   replaces the last one; otherwise, and with `--json`, it is written below. For this host, on Linux, it also shows
-  which node owns the port and which stand by, as far as this user may see that. When no EPMD answers, it says so, or
+  which node owns the port and which stand by, as far as this user may see that, and for a minute who has just gone, also
+  if that node was registered for a moment only. When no EPMD answers, it says so, or
   prints `null` with `--json`, and goes on asking.
   """
 
@@ -24,6 +25,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   @timeout 5_000
   # Between two requests of --watch; milliseconds.
   @pause 1_000
+  # How long it is shown who has gone, in seconds, and how many at most.
+  @shown_for 60
+  @shown 5
 
   @impl Mix.Task
   def run(arguments) do
@@ -31,7 +35,10 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     host = List.first(hosts, "127.0.0.1")
     ip = resolve!(host)
     port = port!(options[:port])
-    if options[:watch], do: watch(ip, host, port, options, nil), else: list(ip, host, port, options)
+
+    if options[:watch],
+      do: watch(ip, host, port, options, %{shown: nil, left: nil, gone: []}),
+      else: list(ip, host, port, options)
   end
 
   defp list(ip, host, port, options) do
@@ -46,15 +53,53 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   end
 
   defp watch(ip, host, port, options, last) do
-    shown =
+    {shown, left, gone} =
       case Client.names(ip, port, @timeout) do
-        {:ok, names} -> if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port)
-        {:error, reason} -> if options[:json], do: "null", else: no_answer(host, port, reason)
+        {:ok, names} ->
+          {left, gone} = if options[:json], do: {nil, []}, else: gone(last, ip, port)
+          shown = if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port) <> told(gone)
+          {shown, left, gone}
+
+        {:error, reason} ->
+          {if(options[:json], do: "null", else: no_answer(host, port, reason)), nil, last.gone}
       end
 
-    if shown != last, do: show(shown, IO.ANSI.enabled?() and !options[:json])
+    if shown != last.shown, do: show(shown, IO.ANSI.enabled?() and !options[:json])
     Process.sleep(@pause)
-    watch(ip, host, port, options, shown)
+    watch(ip, host, port, options, %{shown: shown, left: left, gone: gone})
+  end
+
+  # The EPMD of this host remembers who left, and lists that in its order. What has left since the last time is at the end.
+  defp gone(last, ip, port) do
+    now = System.os_time(:second)
+    recent = Enum.filter(last.gone, fn {_node, time} -> now - time < @shown_for end)
+
+    with true <- HostAddress.own?(ip), {:ok, left} <- Client.departed(ip, port, @timeout) do
+      new = if last.left, do: new(left, last.left), else: []
+      {left, Enum.take(Enum.map(Enum.reverse(new), &{&1, now}) ++ recent, @shown)}
+    else
+      _ -> {nil, recent}
+    end
+  end
+
+  @doc false
+  @spec new([node], [node]) :: [node] when node: term()
+  def new([node | left], before) do
+    case Enum.drop_while(before, &(&1 != node)) do
+      [_ | before] -> new(left, before)
+      # Those before came back or were forgotten; this one is new, and so are all behind it that were not there.
+      [] -> [node | new(left, before)]
+    end
+  end
+
+  def new([], _before), do: []
+
+  defp told(gone) do
+    Enum.map_join(gone, fn {{name, port}, time} ->
+      {_, {hour, minute, second}} = :calendar.system_time_to_local_time(time, :second)
+      time = Enum.map_join([hour, minute, second], ":", &String.pad_leading("#{&1}", 2, "0"))
+      "\ngone at #{time}: #{name}, port #{port}"
+    end)
   end
 
   defp show(text, true), do: IO.write([IO.ANSI.clear(), IO.ANSI.home(), text, "\n"])
