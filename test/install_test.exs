@@ -246,6 +246,56 @@ defmodule EmbeddedEpmd.InstallTest do
       assert flags(root, @vm_args) == ["+Q 65536" | @both_flags]
     end
 
+    test "is read as OTP reads it: quotes, and files that it includes", %{root: root} do
+      write(root, "rel/more.args", "-epmd_module 'Elixir.EmbeddedEpmd.Discovery'\n")
+      write(root, @vm_args, "-start_epmd \"false\" -args_file rel/more.args\n-args_file /nowhere/else.args\n")
+      write(root, @remote, "-start_epmd 'fal'se\n")
+      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert text =~ "* #{@vm_args} has all it needs"
+      assert text =~ "* #{@vm_args} includes /nowhere/else.args, which cannot be read here: its flags count as well"
+      assert text =~ "* #{@remote} has all it needs"
+      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "warning  #{@vm_args} includes /nowhere/else.args, which cannot be read here."
+    end
+
+    test "has the transport of the other, or is offered it", %{root: root} do
+      tls = ["-proto_dist inet_tls", "-ssl_dist_optfile '/etc/app/dist 1.conf'"]
+      write(root, @vm_args, Enum.join(@both_flags ++ tls, "\n"))
+      assert {text, 1} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "PROBLEM  #{@remote} is missing; it should have -start_epmd false and #{Enum.join(tls, " and ")}."
+      write(root, @remote, "-start_epmd false\n")
+      assert {text, 1} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "PROBLEM  #{@remote} does not have #{Enum.join(tls, " and ")}."
+      assert text =~ "bin/app rpc, remote, stop and pid cannot connect to a node with another transport."
+
+      assert {_, 0} = mix(root, ["embedded_epmd.install", "--yes"])
+      assert flags(root, @remote) == ["-start_epmd false" | tls]
+      assert {_, 0} = mix(root, ["embedded_epmd.doctor"])
+
+      write(root, @vm_args, Enum.join(@both_flags, "\n"))
+      assert {text, 0} = mix(root, ["embedded_epmd.install"], "n\\n")
+      assert text =~ "* left #{@vm_args} as it is; it needs:\n\n    + #"
+      assert text =~ "    + -proto_dist inet_tls"
+
+      # What env.sh sets holds for both.
+      write(root, @remote, "-start_epmd false\n")
+      write(root, "rel/env.sh.eex", "export ERL_AFLAGS=\"-proto_dist inet_tls -ssl_dist_optfile /o\"\n")
+      assert {_, 0} = mix(root, ["embedded_epmd.doctor"])
+    end
+
+    test "with -no_epmd, or with another transport than the other, contradicts", %{root: root} do
+      write(root, @vm_args, Enum.join(["-no_epmd" | @both_flags], "\n"))
+      assert {text, 1} = mix(root, ["embedded_epmd.install", "--yes"])
+      assert text =~ "* #{@vm_args} has -no_epmd, with which OTP asks no discovery module"
+      assert {text, 1} = mix(root, ["embedded_epmd.doctor"])
+      assert text =~ "PROBLEM  #{@vm_args} has -no_epmd"
+
+      write(root, @vm_args, Enum.join(["-proto_dist inet_tls" | @both_flags], "\n"))
+      write(root, @remote, "-start_epmd false\n-proto_dist inet6_tcp\n")
+      assert {text, 1} = mix(root, ["embedded_epmd.install", "--yes"])
+      assert text =~ "* #{@vm_args} has -proto_dist inet_tls, and remote.vm.args.eex has -proto_dist inet6_tcp"
+    end
+
     test "and contradicts stops all, and each contradiction is told", %{root: root} do
       write(root, @vm_args, "-epmd_module Elixir.Other\n")
       write(root, @remote, "-start_epmd true\n")

@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.NamesTaskTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import EmbeddedEpmd.{Registration, Vm}
 
   alias EmbeddedEpmd.Attacker
 
@@ -80,8 +80,37 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     start_ours(second, port)
     says(watch, ~r/^#{first} .* owner\n#{second} .*  127\.0\.0\.1  standby\n$/m)
     kill(vm)
-    shown = says(watch, ~r/ROLE\n#{second} .*  127\.0\.0\.1  owner\n$/m)
+    shown = says(watch, ~r/ROLE\n#{second} .*  127\.0\.0\.1  owner\ngone at [\d:]+: #{first}, port \d+\n$/m)
     refute shown =~ "\e["
+  end
+
+  test "--watch tells who has just gone, also who came and went in between" do
+    port = free_port()
+    start_ours(unique("owner"), port)
+    {before, _} = register("before", port)
+    :ok = :gen_tcp.close(before)
+    watch = watch(["--port", "#{port}"])
+    says(watch, ~r/^NAME /m)
+    {short, _} = register("short", port)
+    :ok = :gen_tcp.close(short)
+    said = says(watch, ~r/^gone at \d\d:\d\d:\d\d: short, port 4711$/m)
+    refute said =~ "before"
+    # The same again, while nobody else leaves, and another one.
+    {short, _} = register("short", port, node_port: 4712)
+    :ok = :gen_tcp.close(short)
+    says(watch, ~r/^gone at [\d:]+: short, port 4712\ngone at [\d:]+: short, port 4711$/m)
+  end
+
+  for {left, before, new} <- [
+        {[1, 2, 3], [1, 2], [3]},
+        {[2, 1], [1, 2], [1]},
+        {[3], [1, 2, 3], []},
+        {[2, 3], [1, 2], [3]},
+        {[], [1], []}
+      ] do
+    test "of #{inspect(left)} after #{inspect(before)}, #{inspect(new)} left" do
+      assert Mix.Tasks.EmbeddedEpmd.Names.new(unquote(left), unquote(before)) == unquote(new)
+    end
   end
 
   test "--watch --json tells an empty list from none" do

@@ -5,6 +5,7 @@ defmodule EmbeddedEpmd.Client do
 
   @port_please2_req ?z
   @names_req ?n
+  @dump_req ?d
   @port2_resp ?w
   # The distribution versions that we know; OTP 23 introduced the highest. OTP's client lets the environment narrow
   # them.
@@ -107,6 +108,33 @@ defmodule EmbeddedEpmd.Client do
       _ -> nodes
     end
   end
+
+  @doc "The names that left the table of an EPMD of this host, with their ports, the first to leave first."
+  @spec departed(:inet.ip_address(), :inet.port_number(), timeout()) ::
+          {:ok, [{binary(), :inet.port_number()}]} | {:error, atom()}
+  def departed(ip, port, timeout) do
+    case ask(ip, port, [@dump_req], {@listing_read, &listing/1}, timeout) do
+      {:ok, <<0::16, _port::16, lines::binary>>} ->
+        {:ok, :lists.filtermap(&departed_line/1, :binary.split(lines, ["\n", "\0"], [:global]))}
+
+      {:ok, _} ->
+        {:error, :address}
+
+      {:error, reason} ->
+        {:error, reason}
+    end
+  end
+
+  defp departed_line(<<"old/unused name <", rest::binary>>) do
+    with [name, rest] when byte_size(name) <= @longest_name <- :string.split(rest, ">, port = ", :trailing),
+         {port, _} when port in 0..65_535 <- :string.to_integer(:binary.part(rest, 0, :erlang.min(6, byte_size(rest)))) do
+      {true, {name, port}}
+    else
+      _ -> false
+    end
+  end
+
+  defp departed_line(_line), do: false
 
   # One read brings `count` bytes at most. `judge` tells of the bytes so far whether they are all that is needed.
   defp ask(ip, port, request, {count, judge}, timeout) do

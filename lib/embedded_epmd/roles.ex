@@ -9,6 +9,8 @@ defmodule EmbeddedEpmd.Roles do
   @type role :: :owner | :standby
   @type t :: %{
           nodes: %{:inet.port_number() => role()},
+          # The user who listens on the port of a node.
+          users: %{:inet.port_number() => non_neg_integer()},
           # Processes with a role that are no node, such as OTP's daemon.
           others: [{role(), program :: String.t(), pid :: String.t()}]
         }
@@ -24,13 +26,19 @@ defmodule EmbeddedEpmd.Roles do
     sockets = for inode <- epmd ++ Enum.map(nodes, &elem(&1, 0)), do: %{inode: inode, user: nil}
     roles = for holder <- Linux.holders(sockets, epmd_port), holds?(holder, epmd), do: {role(holder, owners), holder}
 
-    Enum.reduce(roles, %{nodes: %{}, others: []}, fn {role, holder}, known ->
+    users = for port <- ports, [%{user: user} | _] <- [Map.get(listening, port, [])], into: %{}, do: {port, user}
+
+    Enum.reduce(roles, %{none() | users: users}, fn {role, holder}, known ->
       case for {inode, port} <- nodes, inode in holder.inodes, do: port do
         [] -> %{known | others: known.others ++ [{role, holder.program, holder.pid}]}
         ports -> %{known | nodes: Map.merge(known.nodes, Map.new(ports, &{&1, role}))}
       end
     end)
   end
+
+  @doc "Nothing is known, as of another host."
+  @spec none() :: t()
+  def none, do: %{nodes: %{}, users: %{}, others: []}
 
   # OTP's daemon locks nothing.
   defp role(holder, owners), do: if(owners == [] or holder.pid in owners, do: :owner, else: :standby)

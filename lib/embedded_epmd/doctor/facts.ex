@@ -10,6 +10,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   # the next life of one that ends again and again. Milliseconds.
   @settles 1_000
   @comes_back 2_000
+  @pause 100
 
   @typedoc "The address at which an EPMD was asked for a name, and what it answered."
   @type answer :: {:inet.ip_address(), Client.answer() | {:error, atom()}}
@@ -74,17 +75,19 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   # One that is booting, or a client that is ending, is not registered for a moment.
   defp unregistered(names, port) do
-    case Unregistered.of(Linux.vms(), names, port) do
+    case Unregistered.of(vms(), names, port) do
       [] ->
         []
 
       vms ->
         Process.sleep(@settles)
-        still = Unregistered.of(Linux.vms(), names(port), port)
+        still = Unregistered.of(vms(), names(port), port)
         pids = MapSet.new(vms, & &1.pid)
         Enum.filter(still, &(&1.pid in pids))
     end
   end
+
+  defp vms, do: Linux.with_ports(Linux.vms())
 
   @doc "Who has left, and where those that come and go write their crash dumps."
   @spec departed() :: map()
@@ -92,27 +95,25 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     departed = with({:ok, departed} <- EmbeddedEpmd.departed(), do: departed, else: (_ -> []))
     now = DateTime.utc_now()
     loops = for left <- departed, Departed.loops?(left, now), do: left.name
-    %{departed: departed, now: now, dumps: crash_dumps(loops)}
+    %{departed: departed, now: now, dumps: crash_dumps(loops, System.monotonic_time(:millisecond) + @comes_back)}
   end
 
-  @doc "Where the VMs of these nodes, which come and go, write their crash dumps: known only while they run."
-  @spec crash_dumps([String.t()], non_neg_integer()) :: %{String.t() => Path.t()}
-  def crash_dumps(names, wait \\ @comes_back)
-  def crash_dumps([], _wait), do: %{}
+  # Where the VMs of these nodes, which come and go, write their crash dumps: known only while they run.
+  defp crash_dumps([], _until), do: %{}
 
-  def crash_dumps(names, wait) do
+  defp crash_dumps(names, until) do
     dumps =
       for vm <- Linux.vms(),
-          vm.crash_dump,
           name = hd(String.split(vm.node, "@")),
           name in names,
+          vm.crash_dump,
           do: {name, vm.crash_dump}
 
-    if dumps != [] or wait <= 0 do
+    if dumps != [] or System.monotonic_time(:millisecond) >= until do
       Map.new(dumps)
     else
-      Process.sleep(50)
-      crash_dumps(names, wait - 50)
+      Process.sleep(@pause)
+      crash_dumps(names, until)
     end
   end
 

@@ -17,8 +17,8 @@ defmodule EmbeddedEpmd.Doctor.Linux do
         }
 
   @typedoc """
-  A VM that was started as a node: the value of -name or -sname, its flags, the ports that it listens on, as far as this
-  user sees them, whether it is stopped, the version of its runtime system, and where it writes a crash dump.
+  A VM that was started as a node: the value of -name or -sname, its flags, the ports that it listens on, if they were
+  asked for and this user sees them, whether it is stopped, the version of its runtime system, and where it writes a crash dump.
   """
   @type vm :: %{
           pid: String.t(),
@@ -96,8 +96,6 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   @doc "The VMs that were started as nodes, in this network namespace, but this one."
   @spec vms() :: [vm()]
   def vms do
-    sockets = with(:unknown <- listening(), do: %{})
-
     for pid <- processes(),
         pid != System.pid(),
         program(pid) =~ ~r/^beam/,
@@ -106,19 +104,31 @@ defmodule EmbeddedEpmd.Doctor.Linux do
         # It gets a name from the node to which it connects.
         node != "undefined",
         here?(pid),
-        do: vm(pid, node, flags, sockets)
+        do: vm(pid, node, flags)
   end
 
-  defp vm(pid, node, flags, sockets) do
-    ports =
-      with {:ok, links} <- links(pid) do
-        for {port, sockets} <- sockets, Enum.any?(sockets, &("socket:[#{&1.inode}]" in links)), do: port
-      else
-        _ -> :unknown
-      end
-
-    %{pid: pid, node: node, flags: flags, ports: ports}
+  defp vm(pid, node, flags) do
+    %{pid: pid, node: node, flags: flags, ports: :unknown}
     |> Map.merge(%{stopped: stopped?(pid), erts: erts(pid), crash_dump: crash_dump(pid)})
+  end
+
+  @doc "The same VMs with the ports that they listen on. It takes longer, since the kernel walks its table of sockets."
+  @spec with_ports([vm()]) :: [vm()]
+  def with_ports([]), do: []
+
+  def with_ports(vms) do
+    sockets = with(:unknown <- listening(), do: %{})
+
+    for vm <- vms do
+      case links(vm.pid) do
+        {:ok, links} ->
+          holds? = fn {_port, sockets} -> Enum.any?(sockets, &("socket:[#{&1.inode}]" in links)) end
+          %{vm | ports: sockets |> Enum.filter(holds?) |> Enum.map(&elem(&1, 0))}
+
+        {:error, _} ->
+          vm
+      end
+    end
   end
 
   # The state follows the name of the program, which is in brackets and may hold any character.

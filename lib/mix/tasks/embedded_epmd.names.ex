@@ -17,7 +17,8 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   `--watch` asks every second until Ctrl-C, and prints the list whenever it has changed. On a terminal each list
   replaces the last one; otherwise, and with `--json`, it is written below. For this host, on Linux, it also shows
-  which node owns the port and which stand by, as far as this user may see that. When no EPMD answers, it says so, or
+  which node owns the port and which stand by, as far as this user may see that, and for a minute who has just gone, also
+  if that node was registered for a moment only. When no EPMD answers, it says so, or
   prints `null` with `--json`, and goes on asking.
   """
 
@@ -31,6 +32,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   @pause 1_000
   # To which the column of names is filled up; characters. One long name must not make all lines long.
   @widest 64
+  # How long it is shown who has gone, in seconds, and how many at most.
+  @shown_for 60
+  @shown 5
 
   @impl Mix.Task
   def run(arguments) do
@@ -38,7 +42,10 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     host = List.first(hosts, "127.0.0.1")
     ip = resolve!(host)
     port = port!(options[:port])
-    if options[:watch], do: watch(ip, host, port, options, nil), else: list(ip, host, port, options)
+
+    if options[:watch],
+      do: watch(ip, host, port, options, %{shown: nil, left: nil, gone: []}),
+      else: list(ip, host, port, options)
   end
 
   defp list(ip, host, port, options) do
@@ -53,24 +60,62 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   end
 
   defp watch(ip, host, port, options, last) do
-    shown =
+    {shown, left, gone} =
       case Client.names(ip, port, @timeout) do
-        {:ok, names} -> if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port)
-        {:error, reason} -> if options[:json], do: "null", else: no_answer(host, port, reason)
+        {:ok, names} ->
+          {left, gone} = if options[:json], do: {nil, []}, else: gone(last, ip, port)
+          shown = if options[:json], do: json(rows(names, ip)), else: roles(names, ip, host, port) <> told(gone)
+          {shown, left, gone}
+
+        {:error, reason} ->
+          {if(options[:json], do: "null", else: no_answer(host, port, reason)), nil, last.gone}
       end
 
-    if shown != last, do: show(shown, IO.ANSI.enabled?() and !options[:json])
+    if shown != last.shown, do: show(shown, IO.ANSI.enabled?() and !options[:json])
     Process.sleep(@pause)
-    watch(ip, host, port, options, shown)
+    watch(ip, host, port, options, %{shown: shown, left: left, gone: gone})
+  end
+
+  # The EPMD of this host remembers who left, and lists that in its order. What has left since the last time is at the end.
+  defp gone(last, ip, port) do
+    now = System.os_time(:second)
+    recent = Enum.filter(last.gone, fn {_node, time} -> now - time < @shown_for end)
+
+    with true <- HostAddress.own?(ip), {:ok, left} <- Client.departed(ip, port, @timeout) do
+      new = if last.left, do: new(left, last.left), else: []
+      {left, Enum.take(Enum.map(Enum.reverse(new), &{&1, now}) ++ recent, @shown)}
+    else
+      _ -> {nil, recent}
+    end
+  end
+
+  @doc false
+  @spec new([node], [node]) :: [node] when node: term()
+  def new([node | left], before) do
+    case Enum.drop_while(before, &(&1 != node)) do
+      [_ | before] -> new(left, before)
+      # Those before came back or were forgotten; this one is new, and so are all behind it that were not there.
+      [] -> [node | new(left, before)]
+    end
+  end
+
+  def new([], _before), do: []
+
+  defp told(gone) do
+    Enum.map_join(gone, fn {{name, port}, time} ->
+      {_, {hour, minute, second}} = :calendar.system_time_to_local_time(time, :second)
+      time = Enum.map_join([hour, minute, second], ":", &String.pad_leading("#{&1}", 2, "0"))
+      "\ngone at #{time}: #{Printable.text(name)}, port #{port}"
+    end)
   end
 
   defp show(text, true), do: IO.write([IO.ANSI.clear(), IO.ANSI.home(), text, "\n"])
   defp show(text, false), do: IO.write([text, "\n"])
 
   defp roles(names, ip, host, port) do
-    roles = if HostAddress.own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: %{nodes: %{}, others: []}
+    roles = if HostAddress.own?(ip), do: Roles.of(Enum.map(names, &elem(&1, 1)), port), else: Roles.none()
     others = for {role, program, pid} <- roles.others, do: "#{role}: #{Printable.text(program)}, pid #{pid}"
-    Enum.join([table(rows(names, ip), host, port, roles.nodes) | others], "\n")
+    Enum.join([table(rows(names, ip), host, port, roles) | others], "\n")
   end
 
   defp no_answer(host, port, reason), do: "no EPMD answers at #{host}, port #{port}: #{NetworkError.format(reason)}"
@@ -95,18 +140,26 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     end
   end
 
-  defp table(rows, host, port, roles \\ %{})
+  defp table(rows, host, port, roles \\ Roles.none())
   defp table([], host, port, _roles), do: "no node is registered at #{host}, port #{port}"
 
-  # The column of roles is left out if there are none.
-  defp table(rows, _host, _port, roles) do
-    lines = for {name, port, ip} <- rows, do: {Printable.text(name), to_string(port), ip, to_string(roles[port])}
-    lines = [{"NAME", "PORT", "ADDRESS", if(roles == %{}, do: "", else: "ROLE")} | lines]
-    width = fn column -> lines |> Enum.map(&String.length(elem(&1, column))) |> Enum.max() end
-    {names, addresses} = {min(width.(0), @widest), width.(2)}
+  # The columns of users and of roles are left out if there are none.
+  defp table(rows, _host, _port, %{users: users, nodes: roles}) do
+    column = fn title, known -> if known == %{}, do: "", else: title end
 
-    Enum.map_join(lines, "\n", fn {name, port, ip, role} ->
-      [String.pad_trailing(name, names), String.pad_leading(port, 5), String.pad_trailing(ip, addresses), role]
+    lines =
+      for {name, port, ip} <- rows,
+          do: {Printable.text(name), to_string(port), ip, to_string(users[port]), to_string(roles[port])}
+
+    lines = [{"NAME", "PORT", "ADDRESS", column.("USER", users), column.("ROLE", roles)} | lines]
+    width = fn column -> lines |> Enum.map(&String.length(elem(&1, column))) |> Enum.max() end
+    {names, addresses, numbers} = {min(width.(0), @widest), width.(2), width.(3)}
+
+    Enum.map_join(lines, "\n", fn {name, port, ip, user, role} ->
+      user = if numbers > 0, do: [String.pad_leading(user, numbers)], else: []
+
+      ([String.pad_trailing(name, names), String.pad_leading(port, 5), String.pad_trailing(ip, addresses)] ++
+         user ++ [role])
       |> Enum.join("  ")
       |> String.trim_trailing()
     end)

@@ -132,9 +132,9 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
   defp found_here(%{name: name} = state) do
     case Enum.find(Facts.host().unregistered, &(hd(String.split(&1.node, "@")) == name)) do
       nil ->
-        %{departed: departed, now: now} = Facts.departed()
-        left = Enum.find(departed, &(&1.name == name))
-        if left, do: {:left, left, now}, else: :elsewhere
+        facts = Facts.departed()
+        left = Enum.find(facts.departed, &(&1.name == name))
+        if left, do: {:left, left, facts}, else: :elsewhere
 
       vm ->
         {:runs, vm, state.epmd}
@@ -146,10 +146,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
     %{finding | status: :problem, what: "#{where}: #{finding.what}"}
   end
 
-  defp unknown(_state, where, {:left, left, now}) do
-    dump = if Departed.loops?(left, now), do: Facts.crash_dumps([left.name])[left.name]
-    problem("#{where}: #{Departed.sentence(left, now)}", Departed.why(left), Departed.remedy(dump))
-  end
+  defp unknown(_state, where, {:left, left, %{now: now, dumps: dumps}}),
+    do: problem("#{where}: #{Departed.sentence(left, now)}", Departed.why(left), Departed.remedy(dumps[left.name]))
 
   defp unknown(state, where, :elsewhere) do
     problem(
