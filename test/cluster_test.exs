@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.ClusterTest do
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.Cluster.Users
-  alias EmbeddedEpmd.{Cluster, Reflector, Registration, Watch}
+  alias EmbeddedEpmd.{Attacker, Cluster, Registration, Watch}
 
   # Only the first node has a cluster, and `global` would disconnect nodes that are not all connected to each other.
   @star ~w(-kernel prevent_overlapping_partitions false)
@@ -62,61 +62,61 @@ defmodule EmbeddedEpmd.ClusterTest do
     test "who has no cookie gets in by reflection if the cluster trusts that user, and else not once in 200", context do
       %{port: port, tag: tag} = context
 
-      if Reflector.possible?() do
+      if Attacker.possible?() do
         trusting = start_ours("trusting#{tag}", port)
-        cluster(trusting, nodes: ["app#{tag}_evil"], users: [Reflector.user()])
+        cluster(trusting, nodes: ["app#{tag}_evil"], users: [Attacker.user()])
         victim = start_ours("app#{tag}", port)
         log(victim)
         cluster(victim, nodes: ["app*"])
 
         # The control: this is how the attack succeeds.
-        attacker = Reflector.attack(port, node_port(trusting), "app#{tag}_evil")
-        assert [Reflector.line(attacker), Reflector.line(attacker)] == ["connected", "authenticated"]
+        attacker = Attacker.reflect(port, node_port(trusting), "app#{tag}_evil")
+        assert [Attacker.line(attacker), Attacker.line(attacker)] == ["connected", "authenticated"]
 
-        attackers = Reflector.attack(port, node_port(victim), "app#{tag}_evil_", 200)
+        attackers = Attacker.reflect(port, node_port(victim), "app#{tag}_evil_", 200)
         # A node of the same user, registered later, is connected.
         later = start_ours("app#{tag}_later", port)
         eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
-        refute Reflector.connected?(attackers)
+        refute Attacker.connected?(attackers)
 
         assert [%{name: name, what: what}] = logged(victim, ~r/belongs to user/)
         assert name =~ "_evil"
-        assert what =~ "belongs to user #{Reflector.user()}: name the user in users:"
+        assert what =~ "belongs to user #{Attacker.user()}: name the user in users:"
       end
     end
 
     test "is left out as well where its names are reserved for both, and where this VM has no copy", context do
       %{port: port, tag: tag} = context
 
-      if Reflector.possible?() do
+      if Attacker.possible?() do
         owner = start_ours("owner#{tag}", port)
-        supervise(owner, owners: %{"app*" => [0, Reflector.user()]})
+        supervise(owner, owners: %{"app*" => [0, Attacker.user()]})
         without_copy = ~w(-embedded_epmd hand_over false)
 
         for {name, flags} <- [{"app#{tag}a", []}, {"app#{tag}b", without_copy}] do
           victim = start_ours(name, port, flags: flags)
           log(victim)
           cluster(victim, nodes: ["app*"])
-          attacker = Reflector.attack(port, node_port(victim), name <> "_evil")
+          attacker = Attacker.reflect(port, node_port(victim), name <> "_evil")
           later = start_ours(name <> "_later", port)
           eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
           if flags == without_copy, do: eventually(fn -> logged(victim, ~r/whose a node is/) != [] end)
-          refute Reflector.connected?(attacker)
+          refute Attacker.connected?(attacker)
         end
       end
     end
 
     test "cannot take the name between the decision and the look-up", %{port: port, tag: tag} do
-      if Reflector.possible?() do
+      if Attacker.possible?() do
         victim = start_ours("app#{tag}", port)
         cluster(victim, nodes: ["none"])
         name = "app#{tag}_evil"
-        _attacker = Reflector.attack(port, node_port(victim), name)
+        _attacker = Attacker.reflect(port, node_port(victim), name)
         look_up = fn -> call(victim, EmbeddedEpmd.Discovery, :port_please, [to_charlist(name), {127, 0, 0, 1}]) end
         assert {:port, _, 6} = look_up.()
         call(victim, Users, :restrict, [name, [0]])
         assert look_up.() == {:error, :eacces}
-        call(victim, Users, :restrict, [name, [0, Reflector.user()]])
+        call(victim, Users, :restrict, [name, [0, Attacker.user()]])
         assert {:port, _, 6} = look_up.()
         call(victim, Users, :restrict, [name, [0]])
         call(victim, Users, :release, [name])
@@ -125,16 +125,16 @@ defmodule EmbeddedEpmd.ClusterTest do
     end
 
     test "is left out under OTP's daemon, and one of this user is connected", %{port: port, tag: tag} do
-      if Reflector.possible?() do
+      if Attacker.possible?() do
         start_daemon(port)
         victim = start_ours("app#{tag}", port)
         log(victim)
         cluster(victim, nodes: ["app*"])
-        attacker = Reflector.attack(port, node_port(victim), "app#{tag}_evil")
+        attacker = Attacker.reflect(port, node_port(victim), "app#{tag}_evil")
         later = start_ours("app#{tag}_later", port)
         eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
         eventually(fn -> logged(victim, ~r/whose a node is/) != [] end)
-        refute Reflector.connected?(attacker)
+        refute Attacker.connected?(attacker)
       end
     end
   end
@@ -144,19 +144,19 @@ defmodule EmbeddedEpmd.ClusterTest do
       test "with #{verify} the user of a node #{if connects?, do: "does not matter", else: "matters"}", context do
         %{port: port, tag: tag} = context
 
-        if Reflector.possible?() do
+        if Attacker.possible?() do
           options = EmbeddedEpmd.Tls.options(unquote(verify))
           tls = ~w(-proto_dist inet_tls -ssl_dist_optfile #{options})
           victim = start_ours("app#{tag}", port, flags: tls)
-          attacker = Reflector.attack(port, node_port(victim), "app#{tag}_evil")
+          attacker = Attacker.reflect(port, node_port(victim), "app#{tag}_evil")
           cluster(victim, nodes: ["app*"])
 
           if unquote(connects?) do
-            assert Reflector.line(attacker) == "connected"
+            assert Attacker.line(attacker) == "connected"
           else
             later = start_ours("app#{tag}_later", port, flags: tls)
             eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
-            refute Reflector.connected?(attacker)
+            refute Attacker.connected?(attacker)
           end
         end
       end

@@ -76,11 +76,11 @@ defmodule EmbeddedEpmd.NamesTaskTest do
     says(watch, "no EPMD answers at 127.0.0.1, port #{port}: connection refused\n")
 
     vm = start_ours(first, port)
-    says(watch, ~r/^NAME +PORT  ADDRESS    ROLE\n#{first} .*  127\.0\.0\.1  owner\n$/m)
+    says(watch, ~r/^NAME +PORT  ADDRESS    USER  ROLE\n#{first} .*  127\.0\.0\.1 +\d+  owner\n$/m)
     start_ours(second, port)
-    says(watch, ~r/^#{first} .* owner\n#{second} .*  127\.0\.0\.1  standby\n$/m)
+    says(watch, ~r/^#{first} .* owner\n#{second} .*  127\.0\.0\.1 +\d+  standby\n$/m)
     kill(vm)
-    shown = says(watch, ~r/ROLE\n#{second} .*  127\.0\.0\.1  owner\ngone at [\d:]+: #{first}, port \d+\n$/m)
+    shown = says(watch, ~r/ROLE\n#{second} .*  127\.0\.0\.1 +\d+  owner\ngone at [\d:]+: #{first}, port \d+\n$/m)
     refute shown =~ "\e["
   end
 
