@@ -71,9 +71,6 @@ defmodule EmbeddedEpmd.Doctor.Unregistered do
       ours?(vm) ->
         "See in its log why it is refused, or whether the owner of the port answers. A restart is not needed."
 
-      module(vm) ->
-        "Look at the documentation of that module."
-
       true ->
         call(vm)
     end
