@@ -11,7 +11,7 @@ defmodule EmbeddedEpmd.GuidesTest do
   @root Path.expand("..", __DIR__)
   @block ~r/^<!-- (run|file: \S+|setup: greeter) -->\n(?:```\w+\n(.*?)^```$)?/ms
 
-  for guide <- ["getting_started", "development"] do
+  for guide <- ["getting_started", "development", "troubleshooting"] do
     test "guides/#{guide}.md does what it says" do
       blocks = blocks(File.read!(Path.join(@root, "guides/#{unquote(guide)}.md")))
       assert Enum.count(blocks, &match?({"run", _, _}, &1)) >= 3

@@ -72,7 +72,9 @@ defmodule EmbeddedEpmd.UnregisteredTest do
         {"has lost its name to another", %{}, [{"a", 6}], true},
         {"belongs to another user", %{ports: :unknown}, [{"a", 6}], false},
         {"does not listen", %{flags: [{"-epmd_port", ["4370"]}, {"-dist_listen", ["false"]}]}, [], false},
-        {"asks another EPMD", %{flags: []}, [], false}
+        {"asks another EPMD", %{flags: []}, [], false},
+        {"has another discovery module", %{flags: [{"-epmd_port", ["4370"]}, {"-epmd_module", ["Elixir.Other"]}]}, [],
+         false}
       ] do
     test "a VM that #{what} is #{if found?, do: "found", else: "not found"}" do
       vm = Map.merge(@vm, unquote(Macro.escape(changes)))
@@ -89,8 +91,6 @@ defmodule EmbeddedEpmd.UnregisteredTest do
          "See in the log of the owner whether it is refused."},
         {"of ours", %{flags: [{"-epmd_module", ["Elixir.EmbeddedEpmd.Discovery"]}]}, "It registers again by itself",
          "A restart is not needed."},
-        {"with another module", %{flags: [{"-epmd_module", ["Elixir.Other"]}]}, "Its discovery module is Elixir.Other",
-         "Look at"},
         {"of another user", %{ports: :unknown}, "OTP's client", "Run this as root or as the user of that process"}
       ] do
     test "what brings back a VM #{what} is said" do

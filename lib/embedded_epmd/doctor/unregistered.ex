@@ -9,6 +9,7 @@ defmodule EmbeddedEpmd.Doctor.Unregistered do
 
   # That of OTP 23.3. Since then OTP's client registers again after its EPMD has gone.
   @returns_since [11, 2]
+  @ours "Elixir.EmbeddedEpmd.Discovery"
 
   @doc "The VMs that were started as nodes, ask the EPMD of this port, and are not among these names."
   @spec of([Linux.vm()], {:ok, [{String.t(), :inet.port_number()}]} | {:error, atom()}, :inet.port_number()) ::
@@ -18,7 +19,9 @@ defmodule EmbeddedEpmd.Doctor.Unregistered do
   def of(_vms, {:error, _}, _port), do: []
 
   defp asks?(%{flags: flags}, port) do
-    VmArgs.value(flags, "-dist_listen") != "false" and not VmArgs.no_epmd?(flags) and
+    # Another discovery module alone decides where its nodes register.
+    VmArgs.value(flags, "-dist_listen") != "false" and module(flags) in [nil, "erl_epmd", @ours] and
+      not VmArgs.no_epmd?(flags) and
       (VmArgs.value(flags, "-epmd_port") || "4369") == Integer.to_string(port)
   end
 
@@ -55,7 +58,6 @@ defmodule EmbeddedEpmd.Doctor.Unregistered do
       vm.stopped -> "It is stopped, by SIGSTOP or a debugger, and does nothing."
       fixed?(vm) -> "It has a fixed port (-erl_epmd_port): it registers when it starts, and never again."
       ours?(vm) -> "It registers again by itself as soon as it reaches the owner of the port."
-      module(vm) -> "Its discovery module is #{module(vm)}, which alone decides where it registers."
       returns?(vm) -> "OTP's client tries again every 2 seconds, unless it has never been registered."
       true -> "The client of an OTP before 23.3 registers when the node starts, and never again."
     end
@@ -68,9 +70,6 @@ defmodule EmbeddedEpmd.Doctor.Unregistered do
 
       ours?(vm) ->
         "See in its log why it is refused, or whether the owner of the port answers. A restart is not needed."
-
-      module(vm) ->
-        "Look at the documentation of that module."
 
       true ->
         call(vm)
@@ -89,7 +88,7 @@ defmodule EmbeddedEpmd.Doctor.Unregistered do
   defp call(_vm), do: "Run this as root or as the user of that process, to learn its port and what brings it back."
 
   defp fixed?(vm), do: VmArgs.value(vm.flags, "-erl_epmd_port") != nil
-  defp ours?(vm), do: VmArgs.discovery?(vm.flags)
-  defp module(vm), do: VmArgs.value(vm.flags, "-epmd_module") || VmArgs.parameter(vm.flags, "epmd_module")
+  defp ours?(vm), do: module(vm.flags) == @ours
+  defp module(flags), do: VmArgs.value(flags, "-epmd_module") || VmArgs.parameter(flags, "epmd_module")
   defp returns?(%{erts: erts}), do: erts == nil or erts >= @returns_since
 end
