@@ -33,22 +33,21 @@ defmodule EmbeddedEpmd do
   ## Telemetry
 
   If the library `:telemetry` is loaded when this process starts, these events are executed in every VM that has the
-  table or a copy of it (`:table` of `t:status/0`). Each has the measurement `count`, 1 except for `:overflow`.
+  table or a copy of it (`:table` of `t:EmbeddedEpmd.Status.t/0`). Each has the measurement `count`, 1 except for `:overflow`.
 
-    * `[:embedded_epmd, :registered]` - metadata `name`, `port`, `creation`, `user`
-    * `[:embedded_epmd, :unregistered]` - metadata `name`, `port`
-    * `[:embedded_epmd, :refused]` - metadata `name`, empty if the request was not valid, and `reason`, a sentence
-    * `[:embedded_epmd, :role]` - metadata `role`, the new role of this VM
-    * `[:embedded_epmd, :table]` - metadata `table`, which is `:owner`: this VM has lost its copy of the table
-    * `[:embedded_epmd, :overflow]` - `count` events were lost because this process was too slow
+    * `[:embedded_epmd, :node, :registered]` - metadata `name`, `port`, `creation`, `user`
+    * `[:embedded_epmd, :node, :unregistered]` - metadata `name`, `port`
+    * `[:embedded_epmd, :node, :refused]` - metadata `name`, empty if the request was not valid, and `reason`, a sentence
+    * `[:embedded_epmd, :role, :changed]` - metadata `role`, the new role of this VM
+    * `[:embedded_epmd, :table, :lost]` - metadata `table`, which is `:owner`: this VM has lost its copy of the table
+    * `[:embedded_epmd, :events, :lost]` - `count` events were lost because this process was too slow
 
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Client, Config, Doctor, HostAddress, Lifecycle, Native, Server, Stats}
+  alias EmbeddedEpmd.{Config, Departed, Doctor, Lifecycle, Server, Stats, Status}
   alias EmbeddedEpmd.Doctor.Connection
 
-  @timeout 5_000
   @typedoc """
   An option of the child, or, under the same name, a key of the application environment:
 
@@ -128,58 +127,13 @@ defmodule EmbeddedEpmd do
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
   @typedoc """
-  The state of this VM's server.
-
-    * `:role` - `:serving` when it owns the port, `:joined` when it is registered with another owner, `:searching`
-      while it tries to bind the port or to join its owner, `:stopped` when the VM has no server
-    * `:since` - when it took that role
-    * `:changes` - how often the role changed
-    * `:port` - the port
-    * `:addresses` - the addresses it listens on when it serves
-    * `:owner` - the address of the owner it joined, or `nil`
-    * `:owner_answers` - false while that owner holds the port but does not answer
-    * `:standbys` - in the VM that serves, the VMs that stand by for it: the name of the node, or `nil` if the VM is
-      not a node, and the process id, or `nil` if the system does not tell
-    * `:standby` - the first of them, or `nil` when nobody stands by
-    * `:stands_by` - whether this VM stands by for the owner that it joined
-    * `:obstacle` - what keeps this VM from standing by or, when it serves, others from standing by for it, as far as it
-      was tried: a clause, or `nil`
-    * `:table` - where look-ups, `names/0` and events of this VM come from: `:here` when it serves, and so has the
-      table; `:copy` when it has a copy, which its owner keeps up to date and which is kept for up to 5 seconds while
-      the port changes hands; `:owner` when it has no copy and asks its owner each time, which is so if the owner is
-      OTP's daemon or belongs to another user that `:hand_over` does not name, or if `:hand_over` is `false`; `nil`
-      without a server
-    * `:socket_unit` - whether the listeners come from a socket unit of systemd
-    * `:kept` - how much of the table and its connections systemd keeps in the descriptor store, for the next life of
-      this service: `:all`, `:some` if the store has no more room, or `:nothing`
-    * `:names` - how many names are registered, or `nil` if there is no server or its owner does not answer
-  """
-  @type status :: %{
-          role: :serving | :joined | :searching | :stopped,
-          since: DateTime.t() | nil,
-          changes: non_neg_integer(),
-          port: :inet.port_number() | nil,
-          addresses: [String.t()],
-          owner: String.t() | nil,
-          owner_answers: boolean(),
-          standbys: [%{name: String.t() | nil, pid: pos_integer() | nil}],
-          standby: %{name: String.t() | nil, pid: pos_integer() | nil} | nil,
-          stands_by: boolean(),
-          obstacle: String.t() | nil,
-          table: :here | :copy | :owner | nil,
-          socket_unit: boolean(),
-          kept: :all | :some | :nothing,
-          names: non_neg_integer() | nil
-        }
-
-  @typedoc """
   What the doctor found: what was checked or is wrong, and unless it is `:ok`, why that matters and what to do.
   """
   @type finding :: %{
           required(:status) => :ok | :warning | :problem,
           required(:what) => String.t(),
           required(:why) => String.t() | nil,
-          required(:do) => String.t() | nil,
+          required(:fix) => String.t() | nil,
           # Of `doctor/1` only: the step, and the microseconds that it took.
           optional(:step) => :name | :here | :address | :epmd | :port | :handshake | :identity,
           optional(:took) => non_neg_integer()
@@ -269,7 +223,7 @@ defmodule EmbeddedEpmd do
   @spec names() :: {:ok, [%{name: String.t(), port: :inet.port_number(), user: user()}]} | {:error, atom()}
   def names do
     with {:ok, server} <- running(),
-         {:ok, names} <- names_of(server) do
+         {:ok, names} <- Status.names(server) do
       {:ok, Enum.map(names, fn {name, port, user} -> %{name: name, port: port, user: user} end)}
     end
   end
@@ -284,23 +238,7 @@ defmodule EmbeddedEpmd do
   """
   @spec departed() :: {:ok, [departed()]} | {:error, :stopped | :no_table}
   def departed do
-    with {:ok, server} <- running() do
-      case Native.departed(server) do
-        :elsewhere -> {:error, :no_table}
-        departed -> {:ok, Enum.map(departed, &departed/1)}
-      end
-    end
-  end
-
-  defp departed({name, port, registered, left, times, since}) do
-    %{
-      name: name,
-      port: port,
-      registered: DateTime.from_unix!(registered, :millisecond),
-      left: DateTime.from_unix!(left, :millisecond),
-      times: times,
-      since: if(times > 0, do: DateTime.from_unix!(since, :millisecond))
-    }
+    with {:ok, server} <- running(), do: Departed.read(server)
   end
 
   @doc """
@@ -311,38 +249,8 @@ defmodule EmbeddedEpmd do
 
   Without the table or a copy of it, asks the owner for the number of names, for at most 5 seconds.
   """
-  @spec status() :: status()
-  def status do
-    case running() do
-      {:ok, server} ->
-        status = Native.status(server)
-
-        Map.merge(status, %{
-          since: DateTime.from_unix!(status.since, :millisecond),
-          standby: List.first(status.standbys),
-          names: count(server, status)
-        })
-
-      {:error, :stopped} ->
-        %{
-          role: :stopped,
-          since: nil,
-          changes: 0,
-          port: nil,
-          addresses: [],
-          owner: nil,
-          owner_answers: true,
-          standbys: [],
-          standby: nil,
-          stands_by: false,
-          obstacle: nil,
-          table: nil,
-          socket_unit: false,
-          kept: :nothing,
-          names: nil
-        }
-    end
-  end
+  @spec status() :: Status.t()
+  defdelegate status, to: Status, as: :read
 
   @doc """
   Sends a local process the events of this VM's server from now on, and returns the state that they change.
@@ -457,27 +365,5 @@ defmodule EmbeddedEpmd do
 
   defp running do
     with :none <- Lifecycle.server(), do: {:error, :stopped}
-  end
-
-  # Do not wait for an owner that is known not to answer.
-  defp count(_server, %{owner_answers: false}), do: nil
-
-  defp count(server, _status) do
-    with {:ok, names} <- names_of(server), do: length(names), else: ({:error, _} -> nil)
-  end
-
-  defp names_of(server) do
-    case Native.names(server) do
-      :elsewhere ->
-        %{owner: owner, port: port} = Native.status(server)
-        if owner, do: names_at(HostAddress.of_owner(owner), port), else: {:error, :searching}
-
-      names ->
-        {:ok, names}
-    end
-  end
-
-  defp names_at(ip, port) do
-    with {:ok, names} <- Client.names(ip, port, @timeout), do: {:ok, for({name, port} <- names, do: {name, port, nil})}
   end
 end

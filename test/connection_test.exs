@@ -172,7 +172,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
     problem =
       assert_fault(context, "host with IPv6 only", a, :"x@six.internal", :address, "The host six.internal has no IPv4")
 
-    assert problem.do =~ "It has the IPv6 address fd00::7: start all nodes with -proto_dist inet6_tcp"
+    assert problem.fix =~ "It has the IPv6 address fd00::7: start all nodes with -proto_dist inet6_tcp"
   end
 
   test "a host that the hosts file says is this machine", context do
@@ -299,7 +299,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
     Network.drop(network, inner)
     sentence = "Port #{inner} of 127.0.0.9 does not answer within 3 seconds."
     problem = assert_fault(context, "firewall before the node", a, node_of(b), :port, sentence)
-    assert problem.do =~ "Open the ports that nodes take, any unless inet_dist_listen_min"
+    assert problem.fix =~ "Open the ports that nodes take, any unless inet_dist_listen_min"
 
     Network.run(network, ~w(ip rule add pref 11 ipproto 6 sport #{context.port} blackhole))
     sentence = "Port #{context.port} of 127.0.0.9 does not answer within 3 seconds."

@@ -13,11 +13,11 @@ defmodule EmbeddedEpmd.DoctorTest do
     addresses: ["0.0.0.0", "::"],
     owner: nil,
     owner_answers: true,
-    standby: nil,
+    standbys: [],
     stands_by: false,
     obstacle: nil,
-    socket_unit: false,
-    kept: :nothing
+    socket_activated: false,
+    descriptor_store: :nothing
   }
   @joined %{@serving | role: :joined, addresses: [], owner: "127.0.0.1:4369"}
   @none %{@serving | role: :stopped, addresses: []}
@@ -99,9 +99,9 @@ defmodule EmbeddedEpmd.DoctorTest do
 
   for {facts, sentence} <- [
         {%{service: true}, "FileDescriptorStoreMax= in the unit of this service spares them that."},
-        {%{status: %{@serving | socket_unit: true}}, "systemd keeps the port: look-ups wait meanwhile."},
-        {%{status: %{@serving | kept: :all}}, "systemd keeps the connections of all nodes"},
-        {%{status: %{@serving | kept: :all, socket_unit: true}},
+        {%{status: %{@serving | socket_activated: true}}, "systemd keeps the port: look-ups wait meanwhile."},
+        {%{status: %{@serving | descriptor_store: :all}}, "systemd keeps the connections of all nodes"},
+        {%{status: %{@serving | descriptor_store: :all, socket_activated: true}},
          "systemd keeps the port and the connections of all nodes"}
       ] do
     test "a service is told: #{sentence}" do
@@ -159,7 +159,7 @@ defmodule EmbeddedEpmd.DoctorTest do
          "loop was registered until 12 s ago, for 0.4 s, 3 times in 41 s."},
         {"a VM that is not registered", %{unregistered: [@lost]}, :warning,
          "lost@host runs (pid 77, listens on port 41235) and is not registered on port 4369."},
-        {"a descriptor store that is used up", %{status: %{@serving | kept: :some}}, :warning,
+        {"a descriptor store that is used up", %{status: %{@serving | descriptor_store: :some}}, :warning,
          "systemd keeps no more descriptors for this service."},
         {"names that belong to users, of whom the kernel cannot be asked", %{netlink: {:error, :eafnosupport}},
          :warning,
@@ -219,13 +219,13 @@ defmodule EmbeddedEpmd.DoctorTest do
       assert [finding] = Enum.filter(findings, &(&1.status != :ok)), Doctor.format(findings)
       assert finding.status == unquote(status)
       assert finding.what =~ unquote(sentence)
-      assert is_binary(finding.why) and is_binary(finding.do)
+      assert is_binary(finding.why) and is_binary(finding.fix)
     end
   end
 
   # Container probes use the doctor, so a healthy VM must never have a problem.
   for {layout, changes} <- [
-        {"a standby without a process id", %{status: %{@serving | standby: %{name: "stage", pid: nil}}}},
+        {"a standby without a process id", %{status: %{@serving | standbys: [%{name: "stage", pid: nil}]}}},
         {"a loopback of its own beside another EPMD",
          %{look_up: %{@look_up | host: {{127, 0, 0, 2}, {:port, 4, 6}}, loopback: {{127, 0, 0, 1}, :noport}}}},
         {"clients that do not listen, and so need no address to register at",
@@ -253,7 +253,7 @@ defmodule EmbeddedEpmd.DoctorTest do
   end
 
   test "a standby without a process id has none in its sentence" do
-    text = text(%{@healthy | status: %{@serving | standby: %{name: "stage", pid: nil}}})
+    text = text(%{@healthy | status: %{@serving | standbys: [%{name: "stage", pid: nil}]}})
     assert text =~ "ok       stage stands by: when this VM goes"
   end
 
@@ -283,7 +283,7 @@ defmodule EmbeddedEpmd.DoctorTest do
       look_up = %{@look_up | host: {{127, 0, 1, 1}, {:error, :econnrefused}}}
       assert [finding] = problems(%{@eval | look_up: look_up})
       assert finding.what =~ "At 127.0.1.1 app@127.0.0.1 is not found: connection refused; at 127.0.0.1 it is."
-      assert finding.do =~ "Listen on 127.0.1.1 as well"
+      assert finding.fix =~ "Listen on 127.0.1.1 as well"
     end
 
     test "runs and is registered nowhere" do

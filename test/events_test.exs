@@ -136,9 +136,9 @@ defmodule EmbeddedEpmd.EventsTest do
     :gen_tcp.close(node)
 
     assert [
-             {[:embedded_epmd, :registered], %{count: 1}, %{name: "node", port: 4711, creation: _}},
-             {[:embedded_epmd, :refused], %{count: 1}, %{name: "node", reason: "the name is taken"}},
-             {[:embedded_epmd, :unregistered], %{count: 1}, %{name: "node", port: 4711}}
+             {[:embedded_epmd, :node, :registered], %{count: 1}, %{name: "node", port: 4711, creation: _}},
+             {[:embedded_epmd, :node, :refused], %{count: 1}, %{name: "node", reason: "the name is taken"}},
+             {[:embedded_epmd, :node, :unregistered], %{count: 1}, %{name: "node", port: 4711}}
            ] =
              eventually(fn ->
                messages = call(vm, Mailbox, :messages, [mailbox])
@@ -255,7 +255,7 @@ defmodule EmbeddedEpmd.EventsTest do
                names: 1
            }
 
-    assert %{accepted: 15, registered: 3, gave_way: 0} = stats.connections
+    assert %{accepted: 15, registered: 3, evicted: 0} = stats.connections
     assert stats.names == 4
     assert stats.role_changes == 1
     assert stats.uptime > 0

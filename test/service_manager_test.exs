@@ -81,7 +81,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
     assert eventually(fn -> said?(service, "but the settings say #{context.port}") end)
   end
 
-  @tell_status ~S|(fun Tell() -> #{socket_unit := Unit, kept := Kept} = 'Elixir.EmbeddedEpmd':status(), | <>
+  @tell_status ~S|(fun Tell() -> #{socket_activated := Unit, descriptor_store := Kept} = 'Elixir.EmbeddedEpmd':status(), | <>
                  ~S|io:format("unit ~p, kept ~p~n", [Unit, Kept]), timer:sleep(100), Tell() end)()|
 
   for {store, unit, told} <- [

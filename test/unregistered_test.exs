@@ -96,7 +96,7 @@ defmodule EmbeddedEpmd.UnregisteredTest do
     test "what brings back a VM #{what} is said" do
       finding = Unregistered.finding(Map.merge(@vm, unquote(Macro.escape(changes))), 4370)
       assert finding.why =~ unquote(why)
-      assert finding.do =~ unquote(remedy)
+      assert finding.fix =~ unquote(remedy)
     end
   end
 

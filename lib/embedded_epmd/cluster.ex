@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   It learns of a node when the node registers (`EmbeddedEpmd.subscribe/1`), and connects at once. Every 5 seconds it
   tries the nodes that are registered and not connected. If this VM has neither the table nor a copy of it (`:table`
-  of `t:EmbeddedEpmd.status/0`), it learns of nodes only then. It never disconnects a node.
+  of `t:EmbeddedEpmd.Status.t/0`), it learns of nodes only then. It never disconnects a node.
 
   ## Whose nodes
 

@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Doctor do
   defp line(%{status: :ok, what: what}), do: "ok       #{what}\n"
 
   defp line(%{status: status} = finding),
-    do: mark(status) <> "#{finding.what}\n         #{finding.why}\n         Do: #{finding.do}\n"
+    do: mark(status) <> "#{finding.what}\n         #{finding.why}\n         Do: #{finding.fix}\n"
 
   defp mark(:warning), do: "warning  "
   defp mark(:problem), do: "PROBLEM  "

@@ -10,7 +10,7 @@ defmodule EmbeddedEpmd.Stats do
 
     * `:requests` - requests over TCP, by kind and outcome
     * `:connections` - how many were accepted in all, and how many of those were closed in favour of newer ones
-      (`:gave_way`); how many are open now, waiting for their request or reply (`:waiting`) or held by a registered
+      (`:evicted`); how many are open now, waiting for their request or reply (`:waiting`) or held by a registered
       node (`:registered`)
     * `:names` - how many nodes are registered with this server
     * `:role_changes` - how often the role changed
@@ -33,7 +33,7 @@ defmodule EmbeddedEpmd.Stats do
             accepted: non_neg_integer(),
             waiting: non_neg_integer(),
             registered: non_neg_integer(),
-            gave_way: non_neg_integer()
+            evicted: non_neg_integer()
           },
           names: non_neg_integer(),
           role_changes: non_neg_integer(),
@@ -57,7 +57,7 @@ defmodule EmbeddedEpmd.Stats do
         not_permitted: metrics.not_permitted,
         malformed: metrics.malformed
       },
-      connections: Map.take(metrics, [:accepted, :waiting, :registered, :gave_way]),
+      connections: Map.take(metrics, [:accepted, :waiting, :registered, :evicted]),
       names: metrics.names,
       role_changes: Native.status(server).changes,
       uptime: metrics.uptime,

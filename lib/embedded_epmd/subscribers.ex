@@ -105,10 +105,11 @@ defmodule EmbeddedEpmd.Subscribers do
   defp event({:table, where}), do: {:table, where}
 
   # :telemetry is no dependency, so a direct call would not compile without a warning.
-  defp execute({:role, role}), do: execute([:embedded_epmd, :role], 1, %{role: role})
-  defp execute({:table, where}), do: execute([:embedded_epmd, :table], 1, %{table: where})
-  defp execute({:overflow, lost}), do: execute([:embedded_epmd, :overflow], lost, %{})
-  defp execute({kind, metadata}), do: execute([:embedded_epmd, kind], 1, metadata)
+  defp execute({:role, role}), do: execute([:role, :changed], 1, %{role: role})
+  defp execute({:table, where}), do: execute([:table, :lost], 1, %{table: where})
+  defp execute({:overflow, lost}), do: execute([:events, :lost], lost, %{})
+  defp execute({kind, metadata}), do: execute([:node, kind], 1, metadata)
 
-  defp execute(event, count, metadata), do: apply(:telemetry, :execute, [event, %{count: count}, metadata])
+  defp execute(event, count, metadata),
+    do: apply(:telemetry, :execute, [[:embedded_epmd | event], %{count: count}, metadata])
 end

@@ -42,7 +42,7 @@ defmodule EmbeddedEpmd.Faults do
     assert problem == List.last(findings)
     assert problem.step == step, Connection.format(findings)
     assert problem.what =~ sentence
-    assert is_binary(problem.why) and is_binary(problem.do)
+    assert is_binary(problem.why) and is_binary(problem.fix)
     refute call(vm, :net_kernel, :connect_node, [node])
     problem
   end

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, HostAddress, Lifecycle, VmArgs}
+  alias EmbeddedEpmd.{Client, Config, Environment, HostAddress, Lifecycle, Stats, Status, VmArgs}
   alias EmbeddedEpmd.Doctor.{Departed, Linux, Unregistered}
 
   @timeout 2_000
@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   @spec gather() :: map()
   def gather do
-    status = EmbeddedEpmd.status()
+    status = Status.read()
     config = config()
     port = status.port || config.port
     release = release()
@@ -44,7 +44,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       interface: interface(),
       addresses: addresses(status, config),
       status: status,
-      stats: with({:ok, stats} <- EmbeddedEpmd.stats(), do: stats, else: (_ -> nil)),
+      stats: read(&{:ok, Stats.read(&1)}, nil),
       # systemd gives it to every service.
       service: System.get_env("INVOCATION_ID") != nil,
       netlink: netlink(),
@@ -53,6 +53,15 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       look_up: look_up(port, release),
       host: host_name(port)
     })
+  end
+
+  # What the server of this VM says, if there is one and it has that.
+  defp read(read, default) do
+    with {:ok, server} <- Lifecycle.server(), {:ok, said} <- read.(server) do
+      said
+    else
+      _ -> default
+    end
   end
 
   @doc "The facts about the host only."
@@ -92,7 +101,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @doc "Who has left, and where those that come and go write their crash dumps."
   @spec departed() :: map()
   def departed do
-    departed = with({:ok, departed} <- EmbeddedEpmd.departed(), do: departed, else: (_ -> []))
+    departed = read(&EmbeddedEpmd.Departed.read/1, [])
     now = DateTime.utc_now()
     loops = for left <- departed, Departed.loops?(left, now), do: left.name
     %{departed: departed, now: now, dumps: crash_dumps(loops, System.monotonic_time(:millisecond) + @comes_back)}

@@ -9,7 +9,7 @@ defmodule EmbeddedEpmd.Doctor.Finding do
 
   @doc "A finding that needs no action."
   @spec ok(String.t()) :: t()
-  def ok(what), do: %{status: :ok, what: Printable.text(what), why: nil, do: nil}
+  def ok(what), do: %{status: :ok, what: Printable.text(what), why: nil, fix: nil}
 
   @spec warning(String.t(), String.t(), String.t()) :: t()
   def warning(what, why, action), do: finding(:warning, what, why, action)
@@ -18,5 +18,5 @@ defmodule EmbeddedEpmd.Doctor.Finding do
   def problem(what, why, action), do: finding(:problem, what, why, action)
 
   defp finding(status, what, why, action),
-    do: %{status: status, what: Printable.text(what), why: Printable.text(why), do: Printable.text(action)}
+    do: %{status: status, what: Printable.text(what), why: Printable.text(why), fix: Printable.text(action)}
 end

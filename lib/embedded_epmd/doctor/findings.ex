@@ -244,7 +244,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   # The server knows, since it has tried.
   defp standby(%{hand_over: true, status: %{role: role, obstacle: obstacle} = status})
-       when obstacle != nil and role in [:serving, :joined] and status.standby == nil and not status.stands_by do
+       when obstacle != nil and role in [:serving, :joined] and status.standbys == [] and not status.stands_by do
     who =
       if role == :serving, do: "No VM can stand by for this one", else: "This VM cannot stand by for #{status.owner}"
 
@@ -256,13 +256,13 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
-  defp standby(%{status: %{role: :serving, standby: nil, kept: :all} = status}) do
+  defp standby(%{status: %{role: :serving, standbys: [], descriptor_store: :all} = status}) do
     ok(
       "systemd keeps #{port_and(status)}the connections of all nodes: the next life of this service goes on with them."
     )
   end
 
-  defp standby(%{status: %{role: :serving, standby: nil, kept: :some}}) do
+  defp standby(%{status: %{role: :serving, standbys: [], descriptor_store: :some}}) do
     warning(
       "systemd keeps no more descriptors for this service.",
       "When it restarts, the nodes beyond register again, which takes them 2 seconds.",
@@ -270,8 +270,8 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
-  defp standby(%{status: %{role: :serving, standby: nil} = status} = facts) do
-    waits = if status.socket_unit, do: " systemd keeps the port: look-ups wait meanwhile.", else: ""
+  defp standby(%{status: %{role: :serving, standbys: []} = status} = facts) do
+    waits = if status.socket_activated, do: " systemd keeps the port: look-ups wait meanwhile.", else: ""
     hint = if facts.service, do: " FileDescriptorStoreMax= in the unit of this service spares them that.", else: ""
 
     ok(
@@ -280,14 +280,14 @@ defmodule EmbeddedEpmd.Doctor.Findings do
     )
   end
 
-  defp standby(%{status: %{role: :serving, standby: standby}}) do
+  defp standby(%{status: %{role: :serving, standbys: [standby | _]}}) do
     pid = if standby.pid, do: " (pid #{standby.pid})", else: ""
     ok("#{standby.name || "A VM without a node"}#{pid} stands by: when this VM goes, no connection ends.")
   end
 
   defp standby(_facts), do: []
 
-  defp port_and(%{socket_unit: true}), do: "the port and "
+  defp port_and(%{socket_activated: true}), do: "the port and "
   defp port_and(_status), do: ""
 
   # The node listens on loopback only, so nobody outside needs its port; but everybody may ask for it.

@@ -46,5 +46,5 @@ pub struct Metrics {
     /// Frames that are not a valid request. Wrong lengths are not counted.
     pub malformed: Counter,
     /// Waiting connections that were closed to make room for others.
-    pub gave_way: Counter,
+    pub evicted: Counter,
 }

@@ -300,8 +300,8 @@ struct StatusMap {
     stands_by: bool,
     obstacle: Option<String>,
     table: TableAtom,
-    socket_unit: bool,
-    kept: KeepsAtom,
+    socket_activated: bool,
+    descriptor_store: KeepsAtom,
 }
 
 #[derive(rustler::NifMap)]
@@ -333,8 +333,8 @@ fn status(server: ResourceArc<Server>) -> StatusMap {
         stands_by: status.stands_by,
         obstacle: status.obstacle,
         table: status.table.into(),
-        socket_unit: status.lent,
-        kept: status.kept.into(),
+        socket_activated: status.lent,
+        descriptor_store: status.kept.into(),
     }
 }
 
@@ -343,7 +343,7 @@ struct MetricsMap {
     accepted: u64,
     waiting: usize,
     registered: usize,
-    gave_way: u64,
+    evicted: u64,
     found: u64,
     not_found: u64,
     granted: u64,
@@ -367,7 +367,7 @@ fn metrics(server: ResourceArc<Server>) -> MetricsMap {
         accepted: metrics.accepted.get(),
         waiting: open.waiting,
         registered: open.registered,
-        gave_way: metrics.gave_way.get(),
+        evicted: metrics.evicted.get(),
         found: metrics.found.get(),
         not_found: metrics.not_found.get(),
         granted: metrics.granted.get(),

@@ -118,7 +118,7 @@ impl Connections {
         let Some(waiting) = waiting.and_then(|number| table.remove(number)) else { return false };
         tracing::debug!(source = ?waiting.source, "a waiting connection gave way to another");
         waiting.task.abort();
-        self.metrics.gave_way.count();
+        self.metrics.evicted.count();
         true
     }
 
