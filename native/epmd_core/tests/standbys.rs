@@ -8,6 +8,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use support::client::{self, eventually, exchange, free_address, register};
@@ -42,6 +44,23 @@ fn owner_and_standby_that_stop_together_are_followed_by_the_second_standby() {
         second.serves();
         all_found(server, &nodes);
     }
+}
+
+#[test]
+fn an_owner_that_stops_waits_for_a_standby_that_is_slow() {
+    each([Duration::ZERO, Duration::from_millis(1_500)], |pause| {
+        let server = free_address();
+        let mut owner = serving(server);
+        let nodes = fill(server, NODES);
+        let standby = Process::start_named(server.port(), "standby", &[]);
+        standby.stands_by();
+        standby.signal(Signal::STOP);
+        owner.ask_to_stop();
+        thread::sleep(pause);
+        standby.signal(Signal::CONT);
+        standby.serves();
+        all_found(server, &nodes);
+    });
 }
 
 #[test]

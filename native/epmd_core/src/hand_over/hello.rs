@@ -1,6 +1,8 @@
 //! The first message of both sides: who the sender is, and which version of the format it speaks.
 //!
-//! Each side sends the highest version that it knows, and both go on with the lower of the two.
+//! Each side sends the highest version that it knows, and whoever knows a higher one speaks the other's. So of a later
+//! version's hello the fields of this one count, and what follows them is left out. What is written before anybody reads
+//! it, as the service manager's store, is read only if its version is known.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -141,8 +143,9 @@ impl Hello {
         } else {
             None
         };
-        // A later version may append fields.
-        body.rest();
+        if version > VERSION {
+            body.rest();
+        }
         Ok(Self { version, addresses, node, stands_by, resume })
     }
 }
@@ -161,10 +164,13 @@ mod tests {
 
     #[test]
     fn a_later_version_is_understood_as_far_as_ours_goes() {
-        let mut bytes = Message::Hello(hello()).encode();
-        bytes[8] += 1;
-        bytes.extend(b"whatever that version says");
-        assert_eq!(Message::decode(&bytes[2..]), Ok(Message::Hello(Hello { version: VERSION + 1, ..hello() })));
+        let says_more = |version| {
+            let hello = Message::Hello(Hello { version, ..hello() }).encode();
+            Message::decode(&[&hello[2..], b"whatever that version says"].concat())
+        };
+        assert_eq!(says_more(VERSION + 1), Ok(Message::Hello(Hello { version: VERSION + 1, ..hello() })));
+        assert_eq!(says_more(VERSION), Err(Malformed), "this version says no more");
+        assert_eq!(says_more(0), Err(Malformed), "there is no such version");
         assert_eq!(Message::decode(b"\x01GET / HTTP/1.1"), Err(Malformed));
     }
 

@@ -360,8 +360,7 @@ mod tests {
         fn bytes_behind_a_message_spoil_it(message in message()) {
             let open = matches!(
                 message,
-                Message::Hello(_)
-                    | Message::Missing(_)
+                Message::Missing(_)
                     | Message::Log(LogEntry::Tombstone(_) | LogEntry::Registered(_) | LogEntry::Refused(_))
             );
             prop_assume!(!open);

@@ -35,8 +35,9 @@ use crate::reserve::Reserve;
 
 /// How long a follower may stay silent. It sends something every 5 seconds.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
-/// How long a standby may take to confirm that it serves. It normally takes less than a millisecond.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a standby may take to confirm that it serves. It normally takes less than a millisecond, but its process may
+/// have to wait for a processor. A VM's supervisor waits for 5 seconds in all.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 /// Members that may follow, or wait for a place to stand by, at one time.
 const MAX_FOLLOWERS: usize = 256;
 /// Messages that are sent to one follower before other tasks run.

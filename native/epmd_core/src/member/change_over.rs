@@ -1,6 +1,7 @@
 //! The rules of the change-over as a state machine without I/O: each event leads to the next state.
 //!
-//! [`super::Member`] carries the states out. The tests below explore every order in which three members can act.
+//! [`super::Member`] carries the states out. The tests below explore every order in which three members can act. Which
+//! standby takes over, and with what, is another matter (`hand_over::succession`).
 
 /// What a member is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,12 +71,6 @@ mod tests {
         members: [Option<Member>; MEMBERS],
         /// The bound socket, while anybody has it.
         port: Option<Port>,
-        /// The member that has claimed the name at which standbys find their owner.
-        name: Option<usize>,
-        /// Whether a standby must claim the name before it serves. If not, the walk must find two owners.
-        claims: bool,
-        /// Whether an owner that moves shuts its old listeners. If not, the walk must find two owners.
-        shuts: bool,
         sockets: u8,
         stops: u8,
         starts: u8,
@@ -86,7 +81,7 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct Port {
         socket: u8,
-        /// The member that accepts; `None` if only copies of the socket are left.
+        /// The member that accepts; `None` if only standbys are left.
         server: Option<usize>,
         /// Binding and listening are two system calls.
         listens: bool,
@@ -96,7 +91,8 @@ mod tests {
     struct Member {
         state: State,
         link: Link,
-        copy: Option<Copy>,
+        /// It has the socket and the links to it, whatever it does meanwhile.
+        stands_by: bool,
     }
 
     /// A member's connection to an owner.
@@ -109,30 +105,11 @@ mod tests {
         Ended,
     }
 
-    /// A standby's copy of a socket and of the links to it.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-    struct Copy {
-        socket: u8,
-        /// The owner has dropped this standby, which may not have noticed yet.
-        dismissed: bool,
-    }
-
-    const NEW: Member = Member { state: State::Searching, link: Link::None, copy: None };
+    const NEW: Member = Member { state: State::Searching, link: Link::None, stands_by: false };
 
     impl Host {
-        fn new(members: [Option<Member>; MEMBERS], claims: bool, shuts: bool) -> Self {
-            Self {
-                members,
-                port: None,
-                name: None,
-                claims,
-                shuts,
-                sockets: 0,
-                stops: 2,
-                starts: 2,
-                losses: 1,
-                moves: 2,
-            }
+        fn new() -> Self {
+            Self { members: [Some(NEW); MEMBERS], port: None, sockets: 0, stops: 2, starts: 2, losses: 1, moves: 2 }
         }
 
         /// Every host that one step of one member leads to.
@@ -142,11 +119,9 @@ mod tests {
 
         fn steps_of(&self, me: usize, rules: Rules) -> Vec<Self> {
             let Some(member) = self.members[me] else { return Vec::new() };
-            let go = |event: Event, link: Link| {
-                // A copy is kept while its member stays with an owner.
-                self.with(me, Member { state: rules(member.state, event), link, copy: None })
-            };
-            match (member.state, member.link) {
+            let go =
+                |event: Event, link: Link| self.with(me, Member { state: rules(member.state, event), link, ..member });
+            let acts = match (member.state, member.link) {
                 (State::Searching, _) => match self.port {
                     None => {
                         let mut bound = self.clone();
@@ -174,42 +149,25 @@ mod tests {
                     // A link that did not last counts as a failure, so that nobody spins.
                     vec![go(Event::Ended, Link::None), go(Event::Failed, Link::None)]
                 }
-                (State::Joined, Link::To(socket)) => self.stand_by(me, member, socket, rules),
                 (State::BackingOff, _) => vec![go(Event::BackedOff, Link::None)],
-                (State::Serving, _) if self.name.is_none() => {
-                    let mut claimed = self.clone();
-                    claimed.name = Some(me);
-                    vec![claimed]
-                }
                 (State::Joined, _) | (State::Serving, _) => Vec::new(),
-            }
+            };
+            acts.into_iter().chain(self.stand_by(me, member, rules)).collect()
         }
 
-        fn stand_by(&self, me: usize, member: Member, socket: u8, rules: Rules) -> Vec<Self> {
-            let server = self.port.and_then(|port| port.server);
-            let Some(copy) = member.copy else {
-                // The owner takes one standby at a time. Dismissed ones do not count.
-                let has_standby =
-                    |member: &Member| member.copy.is_some_and(|copy| copy.socket == socket && !copy.dismissed);
-                let is_free =
-                    server.is_some() && server == self.name && !self.members.iter().flatten().any(has_standby);
-                let copy = Some(Copy { socket, dismissed: false });
-                return if is_free { vec![self.with(me, Member { copy, ..member })] } else { Vec::new() };
-            };
-            if server.is_some() && !copy.dismissed {
-                return Vec::new();
+        /// This host after a member has become a standby, or has taken over.
+        fn stand_by(&self, me: usize, member: Member, rules: Rules) -> Option<Self> {
+            let port = self.port?;
+            if member.stands_by {
+                let taken_over =
+                    Member { state: rules(member.state, Event::TookOver), link: Link::None, stands_by: false };
+                let mut next = self.with(me, taken_over);
+                next.port = Some(Port { server: Some(me), ..port });
+                port.server.is_none().then_some(next)
+            } else {
+                let is_served = member.link == Link::To(port.socket) && port.server.is_some();
+                is_served.then(|| self.with(me, Member { stands_by: true, ..member }))
             }
-            // The channel has ended. The first to claim the name serves, unless the listener was shut. Others give up
-            // the copy.
-            let is_shut = self.shuts && self.port.is_some_and(|port| port.socket != copy.socket);
-            if is_shut || (self.claims && self.name.is_some()) {
-                return vec![self.with(me, Member { copy: None, ..member })];
-            }
-            let mut serving =
-                self.with(me, Member { state: rules(member.state, Event::TookOver), link: Link::None, copy: None });
-            serving.name = Some(me);
-            serving.port = Some(Port { socket: copy.socket, server: Some(me), listens: true });
-            vec![serving]
         }
 
         /// This host after one member has changed. A port that no member holds any more is free, and its links end.
@@ -217,8 +175,7 @@ mod tests {
             let mut next = self.clone();
             next.members[me] = member.into();
             if let Some(port) = next.port {
-                let has_copy = |member: &Member| member.copy.is_some_and(|copy| copy.socket == port.socket);
-                if port.server.is_none() && !next.members.iter().flatten().any(has_copy) {
+                if port.server.is_none() && !next.members.iter().flatten().any(|member| member.stands_by) {
                     next.port = None;
                     for other in next.members.iter_mut().flatten() {
                         if other.link == Link::To(port.socket) {
@@ -230,8 +187,8 @@ mod tests {
             next
         }
 
-        /// Every host that one fault leads to: a member ends, orderly or killed, or starts; a link breaks; an owner
-        /// takes a standby for dead; a member is given other addresses.
+        /// Every host that one fault leads to: a member ends, orderly or killed, or starts; a link breaks; a member is
+        /// given other addresses.
         fn faults(&self, rules: Rules) -> Vec<Self> {
             let mut next = Vec::new();
             for me in 0..MEMBERS {
@@ -240,9 +197,6 @@ mod tests {
                         if self.stops > 0 {
                             let mut stopped = self.clone();
                             stopped.stops -= 1;
-                            if stopped.name == Some(me) {
-                                stopped.name = None;
-                            }
                             if let Some(port) = stopped.port.as_mut().filter(|port| port.server == Some(me)) {
                                 port.server = None;
                             }
@@ -252,12 +206,6 @@ mod tests {
                             let mut lost = self.with(me, Member { link: Link::Ended, ..member });
                             lost.losses -= 1;
                             next.push(lost);
-                        }
-                        if let Some(copy) = member.copy.filter(|copy| self.losses > 0 && !copy.dismissed) {
-                            let copy = Some(Copy { dismissed: true, ..copy });
-                            let mut dismissed = self.with(me, Member { copy, ..member });
-                            dismissed.losses -= 1;
-                            next.push(dismissed);
                         }
                         next.extend(self.moved(me, member, rules));
                     }
@@ -278,22 +226,20 @@ mod tests {
             let mut moved = self.clone();
             match (member.state, member.link) {
                 (State::Serving, _) if port.server == Some(me) => {
-                    // Links outlive the listener that accepted them. The name may change with the address.
+                    // Links outlive the listener that accepted them. Standbys have nothing to serve any more.
                     moved.sockets += 1;
                     let new = moved.sockets;
                     moved.port = Some(Port { socket: new, ..port });
-                    moved.name = None;
                     for other in moved.members.iter_mut().flatten() {
                         if other.link == Link::To(port.socket) {
                             other.link = Link::To(new);
                         }
-                        if let Some(copy) = other.copy.as_mut().filter(|copy| copy.socket == port.socket) {
-                            copy.dismissed = true;
-                        }
+                        other.stands_by = false;
                     }
                 }
                 (State::Joined, Link::To(_)) => {
-                    moved.members[me] = Some(Member { state: rules(member.state, Event::Moved), copy: None, ..member });
+                    let state = rules(member.state, Event::Moved);
+                    moved.members[me] = Some(Member { state, stands_by: false, ..member });
                 }
                 _ => return None,
             }
@@ -311,7 +257,7 @@ mod tests {
                 (None, _) => true,
                 (Some(member), Some(Port { socket, server: Some(server), listens: true })) => match member.state {
                     State::Serving => server == me,
-                    State::Joined => member.link == Link::To(socket),
+                    State::Joined => server != me && member.link == Link::To(socket),
                     _ => false,
                 },
                 (Some(_), _) => false,
@@ -320,8 +266,8 @@ mod tests {
     }
 
     /// Explores everything that can happen. Returns the number of states seen, or the first that breaks a promise.
-    fn explore(rules: Rules, claims: bool, shuts: bool) -> Result<usize, String> {
-        let mut todo = vec![Host::new([Some(NEW), Some(NEW), Some(NEW)], claims, shuts)];
+    fn explore(rules: Rules) -> Result<usize, String> {
+        let mut todo = vec![Host::new()];
         let mut quiet: BTreeMap<Host, Vec<Host>> = BTreeMap::new();
         while let Some(host) = todo.pop() {
             if quiet.contains_key(&host) {
@@ -358,7 +304,7 @@ mod tests {
 
     #[test]
     fn three_members_never_own_a_port_twice_and_always_find_together() {
-        let hosts = explore(State::after, true, true).unwrap_or_else(|broken| panic!("{broken}"));
+        let hosts = explore(State::after).unwrap_or_else(|broken| panic!("{broken}"));
         println!("{hosts} states of a host with {MEMBERS} members");
         assert!(hosts > 1_000, "only {hosts} states were seen");
     }
@@ -370,13 +316,18 @@ mod tests {
             (State::Joining, Event::Failed) => State::Joining,
             _ => state.after(event),
         };
-        assert!(explore(never_binds_again, true, true).is_err_and(|broken| broken.starts_with("never whole again")));
+        assert!(explore(never_binds_again).is_err_and(|broken| broken.starts_with("never whole again")));
         let serves_what_is_taken: Rules = |state, event| match (state, event) {
             (State::Searching, Event::Taken) => State::Serving,
             _ => state.after(event),
         };
-        assert!(explore(serves_what_is_taken, true, true).is_err_and(|broken| broken.starts_with("two owners")));
-        assert!(explore(State::after, false, true).is_err_and(|broken| broken.starts_with("two owners")));
-        assert!(explore(State::after, true, false).is_err_and(|broken| broken.starts_with("two owners")));
+        assert!(explore(serves_what_is_taken).is_err_and(|broken| broken.starts_with("two owners")));
+        let takes_over_only_where_it_has_joined: Rules = |state, event| match (state, event) {
+            (State::Searching | State::Joining | State::BackingOff, Event::TookOver) => state,
+            _ => state.after(event),
+        };
+        assert!(
+            explore(takes_over_only_where_it_has_joined).is_err_and(|broken| broken.starts_with("never whole again"))
+        );
     }
 }

@@ -101,3 +101,28 @@ fn next(rest: &mut &[u8]) -> Option<Option<Message>> {
     *rest = &rest[length..];
     Some(Some(message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read of a log with this table in it.
+    fn read(owner: Hello) -> Option<Table> {
+        let mut log = Log::new().expect("a file in memory");
+        let entries = [LogEntry::Begin { epoch: 7, refusals: 0 }, LogEntry::InSync];
+        let messages = [Message::Hello(owner)].into_iter().chain(entries.map(Message::Log));
+        log.begin(&messages.flat_map(|message| message.encode()).collect::<Vec<_>>()).expect("room");
+        log.append(&Message::Alive.encode()[..1]).expect("room");
+        let (read, table) = Log::read(log.copy().expect("a descriptor"))?;
+        assert_eq!(read.length + 1, log.length, "the last message was cut off");
+        Some(table)
+    }
+
+    #[test]
+    fn a_table_of_a_later_version_is_not_read() {
+        let owner = Hello::new(vec![[127, 0, 0, 1].into()], None);
+        let table = read(owner.clone()).expect("a whole table");
+        assert_eq!((&table.owner, table.entries.len()), (&owner, 2));
+        assert!(read(Hello { version: VERSION + 1, ..owner }).is_none());
+    }
+}
