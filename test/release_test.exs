@@ -110,5 +110,33 @@ defmodule EmbeddedEpmd.ReleaseTest do
     assert {"joined\n", 0} = Release.run(first, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])
   end
 
+  test "a transport that the node has and its clients lack is named, from outside", %{release: release} do
+    release = Map.put(release, :host, "::1")
+    [flags] = Path.wildcard(Path.join(release.folder, "prod/releases/*/vm.args"))
+    vm_args = Path.join(release.tmp, "vm.args")
+    File.write!(vm_args, File.read!(flags) <> "\n-proto_dist \"inet6_tcp\"\n")
+    sentence = "The node has -proto_dist inet6_tcp, and remote.vm.args has not."
+
+    # In vm.args alone, and in the environment of the unit alone.
+    for {of_unit, of_shell, mark} <- [
+          {[{"RELEASE_VM_ARGS", vm_args}, {"ERL_AFLAGS", nil}], [{"RELEASE_VM_ARGS", vm_args}], "PROBLEM  "},
+          {[{"ERL_AFLAGS", "-proto_dist inet6_tcp"}], [], "warning  "}
+        ] do
+      {_, 0} = Release.run(release, "daemon", [], of_unit)
+      eventually(fn -> match?([%{name: _}], stock_names(release.port)) end)
+      assert {_, 1} = Release.run(release, "rpc", ["IO.puts(1)"], of_shell)
+      {text, 0} = Release.run(release, "eval", ["EmbeddedEpmd.doctor()"], [{"ERL_AFLAGS", nil} | of_shell])
+      assert text =~ mark <> sentence
+
+      # With the flag on both sides rpc works, and nothing is to be told.
+      both = [{"ERL_AFLAGS", "-proto_dist inet6_tcp"}]
+      assert {"1\n", 0} = Release.run(release, "rpc", ["IO.puts(1)"], both)
+      {text, 0} = Release.run(release, "eval", ["EmbeddedEpmd.doctor()"], both ++ of_shell)
+      refute text =~ sentence
+      for pid <- Release.processes(release), do: System.cmd("kill", ["-9", pid], stderr_to_stdout: true)
+      eventually(fn -> "beam.smp" not in Release.programs(release) end)
+    end
+  end
+
   defp greetings(log), do: log |> File.read!() |> String.split("greets") |> length()
 end

@@ -32,6 +32,10 @@ const SERVES_WITHIN: Duration = Duration::from_secs(5);
 
 /// The hello of an owner at 127.0.0.1.
 const OWNER: &[u8] = b"\x01epmd\0\x01\x01\x04\x7f\0\0\x01\0\0\x01\0";
+/// Since when a node is registered, and how often it came and went before.
+const LIFE: &[u8] = &[0; 20];
+/// When it left.
+const LEFT: &[u8] = &[0; 8];
 const WITH_DESCRIPTOR: u8 = 0x80;
 
 struct Sockets {
@@ -229,7 +233,8 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
             descriptor = is_connected.then_some(connection);
             let has_begun = told.session.has_begun;
             let then = if has_begun { told.registered(id, known, is_connected) } else { Then::Rests };
-            (message(tags::REGISTERED, &[&id.to_be_bytes(), &creation.to_be_bytes(), &user.to_be_bytes(), alive2]), then)
+            let (id, creation, user) = (id.to_be_bytes(), creation.to_be_bytes(), user.to_be_bytes());
+            (message(tags::REGISTERED, &[&id, &creation, &user, LIFE, alive2]), then)
         }
         7 => {
             let id = u64::from(take()?);
@@ -237,7 +242,7 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
             if is_valid {
                 told.held.remove(&id);
             }
-            (message(tags::ENDED, &[&id.to_be_bytes()]), if is_valid { Then::GoesOn } else { too_soon })
+            (message(tags::ENDED, &[&id.to_be_bytes(), LEFT]), if is_valid { Then::GoesOn } else { too_soon })
         }
         8 => {
             let then = if told.session.has_begun { told.in_sync() } else { Then::Rests };
@@ -365,7 +370,7 @@ fn brought(mut heard: &[u8]) -> Vec<String> {
         heard = rest;
         if message[0] & !WITH_DESCRIPTOR == tags::MISSING {
             assert!(message[0] & WITH_DESCRIPTOR != 0, "it comes with its connection");
-            let alive2 = &message[17..];
+            let alive2 = &message[17 + LIFE.len()..];
             let name = &alive2[11..][..usize::from(u16::from_be_bytes([alive2[9], alive2[10]]))];
             names.push(String::from_utf8(name.to_vec()).expect("a name"));
         }
