@@ -60,7 +60,8 @@ defmodule EmbeddedEpmd.PrintableTest do
     names = {:ok, [{"a\e[2J", 1}, {<<"caf", 0xE9>>, 2}]}
     facts = %{look_up: nil, node: :nonode@nohost, names: names, port: 4369, host: {"host", {:error, :nxdomain}}}
     holder = %{program: "\e]0;x\n", pid: "7", user: 65_534, inodes: ["1"]}
-    owner = %{sockets: [%{inode: "1", user: 65_534}], holders: [holder], port: 4369, names: names, linux: true}
+    sockets = [%{inode: "1", user: 65_534}]
+    owner = %{sockets: sockets, holders: [holder], unregistered: [], port: 4369, names: names, linux: true}
     text = Doctor.format(LookUp.judge(facts) ++ Owner.judge(owner))
 
     assert text =~ "ok       Registered on port 4369: a\\x1B[2J, caf\\xE9.\n"

@@ -55,7 +55,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
          %{port: port, name: name} = context do
       restart =
         ~S|os:getenv("AGAIN") =:= false andalso (fun Wait() -> case 'Elixir.EmbeddedEpmd':status() of | <>
-          ~S|#{names := 2, kept := all} -> os:putenv("AGAIN", "1"), init:restart(); _ -> timer:sleep(50), Wait() end end)()|
+          ~S|#{names := 2, descriptor_store := all} -> os:putenv("AGAIN", "1"), init:restart(); _ -> timer:sleep(50), Wait() end end)()|
 
       sockets = for socket <- unquote(sockets), do: "#{socket}#{port}"
       service = start(context, 100, sockets, [], restart)
