@@ -45,11 +45,15 @@ pub(crate) struct NotTheirs {
 
 /// A way to ask the kernel whose a connection is.
 #[cfg(not(target_os = "linux"))]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kernel;
 
 #[cfg(not(target_os = "linux"))]
 impl Kernel {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+
     pub(crate) fn user_of(&self, _connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
         Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
     }

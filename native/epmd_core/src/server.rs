@@ -94,7 +94,7 @@ impl Server {
             settings,
             connections,
             reserve,
-            kernel: Kernel::default(),
+            kernel: Kernel::new(),
             full: AtomicBool::new(false),
             meetings,
             port: listeners.port,

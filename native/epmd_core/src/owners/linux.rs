@@ -28,10 +28,15 @@ const REPLY: usize = 1024;
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// A way to ask the kernel. It stays open, since opening it costs as much as both questions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kernel(Mutex<Option<OwnedFd>>);
 
 impl Kernel {
+    /// Opens it, if that is allowed here.
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(open().ok()))
+    }
+
     /// The user at the other end of a connection. Does not wait.
     pub(crate) fn user_of(&self, connection: impl AsFd) -> Result<u32, Unknown> {
         let (own, peer) = ends(&connection).ok_or(Unknown::Closed)?;
