@@ -160,6 +160,7 @@ defmodule EmbeddedEpmd.EventsTest do
       eventually(fn -> Enum.any?(logged.(), &match?({:debug, "look-up: found", %{peer: _}}, &1)) end)
       :gen_tcp.close(register("node", port))
       eventually(fn -> Enum.any?(logged.(), &match?({:info, "registered", %{name: "node", port: "4711"}}, &1)) end)
+      eventually(fn -> Enum.any?(logged.(), &match?({:info, "unregistered", %{name: "node"}}, &1)) end)
 
       {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
       config = call(vm, EmbeddedEpmd.Config, :load, [[log_level: :warning]])

@@ -41,6 +41,8 @@ const REPLICA_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest pause before the next attempt, and the pause after a failure that will not pass soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
+/// After how many attempts in a row it is told that the owner does not call.
+const NOT_CALLED: u32 = 5;
 /// How long a member that is behind leaves the lock to those that are not.
 const PRECEDENCE: Duration = Duration::from_millis(100);
 /// The longest pause before it is looked again whether the lock is free, while there is no session that would end.
@@ -157,8 +159,8 @@ struct Following {
     has_diverged: bool,
     /// Whether the last attempt to meet an owner was closed without an answer.
     was_not_answered: bool,
-    /// Likewise, whether the owner did not call.
-    was_not_called: bool,
+    /// How many attempts in a row ended so that the owner did not call.
+    not_called: u32,
     logged: String,
 }
 
@@ -179,7 +181,7 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
         in_sync_until: Instant::now(),
         has_diverged: false,
         was_not_answered: false,
-        was_not_called: false,
+        not_called: 0,
         logged: String::new(),
     };
     let mut node = following.candidate.node.clone();
@@ -322,7 +324,7 @@ impl Following {
         if !matches!(met, Err(NotMet::NotAMember)) {
             self.was_not_answered = false;
         }
-        let was_not_called = std::mem::replace(&mut self.was_not_called, matches!(met, Err(NotMet::NotCalled)));
+        self.not_called = if matches!(met, Err(NotMet::NotCalled)) { self.not_called.saturating_add(1) } else { 0 };
         let why = match met {
             Ok(channel) => return self.greet(channel).await,
             // An owner that ends just then closes the connection without an answer, too.
@@ -332,9 +334,13 @@ impl Following {
             }
             Err(NotMet::NotAMember) => return Event::Ended,
             Err(NotMet::Absent) => return Event::Ended,
-            // An owner that ends just then does not call, either.
-            Err(NotMet::NotCalled) if !was_not_called => return Event::Ended,
-            Err(NotMet::NotCalled) => "the owner does not call back: its log and its doctor say why".into(),
+            Err(NotMet::NotCalled) => {
+                // An owner that ends just then does not call, either, and one that is busy calls too late.
+                if self.not_called >= NOT_CALLED {
+                    self.log("the owner does not call back: its log and its doctor say why");
+                }
+                return Event::Ended;
+            }
             Err(NotMet::Untrusted(error)) => error.to_string(),
             Err(NotMet::Failed(error)) => channel::explain(&error),
         };
