@@ -127,8 +127,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
     let deadline = Instant::now() + limits.deadline;
     let user = || match &pending {
         Pending::Do(Answer::Register(_, user)) => *user,
-        _ if shared.connections.are_many_waiting(&limits) => shared.kernel.user_of(&stream).ok(),
-        _ => None,
+        _ => shared.kernel.user_of(&stream).ok(),
     };
     let source = Source::of(origin(peer, &stream), user);
     shared.connections.spawn_waiting(source, &limits, |slot| {

@@ -13,9 +13,6 @@ use super::sources::{Source, Sources};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 
-/// The part of the places, as a divisor, from which on many wait.
-const MANY: usize = 4;
-
 /// A handle to the table of connections. Its lock is never held across an await.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Connections {
@@ -56,12 +53,6 @@ pub(crate) struct Slot {
 }
 
 impl Connections {
-    /// Whether so many wait that it matters whose a connection is.
-    pub(crate) fn are_many_waiting(&self, limits: &Limits) -> bool {
-        let Open { waiting, registered } = self.open();
-        waiting >= limits.for_waiting(limits.descriptors(), registered) / MANY
-    }
-
     /// Spawns the task of a waiting connection. If its source has more than its share of slots then, the one of them that
     /// has waited longest is closed; else, if the table is too full, the one that gives way to all others. That may be
     /// this one: a local connection does not give way to a remote one.
