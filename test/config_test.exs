@@ -46,16 +46,16 @@ defmodule EmbeddedEpmd.ConfigTest do
             {:port, 0, "the option port must be a port from 1 to 65535, got: 0"},
             {:port, "x", "the option port must be a port from 1 to 65535, got: \"x\""},
             {:addresses, ["localhost"], "must be IPv4 and IPv6 addresses, got: \"localhost\""},
-            {:addresses, 7, "must be a list of IPv4 and IPv6 addresses, got: 7"},
-            {:relaxed, 1, "the option relaxed must be true or false, got: 1"},
-            {:allow, "10.0.0.0/8", "must be nil or a list of networks"},
-            {:hand_over, [users: []], "such as [users: [\"prod\"], groups: [\"epmd\"]], got: [{users,[]}]"},
+            {:addresses, 7, "must be IPv4 and IPv6 addresses, got: 7"},
+            {:relaxed, 2, "the option relaxed must be true or false, got: 2"},
+            {:allow, 10, "the option allow must be networks such as \"10.0.0.0/8\", got: 10"},
+            {:hand_over, [user: ["prod"]], "such as [users: [\"prod\"], groups: [\"epmd\"]], got: "},
             {:owners, [prod: "prod"], "the option owners must be a map of nodes' names or patterns to users"},
             {:owners, %{"prod" => []}, "got: {<<\"prod\">>,[]}"},
             {:owners, %{"prod" => ["prod", nil]}, "got: {<<\"prod\">>,[<<\"prod\">>,nil]}"},
             {:owners, %{prod: "prod"}, "got: {prod,<<\"prod\">>}"},
             {:request_deadline, 5, "must be milliseconds from 100 to 600000, got: 5"},
-            {:prot, 1, "must be one of the options"}
+            {:prot, 1, "did you mean port?, got: prot"}
           ] do
         assert_raise ArgumentError, ~r/#{Regex.escape(expected)}/, fn ->
           Config.load([{option, value}])
