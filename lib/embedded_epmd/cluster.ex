@@ -47,11 +47,12 @@ defmodule EmbeddedEpmd.Cluster do
       characters and `?` for one; or regular expressions. In `config.exs` use patterns: from OTP 28 on a release cannot
       keep a compiled regular expression in its configuration. `runtime.exs` and the child's options may have both.
       Required.
-    * `:users` - users to whose nodes it connects as well: a list of names or numbers. One that this host does not know
-      yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
+    * `:users` - users to whose nodes it connects as well: a name, a number, or a list of them. One that this host does
+      not know yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
   """
   @type option ::
-          {:nodes, String.t() | Regex.t() | [String.t() | Regex.t()]} | {:users, [String.t() | non_neg_integer()]}
+          {:nodes, String.t() | Regex.t() | [String.t() | Regex.t()]}
+          | {:users, String.t() | non_neg_integer() | [String.t() | non_neg_integer()]}
 
   @doc """
   Starts the process, which is named `EmbeddedEpmd.Cluster`. Raises an `ArgumentError` for a bad option; the message
@@ -63,7 +64,7 @@ defmodule EmbeddedEpmd.Cluster do
       raise ArgumentError, "expected the options :nodes and :users, got #{inspect([{key, value}])}"
     end
 
-    rules = {patterns!(options[:nodes]), users!(Keyword.get(options, :users, []))}
+    rules = {patterns!(options[:nodes]), users!(options[:users])}
     GenServer.start_link(__MODULE__, rules, name: __MODULE__)
   end
 
@@ -87,6 +88,9 @@ defmodule EmbeddedEpmd.Cluster do
           "nodes: expected a list of patterns such as \"app*\", without hosts, or of regular expressions, " <>
             "got #{inspect(nodes)}"
   end
+
+  defp users!(blank) when blank in [nil, ""], do: []
+  defp users!(one) when is_binary(one) or is_integer(one), do: users!([one])
 
   defp users!(users) do
     if is_list(users) and Enum.all?(users, &((is_integer(&1) and &1 >= 0) or (is_binary(&1) and &1 != ""))) do
