@@ -5,7 +5,7 @@ defmodule EmbeddedEpmd.ComesLaterTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Folder, Network, Watch}
+  alias EmbeddedEpmd.{Folder, Network, Registration, Watch}
 
   @nobody "whom the settings name"
 
@@ -19,21 +19,22 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     %{port: port, name: name, passwd: passwd, user: user} = context
 
     vm = start_ours(unique("owner"), port, [with_users(passwd), flags: ["-embedded_epmd", "owners", owners(name)]])
-    log(vm)
-    supervise(vm)
+    watch(vm)
     eventually(fn -> match?([_], nobody(vm)) end)
     assert [what] = nobody(vm)
     assert what =~ "nobody has now the user late, whom the settings name"
+    assert register(name, port) == :refused
+    eventually(fn -> logged(vm, "registration refused") != [] end)
     reason = "the name belongs to user late (whom nobody has now), and user #{user} asks for it"
-    assert {:refused, ^reason} = register(vm, name, port)
+    assert [%{name: ^name, reason: ^reason}] = logged(vm, "registration refused")
     # Another name is anybody's.
-    assert :granted = register(vm, unique("other"), port)
+    assert register(unique("other"), port) == :granted
 
     File.write!(passwd, "late:x:#{user}:0::/:/bin/sh\n", [:append])
-    eventually(fn -> register(vm, name, port) == :granted end)
+    eventually(fn -> register(name, port) == :granted end)
     # It has gone: its number may be another's.
     File.write!(passwd, "root:x:0:0::/root:/bin/sh\n")
-    eventually(fn -> match?({:refused, _}, register(vm, name, port)) end)
+    eventually(fn -> register(name, port) == :refused end)
     assert [_] = nobody(vm)
   end
 
@@ -42,14 +43,10 @@ defmodule EmbeddedEpmd.ComesLaterTest do
 
     for option <- [[flags: ["-embedded_epmd", "hand_over", setting]], []] do
       vm = start_ours(unique("ours"), port, [with_users(passwd) | option])
-      log(vm)
-      supervise(vm, if(option == [], do: [hand_over: [users: ["late"], groups: ["later"]]], else: []))
+      watch(vm, if(option == [], do: [hand_over: [users: ["late"], groups: ["later"]]], else: []))
       eventually(fn -> match?([_, _], nobody(vm)) end)
       assert Enum.sort(for(what <- nobody(vm), do: what =~ "the group later")) == [false, true]
     end
-
-    # They are trusted by their numbers once they have some, and meanwhile those of this user stand by.
-    eventually(fn -> match?([_], for(vm <- [1], do: vm)) end)
   end
 
   test "a VM boots with a name of a user whom nobody has, who may be its own", %{port: port, name: name, passwd: passwd} do
@@ -63,15 +60,11 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     # Whoever opens it to read waits for somebody who writes.
     {_, 0} = System.cmd("mkfifo", [passwd])
     vm = start_ours(unique("owner"), port, [with_users(passwd), flags: ["-embedded_epmd", "owners", owners(name)]])
-    log(vm)
-    supervise(vm)
-    assert {:refused, _} = register(vm, name, port)
-    assert :granted = register(vm, unique("other"), port)
+    watch(vm)
+    assert register(name, port) == :refused
+    assert register(unique("other"), port) == :granted
+    # It is still being asked.
     assert nobody(vm) == []
-    user = own_user()
-    writer = Task.async(fn -> answer(passwd, "late:x:#{user}:0::/:/bin/sh\n") end)
-    eventually(fn -> register(vm, name, port) == :granted end)
-    Task.shutdown(writer, :brutal_kill)
   end
 
   test "a loopback address that this host does not have is told, and served when it comes", %{port: port} do
@@ -81,8 +74,7 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     name = unique("ours")
     environment = [{"ERL_EPMD_ADDRESS", "127.0.1.1"}]
     vm = start_ours(name, port, [Network.option(network), env: environment])
-    log(vm)
-    supervise(vm)
+    watch(vm)
     status = fn -> call(vm, EmbeddedEpmd, :status) end
     assert %{role: :serving, addresses: ["127.0.0.1"], names: 1} = status.()
     what = "not listening on an address that this host does not have"
@@ -122,31 +114,10 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     {:exec, {String.to_charlist(unshare), Enum.map(arguments, &String.to_charlist/1)}}
   end
 
-  # Registers a name in a VM of the test, and ends the registration.
-  defp register(vm, name, port) do
-    before = length(refusals(vm, name))
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false, packet: :raw])
-    :ok = :gen_tcp.send(socket, request(name))
-
-    answer =
-      case :gen_tcp.recv(socket, 2, 10_000) do
-        {:ok, <<118, 0>>} -> :granted
-        _ -> {:refused, eventually(fn -> length(refusals(vm, name)) > before and List.first(refusals(vm, name)) end)}
-      end
-
+  defp register(name, port) do
+    {socket, <<?v, result, _::binary>>} = Registration.alive2(name, port)
     :gen_tcp.close(socket)
-    answer
-  end
-
-  defp request(name) do
-    body = <<?x, 4_711::16, 77, 0, 6::16, 5::16, byte_size(name)::16, name::binary, 0::16>>
-    <<byte_size(body)::16, body::binary>>
-  end
-
-  # Writes the same to everybody who reads.
-  defp answer(fifo, text) do
-    System.cmd("sh", ["-c", "printf %s \"$1\" > \"$0\"", fifo, text])
-    answer(fifo, text)
+    if result == 0, do: :granted, else: :refused
   end
 
   defp own_user do
@@ -154,15 +125,15 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     user |> String.trim() |> String.to_integer()
   end
 
-  defp log(vm) do
+  # What it logs is seen here only.
+  defp watch(vm, options \\ []) do
+    {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
     call(vm, Watch, :start)
     :ok = call(vm, Watch, :log)
-    call(vm, :logger, :remove_handler, [:default])
+    call(vm, :logger, :remove_handler, [Logger])
+    supervise(vm, options)
   end
 
   defp logged(vm, text), do: for({:warning, what, report} <- call(vm, Watch, :seen).logged, what =~ text, do: report)
   defp nobody(vm), do: for(report <- logged(vm, @nobody), do: report.what)
-
-  defp refusals(vm, name),
-    do: for(%{name: ^name, reason: reason} <- logged(vm, "registration refused"), do: reason)
 end
