@@ -40,7 +40,7 @@ defmodule EmbeddedEpmd.Config.Value do
 
   defp cast({:number, least, most}, value) do
     case if(is_binary(value), do: :string.to_integer(:string.trim(value)), else: {value, ""}) do
-      {number, ""} when is_integer(number) and number in least..most -> {:ok, number}
+      {number, ""} when is_integer(number) and number >= least and number <= most -> {:ok, number}
       _ -> {:error, value}
     end
   end
