@@ -39,6 +39,15 @@ defmodule EmbeddedEpmd.Server do
     GenServer.start_link(__MODULE__, options)
   end
 
+  @doc "Does for a VM that is about to become a node what the process would do."
+  @spec prepare(keyword()) :: :ok | {:error, String.t()}
+  def prepare(options) do
+    _ = Config.load(options)
+    if Process.whereis(__MODULE__) == nil, do: Lifecycle.put_options(options)
+    Lifecycle.tell_ignored()
+    with {:ok, _server} <- with(:none <- Lifecycle.ensure(), do: {:ok, :none}), do: :ok
+  end
+
   @doc "Sends changes to `pid` from now on; returns the state that they change."
   @spec subscribe(pid()) :: EmbeddedEpmd.snapshot()
   def subscribe(pid), do: GenServer.call(__MODULE__, {:subscribe, pid})
@@ -53,6 +62,7 @@ defmodule EmbeddedEpmd.Server do
   @impl GenServer
   def init(options) do
     Process.flag(:trap_exit, true)
+    Lifecycle.tell_ignored()
 
     if first?() do
       Lifecycle.put_options(options)

@@ -29,6 +29,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     |> Map.merge(departed())
     |> Map.merge(%{
       settings: config.error,
+      ignored: Config.ignored(),
       hand_over: config.hand_over,
       descriptor_share: config[:descriptor_share],
       owners: config[:owners] || %{},

@@ -46,7 +46,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor
+  alias EmbeddedEpmd.{Config, Doctor}
   alias Mix.EmbeddedEpmd, as: Project
 
   @impl Mix.Task
@@ -64,6 +64,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
     findings =
       [contents(releases)] ++
         [parameter(parameter, releases)] ++
+        Enum.map(Project.keys(), fn {file, keys} -> ignored(file, keys) end) ++
         Enum.map(Project.templates(releases), &template(&1, parameter != nil)) ++
         Doctor.Owner.judge(Doctor.Facts.host())
 
@@ -110,6 +111,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
         )
     end
   end
+
+  defp ignored(file, keys),
+    do: Doctor.Findings.ignored(for sentence <- Config.ignored(keys), do: "#{file}: #{sentence}")
 
   defp template(template, parameter?),
     do: [judged(template, parameter?) | Enum.map(Project.unread(template), &unread(template, &1))]
