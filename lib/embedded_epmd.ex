@@ -16,7 +16,8 @@ defmodule EmbeddedEpmd do
   parameter `epmd_module` of `kernel`. Earlier versions have no such parameter: there the process starts the server on
   the loopback addresses only, and adds the configured addresses as soon as the VM's own node registers. The same is so
   where another discovery module is configured. If something that is no EPMD has the port, a warning says so, and the
-  application starts all the same.
+  application starts all the same. If `Node.start/2` comes before the
+  child, call `prepare/1` before it.
 
   Several applications of one VM may each have `EmbeddedEpmd` as a child. The first process supervises the server;
   when it ends, one of the others takes its place. Their options must not contradict each other.

@@ -44,9 +44,8 @@ defmodule EmbeddedEpmd.Cluster do
 
   @typedoc """
     * `:nodes` - the names to connect to, without their hosts: one pattern or a list of them, in which `*` stands for any
-      characters and `?` for one; or regular expressions. In `config.exs` use patterns: from OTP 28 on a release cannot
-      keep a compiled regular expression in its configuration. `runtime.exs` and the child's options may have both.
-      Required.
+      characters and `?` for one; or regular expressions. In the `config.exs` of a release these need the modifier `E`
+      from OTP 28 on (`~r/^app/E`), else `mix release` refuses them; patterns work everywhere. Required.
     * `:users` - users to whose nodes it connects as well: a name, a number, or a list of them. One that this host does
       not know yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
   """
