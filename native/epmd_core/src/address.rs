@@ -29,9 +29,9 @@ pub fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, String> {
 #[derive(Debug)]
 pub struct Listeners {
     pub(crate) sockets: Vec<TcpListener>,
-    /// Wanted addresses that are not required, and that another process has or that failed.
+    /// Wanted addresses that are tried again: another process has them, they failed, or they may come.
     pub(crate) missing: Vec<IpAddr>,
-    /// Required addresses of a family that this host does not have.
+    /// Addresses of the list that this host does not have, and does without.
     pub(crate) absent: Vec<IpAddr>,
     /// Whether the service manager holds them as well. Such listeners are never shut, and no others are opened.
     pub(crate) lent: bool,
@@ -176,9 +176,12 @@ fn open_each<S: HasPort>(
             }
             Err(error) => OpenError { address, error },
         };
-        if is_absent(&failure.error) && (!target.required || wanted::comes_with_its_family(target.ip)) {
+        if is_absent(&failure.error) && (!target.required || wanted::is_dispensable(target.ip)) {
             if target.required {
                 absent.push(target.ip);
+            }
+            if wanted::may_come(target.ip) {
+                missing.push(target.ip);
             }
             first_absent.get_or_insert(failure);
         } else if target.required || sockets.is_empty() {
@@ -255,10 +258,11 @@ pub(crate) fn check(wanted: &Wanted, port: u16) -> Result<(), OpenError> {
         _ => Ok(()),
     };
     let mut named = wanted.targets().filter(|target| target.required).map(|target| target.ip);
-    named.try_for_each(|ip| if wanted::comes_with_its_family(ip) { Ok(()) } else { exists(ip) })
+    named.try_for_each(|ip| if wanted::is_dispensable(ip) { Ok(()) } else { exists(ip) })
 }
 
-/// Listens on those missing addresses that are free by now. Addresses that do not exist are taken off the list.
+/// Listens on those missing addresses that are free by now. Addresses that do not exist, and will not come, are taken off
+/// the list.
 pub(crate) fn listen_where_free(missing: &mut Vec<IpAddr>, port: u16) -> Vec<TcpListener> {
     let mut found = Vec::new();
     missing.retain(|address| match listen(SocketAddr::new(*address, port)) {
@@ -266,7 +270,7 @@ pub(crate) fn listen_where_free(missing: &mut Vec<IpAddr>, port: u16) -> Vec<Tcp
             found.push(socket);
             false
         }
-        Err(error) => !is_absent(&error),
+        Err(error) => !is_absent(&error) || wanted::may_come(*address),
     });
     found
 }

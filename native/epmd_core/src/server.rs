@@ -76,7 +76,7 @@ pub(crate) struct Replaced(Vec<Accepting>);
 pub(crate) struct Server {
     shared: Arc<Shared>,
     listeners: Vec<Accepting>,
-    /// Addresses that another process has. They are opened when they become free.
+    /// Addresses that another process has, or that this host may get. They are opened when they become free.
     missing: Vec<IpAddr>,
     /// Whether the service manager holds the listeners as well, so that they are never shut.
     lent: bool,
@@ -122,8 +122,8 @@ impl Server {
     }
 
     fn tell_absent(&self, absent: &[IpAddr]) {
-        for address in absent {
-            tracing::warn!(%address, "not listening on an address of a family that this host does not have");
+        for address in absent.iter().filter(|address| !self.missing.contains(address)) {
+            tracing::warn!(%address, "not listening on an address that this host does not have");
         }
     }
 
@@ -184,7 +184,7 @@ impl Server {
         self.lent
     }
 
-    /// Whether another process has an address that this server wants.
+    /// Whether an address that this server wants is tried again.
     pub(crate) fn lacks_addresses(&self) -> bool {
         !self.missing.is_empty()
     }

@@ -116,9 +116,15 @@ pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
     one.is_ipv4() == other.is_ipv4() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 
-/// Whether every host that has the address family has this address.
-pub(super) fn comes_with_its_family(address: IpAddr) -> bool {
-    LOOPBACKS.contains(&address) || address.is_unspecified()
+/// Whether a host without this address can do without it: no other host could reach it there. A host may lack a whole
+/// family; macOS and the BSDs have no loopback but 127.0.0.1 and `::1` until one is added.
+pub(super) fn is_dispensable(address: IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified()
+}
+
+/// Whether this host may get this address while the server runs.
+pub(super) fn may_come(address: IpAddr) -> bool {
+    address.is_loopback() && !LOOPBACKS.contains(&address)
 }
 
 /// Whether an address is this host's. What the kernel said counts for a second: look-ups ask all the time.

@@ -66,7 +66,9 @@ impl Member {
     fn begin(&mut self, listeners: Listeners, wanted: &Wanted) -> Event {
         let lock = match listeners.sockets.first().filter(|_| os::can_end_listeners()).map(OwnerLock::try_on) {
             Some(Ok(None)) => {
-                self.owner = Some(address::reachable(SocketAddr::new(wanted.first(), self.settings.port)));
+                // The first one wanted may not exist here.
+                let first = listeners.addresses().first().copied().unwrap_or(wanted.first());
+                self.owner = Some(address::reachable(SocketAddr::new(first, self.settings.port)));
                 return Event::Taken;
             }
             Some(Ok(lock)) => lock,
