@@ -213,6 +213,14 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
     }
 }
 
+/// A member that wants other addresses follows anew. Until it stands by again, it must notice the end of its owner in
+/// another way.
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.candidate.stands_by.send_replace(false);
+    }
+}
+
 impl Following {
     /// Goes on with the session, or looks for an owner.
     async fn go_on(&mut self) -> Event {
