@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let (name, users) = owner.split_once('=').ok_or(USAGE)?;
                 owners.push((name.into(), list(users)));
             }
-            "-trust" => hand_over.trusted = Trusted::named(&list(&value()?), &[])?,
+            "-trust" => hand_over.trusted = Trusted::named(&list(&value()?), &[]),
             "-member" => is_member = true,
             "-name" => name = Some(NodeName::new(value()?.as_bytes()).map_err(|error| format!("{error:?}"))?),
             "-act_as_bsd" => epmd_core::act_as_bsd(),
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => return Err(USAGE.into()),
         }
     }
-    policy.owners = Owners::named(owners)?;
+    policy.owners = Owners::named(owners)?.resolved();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
         let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());

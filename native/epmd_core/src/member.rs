@@ -8,6 +8,7 @@
 //! Some of those that have joined stand by ([`crate::hand_over`]). A standby has copies of the table and of the
 //! connections. When the owner ends, no link ends with it: the standby serves, and the other processes notice nothing.
 
+mod accounts;
 mod change_over;
 mod client;
 mod handle;
@@ -96,6 +97,8 @@ impl Member {
         let kept = (!stored.is_empty()).then(|| Kept::sort(stored, settings.port));
         let wanted = lent.unwrap_or_else(|| Wanted::of(&settings.addresses, settings.inet6));
         let (handle, commands, moves) = Handle::new(&settings, wanted);
+        let (policy, hand_over) = handle.identify(settings.policy.clone(), settings.hand_over.clone());
+        handle.configure(policy, settings.limits.clone(), hand_over);
         let local = LocalNode::new(Arc::clone(&handle.node), commands);
         let mut member = Self {
             settings,

@@ -5,10 +5,11 @@ mod linux;
 mod unknown;
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::node::NodeName;
-use crate::users::{self, own_user};
+use crate::users::{own_user, Account};
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::Kernel;
@@ -30,10 +31,7 @@ pub struct Owners {
 struct Rule {
     /// A name, or one in which `*` stands for any characters.
     pattern: String,
-    /// By their numbers.
-    users: Vec<u32>,
-    /// The same for people.
-    told: String,
+    users: Vec<Account>,
 }
 
 /// Why somebody may not register a name.
@@ -56,7 +54,8 @@ impl Kernel {
 }
 
 impl Owners {
-    /// Each name or pattern with its users, by their names in the system's database or by their numbers.
+    /// Each name or pattern with its users, by their names in the system's database or by their numbers. Nobody is asked
+    /// for the numbers of names yet.
     ///
     /// # Errors
     ///
@@ -67,7 +66,7 @@ impl Owners {
         rules.sort_by(|one, other| (one.rank(), &one.pattern).cmp(&(other.rank(), &other.pattern)));
         for (n, one) in rules.iter().enumerate() {
             let rival = |other: &&Rule| {
-                other.rank() == one.rank() && other.users != one.users && overlap(&one.pattern, &other.pattern)
+                other.rank() == one.rank() && other.names() != one.names() && overlap(&one.pattern, &other.pattern)
             };
             if let Some(other) = rules[n + 1..].iter().find(rival) {
                 let (one, other) = (&one.pattern, &other.pattern);
@@ -80,13 +79,27 @@ impl Owners {
         Ok(Self { rules })
     }
 
-    /// Whether this process may register a name.
+    /// The same list with the numbers that its users have now. A directory may have to be asked, which may take long.
+    pub fn resolved(&self) -> Self {
+        Self { rules: self.rules.iter().map(Rule::resolved).collect() }
+    }
+
+    /// All users of the list.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.rules.iter().flat_map(|rule| &rule.users)
+    }
+
+    /// Whether this process may register a name. It may if the name belongs to a user whom nobody has now: it may be this
+    /// process's user, whose directory does not answer yet.
     ///
     /// # Errors
     ///
     /// A sentence that tells whose the name is, and what to do.
     pub fn admit_own_user(&self, name: &NodeName) -> Result<(), String> {
         let own = own_user();
+        if self.rule(name).is_some_and(|rule| rule.users.iter().any(|user| user.number().is_none())) {
+            return Ok(());
+        }
         self.admit(name, Ok(own)).map_err(|NotTheirs { owners, .. }| {
             format!(
                 "the name {name:?} of this node belongs to {owners}, and this VM runs as user {own}: run it as whom the \
@@ -108,8 +121,8 @@ impl Owners {
     pub(crate) fn admit(&self, name: &NodeName, user: Result<u32, Unknown>) -> Result<(), NotTheirs> {
         let Some(rule) = self.rule(name) else { return Ok(()) };
         match user {
-            Ok(user) if rule.users.contains(&user) => Ok(()),
-            is => Err(NotTheirs { owners: rule.told.clone(), is }),
+            Ok(user) if rule.users.iter().any(|owner| owner.number() == Some(user)) => Ok(()),
+            is => Err(NotTheirs { owners: told(&rule.users), is }),
         }
     }
 }
@@ -128,15 +141,15 @@ impl Rule {
         if users.is_empty() {
             return Err(format!("expected at least one user for {pattern:?}, got none"));
         }
-        let mut numbers = users
-            .iter()
-            .map(|name| users::user(name))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| format!("{pattern:?}: {error}"))?;
-        let told = told(users, &numbers);
-        numbers.sort_unstable();
-        numbers.dedup();
-        Ok(Self { pattern, users: numbers, told })
+        Ok(Self { pattern, users: users.iter().map(|name| Account::user(name)).collect() })
+    }
+
+    fn resolved(&self) -> Self {
+        Self { pattern: self.pattern.clone(), users: self.users.iter().map(Account::resolved).collect() }
+    }
+
+    fn names(&self) -> BTreeSet<&str> {
+        self.users.iter().map(Account::name).collect()
     }
 
     /// What says more comes first: a name, then the pattern with more characters of its own.
@@ -147,16 +160,17 @@ impl Rule {
 }
 
 /// Users by their names, and by the numbers that these have now.
-fn told(names: &[String], numbers: &[u32]) -> String {
-    let user = |(name, number): (&String, &u32)| match number.to_string() {
-        number if number == *name => number,
-        number => format!("{name} ({number})"),
+fn told(users: &[Account]) -> String {
+    let user = |user: &Account| match (user.is_named(), user.number()) {
+        (true, Some(number)) => format!("{} ({number})", user.name()),
+        (true, None) => format!("{} (whom nobody has now)", user.name()),
+        (false, _) => user.name().into(),
     };
-    let mut users: Vec<_> = names.iter().zip(numbers).take(TOLD).map(user).collect();
-    if names.len() > TOLD {
-        users.push("others".into());
+    let mut list: Vec<_> = users.iter().take(TOLD).map(user).collect();
+    if users.len() > TOLD {
+        list.push("others".into());
     }
-    format!("{} {}", if names.len() == 1 { "user" } else { "users" }, users.join(", "))
+    format!("{} {}", if users.len() == 1 { "user" } else { "users" }, list.join(", "))
 }
 
 fn matches(pattern: &str, name: &str) -> bool {
@@ -207,7 +221,7 @@ mod tests {
 
     fn owners(list: &[(&str, &[&str])]) -> Result<Owners, String> {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        Owners::named(list.iter().map(|(pattern, users)| ((*pattern).into(), owned(users))))
+        Owners::named(list.iter().map(|(pattern, users)| ((*pattern).into(), owned(users)))).map(|list| list.resolved())
     }
 
     fn admitted(owners: &Owners, name: &str, user: u32) -> bool {
@@ -254,10 +268,6 @@ mod tests {
         assert!(error(&[("prod@host", &["1"])]).ends_with("got \"prod@host\": it holds '@'"));
         assert_eq!(error(&[("prod", &[])]), "expected at least one user for \"prod\", got none");
         assert_eq!(
-            error(&[("prod", &["nobody-of-that-name"])]),
-            "\"prod\": expected a user of this host, by its name or number, got \"nobody-of-that-name\""
-        );
-        assert_eq!(
             error(&[("a*", &["1"]), ("*b", &["2"])]),
             "expected that of two patterns which match the same name one has more characters of its own, got \"*b\" and \
              \"a*\""
@@ -276,8 +286,22 @@ mod tests {
             said(Err(Unknown::Closed)),
             "the name belongs to users root (0), 4711, and who asks for it cannot be known: the other end of the connection is closed"
         );
-        let many: Vec<String> = (1..100).map(|user| user.to_string()).collect();
-        assert_eq!(told(&many, &(1..100).collect::<Vec<_>>()), "users 1, 2, 3, 4, 5, others");
+        let many: Vec<_> = (1..100).map(|user: u32| Account::user(&user.to_string())).collect();
+        assert_eq!(told(&many), "users 1, 2, 3, 4, 5, others");
+    }
+
+    #[test]
+    fn a_name_of_a_user_whom_nobody_has_is_refused_to_everybody_else() {
+        let name = NodeName::new(b"prod").expect("a valid name");
+        let list = owners(&[("prod", &["nobody-of-that-name", "4711"])]).expect("a valid list");
+        assert_eq!(list.admit(&name, Ok(4711)), Ok(()));
+        assert_eq!(
+            list.admit(&name, Ok(7)).expect_err("not theirs").to_string(),
+            "the name belongs to users nobody-of-that-name (whom nobody has now), 4711, and user 7 asks for it"
+        );
+        // This process may be that user's.
+        assert_eq!(list.admit_own_user(&name), Ok(()));
+        assert!(owners(&[("prod", &["4711"])]).expect("a valid list").admit_own_user(&name).is_err());
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Users and groups of this host, by their names in the system's databases or by their numbers.
 
-use nix::errno::Errno;
+use std::fmt;
+
 use nix::unistd::{Group, User};
 
 /// The user of this process, as the kernel reports it to others.
@@ -17,29 +18,69 @@ pub(crate) fn is_unmapped(user: u32) -> bool {
     user == OVERFLOW && cfg!(target_os = "linux") && !maps().split_whitespace().eq(EVERYBODY)
 }
 
-/// The number of a user.
-///
-/// # Errors
-///
-/// A sentence that tells what was expected and what came, where there is no such user.
-pub fn user(name: &str) -> Result<u32, String> {
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        found => name.parse().map_err(|_| unknown("user", name, found.err())),
+/// A user or a group, by its name in the system's databases or by its number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Account {
+    kind: Kind,
+    name: String,
+    /// The number that the name has now, as far as that is known.
+    number: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    User,
+    Group,
+}
+
+/// The number of a user, if there is one. A directory may have to be asked.
+pub fn user(name: &str) -> Option<u32> {
+    Account::user(name).resolved().number
+}
+
+impl Account {
+    /// A user. Nobody is asked yet.
+    pub(crate) fn user(name: &str) -> Self {
+        Self { kind: Kind::User, name: name.into(), number: name.parse().ok() }
+    }
+
+    /// A group. Nobody is asked yet.
+    pub(crate) fn group(name: &str) -> Self {
+        Self { kind: Kind::Group, ..Self::user(name) }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn number(&self) -> Option<u32> {
+        self.number
+    }
+
+    /// Whether it is a name, whose number may change.
+    pub(crate) fn is_named(&self) -> bool {
+        self.name.parse::<u32>().is_err()
+    }
+
+    /// The same account with the number that it has now. A directory may have to be asked, which may take long; if that
+    /// fails, what was known holds.
+    pub(crate) fn resolved(&self) -> Self {
+        let number = match self.kind {
+            _ if !self.is_named() => Ok(self.number),
+            Kind::User => User::from_name(&self.name).map(|user| user.map(|user| user.uid.as_raw())),
+            Kind::Group => Group::from_name(&self.name).map(|group| group.map(|group| group.gid.as_raw())),
+        };
+        Self { number: number.unwrap_or(self.number), ..self.clone() }
     }
 }
 
-/// The number of a group, with the same errors.
-pub(crate) fn group(name: &str) -> Result<u32, String> {
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(group.gid.as_raw()),
-        found => name.parse().map_err(|_| unknown("group", name, found.err())),
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::User => write!(f, "user {}", self.name),
+            Kind::Group => write!(f, "group {}", self.name),
+        }
     }
-}
-
-fn unknown(what: &str, name: &str, error: Option<Errno>) -> String {
-    let reason = error.map_or(String::new(), |error| format!(": {error}"));
-    format!("expected a {what} of this host, by its name or number, got {name:?}{reason}")
 }
 
 #[cfg(test)]
@@ -48,9 +89,21 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_those_of_the_host() {
-        assert_eq!((user("root"), group("0")), (Ok(0), Ok(0)));
-        assert_eq!((user("4711"), group("root")), (Ok(4711), Ok(0)));
-        let error = user("nobody-of-that-name").expect_err("no such user");
-        assert!(error.starts_with("expected a user of this host, by its name or number, got"), "{error}");
+        let group = |name| Account::group(name).resolved().number;
+        assert_eq!((user("root"), group("0")), (Some(0), Some(0)));
+        assert_eq!((user("4711"), group("root")), (Some(4711), Some(0)));
+        assert_eq!((user("nobody-of-that-name"), group("nobody-of-that-name")), (None, None));
+    }
+
+    #[test]
+    fn a_number_is_known_without_asking() {
+        assert_eq!(Account::user("4711").number(), Some(4711));
+        assert_eq!(Account::user("root").number(), None);
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_any_more_has_no_number() {
+        let gone = Account { number: Some(4711), ..Account::user("nobody-of-that-name") };
+        assert_eq!(gone.resolved().number(), None);
     }
 }

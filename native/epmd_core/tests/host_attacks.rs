@@ -272,7 +272,7 @@ fn a_standby_that_is_not_trusted_any_more_has_no_copy_of_a_listener_that_is_used
     on_a_host_of_its_own(|| {
         let server = free_address();
         let trusting = |users: &[u32]| HandOver {
-            trusted: Trusted { users: users.to_vec(), groups: Vec::new() },
+            trusted: Trusted::named(&users.iter().map(ToString::to_string).collect::<Vec<_>>(), &[]),
             ..HandOver::default()
         };
         let start = settings(&[Ipv4Addr::LOCALHOST.into()], server.port());

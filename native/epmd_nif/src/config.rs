@@ -67,8 +67,7 @@ impl Config {
             },
             hand_over: HandOver {
                 standbys: if self.hand_over { self.standbys } else { 0 },
-                trusted: Trusted::named(&self.trusted_users, &self.trusted_groups)
-                    .map_err(|error| Error::Setting(format!("hand_over: {error}")))?,
+                trusted: Trusted::named(&self.trusted_users, &self.trusted_groups),
             },
             service_manager,
             journal: Journal::default(),

@@ -9,5 +9,5 @@ fn own_user() -> u32 {
 /// The number of a user, given by name or number; `nil` if there is none. A directory may have to be asked.
 #[rustler::nif(schedule = "DirtyIo")]
 fn user(name: &str) -> Option<u32> {
-    epmd_core::user(name).ok()
+    epmd_core::user(name)
 }

@@ -5,7 +5,8 @@ use std::sync::Once;
 
 use tokio::sync::watch;
 
-use crate::{os, users};
+use crate::os;
+use crate::users::Account;
 
 /// Whether there is a hand-over, and between which processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,33 +55,39 @@ impl HandOver {
     }
 }
 
-/// Users and groups, by their numbers, whose processes are trusted like those of this process's own user.
+/// Users and groups whose processes are trusted like those of this process's own user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trusted {
-    /// The users.
-    pub users: Vec<u32>,
-    /// The groups.
-    pub groups: Vec<u32>,
+    users: Vec<Account>,
+    groups: Vec<Account>,
 }
 
 impl Trusted {
-    /// Users and groups by their names in the system's databases, or by their numbers.
-    ///
-    /// # Errors
-    ///
-    /// A sentence that names the first one that does not exist.
-    pub fn named(users: &[String], groups: &[String]) -> Result<Self, String> {
-        Ok(Self {
-            users: users.iter().map(|name| users::user(name)).collect::<Result<_, _>>()?,
-            groups: groups.iter().map(|name| users::group(name)).collect::<Result<_, _>>()?,
-        })
+    /// Users and groups by their names in the system's databases, or by their numbers. Nobody is asked for the numbers of
+    /// names yet.
+    pub fn named(users: &[String], groups: &[String]) -> Self {
+        Self {
+            users: users.iter().map(|name| Account::user(name)).collect(),
+            groups: groups.iter().map(|name| Account::group(name)).collect(),
+        }
+    }
+
+    /// The same with the numbers that they have now. A directory may have to be asked, which may take long.
+    pub(crate) fn resolved(&self) -> Self {
+        let resolved = |accounts: &[Account]| accounts.iter().map(Account::resolved).collect();
+        Self { users: resolved(&self.users), groups: resolved(&self.groups) }
+    }
+
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.users.iter().chain(&self.groups)
     }
 
     /// Whether a process of this user, with this group and these `others`, is on the list.
     pub(crate) fn lists(&self, user: u32, group: u32, others: impl FnOnce() -> Vec<u32>) -> bool {
-        self.users.contains(&user)
-            || self.groups.contains(&group)
-            || (!self.groups.is_empty() && others().iter().any(|other| self.groups.contains(other)))
+        let among = |accounts: &[Account], number| accounts.iter().any(|account| account.number() == Some(number));
+        among(&self.users, user)
+            || among(&self.groups, group)
+            || (!self.groups.is_empty() && others().into_iter().any(|other| among(&self.groups, other)))
     }
 }
 
@@ -90,11 +97,13 @@ mod tests {
 
     #[test]
     fn a_list_has_users_and_groups_of_any_kind() {
-        let trusted = Trusted { users: vec![7], groups: vec![9] };
+        let trusted = Trusted::named(&["7".into()], &["9".into()]);
         assert!(trusted.lists(7, 1, Vec::new));
         assert!(trusted.lists(1, 9, Vec::new));
         assert!(trusted.lists(1, 1, || vec![3, 9]));
         assert!(!trusted.lists(9, 7, || vec![7]));
         assert!(!Trusted::default().lists(0, 0, || vec![0]));
+        let nobody = Trusted::named(&["nobody-of-that-name".into()], &[]).resolved();
+        assert!(!nobody.lists(0, 0, Vec::new));
     }
 }

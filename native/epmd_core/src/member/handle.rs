@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch, Notify};
 use tokio::time::Instant;
 
+use super::accounts::Accounts;
 use super::settings::{ListenError, Settings};
 use crate::address::{self, OpenError, Wanted};
 use crate::hand_over::{HandOver, Standby};
@@ -114,6 +115,7 @@ pub struct Handle {
     pub(super) store: StoreSender,
     pub(super) stands_by: Arc<watch::Sender<bool>>,
     pub(super) connections: Connections,
+    pub(super) accounts: Accounts,
     pub(super) started: Instant,
 }
 
@@ -198,6 +200,7 @@ impl Handle {
             store: Arc::default(),
             stands_by: Arc::default(),
             connections: Connections::default(),
+            accounts: Accounts::new(),
             started: Instant::now(),
         };
         (handle, receiver, moves_receiver)
@@ -366,6 +369,13 @@ impl Handle {
         self.started.elapsed()
     }
 
+    /// The same settings with the numbers that the users and groups named there have now. Waits for a moment only: those
+    /// that nobody has, or that are not known in time, are asked for again every 5 seconds once the settings apply.
+    pub fn identify(&self, mut policy: Policy, mut hand_over: HandOver) -> (Policy, HandOver) {
+        (policy.owners, hand_over.trusted) = self.accounts.look_up(policy.owners, hand_over.trusted);
+        (policy, hand_over)
+    }
+
     /// Changes the settings that can be changed while the member runs. Waiting connections keep their deadline.
     pub fn configure(&self, policy: Policy, limits: Limits, hand_over: HandOver) {
         *self.rules.write() = Rules { policy, limits };
@@ -374,5 +384,6 @@ impl Handle {
             *current = hand_over;
             changed
         });
+        self.accounts.watch(self);
     }
 }
