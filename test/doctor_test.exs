@@ -31,6 +31,7 @@ defmodule EmbeddedEpmd.DoctorTest do
 
   @healthy %{
     settings: nil,
+    ignored: [],
     hand_over: true,
     descriptor_share: 40,
     owners: %{"prod" => ["prod"]},
@@ -83,6 +84,9 @@ defmodule EmbeddedEpmd.DoctorTest do
   end
 
   for {fault, changes, status, sentence} <- [
+        {"a setting that is misspelt",
+         %{ignored: ["config :embedded_epmd, adresses is no setting: did you mean addresses?"]}, :warning,
+         "config :embedded_epmd, adresses is no setting: did you mean addresses?"},
         {"a setting that is not valid", %{settings: "embedded_epmd: ERL_EPMD_PORT must be a port"}, :problem,
          "A setting is not valid: embedded_epmd: ERL_EPMD_PORT"},
         {"OTP's discovery module", %{module: "erl_epmd"}, :problem, "The discovery module of this VM is erl_epmd."},

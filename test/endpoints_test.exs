@@ -48,7 +48,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
   test "an advertised port is one" do
     assert Config.load(advertise: [port: 30_100]).advertise == [port: 30_100]
 
-    for wrong <- [[port: 0], [port: "1"], 30_100, [host: "x"]] do
+    for wrong <- [[port: 0], [port: "x"], 30_100, [host: "x"]] do
       error = assert_raise ArgumentError, fn -> Config.load(advertise: wrong) end
       assert error.message =~ "the option advertise must be [port: PORT], with a port from 1 to 65535, got: "
     end

@@ -92,6 +92,23 @@ defmodule EmbeddedEpmd.InstallTest do
       assert text =~ "ok       rel/web/vm.args.eex has all it needs."
     end
 
+    test "a setting that is misspelt is named, with its file and the nearest one", %{root: root} do
+      releases(root, @only)
+      assert {_, 0} = mix(root, ["embedded_epmd.install"])
+      write(root, "config/config.exs", "import Config\nconfig :embedded_epmd, adresses: [], build: false\n")
+      write(root, "config/runtime.exs", "import Config\nconfig :embedded_epmd, prot: 4370, standbys: 2\n")
+      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
+
+      for {file, misspelt, setting} <- [{"config", "adresses", "addresses"}, {"runtime", "prot", "port"}] do
+        assert text =~
+                 "warning  config/#{file}.exs: config :embedded_epmd, #{misspelt} is no setting, and is ignored: " <>
+                   "did you mean #{setting}?\n"
+      end
+
+      refute text =~ "build is no setting"
+      refute text =~ "standbys is no setting"
+    end
+
     test "says that there are no releases", %{root: root} do
       for task <- ["embedded_epmd.install", "embedded_epmd.doctor"] do
         assert {text, 1} = mix(root, [task])

@@ -5,6 +5,7 @@ defmodule EmbeddedEpmd.SettingsTest do
 
   import EmbeddedEpmd.Vm
 
+  alias EmbeddedEpmd.Config.Schema
   alias EmbeddedEpmd.{Config, Lifecycle}
 
   # Each differs from its default.
@@ -26,6 +27,44 @@ defmodule EmbeddedEpmd.SettingsTest do
   # Port and addresses do not come from the environment, unless a test sets them.
   @unset [{"ERL_EPMD_PORT", ""}, {"ERL_EPMD_ADDRESS", ""}]
 
+  # How people write them, and how that is read.
+  @spellings [
+    port: {"4370", 4_370},
+    addresses: {" 127.0.0.1,::1 ", ["127.0.0.1", "::1"]},
+    relaxed: {"True", true},
+    remote_names: {:yes, true},
+    allow: {"10.0.0.0/8, fd00::/8", ["10.0.0.0/8", "fd00::/8"]},
+    owners: {%{"prod" => " root "}, %{"prod" => ["root"]}},
+    request_deadline: {"400", 400},
+    max_waiting: {" 3 ", 3},
+    max_waiting_per_source: {"2", 2},
+    descriptor_share: {"33", 33},
+    hand_over: {"Off", false},
+    standbys: {"3", 3},
+    endpoints: {%{"app@db" => 9_100}, %{"app@db" => 9_100}},
+    advertise: {[port: "30100"], [port: 30_100]},
+    log_level: {"Warn", :warning}
+  ]
+  # What says nothing, and would be another setting if it did.
+  @blanks [nil, "", " ", []]
+  @misspelt [
+    port: :prot,
+    addresses: :adresses,
+    relaxed: :relaxd,
+    remote_names: :remote_name,
+    allow: :allowed,
+    owners: :owner,
+    request_deadline: :request_deadlin,
+    max_waiting: :maxwaiting,
+    max_waiting_per_source: :max_waiting_per_sources,
+    descriptor_share: :descriptors_share,
+    hand_over: :handover,
+    standbys: :standby,
+    endpoints: :endpoint,
+    advertise: :advertize,
+    log_level: :loglevel
+  ]
+
   setup do
     port = free_port()
 
@@ -43,6 +82,145 @@ defmodule EmbeddedEpmd.SettingsTest do
              )
 
     for {key, value} <- settings, do: assert(Config.load()[key] != value)
+  end
+
+  test "each has a row in every table", %{settings: settings} do
+    for table <- [settings, @spellings, @misspelt],
+        do: assert(Enum.sort(Keyword.keys(table)) == Enum.sort(Schema.names()))
+
+    {:ok, types} = Code.Typespec.fetch_types(EmbeddedEpmd)
+    [{:type, _, :union, options}] = for {:type, {:option, type, []}} <- types, do: type
+    names = for {:type, _, :tuple, [{:atom, _, name}, _]} <- options, do: name
+    assert Enum.sort(names) == Enum.sort(Schema.names())
+    for name <- Schema.names(), do: assert(Schema.documentation() =~ "  * `:#{name}` - ")
+  end
+
+  # The columns of the table: every setting is read in the same way in each source.
+  for {source, name} <- [
+        option: "the child's options",
+        runtime: "the application environment",
+        vm_args: "vm.args",
+        file: "a configuration file"
+      ] do
+    describe "in #{name}" do
+      test "other spellings are read" do
+        [{config, []}] = read(unquote(source), [for({key, {written, _}} <- @spellings, do: {key, written})])
+        for {key, {_, value}} <- @spellings, do: assert({key, config[key]} == {key, value})
+      end
+
+      test "what is blank is not set, and an empty list of networks allows none" do
+        blanks = for blank <- @blanks, do: for(key <- Schema.names(), do: {key, blank})
+
+        for {{config, []}, blank} <- Enum.zip(read(unquote(source), blanks), @blanks) do
+          # In Erlang a string of no characters is an empty list.
+          allow = if blank == [] or (blank == "" and unquote(source) == :vm_args), do: [], else: nil
+          assert {blank, config} == {blank, %{defaults() | allow: allow}}
+        end
+
+        some = [
+          [owners: %{}, endpoints: %{}, advertise: [port: nil], hand_over: [users: [""]]],
+          [addresses: ["", "127.0.0.1", nil], allow: ["", nil]]
+        ]
+
+        assert [{config, []}, {other, []}] = read(unquote(source), some)
+        assert config == defaults()
+        assert other == %{defaults() | addresses: ["127.0.0.1"], allow: [], addresses_chosen: true}
+      end
+
+      test "what is misspelt is named, with the nearest" do
+        if unquote(source) == :option do
+          answers = read(:option, for({_, misspelt} <- @misspelt, do: [{misspelt, 1}]))
+
+          for {{key, misspelt}, {:error, sentence}} <- Enum.zip(@misspelt, answers) do
+            assert sentence =~ "embedded_epmd: #{misspelt} must be one of the options"
+            assert sentence =~ "did you mean #{key}?, got: #{misspelt}"
+          end
+        else
+          [{config, ignored}] = read(unquote(source), [for({_, misspelt} <- @misspelt, do: {misspelt, 1})])
+          assert config == defaults()
+
+          assert Enum.sort(ignored) ==
+                   Enum.sort(
+                     for {key, misspelt} <- @misspelt,
+                         do: "config :embedded_epmd, #{misspelt} is no setting, and is ignored: did you mean #{key}?"
+                   )
+        end
+      end
+    end
+  end
+
+  describe "in the environment" do
+    setup do
+      %{vm: start_plain(nil, env: @unset)}
+    end
+
+    test "other spellings are read", %{vm: vm} do
+      for {variable, key, spellings} <- [
+            {"ERL_EPMD_PORT", :port, [{" 4370 ", 4_370}]},
+            {"ERL_EPMD_ADDRESS", :addresses, [{" 127.0.0.1 , ::1,", ["127.0.0.1", "::1"]}]},
+            {"ERL_EPMD_RELAXED_COMMAND_CHECK", :relaxed,
+             for(no <- ~w(False FALSE no off n 0 f) ++ [" false"], do: {no, false}) ++
+               for(yes <- ~w(True TRUE yes on y 1 t) ++ ["true "], do: {yes, true})}
+          ],
+          {written, value} <- spellings do
+        # A lower source says something else.
+        {config, []} = load_with(vm, [{variable, written}], relaxed: value == false)
+        assert {written, config[key]} == {written, value}
+      end
+    end
+
+    test "what is blank is not set: the next source counts", %{vm: vm} do
+      settings = [port: 4_370, addresses: ["127.0.0.1"], relaxed: true]
+
+      for blank <- [" ", ","] do
+        variables = for name <- ~w(ERL_EPMD_PORT ERL_EPMD_ADDRESS ERL_EPMD_RELAXED_COMMAND_CHECK), do: {name, blank}
+        {config, []} = load_with(vm, variables, settings)
+        assert Map.take(config, Keyword.keys(settings)) == Map.new(settings)
+      end
+    end
+
+    test "what is misspelt is named, with the nearest", %{vm: vm} do
+      for {misspelt, variable} <- [
+            {"ERL_EPMD_PROT", "ERL_EPMD_PORT"},
+            {"ERL_EPMD_ADDRESSES", "ERL_EPMD_ADDRESS"},
+            {"ERL_EPMD_RELAXED_COMMANDCHECK", "ERL_EPMD_RELAXED_COMMAND_CHECK"}
+          ] do
+        {_, ignored} = load_with(vm, [{misspelt, "1"}, {"ERL_EPMD_DIST_LOW", "5"}], [])
+        assert ignored == ["#{misspelt} is no setting, and is ignored: did you mean #{variable}?"]
+      end
+    end
+
+    test "what is neither true nor false is refused with a sentence", %{vm: vm} do
+      assert {:error, sentence} = load_with(vm, [{"ERL_EPMD_RELAXED_COMMAND_CHECK", "maybe"}], [])
+      assert sentence == "embedded_epmd: ERL_EPMD_RELAXED_COMMAND_CHECK must be true or false, got: \"maybe\""
+    end
+  end
+
+  test "a blank option leaves what the configuration says" do
+    vm = start_plain(nil, env: @unset)
+    call(vm, :application, :set_env, [:embedded_epmd, :addresses, ["127.0.0.1"]])
+    for blank <- @blanks, do: assert(call(vm, Config, :load, [[addresses: blank]]).addresses == ["127.0.0.1"])
+    assert call(vm, Config, :load, [[addresses: "::1"]]).addresses == ["::1"]
+  end
+
+  test "a node with a misspelt setting warns once, and the doctor says it", %{port: port, name: name} do
+    vm = start_ours(name, port, flags: ~w(-kernel logger_level none -embedded_epmd adresses ["127.0.0.1"]))
+    sentence = "config :embedded_epmd, adresses is no setting, and is ignored: did you mean addresses?"
+    assert [%{status: :warning}] = for(found <- call(vm, EmbeddedEpmd, :examine), found.what == sentence, do: found)
+
+    # At the end of its boot, and again when the child starts.
+    log = Path.join(EmbeddedEpmd.Folder.new("misspelt"), "log")
+    handler = "[{handler,default,logger_std_h,\#{config=>\#{file=>#{inspect(log)}}}}]"
+    flags = ["-kernel", "logger", handler] ++ ~w(-embedded_epmd adresses ["127.0.0.1"])
+    vm = start_ours(unique("other"), port, flags: flags)
+    {:ok, _} = call(vm, EmbeddedEpmd, :start_link, [[]])
+    :ok = call(vm, :logger_std_h, :filesync, [:default])
+    assert [_, _] = String.split(File.read!(log), "embedded_epmd: " <> sentence)
+  end
+
+  test "no other spelling of false lets peers end registrations", %{port: port, name: name} do
+    vm = start_ours(name, port, env: [{"ERL_EPMD_RELAXED_COMMAND_CHECK", "False"}])
+    assert {:error, :closed} = vm |> call(EmbeddedEpmd, :status) |> stop_nobody()
   end
 
   describe "from the start hold those of" do
@@ -155,6 +333,52 @@ defmodule EmbeddedEpmd.SettingsTest do
     supervise_second(vm, EmbeddedEpmd.Vm.Supervisor, if(source == :option, do: settings, else: []))
   end
 
+  # What a VM reads and ignores, with each of these lists of settings.
+  defp read(:option, lists) do
+    vm = start_plain(nil, env: @unset)
+    for settings <- lists, do: load(vm, settings)
+  end
+
+  defp read(:runtime, lists) do
+    vm = start_plain(nil, env: @unset)
+    for settings <- lists, do: load_with(vm, [], settings)
+  end
+
+  defp read(:vm_args, lists) do
+    for settings <- lists do
+      flags = for {key, value} <- settings, word <- ["-embedded_epmd", "#{key}", erlang(value)], do: word
+      load(start_plain(nil, flags: flags, env: @unset), [])
+    end
+  end
+
+  defp read(:file, lists) do
+    for settings <- lists do
+      file = Path.join(EmbeddedEpmd.Folder.new("settings"), "sys.config")
+      File.write!(file, :io_lib.format("~tp.~n", [[embedded_epmd: settings]]))
+      load(start_plain(nil, flags: ["-config", file], env: @unset), [])
+    end
+  end
+
+  # With these variables and this application environment, which are taken back.
+  defp load_with(vm, variables, settings) do
+    for {name, value} <- variables, do: call(vm, :os, :putenv, [to_charlist(name), to_charlist(value)])
+    call(vm, :application, :set_env, [[embedded_epmd: settings]])
+    answer = load(vm, [])
+    for {name, _} <- variables, do: call(vm, :os, :unsetenv, [to_charlist(name)])
+    for {key, _} <- settings, do: call(vm, :application, :unset_env, [:embedded_epmd, key])
+    answer
+  end
+
+  defp load(vm, options) do
+    answer = call(vm, EmbeddedEpmd.Attempt, :run, [Config, :load, [options]])
+    with config when is_map(config) <- answer, do: {config, call(vm, Config, :ignored)}
+  end
+
+  defp defaults do
+    Map.new(Schema.names(), &{&1, Schema.setting(&1).default})
+    |> Map.merge(%{trusted_users: [], trusted_groups: [], inet6: false, port_chosen: false, addresses_chosen: false})
+  end
+
   # Checks the configuration that the server was given and, where possible, the behaviour of the server.
   defp assert_holds(vm, settings) do
     config = call(vm, Config, :load, [call(vm, Lifecycle, :options)])
@@ -187,6 +411,7 @@ defmodule EmbeddedEpmd.SettingsTest do
   end
 
   # As users write it on a command line: strings, which are lists in Erlang, and not binaries.
-  defp erlang([text | _] = texts) when is_binary(text), do: inspect(texts)
+  defp erlang([text | _] = texts) when is_binary(text), do: String.replace(inspect(texts), "nil", "undefined")
+  defp erlang(text) when is_binary(text), do: inspect(text)
   defp erlang(value), do: List.to_string(:io_lib.format("~tp", [value]))
 end

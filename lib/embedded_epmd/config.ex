@@ -4,40 +4,29 @@ defmodule EmbeddedEpmd.Config do
   # no protocols, no Logger, no processes.
   #
   # A setting comes from, in this order: the environment (what the C daemon reads, and what `erl` makes of it), the
-  # options of the child, the application environment, the default.
+  # options of the child, the application environment, the default. A blank value is none: the next source counts.
 
-  alias EmbeddedEpmd.{Endpoints, Environment}
+  alias EmbeddedEpmd.Config.{Nearest, Schema, Value}
+  alias EmbeddedEpmd.Environment
 
-  @defaults %{
-    port: 4369,
-    addresses: [],
-    relaxed: false,
-    remote_names: false,
-    allow: nil,
-    owners: %{},
-    request_deadline: 10_000,
-    max_waiting: 256,
-    max_waiting_per_source: 32,
-    descriptor_share: 40,
-    hand_over: true,
-    standbys: 2,
-    log_level: :notice,
-    endpoints: %{},
-    advertise: []
-  }
-
-  @log_levels [:none, :error, :warning, :notice, :info, :debug]
-  @options :maps.keys(@defaults)
+  # These two are read when the library is compiled.
+  @compile_time [:base_url, :build]
+  # Those of OTP's daemon and its client.
+  @variables [
+    "ERL_EPMD_PORT",
+    "ERL_EPMD_ADDRESS",
+    "ERL_EPMD_RELAXED_COMMAND_CHECK",
+    "ERL_EPMD_DIST_HIGH",
+    "ERL_EPMD_DIST_LOW"
+  ]
 
   @doc "The settings, or an `ArgumentError` that names the setting, what is expected and what came."
   @spec load(keyword()) :: EmbeddedEpmd.Native.config()
   def load(options \\ []) do
     known!(options)
+    load_application()
 
-    # A release has loaded it before it boots. Elsewhere its environment, from -config or a flag, comes with the loading.
-    _ = :application.load(:embedded_epmd)
-
-    settings = :maps.map(fn key, _ -> get(key, options) end, @defaults)
+    settings = :maps.from_list(:lists.map(fn key -> {key, get(key, options)} end, Schema.names()))
     {hand_over, users, groups} = trusted(settings.hand_over)
 
     :maps.merge(settings, %{
@@ -54,12 +43,15 @@ defmodule EmbeddedEpmd.Config do
   defp trusted(value) when is_boolean(value), do: {value, [], []}
   defp trusted(lists), do: {true, :proplists.get_value(:users, lists, []), :proplists.get_value(:groups, lists, [])}
 
-  @doc "One setting, as `load/1` has it."
+  # A release has loaded it before it boots. Elsewhere its environment, from -config or a flag, comes with the loading.
+  defp load_application, do: _ = :application.load(:embedded_epmd)
+
+  @doc "One setting, as it was read."
   @spec get(atom(), keyword()) :: term()
   def get(key, options) do
     case given(key, options) do
-      :none -> :maps.get(key, @defaults)
-      {:ok, source, value} -> parse!(key, strings(key, value), source)
+      :none -> Schema.setting(key).default
+      {_source, value} -> value
     end
   end
 
@@ -67,222 +59,99 @@ defmodule EmbeddedEpmd.Config do
   @spec source(atom(), keyword()) :: String.t()
   def source(key, options) do
     case given(key, options) do
-      {:ok, source, _} -> source
+      {source, _value} -> source
       :none -> "the default of " <> text(key)
     end
+  end
+
+  @doc """
+  What is set and ignored, as sentences: keys of the application environment and variables that nobody knows, most likely
+  misspelt.
+  """
+  @spec ignored() :: [String.t()]
+  def ignored do
+    load_application()
+    keys = :lists.map(fn {key, _} -> key end, :application.get_all_env(:embedded_epmd))
+    ignored(keys) ++ unknown(:lists.sort(variables()), @variables, "")
+  end
+
+  @doc "Those of these keys of the application environment that are ignored, as sentences."
+  @spec ignored([atom()]) :: [String.t()]
+  def ignored(keys), do: unknown(:lists.sort(keys), Schema.names() ++ @compile_time, "config :embedded_epmd, ")
+
+  defp unknown(given, known, what) do
+    :lists.map(
+      fn one -> what <> name(one) <> " is no setting, and is ignored: " <> Nearest.hint(one, known) end,
+      :lists.filter(fn one -> not :lists.member(one, known) end, given)
+    )
+  end
+
+  defp name(name) when is_atom(name), do: :erlang.atom_to_binary(name)
+  defp name(name), do: name
+
+  defp variables do
+    :lists.filtermap(
+      fn variable ->
+        case :string.split(variable, ~c"=") do
+          [~c"ERL_EPMD_" ++ _ = name, _] -> {true, :unicode.characters_to_binary(name)}
+          _ -> false
+        end
+      end,
+      :os.getenv()
+    )
   end
 
   defp known!(options) do
     if not :erlang.is_list(options) or not :lists.all(fn option -> match?({_, _}, option) end, options),
       do: fail!("EmbeddedEpmd", "given a keyword list of options", options)
 
-    case :lists.filter(fn {key, _} -> not :lists.member(key, @options) end, options) do
+    names = Schema.names()
+
+    case :lists.filter(fn {key, _} -> not :lists.member(key, names) end, options) do
       [] -> :ok
-      [{key, _} | _] -> fail!(text(key), "one of the options " <> text(@options), key)
+      [{key, _} | _] -> fail!(text(key), "one of the options " <> text(names) <> ": " <> Nearest.hint(key, names), key)
     end
   end
 
-  defp given(key, options) do
-    with :none <- environment(key), :none <- option(key, options) do
-      case :application.get_env(:embedded_epmd, key) do
-        {:ok, value} -> {:ok, "config :embedded_epmd, " <> text(key), value}
-        :undefined -> :none
+  # The first source that says something.
+  defp given(key, options), do: given(Schema.setting(key), [&variable/3, &option/3, &application/3], key, options)
+
+  defp given(_setting, [], _key, _options), do: :none
+
+  defp given(setting, [source | sources], key, options) do
+    with {name, value} <- source.(setting, key, options),
+         answer when answer != :blank <- Value.read(setting.kind, value) do
+      case answer do
+        {:ok, value} -> {name, value}
+        {:error, got} -> fail!(name, setting.expected, got)
+        {:error, expected, got} -> fail!(name, expected, got)
       end
-    end
-  end
-
-  defp option(key, options) do
-    case :lists.keyfind(key, 1, options) do
-      {^key, value} -> {:ok, "the option " <> text(key), value}
-      false -> :none
+    else
+      _ -> given(setting, sources, key, options)
     end
   end
 
   # `erl` turns ERL_EPMD_PORT into -epmd_port, which is what OTP's own client reads.
-  defp environment(:port) do
-    case :init.get_argument(:epmd_port) do
-      {:ok, [[value | _] | _]} ->
-        {:ok, "ERL_EPMD_PORT (-epmd_port)", :erlang.list_to_binary(value)}
-
-      _ ->
-        variable("ERL_EPMD_PORT")
+  defp variable(%{variable: variable}, key, _options) do
+    case if(key == :port, do: :init.get_argument(:epmd_port), else: :error) do
+      {:ok, [[value | _] | _]} -> {variable <> " (-epmd_port)", :unicode.characters_to_binary(value)}
+      _ -> {variable, :unicode.characters_to_binary(:os.getenv(:erlang.binary_to_list(variable), ~c""))}
     end
   end
 
-  # An empty one says nothing of addresses; it must not open those that the configuration left out.
-  defp environment(:addresses), do: with({:ok, _, ""} <- variable("ERL_EPMD_ADDRESS"), do: :none)
-  defp environment(:relaxed), do: variable("ERL_EPMD_RELAXED_COMMAND_CHECK")
-  defp environment(_), do: :none
+  defp variable(_setting, _key, _options), do: :none
 
-  defp variable(name) do
-    case :os.getenv(:erlang.binary_to_list(name)) do
+  defp option(_setting, key, options) do
+    case :lists.keyfind(key, 1, options) do
+      {^key, value} -> {"the option " <> text(key), value}
       false -> :none
-      value -> {:ok, name, :unicode.characters_to_binary(value)}
     end
   end
 
-  # Users and groups may be numbers, a list of which is no string.
-  defp strings(key, value) when key in [:hand_over, :owners], do: value
-  defp strings(_key, value), do: strings(value)
-
-  # What `-embedded_epmd` of vm.args and an Erlang configuration have for a string is a list of characters.
-  defp strings([_ | _] = value) do
-    if :io_lib.printable_unicode_list(value),
-      do: :unicode.characters_to_binary(value),
-      else: :lists.map(fn element -> strings(element) end, value)
-  end
-
-  defp strings(value) when is_tuple(value),
-    do: :erlang.list_to_tuple(:lists.map(&strings/1, :erlang.tuple_to_list(value)))
-
-  defp strings(value) when is_map(value), do: :maps.from_list(:lists.map(&strings/1, :maps.to_list(value)))
-  defp strings(value), do: value
-
-  defp parse!(:port, value, source) do
-    port = if is_binary(value), do: integer(value), else: value
-
-    if is_integer(port) and port in 1..65_535,
-      do: port,
-      else: fail!(source, "a port from 1 to 65535", value)
-  end
-
-  defp parse!(:addresses, value, source) when is_binary(value) do
-    parse!(:addresses, :string.lexemes(value, [?,, ?\s]), source)
-  end
-
-  defp parse!(:addresses, value, source) when is_list(value) do
-    :lists.map(fn address -> address!(address, source) end, value)
-  end
-
-  defp parse!(:addresses, value, source),
-    do: fail!(source, "a list of IPv4 and IPv6 addresses", value)
-
-  # The C daemon takes any value for true. Nobody who writes "false" means that.
-  defp parse!(:relaxed, value, _) when value in ["", "0", "false"], do: false
-  defp parse!(:relaxed, value, _) when is_binary(value), do: true
-
-  defp parse!(key, value, _) when key in [:relaxed, :remote_names, :hand_over] and is_boolean(value),
-    do: value
-
-  defp parse!(key, value, source) when key in [:relaxed, :remote_names],
-    do: fail!(source, "true or false", value)
-
-  defp parse!(:hand_over, value, source) do
-    expected = "true, false, or lists of names or numbers such as [users: [\"prod\"], groups: [\"epmd\"]]"
-
-    if is_list(value) and
-         :lists.all(fn entry -> match?({key, [_ | _]} when key in [:users, :groups], entry) end, value),
-       do: :lists.map(fn {key, names} -> {key, named!(names, expected, value, source)} end, value),
-       else: fail!(source, expected, value)
-  end
-
-  defp parse!(:owners, value, source) do
-    expected =
-      "a map of nodes' names or patterns to users, by their names or numbers, " <>
-        "such as %{\"prod\" => \"prod\", \"billing_*\" => [\"billing\", 1001]}"
-
-    if is_map(value),
-      do: :maps.from_list(:lists.map(&owner!(&1, expected, source), :maps.to_list(value))),
-      else: fail!(source, expected, value)
-  end
-
-  defp parse!(:standbys, value, source) do
-    if is_integer(value) and value in 1..8, do: value, else: fail!(source, "a number from 1 to 8", value)
-  end
-
-  defp parse!(:allow, nil, _), do: nil
-
-  defp parse!(:allow, value, source) do
-    if is_list(value) and :lists.all(fn network -> is_binary(network) end, value),
-      do: value,
-      else: fail!(source, "nil or a list of networks such as \"10.0.0.0/8\"", value)
-  end
-
-  defp parse!(:log_level, value, source) do
-    if :lists.member(value, @log_levels), do: value, else: fail!(source, "one of " <> text(@log_levels), value)
-  end
-
-  defp parse!(:endpoints, value, source) do
-    case Endpoints.parse(value) do
-      {:ok, endpoints} -> endpoints
-      {:error, expected, got} -> fail!(source, expected, got)
-    end
-  end
-
-  defp parse!(:advertise, [], _), do: []
-  defp parse!(:advertise, [port: port] = value, _) when is_integer(port) and port in 1..65_535, do: value
-  defp parse!(:advertise, value, source), do: fail!(source, "[port: PORT], with a port from 1 to 65535", value)
-
-  defp parse!(:request_deadline, value, source) do
-    if is_integer(value) and value in 100..600_000,
-      do: value,
-      else: fail!(source, "milliseconds from 100 to 600000", value)
-  end
-
-  defp parse!(:descriptor_share, value, source) do
-    if is_integer(value) and value in 1..95, do: value, else: fail!(source, "a percentage from 1 to 95", value)
-  end
-
-  defp parse!(_, value, source) do
-    if is_integer(value) and value in 1..65_535,
-      do: value,
-      else: fail!(source, "a number from 1 to 65535", value)
-  end
-
-  # Where the name is a list of characters, a list for the user is one as well.
-  defp owner!({name, users} = entry, expected, source) when is_list(name) do
-    case {strings(name), strings(users)} do
-      {name, user} when is_binary(name) and is_binary(user) -> owner!({name, user}, expected, source)
-      {name, _} when is_binary(name) -> owner!({name, users}, expected, source)
-      _ -> fail!(source, expected, entry)
-    end
-  end
-
-  defp owner!({name, [_ | _] = users} = entry, expected, source) when is_binary(name),
-    do: {name, named!(users, expected, entry, source)}
-
-  defp owner!({name, user}, expected, source) when is_binary(name) and user != [],
-    do: owner!({name, [user]}, expected, source)
-
-  defp owner!(entry, expected, source), do: fail!(source, expected, entry)
-
-  # Users or groups as the native side wants them: names, and numbers as text.
-  defp named!(names, expected, value, source) do
-    :lists.map(
-      fn name ->
-        case if(is_list(name), do: strings(name), else: name) do
-          name when is_binary(name) -> name
-          number when is_integer(number) and number >= 0 -> :erlang.integer_to_binary(number)
-          _ -> fail!(source, expected, value)
-        end
-      end,
-      names
-    )
-  end
-
-  defp integer(binary) do
-    case :string.to_integer(binary) do
-      {integer, ""} -> integer
-      _ -> :error
-    end
-  end
-
-  defp address!(address, source) do
-    parsed =
-      cond do
-        is_tuple(address) ->
-          if :inet.ntoa(address) != {:error, :einval}, do: {:ok, address}, else: :error
-
-        is_binary(address) ->
-          :inet.parse_strict_address(:erlang.binary_to_list(address))
-
-        true ->
-          :error
-      end
-
-    case parsed do
-      {:ok, ip} -> :erlang.list_to_binary(:inet.ntoa(ip))
-      _ -> fail!(source, "IPv4 and IPv6 addresses", address)
+  defp application(_setting, key, _options) do
+    case :application.get_env(:embedded_epmd, key) do
+      {:ok, value} -> {"config :embedded_epmd, " <> text(key), value}
+      :undefined -> :none
     end
   end
 

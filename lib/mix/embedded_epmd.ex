@@ -136,22 +136,40 @@ defmodule Mix.EmbeddedEpmd do
   @doc "The file that sets the kernel parameter `epmd_module` for releases, and its value; `nil` if none does."
   @spec parameter() :: {Path.t(), module()} | nil
   def parameter do
-    config = Mix.Project.config()[:config_path]
-    env = if Mix.env() in [:dev, :test], do: :prod, else: Mix.env()
-
-    Enum.find_value([config, Path.join(Path.dirname(config), "runtime.exs")], fn file ->
-      with module when module != nil <- parameter(file, env), do: {Path.relative_to_cwd(file), module}
+    Enum.find_value(configurations(), fn file ->
+      with module when module != nil <- parameter(file), do: {Path.relative_to_cwd(file), module}
     end)
   end
 
-  defp parameter(file, env) do
-    if File.regular?(file),
-      do: in_a_release(fn -> Config.Reader.read!(file, env: env, target: Mix.target()) end)[:kernel][:epmd_module]
+  defp parameter(file) do
+    read(file)[:kernel][:epmd_module]
   rescue
     # The file may need what exists only when the release runs. Then its text is searched.
     _ ->
       with [_, module] <- Regex.run(~r/^[^#\n]*\bepmd_module:\s*([\w.]+)/m, File.read!(file)),
            do: Module.concat([module])
+  end
+
+  @doc "The keys that these files set for this library, by file. A file that cannot be read here has none."
+  @spec keys() :: [{Path.t(), [atom()]}]
+  def keys, do: for(file <- configurations(), do: {Path.relative_to_cwd(file), keys(file)})
+
+  defp keys(file) do
+    Keyword.keys(read(file)[:embedded_epmd] || [])
+  rescue
+    _ -> []
+  end
+
+  # The files that exist.
+  defp configurations do
+    config = Mix.Project.config()[:config_path]
+    Enum.filter([config, Path.join(Path.dirname(config), "runtime.exs")], &File.regular?/1)
+  end
+
+  # A file, as a release gets it.
+  defp read(file) do
+    env = if Mix.env() in [:dev, :test], do: :prod, else: Mix.env()
+    in_a_release(fn -> Config.Reader.read!(file, env: env, target: Mix.target()) end)
   end
 
   # Mix advises to test this variable in runtime.exs for parameters of kernel, which only releases may set.

@@ -19,6 +19,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
     Map.merge(host(port), %{
       settings: config.error,
+      ignored: Config.ignored(),
       hand_over: config.hand_over,
       descriptor_share: config[:descriptor_share],
       owners: config[:owners] || %{},

@@ -15,6 +15,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   def judge(facts) do
     List.flatten([
       settings(facts),
+      ignored(facts.ignored),
       flags(facts),
       role(facts),
       standby(facts),
@@ -29,6 +30,18 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   defp settings(%{settings: sentence}),
     do: problem("A setting is not valid: #{sentence}.", "No server can start with it.", "Correct it where it stands.")
+
+  @doc "Settings that nobody knows, given as sentences."
+  @spec ignored([String.t()]) :: [Finding.t()]
+  def ignored(sentences) do
+    for sentence <- sentences do
+      warning(
+        sentence <> if(String.ends_with?(sentence, "?"), do: "", else: "."),
+        "What was meant by it does not hold: its default does, or what another source says.",
+        "Correct its name where it stands, or remove it."
+      )
+    end
+  end
 
   ## Flags and parameters
 

@@ -46,7 +46,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.{Doctor, VmArgs}
+  alias EmbeddedEpmd.{Config, Doctor, VmArgs}
   alias Mix.EmbeddedEpmd, as: Project
 
   @impl Mix.Task
@@ -64,6 +64,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
     findings =
       [contents(releases)] ++
         [parameter(parameter, releases)] ++
+        Enum.map(Project.keys(), fn {file, keys} -> ignored(file, keys) end) ++
         Enum.map(Project.templates(releases), &template(&1, parameter != nil)) ++
         Doctor.Owner.judge(Doctor.Facts.host())
 
@@ -110,6 +111,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
         )
     end
   end
+
+  defp ignored(file, keys),
+    do: Doctor.Findings.ignored(for sentence <- Config.ignored(keys), do: "#{file}: #{sentence}")
 
   defp template(%{path: path, kind: kind, content: content} = template, parameter?) do
     case Project.judge(template, parameter?) do

@@ -1,0 +1,172 @@
+defmodule EmbeddedEpmd.Config.Schema do
+  @moduledoc false
+  # Every setting, once: how its values are read, what they must be, its default, the environment variable that comes
+  # first, and its documentation. It also runs while the VM boots, so it uses plain functions only.
+
+  # `kind` is what `EmbeddedEpmd.Config.Value` reads, `expected` ends the sentence "... must be ...", `means` says what a
+  # default is that does not speak for itself. Defaults are as they are after reading.
+  @settings [
+    port: %{
+      kind: {:number, 1, 65_535},
+      expected: "a port from 1 to 65535",
+      default: 4369,
+      variable: "ERL_EPMD_PORT",
+      doc: "the port to serve. The flag `-epmd_port` of `erl` is the same as the variable."
+    },
+    addresses: %{
+      kind: :addresses,
+      expected: "IPv4 and IPv6 addresses",
+      default: [],
+      means: "all addresses",
+      variable: "ERL_EPMD_ADDRESS",
+      doc: """
+      where to listen: a list of addresses, as strings or tuples, or one string separated by commas. If the list has an
+      address that is neither a loopback nor the any address, 127.0.0.1 and ::1 are added, since nodes register there. A
+      list of loopbacks gets the loopback where this VM's nodes register (127.0.0.1, or ::1 with IPv6 distribution),
+      unless it is taken. A loopback that this host does not have is left out, with a warning, until it comes; any other
+      address must exist.
+      """
+    },
+    relaxed: %{
+      kind: :boolean,
+      expected: "true or false",
+      default: false,
+      variable: "ERL_EPMD_RELAXED_COMMAND_CHECK",
+      doc: "lets local peers end the registrations of others, as `epmd -stop` and `-kill` do."
+    },
+    remote_names: %{
+      kind: :boolean,
+      expected: "true or false",
+      default: false,
+      doc: "lets remote peers list the names."
+    },
+    allow: %{
+      kind: :networks,
+      expected: "networks such as \"10.0.0.0/8\"",
+      default: nil,
+      means: "everybody",
+      doc: """
+      the networks that may look nodes up, as a list or as one string separated by commas; local peers always may, and
+      with `[]` nobody else.
+      """
+    },
+    owners: %{
+      kind: :owners,
+      expected:
+        "a map of nodes' names or patterns to users, by their names or numbers, " <>
+          "such as %{\"prod\" => \"prod\", \"billing_*\" => [\"billing\", 1001]}",
+      default: %{},
+      means: "every name is anybody's",
+      doc: """
+      names that only certain users may register, with `*` for any characters. A name counts before a pattern, and of two
+      patterns the one with more characters of its own. A registration is refused if the kernel cannot tell whose it is.
+      A user whom nobody has now, as that of a stopped unit with `DynamicUser=`, is looked for every 5 seconds; until then
+      the name is refused to everybody else. The list of the VM that serves applies. See the
+      [security guide](security.md).
+      """
+    },
+    request_deadline: %{
+      kind: {:number, 100, 600_000},
+      expected: "milliseconds from 100 to 600000",
+      default: 10_000,
+      doc: """
+      the time from the start of a connection to the end of its reply. Linux holds back a connection without data for
+      about a second before the deadline starts.
+      """
+    },
+    max_waiting: %{
+      kind: {:number, 1, 65_535},
+      expected: "a number from 1 to 65535",
+      default: 256,
+      doc: """
+      how many connections may wait for their request or reply. At the limit the one that has waited longest is closed.
+      """
+    },
+    max_waiting_per_source: %{
+      kind: {:number, 1, 65_535},
+      expected: "a number from 1 to 65535",
+      default: 32,
+      doc: "how many of these may come from one remote address."
+    },
+    descriptor_share: %{
+      kind: {:number, 1, 95},
+      expected: "a percentage from 1 to 95",
+      default: 40,
+      doc: """
+      how much of the VM's limit of open files registered nodes and waiting connections may use together. The rest is left
+      to the application.
+      """
+    },
+    hand_over: %{
+      kind: :hand_over,
+      expected: "true, false, or lists of names or numbers such as [users: [\"prod\"], groups: [\"epmd\"]]",
+      default: true,
+      doc: """
+      lets other VMs stand by for this one, and this one for another. A standby has copies of the listeners and of the
+      registered nodes' connections, and takes over with these when the owner of the port ends, however it ends. Owner and
+      standby need the same `:addresses`. `true` means VMs of this user. The lists add VMs of other users, whose setting
+      must in turn name this VM's user or group. A user or group whom nobody has now is looked for every 5 seconds.
+      """
+    },
+    standbys: %{
+      kind: {:number, 1, 8},
+      expected: "a number from 1 to 8",
+      default: 2,
+      doc: "how many VMs may stand by."
+    },
+    endpoints: %{
+      kind: :endpoints,
+      expected: "a map of nodes to endpoints, or {module, function}",
+      default: %{},
+      means: "none",
+      doc: "where to reach nodes that no EPMD can look up: see `EmbeddedEpmd.Endpoints`."
+    },
+    advertise: %{
+      kind: :advertise,
+      expected: "[port: PORT], with a port from 1 to 65535",
+      default: [],
+      means: "the port that the node listens on",
+      doc: """
+      registers this port instead of the one that the node listens on, for instance that of a port forwarder. It must lead
+      to the node from this host as well, since `bin/app rpc`, `remote`, `stop`, `pid` and the other nodes of this host
+      look it up, too: best let the node listen on the same port (`inet_dist_listen_min`). Once the node is registered,
+      another value is refused.
+      """
+    },
+    log_level: %{
+      kind: {:one_of, [:none, :error, :warning, :notice, :info, :debug]},
+      expected: "one of [none,error,warning,notice,info,debug]",
+      default: :notice,
+      doc: "the lowest level that the server logs."
+    }
+  ]
+
+  @names for {name, _} <- @settings, do: name
+  @by_name Map.new(@settings, fn {name, setting} -> {name, Map.delete(setting, :doc)} end)
+
+  @type setting :: %{
+          required(:kind) => EmbeddedEpmd.Config.Value.kind(),
+          required(:expected) => String.t(),
+          required(:default) => term(),
+          optional(:means) => String.t(),
+          optional(:variable) => String.t()
+        }
+
+  @doc "The names of all settings."
+  @spec names() :: [atom()]
+  def names, do: @names
+
+  @spec setting(atom()) :: setting()
+  def setting(name), do: :maps.get(name, @by_name)
+
+  @documentation Enum.map_join(@settings, "\n", fn {name, setting} ->
+                   variable = if setting[:variable], do: "`#{setting.variable}`. ", else: ""
+                   default = setting[:means] || "`#{inspect(setting.default)}`"
+                   doc = setting.doc |> String.trim() |> String.replace("\n", "\n    ")
+                   "  * `:#{name}` - #{doc} Must be #{setting.expected}. #{variable}Defaults to #{default}."
+                 end)
+
+  @doc "The settings as a list in Markdown."
+  @spec documentation() :: String.t()
+  def documentation, do: @documentation
+end
