@@ -15,7 +15,8 @@ defmodule EmbeddedEpmd do
   That also works without the flag `-epmd_module`, as under `iex -S mix`. On OTP 27.2 and later the process sets the
   parameter `epmd_module` of `kernel`. Earlier versions have no such parameter: there the process starts the server on
   the loopback addresses only, and adds the configured addresses as soon as a node registers. If something that is no
-  EPMD has the port, a warning says so, and the application starts all the same.
+  EPMD has the port, a warning says so, and the application starts all the same. If `Node.start/2` comes before the
+  child, call `prepare/1` before it.
 
   Several applications of one VM may each have `EmbeddedEpmd` as a child. The first process supervises the server;
   when it ends, one of the others takes its place. Their options must not contradict each other.
@@ -45,6 +46,7 @@ defmodule EmbeddedEpmd do
   """
 
   alias EmbeddedEpmd.{Client, Doctor, HostAddress, Lifecycle, Native, Server, Stats}
+  alias EmbeddedEpmd.Config.Schema
   alias EmbeddedEpmd.Doctor.Connection
 
   @timeout 5_000
@@ -72,40 +74,13 @@ defmodule EmbeddedEpmd do
 
   In `vm.args` the values are Erlang terms, quoted as in a shell: `-embedded_epmd addresses '["127.0.0.1"]'`.
 
-    * `:port` - the port to serve, 1 to 65535. `ERL_EPMD_PORT`, or `-epmd_port` of `erl`. Defaults to 4369.
-    * `:addresses` - where to listen: a list of IPv4 and IPv6 addresses, as strings or tuples, or one string separated
-      by commas. `ERL_EPMD_ADDRESS`. If the list has an address that is neither a loopback nor the any address,
-      127.0.0.1 and ::1 are added, since nodes register there. A list of loopbacks gets the loopback where this VM's
-      nodes register (127.0.0.1, or ::1 with IPv6 distribution), unless it is taken. Defaults to `[]`: all addresses.
-    * `:relaxed` - lets local peers end the registrations of others, as `epmd -stop` and `-kill` do.
-      `ERL_EPMD_RELAXED_COMMAND_CHECK`, where an empty value, `0` and `false` mean no. Defaults to `false`.
-    * `:remote_names` - lets remote peers list the names. Defaults to `false`.
-    * `:allow` - the networks that may look nodes up, such as `["10.0.0.0/8"]`; local peers always may. Defaults to
-      `nil`: everybody.
-    * `:owners` - names that only certain users may register: `%{"prod" => "prod", "billing_*" => ["billing", 1001]}`,
-      with users by name or number, and `*` for any characters. A name counts before a pattern, and of two patterns
-      the one with more characters of its own. A registration is refused if the kernel cannot tell whose it is. The
-      list of the VM that serves applies. See the [security guide](security.md). Defaults to `%{}`.
-    * `:request_deadline` - milliseconds from the start of a connection to the end of its reply, 100 to 600000.
-      Defaults to 10000. Linux holds back a connection without data for about a second before the deadline starts.
-    * `:max_waiting` - how many connections may wait for their request or reply, 1 to 65535. At the limit the one that
-      has waited longest is closed. Defaults to 256.
-    * `:max_waiting_per_source` - how many of these may come from one remote address, 1 to 65535. Defaults to 32.
-    * `:descriptor_share` - how much of the VM's limit of open files registered nodes and waiting connections may use
-      together, in percent, 1 to 95. The rest is left to the application. Defaults to 40.
-    * `:hand_over` - lets other VMs stand by for this one, and this one for another. A standby has copies of the
-      listeners and of the registered nodes' connections, and takes over with these when the owner of the port ends,
-      however it ends. Owner and standby need the same `:addresses`. `true` means VMs of this user. `[users: ["prod"],
-      groups: ["epmd"]]`, with names or numbers, adds VMs of other users, whose setting must in turn name this VM's
-      user or group. Defaults to `true`.
-    * `:standbys` - how many VMs may stand by, 1 to 8. Defaults to 2.
-    * `:endpoints` - where to reach nodes that no EPMD can look up: see `EmbeddedEpmd.Endpoints`. Defaults to `%{}`.
-    * `:advertise` - `[port: 30100]` registers this port instead of the one that the node listens on, for instance
-      that of a port forwarder. It must lead to the node from this host as well, since `bin/app rpc`, `remote`,
-      `stop`, `pid` and the other nodes of this host look it up, too: best let the node listen on the same port
-      (`inet_dist_listen_min`). Once the node is registered, another value is refused. Defaults to `[]`.
-    * `:log_level` - the lowest level that the server logs: `:none`, `:error`, `:warning`, `:notice`, `:info` or
-      `:debug`. Defaults to `:notice`.
+  Every source is read in the same way. Numbers may be text (`"4370"`), and `true` and `false` may be written as `yes`,
+  `no`, `on`, `off`, `1` or `0`, in capitals or not. What is blank is not set: `nil`, `""`, a list or a map without
+  entries, or a variable with blanks only; then the next source counts. An option of the child that does not exist is
+  refused; a key of the application environment or a variable `ERL_EPMD_...` that does not exist is ignored, with a
+  warning that names the nearest one.
+
+  #{Schema.documentation()}
   """
   @type option ::
           {:port, 1..65_535}
@@ -234,6 +209,25 @@ defmodule EmbeddedEpmd do
   """
   @spec start_link([option()]) :: GenServer.on_start()
   defdelegate start_link(options), to: EmbeddedEpmd.Server
+
+  @doc """
+  Prepares this VM to become a node before the child has started. Takes the options of the child.
+
+  Only for a VM without the flag `-epmd_module` that calls `Node.start/2` before its supervisor starts `EmbeddedEpmd`,
+  as in the `start/2` of its application. Without this call `Node.start/2` looks for OTP's daemon there, and fails with
+  `:econnrefused` if none runs.
+
+      def start(_type, _arguments) do
+        :ok = EmbeddedEpmd.prepare()
+        {:ok, _} = Node.start(:app, :shortnames)
+        Supervisor.start_link([EmbeddedEpmd], strategy: :one_for_one)
+      end
+
+  It does what the child does for a VM that is not a node yet. Raises an `ArgumentError` for a bad option. Returns
+  `{:error, sentence}` if the server cannot run: then `Node.start/2` finds OTP's daemon, if one runs.
+  """
+  @spec prepare([option()]) :: :ok | {:error, String.t()}
+  def prepare(options \\ []), do: Server.prepare(options)
 
   @doc """
   Lists the nodes of this host with their distribution ports and users, the newest registration first.

@@ -82,6 +82,49 @@ defmodule EmbeddedEpmd.LifecycleTest do
       end
     end
 
+    test "stands by for the owner that it has joined as soon as it is one", %{port: port, name: name} do
+      node = start_ours(name, port)
+      supervise(node)
+      plain = start_plain(port)
+      supervise(plain)
+      assert %{stands_by: false} = call(plain, EmbeddedEpmd, :status)
+      assert {:ok, _} = become_node(plain, unique("later"))
+      eventually(fn -> match?(%{stands_by: true, table: :copy}, call(plain, EmbeddedEpmd, :status)) end)
+    end
+
+    test "can become one before the child, once it is prepared", %{port: port, name: name} do
+      for {start, n} <- Enum.with_index([&start_plain/1, &start_unnamed/1]) do
+        vm = start.(port)
+        hush(vm)
+        # OTP's client finds no daemon. Where OTP calls Discovery, nothing has to be prepared.
+        if n == 0, do: assert({:error, _} = become_node(vm, name))
+        assert :ok == call(vm, EmbeddedEpmd, :prepare, [[log_level: :error]])
+        assert {:ok, _} = become_node(vm, name)
+        assert [%{name: ^name}] = stock_names(port)
+        supervise(vm, log_level: :error)
+        assert %{role: :serving, names: 1} = call(vm, EmbeddedEpmd, :status)
+        assert :ok == call(vm, EmbeddedEpmd, :prepare, [[log_level: :error]])
+        kill(vm)
+        eventually(fn -> listening(port) == [] end)
+      end
+    end
+
+    test "becomes one with OTP's client where the library cannot be loaded, with one warning", context do
+      %{port: port, name: name} = context
+      start_daemon(port)
+      vm = start_plain(port, ebin: without_library())
+      call(vm, Watch, :start)
+      :ok = call(vm, Watch, :log)
+      supervise(vm)
+      assert {:ok, _} = become_node(vm, name)
+      assert [%{name: ^name}] = stock_names(port)
+      # It tries again.
+      call(vm, :erlang, :send, [EmbeddedEpmd.Server, {:embedded_epmd, :started}])
+      call(vm, :sys, :get_state, [EmbeddedEpmd.Server])
+      assert [{:warning, sentence, _}] = call(vm, Watch, :seen).logged
+      assert sentence =~ ~r/^the native library .* cannot be loaded: .*; trying again$/
+    end
+
     test "is told why it cannot become a node", %{port: port, name: name} do
       hold(port)
       vm = start_unnamed(port)
@@ -252,6 +295,14 @@ defmodule EmbeddedEpmd.LifecycleTest do
       assert {:error, _} = supervise_second(vm, @supervisor, owners: %{"prod" => "root"})
       assert {:ok, _} = supervise_second(vm, @supervisor, hand_over: [users: ["root"]])
     end
+  end
+
+  # The modules in a folder of their own, as on a machine for which the library was not built.
+  defp without_library do
+    ebin = Path.join(EmbeddedEpmd.Folder.new("no_library"), "embedded_epmd/ebin")
+    File.mkdir_p!(Path.dirname(ebin))
+    File.cp_r!(Path.join(:code.lib_dir(:embedded_epmd), "ebin"), ebin)
+    ebin
   end
 
   # The snapshot of a new subscriber.

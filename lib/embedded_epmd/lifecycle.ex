@@ -4,11 +4,12 @@ defmodule EmbeddedEpmd.Lifecycle do
   # `Discovery`, the keeper is `net_sup`: the server lives as long as the distribution, whatever happens to the
   # applications. Some of this code runs while the VM boots, so it uses plain functions only.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Native, ServiceManager}
+  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Log, Native, ServiceManager}
 
   @server {__MODULE__, :server}
   @node {__MODULE__, :node}
   @options {__MODULE__, :options}
+  @told {__MODULE__, :told}
   # How often a running node retries to register after a restart of the server, and the pause between; milliseconds.
   @attempts 20
   @retry_interval 50
@@ -54,6 +55,21 @@ defmodule EmbeddedEpmd.Lifecycle do
   @spec options() :: keyword()
   def options, do: :persistent_term.get(@options, [])
 
+  @doc "Warns of each setting that is ignored, once."
+  @spec tell_ignored() :: :ok
+  def tell_ignored do
+    told = :persistent_term.get(@told, [])
+
+    case Config.ignored() -- told do
+      [] ->
+        :ok
+
+      sentences ->
+        :persistent_term.put(@told, sentences ++ told)
+        :lists.foreach(fn sentence -> Log.log(:warning, sentence) end, sentences)
+    end
+  end
+
   @doc """
   Starts the server of a VM that becomes a node, and tells the supervised process. The server ends with `keeper`.
 
@@ -66,6 +82,7 @@ defmodule EmbeddedEpmd.Lifecycle do
     with :ok <- load(),
          {:ok, config} <- config(),
          {:ok, server} <- start(config, keeper) do
+      tell_ignored()
       with pid when is_pid(pid) <- :erlang.whereis(EmbeddedEpmd.Server), do: send(pid, {:embedded_epmd, :started})
       {:ok, server}
     end
@@ -76,6 +93,9 @@ defmodule EmbeddedEpmd.Lifecycle do
 
   If OTP calls `Discovery`, only a node needs a server. If it does not, and cannot be made to (before 27.2), the VM
   always needs one: its node will register over TCP, as a stock node does, without notice.
+
+  OTP is made to call it only if the library can be loaded. In an escript, or with a library for another machine, the
+  node then starts with OTP's client.
   """
   @spec ensure() :: {:ok, Native.server()} | :none | {:error, String.t()}
   def ensure do
@@ -83,10 +103,14 @@ defmodule EmbeddedEpmd.Lifecycle do
       cond do
         Environment.stopping?() or Environment.client?() -> :none
         Environment.routed?() -> if Environment.distributed?(), do: start_again(), else: :none
-        not Environment.distributed?() and Environment.route() -> :none
-        true -> start_unrouted()
+        true -> route()
       end
     end
+  end
+
+  defp route do
+    with :ok <- load(),
+         do: if(not Environment.distributed?() and Environment.route(), do: :none, else: start_unrouted())
   end
 
   defp start_again do
@@ -111,8 +135,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   end
 
   defp start_unrouted do
-    with :ok <- load(),
-         {:ok, config} <- config(),
+    with {:ok, config} <- config(),
          do: start(exposed(config, Environment.distributed?()), :erlang.whereis(:kernel_sup))
   end
 
@@ -216,8 +239,19 @@ defmodule EmbeddedEpmd.Lifecycle do
            file,
            " cannot be loaded: ",
            reason,
-           "; rebuild the release for this machine (mix deps.compile embedded_epmd --force, then mix release)"
+           if(:init.get_argument(:escript) == :error and not in_archive?(file),
+             do: "; rebuild the release for this machine (mix deps.compile embedded_epmd --force, then mix release)",
+             else: "; an escript has no room for it: its node uses the EPMD that it finds, or make it a release"
+           )
          ])}
+    end
+  end
+
+  # A file cannot have others below it, unless it is an archive.
+  defp in_archive?(file) do
+    case :filename.dirname(file) do
+      ^file -> false
+      folder -> match?({:ok, _}, :prim_file.read_file(folder)) or in_archive?(folder)
     end
   end
 

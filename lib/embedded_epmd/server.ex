@@ -18,6 +18,8 @@ defmodule EmbeddedEpmd.Server do
   @min_backoff 1_000
   @max_backoff 30_000
   @stable_after 60_000
+  # How often a server that OTP does not call asks whether a node needs it; milliseconds.
+  @exposure_interval 1_000
 
   @enforce_keys [:subscribers]
   defstruct [
@@ -38,6 +40,15 @@ defmodule EmbeddedEpmd.Server do
     GenServer.start_link(__MODULE__, options)
   end
 
+  @doc "Does for a VM that is about to become a node what the process would do."
+  @spec prepare(keyword()) :: :ok | {:error, String.t()}
+  def prepare(options) do
+    _ = Config.load(options)
+    if Process.whereis(__MODULE__) == nil, do: Lifecycle.put_options(options)
+    Lifecycle.tell_ignored()
+    with {:ok, _server} <- with(:none <- Lifecycle.ensure(), do: {:ok, :none}), do: :ok
+  end
+
   @doc "Sends changes to `pid` from now on; returns the state that they change."
   @spec subscribe(pid()) :: EmbeddedEpmd.snapshot()
   def subscribe(pid), do: GenServer.call(__MODULE__, {:subscribe, pid})
@@ -48,6 +59,7 @@ defmodule EmbeddedEpmd.Server do
   @impl GenServer
   def init(options) do
     Process.flag(:trap_exit, true)
+    Lifecycle.tell_ignored()
 
     if first?() do
       Lifecycle.put_options(options)
@@ -146,6 +158,7 @@ defmodule EmbeddedEpmd.Server do
 
   defp due(:look_after, state), do: look_after_later(state)
   defp due(:drain, state), do: drain(state)
+  defp due(:exposure, state), do: watch_exposure(update_exposure(state))
   defp due(:overflow, state), do: schedule_overflow(update_in(state.subscribers, &Subscribers.notify_missed/1))
 
   # Stops the server only if nobody can need it: the VM stops, or it is not a node and no other supervised process
@@ -182,7 +195,7 @@ defmodule EmbeddedEpmd.Server do
           if Environment.distributed?(), do: HostAddress.warn_if_missing(server)
           {unrouted?, needed?} = {not Environment.routed?(), Exposure.needed?(server)}
           state = %{state | server: server, since: now(), last_warning: nil, unrouted?: unrouted?, needed?: needed?}
-          {:ok, follow(state)}
+          {:ok, watch_exposure(follow(state))}
 
         {:error, :stopped} ->
           {:ok, retry_later(state)}
@@ -262,6 +275,12 @@ defmodule EmbeddedEpmd.Server do
   end
 
   defp update_exposure(state), do: state
+
+  # A server that has joined an owner hears of no registration until it has a copy of the table, so it has to ask.
+  defp watch_exposure(%{unrouted?: true, server: server} = state) when server != nil,
+    do: schedule(state, :exposure, @exposure_interval)
+
+  defp watch_exposure(state), do: state
 
   ## Events
 

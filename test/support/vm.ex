@@ -76,7 +76,7 @@ defmodule EmbeddedEpmd.Vm do
 
     flags =
       flags ++
-        paths() ++
+        paths(options) ++
         ["-setcookie", "test", "-kernel", "inet_dist_use_interface", interface] ++ (options[:flags] || [])
 
     environment =
@@ -120,8 +120,9 @@ defmodule EmbeddedEpmd.Vm do
     end
   end
 
-  defp paths do
-    ebins = for app <- [:embedded_epmd, :elixir, :logger], do: Path.join(:code.lib_dir(app), "ebin")
+  defp paths(options) do
+    ebins = for app <- [:elixir, :logger], do: Path.join(:code.lib_dir(app), "ebin")
+    ebins = [options[:ebin] || Path.join(:code.lib_dir(:embedded_epmd), "ebin") | ebins]
 
     Enum.flat_map(ebins, &["-pa", &1])
   end
