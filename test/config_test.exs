@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.ConfigTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm, only: [free_port: 0]
+  import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, hold: 1]
 
   alias EmbeddedEpmd.Config
 
@@ -46,16 +46,16 @@ defmodule EmbeddedEpmd.ConfigTest do
             {:port, 0, "the option port must be a port from 1 to 65535, got: 0"},
             {:port, "x", "the option port must be a port from 1 to 65535, got: \"x\""},
             {:addresses, ["localhost"], "must be IPv4 and IPv6 addresses, got: \"localhost\""},
-            {:addresses, 7, "must be a list of IPv4 and IPv6 addresses, got: 7"},
-            {:relaxed, 1, "the option relaxed must be true or false, got: 1"},
-            {:allow, "10.0.0.0/8", "must be nil or a list of networks"},
-            {:hand_over, [users: []], "such as [users: [\"prod\"], groups: [\"epmd\"]], got: [{users,[]}]"},
+            {:addresses, 7, "must be IPv4 and IPv6 addresses, got: 7"},
+            {:relaxed, 2, "the option relaxed must be true or false, got: 2"},
+            {:allow, 10, "the option allow must be networks such as \"10.0.0.0/8\", got: 10"},
+            {:hand_over, [user: ["prod"]], "such as [users: [\"prod\"], groups: [\"epmd\"]], got: "},
             {:owners, [prod: "prod"], "the option owners must be a map of nodes' names or patterns to users"},
             {:owners, %{"prod" => []}, "got: {<<\"prod\">>,[]}"},
             {:owners, %{"prod" => ["prod", nil]}, "got: {<<\"prod\">>,[<<\"prod\">>,nil]}"},
             {:owners, %{prod: "prod"}, "got: {prod,<<\"prod\">>}"},
             {:request_deadline, 5, "must be milliseconds from 100 to 600000, got: 5"},
-            {:prot, 1, "must be one of the options"}
+            {:prot, 1, "did you mean port?, got: prot"}
           ] do
         assert_raise ArgumentError, ~r/#{Regex.escape(expected)}/, fn ->
           Config.load([{option, value}])
@@ -84,14 +84,7 @@ defmodule EmbeddedEpmd.ConfigTest do
 
     test "a port that is held by something else stops it" do
       port = free_port()
-      {:ok, socket} = :gen_tcp.listen(port, ip: {127, 0, 0, 1}, active: false)
-
-      spawn_link(fn ->
-        {:ok, peer} = :gen_tcp.accept(socket)
-        :gen_tcp.send(peer, "220 mail.example ESMTP\r\n")
-        Process.sleep(:infinity)
-      end)
-
+      hold(port)
       assert {text, 1} = boot([{"ERL_EPMD_PORT", "#{port}"}])
       assert text =~ "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"
     end
@@ -115,6 +108,30 @@ defmodule EmbeddedEpmd.ConfigTest do
                ~r/\Aembedded_epmd: the native library .*epmd_nif.so cannot be loaded: .*; rebuild the release.*\n\z/
     end
 
+    test "nobody may hear it, and then a crash dump has the sentence" do
+      port = free_port()
+      dump = Path.join(EmbeddedEpmd.Folder.new("detached"), "dump")
+      hold(port)
+      bad = "ERL_EPMD_PORT (-epmd_port) must be a port from 1 to 65535, got: \"0\"\n"
+      held = "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"
+
+      for {port, flags, redirection, status, sentence} <- [
+            {"0", ["-detached"], "", 0, bad},
+            {"0", [], " 2>/dev/null", 1, bad},
+            {"#{port}", ["-detached"], "", 0, held}
+          ] do
+        environment = [{"ERL_EPMD_PORT", port}, {"ERL_CRASH_DUMP", dump}]
+        assert {"", ^status} = boot(environment, nil, flags, redirection)
+        eventually(fn -> match?({:ok, _}, File.read(dump)) and File.read!(dump) =~ "=end" end)
+        assert File.read!(dump) =~ "\nSlogan: embedded_epmd: " <> sentence
+        File.rm!(dump)
+      end
+
+      # Where it is heard, there is no need of one.
+      assert {"embedded_epmd: ERL_EPMD_PORT" <> _, 1} = boot([{"ERL_EPMD_PORT", "0"}, {"ERL_CRASH_DUMP", dump}])
+      refute File.exists?(dump)
+    end
+
     test "the application environment counts" do
       port = free_port()
 
@@ -129,7 +146,7 @@ defmodule EmbeddedEpmd.ConfigTest do
     end
   end
 
-  defp boot(environment, ebin \\ nil, flags \\ []) do
+  defp boot(environment, ebin \\ nil, flags \\ [], redirection \\ "") do
     ebin = ebin || Path.join(:code.lib_dir(:embedded_epmd), "ebin")
     elixir = Path.join(:code.lib_dir(:elixir), "ebin")
 
@@ -142,6 +159,7 @@ defmodule EmbeddedEpmd.ConfigTest do
 
     environment = [{"ERL_EPMD_PORT", "#{free_port()}"}, {"ERL_EPMD_ADDRESS", "127.0.0.1"}] ++ environment
 
-    System.cmd("erl", args, env: Map.to_list(Map.new(environment)), stderr_to_stdout: true)
+    shell = ["-c", "erl \"$@\"" <> redirection, "sh" | args]
+    System.cmd("sh", shell, env: Map.to_list(Map.new(environment)), stderr_to_stdout: true)
   end
 end

@@ -270,9 +270,18 @@ defmodule EmbeddedEpmd.Discovery do
     if Environment.booting?() do
       stderr = :erlang.open_port({:fd, 0, 2}, [:out, :binary])
       :erlang.port_command(stderr, [sentence, ?\n])
-      :erlang.halt(1)
+      # With `-detached` nobody reads that, but the slogan of a crash dump stays.
+      if Environment.unheard?(), do: :erlang.halt(slogan(sentence)), else: :erlang.halt(1)
     else
       {:error, sentence}
     end
+  end
+
+  # It has characters of Latin-1 only.
+  defp slogan(sentence) do
+    :lists.map(
+      fn character -> if character < 256, do: character, else: ?? end,
+      :unicode.characters_to_list(sentence)
+    )
   end
 end

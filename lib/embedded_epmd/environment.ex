@@ -81,6 +81,14 @@ defmodule EmbeddedEpmd.Environment do
   @spec stopping?() :: boolean()
   def stopping?, do: match?({:stopping, _}, :init.get_status())
 
+  @doc "Whether what is written to standard error is lost, as with `-detached`, which leads it to the null device."
+  @spec unheard?() :: boolean()
+  def unheard?, do: device(~c"/dev/fd/2") == device(~c"/dev/null")
+
+  defp device(file) do
+    with {:ok, info} <- :file.read_file_info(file, [:raw]), do: {:device, elem(info, 9), elem(info, 10)}
+  end
+
   @doc "Whether the distribution is over TLS."
   @spec tls?() :: boolean()
   def tls? do
