@@ -41,6 +41,15 @@ defmodule EmbeddedEpmd.ClusterTest do
     end
   end
 
+  test "a pattern need not be in a list, and may have been compiled in another VM", %{port: port, tag: tag} do
+    for {nodes, n} <- Enum.with_index(["app#{tag}*", ~r/^APP#{tag}/i]) do
+      vm = start_ours("app#{tag}_#{n}", port)
+      cluster(vm, nodes: nodes)
+      other = start_ours("app#{tag}_other#{n}", port)
+      eventually(fn -> call(other, :erlang, :node) in call(vm, Node, :list) end)
+    end
+  end
+
   test "what cannot be a node's name is left alone", %{port: port, tag: tag} do
     vm = start_ours("app#{tag}", port)
     cluster(vm, nodes: ["*"])
@@ -186,11 +195,11 @@ defmodule EmbeddedEpmd.ClusterTest do
       Cluster.start_link(nodes: ["app@host"])
     end
 
-    assert_raise ArgumentError, ~r/got "app\*"/, fn -> Cluster.start_link(nodes: "app*") end
+    assert_raise ArgumentError, ~r/got "app@host"/, fn -> Cluster.start_link(nodes: "app@host") end
     assert_raise ArgumentError, ~r/nodes: .* got nil/, fn -> Cluster.start_link([]) end
 
-    assert_raise ArgumentError, ~r/users: expected .* got "prod"/, fn ->
-      Cluster.start_link(nodes: ["a"], users: "prod")
+    assert_raise ArgumentError, ~r/users: expected .* got :prod/, fn ->
+      Cluster.start_link(nodes: ["a"], users: :prod)
     end
 
     assert_raise ArgumentError, ~r/expected the options :nodes and :users, got \[node: "a"\]/, fn ->

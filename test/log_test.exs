@@ -35,9 +35,9 @@ defmodule EmbeddedEpmd.LogTest do
 
     eventually(fn -> {:error, sentence, %{what: sentence}} in call(vm, Watch, :seen).logged end)
 
-    state = %{patterns: [~r/^app/], users: [1], nodes: %{}, connecting: %{}, told: MapSet.new()}
+    {:ok, cluster} = call(vm, Cluster, :start_link, [[nodes: "app*"]])
     node = %{name: "app1", port: 1, creation: 1, user: 4711}
-    call(vm, Cluster, :handle_info, [{:embedded_epmd, {:registered, node}}, state])
+    call(vm, :erlang, :send, [cluster, {:embedded_epmd, {:registered, node}}])
     sentence = "a node that fits the cluster belongs to user 4711: name the user in users: to connect to it"
     eventually(fn -> {:warning, sentence, %{what: sentence, name: "app1"}} in call(vm, Watch, :seen).logged end)
   end

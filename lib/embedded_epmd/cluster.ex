@@ -43,12 +43,15 @@ defmodule EmbeddedEpmd.Cluster do
   @max_connecting 16
 
   @typedoc """
-    * `:nodes` - the names to connect to, without their hosts: a list of patterns, in which `*` stands for any
-      characters and `?` for one, or of regular expressions. Required.
-    * `:users` - users to whose nodes it connects as well: a list of names or numbers. One that this host does not know
-      yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
+    * `:nodes` - the names to connect to, without their hosts: one pattern or a list of them, in which `*` stands for any
+      characters and `?` for one; or regular expressions. In the `config.exs` of a release these need the modifier `E`
+      from OTP 28 on (`~r/^app/E`), else `mix release` refuses them; patterns work everywhere. Required.
+    * `:users` - users to whose nodes it connects as well: a name, a number, or a list of them. One that this host does
+      not know yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
   """
-  @type option :: {:nodes, [String.t() | Regex.t()]} | {:users, [String.t() | non_neg_integer()]}
+  @type option ::
+          {:nodes, String.t() | Regex.t() | [String.t() | Regex.t()]}
+          | {:users, String.t() | non_neg_integer() | [String.t() | non_neg_integer()]}
 
   @doc """
   Starts the process, which is named `EmbeddedEpmd.Cluster`. Raises an `ArgumentError` for a bad option; the message
@@ -60,14 +63,16 @@ defmodule EmbeddedEpmd.Cluster do
       raise ArgumentError, "expected the options :nodes and :users, got #{inspect([{key, value}])}"
     end
 
-    rules = {patterns!(options[:nodes]), users!(Keyword.get(options, :users, []))}
+    rules = {patterns!(options[:nodes]), users!(options[:users])}
     GenServer.start_link(__MODULE__, rules, name: __MODULE__)
   end
 
   defp patterns!([_ | _] = nodes), do: Enum.map(nodes, &pattern!(&1, nodes))
+  defp patterns!(one) when is_binary(one) or is_struct(one, Regex), do: [pattern!(one, one)]
   defp patterns!(nodes), do: bad_nodes!(nodes)
 
-  defp pattern!(%Regex{} = regex, _nodes), do: regex
+  # From OTP 28 on what was compiled in another VM, as that of a configuration file may have been, cannot be used.
+  defp pattern!(%Regex{} = regex, _nodes), do: Regex.compile!(Regex.source(regex), Regex.opts(regex))
 
   defp pattern!(text, nodes) when is_binary(text) do
     if text == "" or String.contains?(text, "@"), do: bad_nodes!(nodes)
@@ -82,6 +87,9 @@ defmodule EmbeddedEpmd.Cluster do
           "nodes: expected a list of patterns such as \"app*\", without hosts, or of regular expressions, " <>
             "got #{inspect(nodes)}"
   end
+
+  defp users!(blank) when blank in [nil, ""], do: []
+  defp users!(one) when is_binary(one) or is_integer(one), do: users!([one])
 
   defp users!(users) do
     if is_list(users) and Enum.all?(users, &((is_integer(&1) and &1 >= 0) or (is_binary(&1) and &1 != ""))) do
