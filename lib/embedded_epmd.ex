@@ -59,7 +59,7 @@ defmodule EmbeddedEpmd do
   of the child, the application environment, the default. The server of a release starts before all of them can be
   read, so the source of a setting decides when it takes effect:
 
-  | set in | port, advertise | addresses | the others |
+  | set in | port, advertised_port | addresses | the others |
   |---|---|---|---|
   | `ERL_EPMD_PORT`, `ERL_EPMD_ADDRESS`, `ERL_EPMD_RELAXED_COMMAND_CHECK` | port: from the start | from the start | `:relaxed`: from the start |
   | `vm.args`: `-embedded_epmd port 4370` | from the start | from the start | from the start |
@@ -88,7 +88,7 @@ defmodule EmbeddedEpmd do
           | {:relaxed, boolean()}
           | {:remote_names, boolean()}
           | {:allow, [String.t()] | nil}
-          | {:owners, %{String.t() => String.t() | non_neg_integer() | [String.t() | non_neg_integer()]}}
+          | {:reserved_names, [{String.t(), String.t() | non_neg_integer() | [String.t() | non_neg_integer()]}]}
           | {:request_deadline, 100..600_000}
           | {:max_waiting, 1..65_535}
           | {:max_waiting_per_source, 1..65_535}
@@ -96,7 +96,7 @@ defmodule EmbeddedEpmd do
           | {:hand_over, boolean() | [{:users | :groups, [String.t() | non_neg_integer()]}]}
           | {:standbys, 1..8}
           | {:endpoints, EmbeddedEpmd.Endpoints.setting()}
-          | {:advertise, [port: :inet.port_number()]}
+          | {:advertised_port, :inet.port_number()}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
   @typedoc """

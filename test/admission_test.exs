@@ -51,7 +51,7 @@ defmodule EmbeddedEpmd.AdmissionTest do
     {a, b} = pair(context, flags: @quiet)
     {:ok, names} = call(a, EmbeddedEpmd, :names)
     %{port: port} = Enum.find(names, &(&1.name == context.other))
-    put(a, :endpoints, %{"third@127.0.0.1" => port})
+    put(a, :endpoints, [{"third@127.0.0.1", port}])
     sentence = "At that port the node #{node_of(b)} answers, and not third@127.0.0.1."
     assert_fault(context, "endpoint to another node", a, :"third@127.0.0.1", :handshake, sentence)
   end
@@ -136,7 +136,7 @@ defmodule EmbeddedEpmd.AdmissionTest do
     {:ok, names} = call(a, EmbeddedEpmd, :names)
     %{port: port} = Enum.find(names, &(&1.name == context.other))
     twin = start_ours(context.here, free_port(), flags: @quiet)
-    put(twin, :endpoints, %{node_of(b) => port} |> Map.new(fn {node, port} -> {"#{node}", port} end))
+    put(twin, :endpoints, [{"#{node_of(b)}", port}])
     assert call(twin, :net_kernel, :connect_node, [node_of(b)])
 
     findings = examine(a, node_of(b))

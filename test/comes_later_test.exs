@@ -15,10 +15,16 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     %{port: free_port(), name: unique("prod"), passwd: passwd, user: own_user()}
   end
 
-  test "a user of :owners whom nobody has yet: the VM boots, says so once, and the name is the user's later", context do
+  test "a user of :reserved_names whom nobody has yet: the VM boots, says so once, and the name is the user's later",
+       context do
     %{port: port, name: name, passwd: passwd, user: user} = context
 
-    vm = start_ours(unique("owner"), port, [with_users(passwd), flags: ["-embedded_epmd", "owners", owners(name)]])
+    vm =
+      start_ours(unique("owner"), port, [
+        with_users(passwd),
+        flags: ["-embedded_epmd", "reserved_names", reserved(name)]
+      ])
+
     watch(vm)
     eventually(fn -> match?([_], nobody(vm)) end)
     assert [what] = nobody(vm)
@@ -50,7 +56,7 @@ defmodule EmbeddedEpmd.ComesLaterTest do
   end
 
   test "a VM boots with a name of a user whom nobody has, who may be its own", %{port: port, name: name, passwd: passwd} do
-    vm = start_ours(name, port, [with_users(passwd), flags: ["-embedded_epmd", "owners", owners(name)]])
+    vm = start_ours(name, port, [with_users(passwd), flags: ["-embedded_epmd", "reserved_names", reserved(name)]])
     assert [%{name: ^name}] = stock_names(port)
     assert call(vm, EmbeddedEpmd, :status).role == :serving
   end
@@ -59,7 +65,13 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     File.rm!(passwd)
     # Whoever opens it to read waits for somebody who writes.
     {_, 0} = System.cmd("mkfifo", [passwd])
-    vm = start_ours(unique("owner"), port, [with_users(passwd), flags: ["-embedded_epmd", "owners", owners(name)]])
+
+    vm =
+      start_ours(unique("owner"), port, [
+        with_users(passwd),
+        flags: ["-embedded_epmd", "reserved_names", reserved(name)]
+      ])
+
     watch(vm)
     assert register(name, port) == :refused
     assert register(unique("other"), port) == :granted
@@ -103,7 +115,7 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     assert call(vm, EmbeddedEpmd, :status).addresses == ["127.0.0.1"]
   end
 
-  defp owners(name), do: ~s(\#{"#{name}"=>"late"})
+  defp reserved(name), do: ~s([{"#{name}","late"}])
 
   # The option of `Vm` that starts a VM with another list of users.
   defp with_users(passwd) do

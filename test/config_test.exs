@@ -31,13 +31,13 @@ defmodule EmbeddedEpmd.ConfigTest do
       # As vm.args and an Erlang configuration have them.
       assert %{trusted_users: ["prod", "1001"]} = Config.load(hand_over: [users: [~c"prod", 1001]])
 
-      for {owners, normal} <- [
-            {%{"a" => "prod", "b_*" => ["prod", 1001], "c" => 1001, "d" => [1001, 1002]},
-             %{"a" => ["prod"], "b_*" => ["prod", "1001"], "c" => ["1001"], "d" => ["1001", "1002"]}},
-            {%{~c"a" => ~c"prod", ~c"b" => [~c"prod", 1001], ~c"c" => 1001},
-             %{"a" => ["prod"], "b" => ["prod", "1001"], "c" => ["1001"]}}
+      for {names, normal} <- [
+            {[{"a", "prod"}, {"b_*", ["prod", 1001]}, {"c", 1001}, {"d", [1001, 1002]}],
+             [{"a", ["prod"]}, {"b_*", ["prod", "1001"]}, {"c", ["1001"]}, {"d", ["1001", "1002"]}]},
+            {[{~c"a", ~c"prod"}, {~c"b", [~c"prod", 1001]}, {~c"c", 1001}],
+             [{"a", ["prod"]}, {"b", ["prod", "1001"]}, {"c", ["1001"]}]}
           ] do
-        assert Config.load(owners: owners).owners == normal
+        assert Config.load(reserved_names: names).reserved_names == normal
       end
     end
 
@@ -50,10 +50,11 @@ defmodule EmbeddedEpmd.ConfigTest do
             {:relaxed, 2, "the option relaxed must be true or false, got: 2"},
             {:allow, 10, "the option allow must be networks such as \"10.0.0.0/8\", got: 10"},
             {:hand_over, [user: ["prod"]], "such as [users: [\"prod\"], groups: [\"epmd\"]], got: "},
-            {:owners, [prod: "prod"], "the option owners must be a map of nodes' names or patterns to users"},
-            {:owners, %{"prod" => []}, "got: {<<\"prod\">>,[]}"},
-            {:owners, %{"prod" => ["prod", nil]}, "got: {<<\"prod\">>,[<<\"prod\">>,nil]}"},
-            {:owners, %{prod: "prod"}, "got: {prod,<<\"prod\">>}"},
+            {:reserved_names, %{"prod" => "prod"},
+             "the option reserved_names must be a list of nodes' names or patterns"},
+            {:reserved_names, [{"prod", []}], "got: {<<\"prod\">>,[]}"},
+            {:reserved_names, [{"prod", ["prod", nil]}], "got: {<<\"prod\">>,[<<\"prod\">>,nil]}"},
+            {:reserved_names, [prod: "prod"], "got: {prod,<<\"prod\">>}"},
             {:request_deadline, 5, "must be milliseconds from 100 to 600000, got: 5"},
             {:prot, 1, "did you mean port?, got: prot"}
           ] do

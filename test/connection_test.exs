@@ -82,7 +82,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
       # The nodes are registered on different ports, so only the endpoint leads to the other one.
       b = start_ours(context.other, free_port())
       {:ok, [%{port: port}]} = call(b, EmbeddedEpmd, :names)
-      put(a, :endpoints, %{"#{context.other}@*" => port})
+      put(a, :endpoints, [{"#{context.other}@*", port}])
       assert_fine(context, "none, by an endpoint", a, b)
     end
 

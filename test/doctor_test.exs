@@ -54,7 +54,7 @@ defmodule EmbeddedEpmd.DoctorTest do
     ignored: [],
     hand_over: true,
     descriptor_share: 40,
-    owners: %{"prod" => ["prod"]},
+    reserved_names: [{"prod", ["prod"]}],
     module: EmbeddedEpmd.Discovery,
     both: false,
     parameter_ignored: false,

@@ -10,62 +10,53 @@ defmodule EmbeddedEpmd.EndpointsTest do
   @outside {10, 99, 0, 1}
   @other_outside {10, 99, 0, 2}
 
-  test "the name, or the pattern that says the most, counts" do
-    {:ok, endpoints} =
-      Endpoints.parse(%{
-        "*" => 1,
-        "app@*" => 2,
-        "*@db.internal" => 3,
-        "app@db.internal" => {"10.0.0.2", 9100},
-        "a*@*.edge" => {{10, 0, 0, 3}, 4}
-      })
-
-    assert Enum.map(Endpoints.ordered(endpoints), &elem(&1, 0)) == [
-             "app@db.internal",
-             "*@db.internal",
-             "a*@*.edge",
-             "app@*",
-             "*"
-           ]
+  test "the first that matches counts" do
+    vm = start_ours(unique("asks"), free_port(), flags: ~w(-kernel logger_level none))
+    set(vm, :endpoints, [{"app@db.internal", {"10.0.0.2", 1}}, {"app@*", {"10.0.0.3", 2}}, {"*", {"10.0.0.4", 3}}])
+    assert please(vm, "app", "db.internal") == {:ok, {10, 0, 0, 2}, 1, 6}
+    assert please(vm, "app", "other") == {:ok, {10, 0, 0, 3}, 2, 6}
+    assert please(vm, "db", "db.internal") == {:ok, {10, 0, 0, 4}, 3, 6}
+    set(vm, :endpoints, [{"*", {"10.0.0.4", 3}}, {"app@db.internal", {"10.0.0.2", 1}}])
+    assert please(vm, "app", "db.internal") == {:ok, {10, 0, 0, 4}, 3, 6}
   end
 
   for {what, setting, sentence} <- [
-        {"a list", [{"app@db", 1}],
-         "must be a map of nodes to endpoints, or {module, function}, got: [{<<\"app@db\">>,1}]"},
-        {"a name without a host", %{"app" => 9100}, "got: {<<\"app\">>,9100}"},
-        {"an atom for a name", %{:app@db => 9100}, "got: {app@db,9100}"},
-        {"port 0", %{"app@db" => {"db", 0}}, "got: {<<\"app@db\">>,{<<\"db\">>,0}}"},
-        {"no host", %{"app@db" => {"", 1}}, "{host, port}, a port, or {module, function}, got:"},
-        {"no address", %{"app@db" => {{1, 2, 3}, 1}}, "got: {<<\"app@db\">>,{{1,2,3},1}}"}
+        {"a map", %{"app@db" => 1},
+         "must be a list of nodes with endpoints, or {module, function}, got: \#{<<\"app@db\">> => 1}"},
+        {"a name without a host", [{"app", 9100}], "got: {<<\"app\">>,9100}"},
+        {"an atom for a name", [{:app@db, 9100}], "got: {app@db,9100}"},
+        {"port 0", [{"app@db", {"db", 0}}], "got: {<<\"app@db\">>,{<<\"db\">>,0}}"},
+        {"no host", [{"app@db", {"", 1}}], "{host, port}, a port, or {module, function}, got:"},
+        {"no address", [{"app@db", {{1, 2, 3}, 1}}], "got: {<<\"app@db\">>,{{1,2,3},1}}"}
       ] do
     test "#{what} is refused, with what came" do
       error = assert_raise ArgumentError, fn -> Config.load(endpoints: unquote(Macro.escape(setting))) end
-      assert error.message =~ "embedded_epmd: the option endpoints must be a map of nodes"
+      assert error.message =~ "embedded_epmd: the option endpoints must be a list of nodes"
       assert error.message =~ unquote(sentence)
     end
   end
 
   test "an advertised port is one" do
-    assert Config.load(advertise: [port: 30_100]).advertise == [port: 30_100]
+    assert Config.load(advertised_port: 30_100).advertised_port == 30_100
 
-    for wrong <- [[port: 0], [port: "x"], 30_100, [host: "x"]] do
-      error = assert_raise ArgumentError, fn -> Config.load(advertise: wrong) end
-      assert error.message =~ "the option advertise must be [port: PORT], with a port from 1 to 65535, got: "
+    for wrong <- [0, "x", [port: 1], 65_536] do
+      error = assert_raise ArgumentError, fn -> Config.load(advertised_port: wrong) end
+      assert error.message =~ "the option advertised_port must be a port from 1 to 65535, got: "
     end
   end
 
   test "endpoints are found in a VM as it runs; where there is none the host is resolved" do
     vm = start_ours(unique("asks"), free_port(), flags: ~w(-kernel logger_level none))
 
-    set(vm, :endpoints, %{
-      "app@db.internal" => {"10.0.0.2", 9100},
-      "*@127.0.0.1" => 30_100,
-      "six@*" => {"fd00::6", 6},
-      "mine@*" => {Mesh, :mine},
-      "mine@raises.internal" => {Mesh, :raises},
-      "mine@hangs.internal" => {Mesh, :hangs},
-      "mine@wrong.internal" => {Mesh, :wrong}
-    })
+    set(vm, :endpoints, [
+      {"app@db.internal", {"10.0.0.2", 9100}},
+      {"*@127.0.0.1", 30_100},
+      {"six@*", {"fd00::6", 6}},
+      {"mine@raises.internal", {Mesh, :raises}},
+      {"mine@hangs.internal", {Mesh, :hangs}},
+      {"mine@wrong.internal", {Mesh, :wrong}},
+      {"mine@*", {Mesh, :mine}}
+    ])
 
     assert please(vm, "app", "db.internal") == {:ok, {10, 0, 0, 2}, 9100, 6}
     assert please(vm, "app", "127.0.0.1") == {:ok, {127, 0, 0, 1}, 30_100, 6}
@@ -87,7 +78,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
   test "the advertised port is registered" do
     port = free_port()
     name = unique("behind")
-    vm = start_ours(name, port, flags: ~w(-embedded_epmd advertise [{port,30100}]))
+    vm = start_ours(name, port, flags: ~w(-embedded_epmd advertised_port 30100))
     assert stock_names(port) == [%{name: name, port: 30_100}]
     # A node whose server was restarted registers with the same port again.
     {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
@@ -114,7 +105,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
     # Without endpoints each node looks the other one up in its own network.
     refute call(a, :net_kernel, :connect_node, [b_node])
 
-    set(a, :endpoints, %{Atom.to_string(b_node) => {"10.99.0.2", 30_100}})
+    set(a, :endpoints, [{Atom.to_string(b_node), {"10.99.0.2", 30_100}}])
     assert call(a, :net_kernel, :connect_node, [b_node])
     assert call(b, :erlang, :nodes) == [a_node]
     assert call(a, :erpc, :call, [b_node, :erlang, :node, []]) == b_node
@@ -122,7 +113,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
     call(a, :erlang, :disconnect_node, [b_node])
     eventually(fn -> call(b, :erlang, :nodes) == [] end)
     refute call(b, :net_kernel, :connect_node, [a_node])
-    set(b, :endpoints, %{"*@127.0.0.1" => {"10.99.0.1", 30_100}})
+    set(b, :endpoints, [{"*@127.0.0.1", {"10.99.0.1", 30_100}}])
     assert call(b, :net_kernel, :connect_node, [a_node])
     assert call(a, :erlang, :nodes) == [b_node]
   end
@@ -155,7 +146,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
   defp behind(inner, outer) do
     flags() ++
       ~w(inet_dist_listen_min #{inner} inet_dist_listen_max #{inner}) ++
-      ~w(-embedded_epmd advertise [{port,#{outer}}])
+      ~w(-embedded_epmd advertised_port #{outer})
   end
 
   defp set(vm, key, value), do: :ok = call(vm, :application, :set_env, [:embedded_epmd, key, value])

@@ -357,7 +357,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
                ~S(the option hand_over of a second EmbeddedEpmd in this VM says [users: [\"daemon\"]])
 
       assert {:error, _} = supervise_second(vm, @supervisor, hand_over: [groups: ["root"]])
-      assert {:error, _} = supervise_second(vm, @supervisor, owners: %{"prod" => "root"})
+      assert {:error, _} = supervise_second(vm, @supervisor, reserved_names: [{"prod", "root"}])
       assert {:ok, _} = supervise_second(vm, @supervisor, hand_over: [users: ["root"]])
     end
   end

@@ -13,14 +13,14 @@ defmodule EmbeddedEpmd.SettingsTest do
     relaxed: true,
     remote_names: true,
     allow: ["10.0.0.0/8"],
-    owners: %{"prod" => ["root"], "billing_*" => ["root", "4711"]},
+    reserved_names: [{"prod", ["root"]}, {"billing_*", ["root", "4711"]}],
     request_deadline: 400,
     max_waiting: 3,
     max_waiting_per_source: 2,
     descriptor_share: 33,
     hand_over: false,
     standbys: 3,
-    endpoints: %{"app@db.internal" => {"10.0.0.2", 9100}, "*@mesh.internal" => {EmbeddedEpmd.Mesh, :mine}},
+    endpoints: [{"app@db.internal", {"10.0.0.2", 9100}}, {"*@mesh.internal", {EmbeddedEpmd.Mesh, :mine}}],
     log_level: :error
   ]
   @addresses ["127.0.0.1", "127.0.0.2"]
@@ -34,15 +34,15 @@ defmodule EmbeddedEpmd.SettingsTest do
     relaxed: {"True", true},
     remote_names: {:yes, true},
     allow: {"10.0.0.0/8, fd00::/8", ["10.0.0.0/8", "fd00::/8"]},
-    owners: {%{"prod" => " root "}, %{"prod" => ["root"]}},
+    reserved_names: {[{"prod", " root "}], [{"prod", ["root"]}]},
     request_deadline: {"400", 400},
     max_waiting: {" 3 ", 3},
     max_waiting_per_source: {"2", 2},
     descriptor_share: {"33", 33},
     hand_over: {"Off", false},
     standbys: {"3", 3},
-    endpoints: {%{"app@db" => 9_100}, %{"app@db" => 9_100}},
-    advertise: {[port: "30100"], [port: 30_100]},
+    endpoints: {[{"app@db", 9_100}], [{"app@db", 9_100}]},
+    advertised_port: {"30100", 30_100},
     log_level: {"Warn", :warning}
   ]
   # What says nothing, and would be another setting if it did.
@@ -53,7 +53,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     relaxed: :relaxd,
     remote_names: :remote_name,
     allow: :allowed,
-    owners: :owner,
+    reserved_names: :reserve_names,
     request_deadline: :request_deadlin,
     max_waiting: :maxwaiting,
     max_waiting_per_source: :max_waiting_per_sources,
@@ -61,7 +61,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     hand_over: :handover,
     standbys: :standby,
     endpoints: :endpoint,
-    advertise: :advertize,
+    advertised_port: :advertise_port,
     log_level: :loglevel
   ]
 
@@ -71,7 +71,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     %{
       port: port,
       name: unique("ours"),
-      settings: [port: port, addresses: @addresses, advertise: [port: 30_100]] ++ @others
+      settings: [port: port, addresses: @addresses, advertised_port: 30_100] ++ @others
     }
   end
 
@@ -118,7 +118,7 @@ defmodule EmbeddedEpmd.SettingsTest do
         end
 
         some = [
-          [owners: %{}, endpoints: %{}, advertise: [port: nil], hand_over: [users: [""]]],
+          [reserved_names: [], endpoints: [], advertised_port: nil, hand_over: [users: [""]]],
           [addresses: ["", "127.0.0.1", nil], allow: ["", nil]]
         ]
 
@@ -300,10 +300,10 @@ defmodule EmbeddedEpmd.SettingsTest do
     } do
       vm = start_ours(name, port)
       hush(vm)
-      assert {:error, reason} = give(vm, unquote(source), advertise: [port: 30_100])
+      assert {:error, reason} = give(vm, unquote(source), advertised_port: 30_100)
       [%{name: ^name, port: registered}] = stock_names(port)
       assert inspect(reason) =~ "says 30100, but this node is registered with port #{registered}"
-      assert inspect(reason) =~ "Set -embedded_epmd advertise '[{port,30100}]' in vm.args, or advertise in config.exs"
+      assert inspect(reason) =~ "Set -embedded_epmd advertised_port 30100 in vm.args, or advertised_port in config.exs"
     end
 
     test "in a VM that becomes a node later, all of #{name} hold", %{name: name, settings: settings} do

@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   alias EmbeddedEpmd.Cluster.Users
   alias EmbeddedEpmd.Doctor.Connection.Tls
-  alias EmbeddedEpmd.{Discovery, Environment, Log, Native}
+  alias EmbeddedEpmd.{Discovery, Environment, Log, Native, Pattern}
 
   # How often the list of nodes is read, and the first pause before a node that refuses is tried again; milliseconds.
   @interval 5_000
@@ -44,7 +44,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   @typedoc """
     * `:nodes` - the names to connect to, without their hosts: one pattern or a list of them, in which `*` stands for any
-      characters and `?` for one; or regular expressions. In the `config.exs` of a release these need the modifier `E`
+      characters; or regular expressions. In the `config.exs` of a release these need the modifier `E`
       from OTP 28 on (`~r/^app/E`), else `mix release` refuses them; patterns work everywhere. Required.
     * `:users` - users to whose nodes it connects as well: a name, a number, or a list of them. One that this host does
       not know yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
@@ -76,8 +76,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   defp pattern!(text, nodes) when is_binary(text) do
     if text == "" or String.contains?(text, "@"), do: bad_nodes!(nodes)
-    text = text |> Regex.escape() |> String.replace("\\*", ".*") |> String.replace("\\?", ".")
-    Regex.compile!("\\A#{text}\\z", "su")
+    text
   end
 
   defp pattern!(_, nodes), do: bad_nodes!(nodes)
@@ -182,12 +181,15 @@ defmodule EmbeddedEpmd.Cluster do
   end
 
   defp add(state, %{name: name, port: port, user: user}) do
-    if node_name?(name) and not command?(name) and Enum.any?(state.patterns, &Regex.match?(&1, name)) do
+    if node_name?(name) and not command?(name) and Enum.any?(state.patterns, &matches?(name, &1)) do
       put_in(state.nodes[name], %{port: port, user: user, failures: 0, due: now()})
     else
       state
     end
   end
+
+  defp matches?(name, %Regex{} = regex), do: Regex.match?(regex, name)
+  defp matches?(name, pattern), do: Pattern.matches?(name, pattern)
 
   # An atom has 255 characters at most.
   defp node_name?(name) do

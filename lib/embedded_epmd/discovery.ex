@@ -89,9 +89,9 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   defp advertised(port) do
-    case Config.get(:advertise, Lifecycle.options()) do
-      [port: advertised] -> advertised
-      [] -> port
+    case Config.get(:advertised_port, Lifecycle.options()) do
+      nil -> port
+      advertised -> advertised
     end
   end
 

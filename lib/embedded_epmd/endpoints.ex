@@ -3,61 +3,60 @@ defmodule EmbeddedEpmd.Endpoints do
   The addresses and ports of nodes that no EPMD can look up: behind a mapped port, a tunnel or a mesh.
 
       config :embedded_epmd,
-        endpoints: %{
-          "app@db.internal" => {"10.0.0.2", 9100},
-          "*@edge.internal" => {MyApp.Mesh, :endpoint}
-        }
+        endpoints: [
+          {"app@db.internal", {"10.0.0.2", 9100}},
+          {"*@edge.internal", {MyApp.Mesh, :endpoint}}
+        ]
 
-  A key is the full name of a node, or a pattern in which `*` stands for any characters. If several keys match, the
-  most specific one counts: a name before every pattern, then the pattern with the most literal characters. An
-  endpoint is
+  Each entry has the full name of a node, or a pattern in which `*` stands for any characters, and an endpoint. The first
+  that matches counts. An endpoint is
 
     * `{host, port}` - the host is a name or an address, as a string or a tuple. A name is resolved in the address
       family of the distribution.
     * `port` - a port on the host of the node's name.
     * `{module, function}` - a function of yours. It gets the node's name as a string, and returns one of the other
-      two, or `nil` to leave the node to the next key that matches. It is called during each connection attempt, so it
+      two, or `nil` to leave the node to the next entry that matches. It is called during each connection attempt, so it
       must be quick: if it takes longer than a second, or fails, that is logged, and it counts as `nil`.
 
-  Instead of the map, one `{module, function}` can be given for all nodes. A node without a match is looked up with
+  Instead of the list, one `{module, function}` can be given for all nodes. A node without a match is looked up with
   the EPMD of its host. The setting is read for each connection, so it can be changed at any time.
   """
 
   # A look-up runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never
   # raises.
 
-  alias EmbeddedEpmd.{Config, Lifecycle, Log}
+  alias EmbeddedEpmd.{Config, Lifecycle, Log, Pattern}
 
   @type endpoint ::
           {host :: String.t() | :inet.ip_address(), :inet.port_number()}
           | :inet.port_number()
           | {module(), function :: atom()}
-  @type setting :: %{(pattern :: String.t()) => endpoint()} | {module(), function :: atom()}
+  @type setting :: [{pattern :: String.t(), endpoint()}] | {module(), function :: atom()}
 
   # For a call of the user's function; milliseconds.
   @timeout 1_000
 
   @doc false
-  # The setting as a map; or the error: what is expected, and what came.
-  @spec parse(term()) :: {:ok, %{String.t() => endpoint()}} | {:error, expected :: String.t(), got :: term()}
-  def parse({module, function} = endpoint) when is_atom(module) and is_atom(function), do: {:ok, %{"*" => endpoint}}
+  # The setting as a list; or the error: what is expected, and what came.
+  @spec parse(term()) :: {:ok, [{String.t(), endpoint()}]} | {:error, expected :: String.t(), got :: term()}
+  def parse({module, function} = endpoint) when is_atom(module) and is_atom(function), do: {:ok, [{"*", endpoint}]}
 
-  def parse(endpoints) when is_map(endpoints) do
-    case :lists.dropwhile(
-           fn {pattern, endpoint} -> pattern?(pattern) and endpoint?(endpoint) end,
-           :maps.to_list(endpoints)
-         ) do
+  def parse(endpoints) when is_list(endpoints) do
+    case :lists.dropwhile(&entry?/1, endpoints) do
       [] ->
         {:ok, endpoints}
 
       [wrong | _] ->
         {:error,
-         "a map of nodes, such as \"app@db.internal\" or \"*@db.internal\", to {host, port}, a port, or {module, function}",
+         "a list of nodes, such as \"app@db.internal\" or \"*@db.internal\", each with {host, port}, a port, or {module, function}",
          wrong}
     end
   end
 
-  def parse(other), do: {:error, "a map of nodes to endpoints, or {module, function}", other}
+  def parse(other), do: {:error, "a list of nodes with endpoints, or {module, function}", other}
+
+  defp entry?({pattern, endpoint}), do: pattern?(pattern) and endpoint?(endpoint)
+  defp entry?(_other), do: false
 
   defp pattern?(pattern) do
     is_binary(pattern) and
@@ -77,7 +76,7 @@ defmodule EmbeddedEpmd.Endpoints do
   @spec find(charlist(), charlist(), :inet | :inet6) ::
           {:ok, :inet.ip_address(), :inet.port_number()} | :none | {:error, :inet.posix()}
   def find(name, host, family) do
-    find(ordered(configured()), :unicode.characters_to_binary([name, ?@, host]), host, family)
+    find(configured(), :unicode.characters_to_binary([name, ?@, host]), host, family)
   end
 
   defp configured do
@@ -85,54 +84,17 @@ defmodule EmbeddedEpmd.Endpoints do
   rescue
     error in ArgumentError ->
       log_error(error.message)
-      %{}
-  end
-
-  @doc false
-  # The most specific key first.
-  @spec ordered(%{String.t() => endpoint()}) :: [{String.t(), endpoint()}]
-  def ordered(endpoints) do
-    :lists.sort(fn {one, _}, {other, _} -> rank(one) <= rank(other) end, :maps.to_list(endpoints))
-  end
-
-  # A name comes before every pattern, and of two patterns the one with more literal characters.
-  defp rank(pattern) do
-    literal = byte_size(:binary.replace(pattern, "*", "", [:global]))
-    {literal != byte_size(pattern), -literal, pattern}
+      []
   end
 
   defp find([], _node, _host, _family), do: :none
 
   defp find([{pattern, endpoint} | endpoints], node, host, family) do
-    with true <- matches?(node, pattern),
+    with true <- Pattern.matches?(node, pattern),
          {to, port} <- target(endpoint, node, host) do
       with {:ok, ip} <- :inet.getaddr(to, family), do: {:ok, ip, port}
     else
       _ -> find(endpoints, node, host, family)
-    end
-  end
-
-  defp matches?(node, node), do: true
-
-  defp matches?(node, pattern) do
-    case :binary.split(pattern, "*", [:global]) do
-      [_] ->
-        false
-
-      [first | parts] ->
-        :binary.longest_common_prefix([node, first]) == byte_size(first) and follow?(without(node, first), parts)
-    end
-  end
-
-  defp without(text, prefix), do: :binary.part(text, byte_size(prefix), byte_size(text) - byte_size(prefix))
-
-  defp follow?(text, [last]), do: :binary.longest_common_suffix([text, last]) == byte_size(last)
-  defp follow?(text, ["" | parts]), do: follow?(text, parts)
-
-  defp follow?(text, [part | parts]) do
-    case :binary.split(text, part) do
-      [_, rest] -> follow?(rest, parts)
-      [_] -> false
     end
   end
 
@@ -173,7 +135,7 @@ defmodule EmbeddedEpmd.Endpoints do
 
   defp format(term), do: :io_lib.format(~c"~tp", [term])
 
-  # The look-up continues with the next key.
+  # The look-up continues with the next entry.
   defp log_error(sentence) do
     Log.log(:error, sentence)
     :none

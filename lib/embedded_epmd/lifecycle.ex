@@ -177,7 +177,8 @@ defmodule EmbeddedEpmd.Lifecycle do
        "Set ERL_EPMD_PORT, or -embedded_epmd port #{wanted} in vm.args, or the port in config.exs"}
   end
 
-  defp same_advertised(%{advertise: [port: wanted]}, {_name, port, _creation, registrant}) when port != wanted do
+  defp same_advertised(%{advertised_port: wanted}, {_name, port, _creation, registrant})
+       when wanted not in [nil, port] do
     # Otherwise the registration is that of a node that was stopped.
     if :erlang.whereis(:net_kernel) == registrant, do: {:error, registered_already(wanted, port)}, else: :ok
   end
@@ -185,9 +186,9 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp same_advertised(_config, _node), do: :ok
 
   defp registered_already(wanted, port) do
-    "embedded_epmd: #{Config.source(:advertise, options())} says #{wanted}, but this node is registered with port #{port}: " <>
+    "embedded_epmd: #{Config.source(:advertised_port, options())} says #{wanted}, but this node is registered with port #{port}: " <>
       "it registers when it starts, before runtime.exs and the child's options are read. " <>
-      "Set -embedded_epmd advertise '[{port,#{wanted}}]' in vm.args, or advertise in config.exs"
+      "Set -embedded_epmd advertised_port #{wanted} in vm.args, or advertised_port in config.exs"
   end
 
   @doc """

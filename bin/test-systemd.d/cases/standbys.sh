@@ -74,7 +74,7 @@ case_owners() { # a user cannot register another's name, also while its holder r
   local round said
   install_release prod
   guide_block FileDescriptorStoreMax | install_drop_in prod
-  configure prod '[{owners, #{<<"prod">> => <<"prod">>, <<"billing_*">> => [<<"root">>]}}]'
+  configure prod '[{reserved_names, [{<<"prod">>, <<"prod">>}, {<<"billing_*">>, [<<"root">>]}]}]'
   start_nodes prod
   # A pipe of its own, whose end has it tell.
   inside mkfifo /run/intruder

@@ -50,16 +50,15 @@ defmodule EmbeddedEpmd.Config.Schema do
       with `[]` nobody else.
       """
     },
-    owners: %{
-      kind: :owners,
+    reserved_names: %{
+      kind: :reserved_names,
       expected:
-        "a map of nodes' names or patterns to users, by their names or numbers, " <>
-          "such as %{\"prod\" => \"prod\", \"billing_*\" => [\"billing\", 1001]}",
-      default: %{},
+        "a list of nodes' names or patterns with users, by their names or numbers, " <>
+          "such as [{\"prod\", \"prod\"}, {\"billing_*\", [\"billing\", 1001]}]",
+      default: [],
       means: "every name is anybody's",
       doc: """
-      names that only certain users may register, with `*` for any characters. A name counts before a pattern, and of two
-      patterns the one with more characters of its own. A registration is refused if the kernel cannot tell whose it is.
+      names that only certain users may register, with `*` for any characters. The first that matches counts. A registration is refused if the kernel cannot tell whose it is.
       A user whom nobody has now, as that of a stopped unit with `DynamicUser=`, is looked for every 5 seconds; until then
       the name is refused to everybody else. The list of the VM that serves applies. See the
       [security guide](security.md).
@@ -117,15 +116,15 @@ defmodule EmbeddedEpmd.Config.Schema do
     },
     endpoints: %{
       kind: :endpoints,
-      expected: "a map of nodes to endpoints, or {module, function}",
-      default: %{},
+      expected: "a list of nodes with endpoints, or {module, function}",
+      default: [],
       means: "none",
       doc: "where to reach nodes that no EPMD can look up: see `EmbeddedEpmd.Endpoints`."
     },
-    advertise: %{
-      kind: :advertise,
-      expected: "[port: PORT], with a port from 1 to 65535",
-      default: [],
+    advertised_port: %{
+      kind: {:number, 1, 65_535},
+      expected: "a port from 1 to 65535",
+      default: nil,
       means: "the port that the node listens on",
       doc: """
       registers this port instead of the one that the node listens on, for instance that of a port forwarder. It must lead

@@ -12,10 +12,9 @@ defmodule EmbeddedEpmd.Config.Value do
           | :boolean
           | :addresses
           | :networks
-          | :owners
+          | :reserved_names
           | :hand_over
           | :endpoints
-          | :advertise
 
   @yes ["true", "yes", "on", "1", "t", "y"]
   @no ["false", "no", "off", "0", "f", "n"]
@@ -28,7 +27,7 @@ defmodule EmbeddedEpmd.Config.Value do
   @spec read(kind(), term()) :: {:ok, term()} | :blank | {:error, got :: term()} | {:error, String.t(), got :: term()}
   def read(kind, value) do
     # Users may be numbers, a list of which is no string.
-    value = if kind in [:owners, :hand_over], do: value, else: strings(value)
+    value = if kind in [:reserved_names, :hand_over], do: value, else: strings(value)
     if blank?(value) and not (kind == :networks and is_list(value)), do: :blank, else: cast(kind, value)
   end
 
@@ -79,21 +78,9 @@ defmodule EmbeddedEpmd.Config.Value do
     end
   end
 
-  defp cast(:owners, value) when is_map(value) do
-    case map(:maps.to_list(value), &owner/1) do
-      {:ok, owners} -> {:ok, :maps.from_list(owners)}
-      {:error, entry} -> {:error, entry}
-    end
-  end
+  defp cast(:reserved_names, value) when is_list(value), do: map(value, &reserved/1)
 
   defp cast(:endpoints, value), do: Endpoints.parse(value)
-
-  defp cast(:advertise, [{:port, value}] = got) do
-    case cast({:number, 1, 65_535}, value) do
-      {:ok, port} -> {:ok, [port: port]}
-      {:error, _} -> {:error, got}
-    end
-  end
 
   defp cast(_kind, value), do: {:error, value}
 
@@ -135,20 +122,20 @@ defmodule EmbeddedEpmd.Config.Value do
   defp trusted(_entry), do: :error
 
   # A name without a user is an error, also one that is blank: to leave it out would open it.
-  defp owner({name, users}) when is_list(name) do
+  defp reserved({name, users}) when is_list(name) do
     # Where the name is a list of characters, a list for the user is one as well.
     case {strings(name), strings(users)} do
-      {name, user} when is_binary(name) and is_binary(user) -> owner({name, user})
-      {name, _} when is_binary(name) -> owner({name, users})
+      {name, user} when is_binary(name) and is_binary(user) -> reserved({name, user})
+      {name, _} when is_binary(name) -> reserved({name, users})
       _ -> :error
     end
   end
 
-  defp owner({name, [_ | _] = users}) when is_binary(name),
+  defp reserved({name, [_ | _] = users}) when is_binary(name),
     do: with({:ok, users} <- map(users, &user/1), do: {:ok, {name, users}})
 
-  defp owner({name, user}) when is_binary(name), do: with({:ok, user} <- user(user), do: {:ok, {name, [user]}})
-  defp owner(_entry), do: :error
+  defp reserved({name, user}) when is_binary(name), do: with({:ok, user} <- user(user), do: {:ok, {name, [user]}})
+  defp reserved(_entry), do: :error
 
   defp user(number) when is_integer(number) and number >= 0, do: {:ok, :erlang.integer_to_binary(number)}
 

@@ -32,7 +32,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       ignored: Config.ignored(),
       hand_over: config.hand_over,
       descriptor_share: config[:descriptor_share],
-      owners: config[:owners] || %{},
+      reserved_names: config[:reserved_names] || [],
       module: module(),
       both: argument(:epmd_module) != nil and parameter?(),
       parameter_ignored: parameter?() and not parameter_read?(),

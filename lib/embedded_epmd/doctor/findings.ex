@@ -20,7 +20,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
       role(facts),
       exposure(facts),
       standby(facts),
-      owners(facts),
+      reserved_names(facts),
       Owner.judge(facts),
       LookUp.judge(facts),
       Departed.judge(facts),
@@ -331,26 +331,26 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   ## Names that belong to users
 
-  defp owners(%{owners: owners}) when map_size(owners) == 0, do: []
+  defp reserved_names(%{reserved_names: []}), do: []
 
-  defp owners(%{netlink: {:error, reason}, status: %{role: role}}) when role in [:serving, :joined] do
+  defp reserved_names(%{netlink: {:error, reason}, status: %{role: role}}) when role in [:serving, :joined] do
     warning(
       "This VM cannot ask the kernel whose a registration is (#{:inet.format_error(reason)}).",
-      "While it serves, it refuses every registration of a name in :owners but its own node's.",
-      "Add AF_NETLINK to RestrictAddressFamilies= in the unit. On another system than Linux do without :owners."
+      "While it serves, it refuses every registration of a name in :reserved_names but its own node's.",
+      "Add AF_NETLINK to RestrictAddressFamilies= in the unit. On another system than Linux do without :reserved_names."
     )
   end
 
-  defp owners(%{owners: owners, status: %{role: :serving}}),
-    do: ok("These names are registered by processes of their users alone: #{patterns(owners)}.")
+  defp reserved_names(%{reserved_names: names, status: %{role: :serving}}),
+    do: ok("These names are registered by processes of their users alone: #{patterns(names)}.")
 
-  defp owners(%{owners: owners, status: %{role: :joined}}),
-    do: ok("The :owners of the VM that serves are in force; when this one serves, its own: #{patterns(owners)}.")
+  defp reserved_names(%{reserved_names: names, status: %{role: :joined}}),
+    do: ok("The :reserved_names of the VM that serves are in force; when this one serves, its own: #{patterns(names)}.")
 
-  defp owners(_facts), do: []
+  defp reserved_names(_facts), do: []
 
-  defp patterns(owners),
-    do: Enum.map_join(owners, ", ", fn {pattern, users} -> "#{pattern} (#{Enum.join(users, ", ")})" end)
+  defp patterns(names),
+    do: Enum.map_join(names, ", ", fn {pattern, users} -> "#{pattern} (#{Enum.join(users, ", ")})" end)
 
   ## Descriptors
 

@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use epmd_core::registry::Registry;
 use epmd_core::{
-    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Owners, Policy, Role,
+    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Policy, ReservedNames, Role,
     ServiceManager, Settings, Status, Trusted,
 };
 use rustix::process::{setrlimit, Resource, Rlimit};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
-                  [-owner NAME=USER,...] [-member] [-standbys N] [-trust USER,...] [-name NODE] [-act_as_bsd]";
+                  [-reserve NAME=USER,...] [-member] [-standbys N] [-trust USER,...] [-name NODE] [-act_as_bsd]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
     let (mut policy, mut limits) = (Policy::default(), Limits { descriptor_share: 95, ..Limits::default() });
     let (mut is_member, mut hand_over, mut name) = (false, HandOver::default(), None);
-    let mut owners: Vec<(String, _)> = Vec::new();
+    let mut reserved: Vec<(String, _)> = Vec::new();
     let mut arguments = env::args().skip(1);
     while let Some(flag) = arguments.next() {
         let mut value = || arguments.next().ok_or(USAGE);
@@ -35,10 +35,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-descriptor_share" => limits.descriptor_share = value()?.parse()?,
             "-max_pending" => limits.waiting = value()?.parse()?,
             "-allow" => policy.allow = Some(value()?.split(',').map(str::parse).collect::<Result<_, _>>()?),
-            "-owner" => {
-                let owner = value()?;
-                let (name, users) = owner.split_once('=').ok_or(USAGE)?;
-                owners.push((name.into(), list(users)));
+            "-reserve" => {
+                let rule = value()?;
+                let (name, users) = rule.split_once('=').ok_or(USAGE)?;
+                reserved.push((name.into(), list(users)));
             }
             "-trust" => hand_over.trusted = Trusted::named(&list(&value()?), &[]),
             "-member" => is_member = true,
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => return Err(USAGE.into()),
         }
     }
-    policy.owners = Owners::named(owners)?.resolved();
+    policy.reserved_names = ReservedNames::named(reserved)?.resolved();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
         let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());

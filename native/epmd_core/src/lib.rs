@@ -10,7 +10,7 @@
 //! | `service_manager` | sockets that systemd passes to this process, and what its descriptor store keeps |
 //! | `hand_over` | passes an owner's sockets and table to its standbys |
 //! | [`registry`] | the table of registered nodes, or a replica of it |
-//! | `owners` | names that belong to users; whose a connection is |
+//! | `reserved_names` | names that belong to users; whose a connection is |
 //! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
@@ -40,10 +40,10 @@ mod member;
 mod metrics;
 mod node;
 mod os;
-mod owners;
 pub mod protocol;
 pub mod registry;
 mod reserve;
+mod reserved_names;
 mod role;
 mod server;
 mod service_manager;
@@ -62,7 +62,7 @@ pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
 #[cfg(feature = "simulation")]
 pub use os::act_as_bsd;
-pub use owners::Owners;
+pub use reserved_names::ReservedNames;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};
 pub use service_manager::ServiceManager;

@@ -24,9 +24,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::address::{self, Beside, Listeners, OpenError, Wanted};
 use crate::limits::Limits;
 use crate::os;
-use crate::owners::Kernel;
 use crate::registry::{Descriptor, NodeConnection, Registration, Registry};
 use crate::reserve::Reserve;
+use crate::reserved_names::Kernel;
 use connection::Inbox;
 use shared::Shared;
 

@@ -1,9 +1,8 @@
 //! The settings as `EmbeddedEpmd.Config` sends them, each already checked there for type and range.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use epmd_core::{HandOver, Journal, Limits, Owners, Policy, ServiceManager, Settings, Trusted};
+use epmd_core::{HandOver, Journal, Limits, Policy, ReservedNames, ServiceManager, Settings, Trusted};
 
 use crate::error::Error;
 use crate::terms::Verbosity;
@@ -19,7 +18,7 @@ pub(crate) struct Config {
     remote_names: bool,
     allow: Option<Vec<String>>,
     /// Names and patterns of names, each with its users: names or numbers.
-    owners: HashMap<String, Vec<String>>,
+    reserved_names: Vec<(String, Vec<String>)>,
     request_deadline: u64,
     max_waiting: usize,
     max_waiting_per_source: usize,
@@ -55,8 +54,8 @@ impl Config {
             policy: Policy {
                 relaxed: self.relaxed,
                 remote_names: self.remote_names,
-                owners: Owners::named(self.owners.clone())
-                    .map_err(|error| Error::Setting(format!("owners: {error}")))?,
+                reserved_names: ReservedNames::named(self.reserved_names.clone())
+                    .map_err(|error| Error::Setting(format!("reserved_names: {error}")))?,
                 allow: allow.transpose().map_err(|error: String| Error::Setting(format!("allow: {error}")))?,
             },
             limits: Limits {

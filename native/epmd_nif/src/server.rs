@@ -280,7 +280,7 @@ fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error>
     let Settings { addresses, policy, limits, hand_over, .. } = config.settings(server.handle.service_manager())?;
     let (policy, hand_over) = server.handle.identify(policy, hand_over);
     if let Some((_, name)) = &*server.registrant.lock() {
-        policy.owners.admit_own_user(name).map_err(Error::Setting)?;
+        policy.reserved_names.admit_own_user(name).map_err(Error::Setting)?;
     }
     server.handle.listen_on(addresses, PATIENCE)?;
     server.handle.configure(policy, limits, hand_over);

@@ -12,7 +12,7 @@ use tracing::dispatcher::{get_default, with_default, Dispatch};
 
 use super::handle::Handle;
 use crate::hand_over::{HandOver, Trusted};
-use crate::owners::Owners;
+use crate::reserved_names::ReservedNames;
 use crate::users::Account;
 
 /// How often names are asked for again.
@@ -38,7 +38,7 @@ impl Accounts {
     }
 
     /// Both lists with the numbers of their names, or without those that are not known in time.
-    pub(super) fn look_up(&self, owners: Owners, trusted: Trusted) -> (Owners, Trusted) {
+    pub(super) fn look_up(&self, owners: ReservedNames, trusted: Trusted) -> (ReservedNames, Trusted) {
         if !is_any_named(&owners, &trusted) {
             return (owners, trusted);
         }
@@ -57,7 +57,7 @@ impl Accounts {
 
     /// From now on asks for the names in the settings of this member again, until it stops.
     pub(super) fn watch(&self, handle: &Handle) {
-        let rules = handle.rules.read().policy.owners.clone();
+        let rules = handle.rules.read().policy.reserved_names.clone();
         if !is_any_named(&rules, &handle.hand_over.borrow().trusted) {
             return;
         }
@@ -77,7 +77,7 @@ impl Accounts {
         });
     }
 
-    fn tell(&self, owners: &Owners, trusted: &Trusted) {
+    fn tell(&self, owners: &ReservedNames, trusted: &Trusted) {
         let mut told = self.told.lock();
         with_default(&self.log, || {
             for account in owners.accounts().chain(trusted.accounts()) {
@@ -94,14 +94,14 @@ impl Accounts {
 
 /// Applies the numbers that the names of the settings have now. Settings that were changed meanwhile stay.
 fn renew(handle: &Handle) {
-    let owners = handle.rules.read().policy.owners.clone();
+    let owners = handle.rules.read().policy.reserved_names.clone();
     let trusted = handle.hand_over.borrow().trusted.clone();
     let found = (owners.resolved(), trusted.resolved());
     handle.accounts.tell(&found.0, &found.1);
     if found.0 != owners {
         let mut rules = handle.rules.write();
-        if rules.policy.owners == owners {
-            rules.policy.owners = found.0;
+        if rules.policy.reserved_names == owners {
+            rules.policy.reserved_names = found.0;
         }
     }
     handle.hand_over.send_if_modified(|current: &mut HandOver| {
@@ -113,6 +113,6 @@ fn renew(handle: &Handle) {
     });
 }
 
-fn is_any_named(owners: &Owners, trusted: &Trusted) -> bool {
+fn is_any_named(owners: &ReservedNames, trusted: &Trusted) -> bool {
     owners.accounts().chain(trusted.accounts()).any(Account::is_named)
 }

@@ -217,7 +217,7 @@ impl Handle {
     /// register a node that has one already.
     pub fn register(&self, node: Node, creation: Option<u32>, patience: Duration) -> Result<u32, RegisterError> {
         // Whoever serves now may have another list; this member will serve with its own.
-        self.rules.read().policy.owners.admit_own_user(&node.name).map_err(RegisterError::NotTheirs)?;
+        self.rules.read().policy.reserved_names.admit_own_user(&node.name).map_err(RegisterError::NotTheirs)?;
         let (reply, answer) = std_mpsc::sync_channel(1);
         self.commands.send(Command::Register { node, creation, reply }).map_err(|_| RegisterError::Stopped)?;
         answer.recv_timeout(patience).unwrap_or_else(|error| match error {
@@ -384,7 +384,7 @@ impl Handle {
     /// The same settings with the numbers that the users and groups named there have now. Waits for a moment only: those
     /// that nobody has, or that are not known in time, are asked for again every 5 seconds once the settings apply.
     pub fn identify(&self, mut policy: Policy, mut hand_over: HandOver) -> (Policy, HandOver) {
-        (policy.owners, hand_over.trusted) = self.accounts.look_up(policy.owners, hand_over.trusted);
+        (policy.reserved_names, hand_over.trusted) = self.accounts.look_up(policy.reserved_names, hand_over.trusted);
         (policy, hand_over)
     }
 

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use crate::owners::Owners;
 use crate::protocol::Request;
+use crate::reserved_names::ReservedNames;
 
 /// What a server lets its peers do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Policy {
     /// The networks that may look nodes up; all of them when there is no list. Local peers always may.
     pub allow: Option<Vec<Network>>,
     /// The names that the processes of certain users may register, and nobody else.
-    pub owners: Owners,
+    pub reserved_names: ReservedNames,
 }
 
 /// Where a request comes from.

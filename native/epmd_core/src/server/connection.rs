@@ -235,7 +235,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         },
         Request::Alive2 { node: Ok(node), highest_version } => {
             let user = shared.kernel.user_of(&connection);
-            match policy.owners.admit(&node.name, user) {
+            match policy.reserved_names.admit(&node.name, user) {
                 Ok(()) => Answer::Register(node, user.ok()),
                 Err(not_theirs) => {
                     tell_refused(shared, peer, &node, not_theirs.to_string());

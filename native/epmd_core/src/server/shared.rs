@@ -12,9 +12,9 @@ use super::connections::Connections;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
-use crate::owners::{self, Kernel};
 use crate::registry::Registry;
 use crate::reserve::Reserve;
+use crate::reserved_names::{self, Kernel};
 use crate::users::own_user;
 
 /// A peer that has waited for less than this may be about to send its request. It is not closed while a reserve is
@@ -76,7 +76,7 @@ impl Shared {
     pub(crate) fn lacks_room_for(&self, name: &NodeName, user: Option<u32>) -> Option<&'static str> {
         let rules = self.settings.read();
         let (descriptors, own) = (rules.limits.descriptors(), own_user());
-        let is_stranger = owners::ARE_TOLD && user != Some(own) && !rules.policy.owners.reserve(name);
+        let is_stranger = reserved_names::ARE_TOLD && user != Some(own) && !rules.policy.reserved_names.reserve(name);
         drop(rules);
         let (nodes, most) = (self.connections.open().registered, Limits::for_nodes(descriptors));
         if nodes >= most {

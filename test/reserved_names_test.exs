@@ -1,5 +1,5 @@
-defmodule EmbeddedEpmd.OwnersTest do
-  # Names that belong to users, with real nodes. Those of a second user are tried in native/epmd_core/tests/owners.rs.
+defmodule EmbeddedEpmd.ReservedNamesTest do
+  # Names that belong to users, with real nodes. Those of a second user are tried in native/epmd_core/tests/reserved_names.rs.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
@@ -18,7 +18,7 @@ defmodule EmbeddedEpmd.OwnersTest do
     vm = start_ours(unique("owner"), port)
     call(vm, Watch, :start)
     :ok = call(vm, Watch, :log)
-    supervise(vm, owners: %{"prod*" => @other, "prod*_1" => [@other, user]})
+    supervise(vm, reserved_names: [{"prod*_1", [@other, user]}, {"prod*", @other}])
 
     assert {text, 1} = boot(port, name)
     assert text =~ "the name #{name}@127.0.0.1 seems to be in use by another Erlang node"
@@ -28,20 +28,24 @@ defmodule EmbeddedEpmd.OwnersTest do
 
     assert {"registered", 0} = boot(port, name <> "_1")
     assert {:ok, %{requests: %{alive2: %{granted: 1, refused: 1}}}} = call(vm, EmbeddedEpmd, :stats)
-    assert Enum.any?(call(vm, EmbeddedEpmd.Doctor, :examine), &(&1.what =~ "users alone: prod* (#{@other}), prod*_1"))
+
+    assert Enum.any?(
+             call(vm, EmbeddedEpmd.Doctor, :examine),
+             &(&1.what =~ "users alone: prod*_1 (#{@other}, #{user}), prod* (#{@other})")
+           )
   end
 
   test "a VM whose own name belongs to another user does not boot with it", %{port: port, name: name, user: user} do
-    flags = ["-embedded_epmd", "owners", ~s|\#{"#{name}"=>"#{@other}"}|]
+    flags = ["-embedded_epmd", "reserved_names", ~s|[{"#{name}","#{@other}"}]|]
     assert {text, 1} = boot(port, name, ours() ++ flags)
 
     assert text ==
              ~s|embedded_epmd: the name "#{name}" of this node belongs to user #{@other}, and this VM runs as user #{user}: | <>
-               "run it as whom the name belongs to, or correct the setting owners\n"
+               "run it as whom the name belongs to, or correct the setting reserved_names\n"
   end
 
   test "a VM that joins is told that the owner of the port does not register it", %{port: port, name: name} do
-    start_ours(unique("owner"), port, flags: ["-embedded_epmd", "owners", ~s|\#{"#{name}"=>#{@other}}|])
+    start_ours(unique("owner"), port, flags: ["-embedded_epmd", "reserved_names", ~s|[{"#{name}",#{@other}}]|])
     assert {text, 1} = boot(port, name, ours())
 
     assert text =~
@@ -53,20 +57,19 @@ defmodule EmbeddedEpmd.OwnersTest do
     hush(vm)
     supervisor = supervise(vm)
     :ok = call(vm, :supervisor, :terminate_child, [supervisor, EmbeddedEpmd])
-    assert {:error, reason} = supervise_second(vm, supervisor, owners: %{name => @other})
+    assert {:error, reason} = supervise_second(vm, supervisor, reserved_names: [{name, @other}])
     assert inspect(reason) =~ "the name \\\"#{name}\\\" of this node belongs to user #{@other}"
-    assert {:ok, _} = supervise_second(vm, supervisor, owners: %{name => user})
+    assert {:ok, _} = supervise_second(vm, supervisor, reserved_names: [{name, user}])
   end
 
   test "what is no list of names and users stops the VM with one sentence", %{port: port, name: name} do
-    for {owners, sentence} <- [
-          {~s|\#{"a b"=>"root"}|, ~s|owners: expected the name of a node without its host, or a pattern such as|},
-          {~s|\#{"a"=>""}|, ~s|config :embedded_epmd, owners must be a map of nodes' names|},
-          {~s|\#{"a*"=>"root","*b"=>#{@other}}|,
-           ~s|owners: expected that of two patterns which match the same name one has more|},
-          {~s|[{"a","root"}]|, ~s|config :embedded_epmd, owners must be a map of nodes' names|}
+    for {names, sentence} <- [
+          {~s|[{"a b","root"}]|,
+           ~s|reserved_names: expected the name of a node without its host, or a pattern such as|},
+          {~s|[{"a",""}]|, ~s|config :embedded_epmd, reserved_names must be a list of nodes' names|},
+          {~s|\#{"a"=>"root"}|, ~s|config :embedded_epmd, reserved_names must be a list of nodes' names|}
         ] do
-      assert {text, 1} = boot(port, name, ours() ++ ["-embedded_epmd", "owners", owners])
+      assert {text, 1} = boot(port, name, ours() ++ ["-embedded_epmd", "reserved_names", names])
       assert "embedded_epmd: " <> rest = text
       assert String.starts_with?(rest, sentence) and String.ends_with?(rest, "\n"), text
     end

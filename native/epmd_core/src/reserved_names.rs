@@ -4,8 +4,6 @@
 mod linux;
 mod unknown;
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::node::NodeName;
@@ -20,10 +18,9 @@ pub(crate) const ARE_TOLD: bool = cfg!(target_os = "linux");
 /// How many users a refusal names.
 const TOLD: usize = 5;
 
-/// Names and patterns of names, and to whom they belong. Of those that match a name, the one that says the most counts.
+/// Names and patterns of names, and to whom they belong. The first that matches a name counts, as in `pg_hba.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Owners {
-    /// The one first that says the most.
+pub struct ReservedNames {
     rules: Vec<Rule>,
 }
 
@@ -57,7 +54,7 @@ impl Kernel {
     }
 }
 
-impl Owners {
+impl ReservedNames {
     /// Each name or pattern with its users, by their names in the system's database or by their numbers. Nobody is asked
     /// for the numbers of names yet.
     ///
@@ -66,21 +63,7 @@ impl Owners {
     /// A sentence that tells what was expected, and what came.
     pub fn named(list: impl IntoIterator<Item = (String, Vec<String>)>) -> Result<Self, String> {
         let rules = list.into_iter().map(|(pattern, users)| Rule::new(pattern, &users));
-        let mut rules = rules.collect::<Result<Vec<_>, _>>()?;
-        rules.sort_by(|one, other| (one.rank(), &one.pattern).cmp(&(other.rank(), &other.pattern)));
-        for (n, one) in rules.iter().enumerate() {
-            let rival = |other: &&Rule| {
-                other.rank() == one.rank() && other.names() != one.names() && overlap(&one.pattern, &other.pattern)
-            };
-            if let Some(other) = rules[n + 1..].iter().find(rival) {
-                let (one, other) = (&one.pattern, &other.pattern);
-                return Err(format!(
-                    "expected that of two patterns which match the same name one has more characters of its own, \
-                     got {one:?} and {other:?}"
-                ));
-            }
-        }
-        Ok(Self { rules })
+        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
     }
 
     /// The same list with the numbers that its users have now. A directory may have to be asked, which may take long.
@@ -107,7 +90,7 @@ impl Owners {
         self.admit(name, Ok(own)).map_err(|NotTheirs { owners, .. }| {
             format!(
                 "the name {name:?} of this node belongs to {owners}, and this VM runs as user {own}: run it as whom the \
-                 name belongs to, or correct the setting owners"
+                 name belongs to, or correct the setting reserved_names"
             )
         })
     }
@@ -151,16 +134,6 @@ impl Rule {
     fn resolved(&self) -> Self {
         Self { pattern: self.pattern.clone(), users: self.users.iter().map(Account::resolved).collect() }
     }
-
-    fn names(&self) -> BTreeSet<&str> {
-        self.users.iter().map(Account::name).collect()
-    }
-
-    /// What says more comes first: a name, then the pattern with more characters of its own.
-    fn rank(&self) -> (bool, Reverse<usize>) {
-        let own = self.pattern.chars().filter(|c| *c != '*').count();
-        (self.pattern.contains('*'), Reverse(own))
-    }
 }
 
 /// Users by their names, and by the numbers that these have now.
@@ -190,23 +163,6 @@ fn matches(pattern: &str, name: &str) -> bool {
     left.ends_with(last)
 }
 
-/// Whether there is a name that both patterns match.
-fn overlap(one: &str, other: &str) -> bool {
-    let (one, other): (Vec<_>, Vec<_>) = (one.chars().collect(), other.chars().collect());
-    // Whether so many characters of the one and of the other can stand for the same beginning of a name.
-    let mut meet = vec![vec![false; other.len() + 1]; one.len() + 1];
-    meet[0][0] = true;
-    for m in 0..=one.len() {
-        for n in 0..=other.len() {
-            let (any, other_any) = (m > 0 && one[m - 1] == '*', n > 0 && other[n - 1] == '*');
-            meet[m][n] |= (any && (meet[m - 1][n] || n > 0 && meet[m][n - 1]))
-                || (other_any && (meet[m][n - 1] || m > 0 && meet[m - 1][n]))
-                || (m > 0 && n > 0 && one[m - 1] == other[n - 1] && meet[m - 1][n - 1]);
-        }
-    }
-    meet[one.len()][other.len()]
-}
-
 impl fmt::Display for NotTheirs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { owners, is } = self;
@@ -219,22 +175,21 @@ impl fmt::Display for NotTheirs {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn owners(list: &[(&str, &[&str])]) -> Result<Owners, String> {
+    fn reserved(list: &[(&str, &[&str])]) -> Result<ReservedNames, String> {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        Owners::named(list.iter().map(|(pattern, users)| ((*pattern).into(), owned(users)))).map(|list| list.resolved())
+        ReservedNames::named(list.iter().map(|(pattern, users)| ((*pattern).into(), owned(users))))
+            .map(|list| list.resolved())
     }
 
-    fn admitted(owners: &Owners, name: &str, user: u32) -> bool {
+    fn admitted(owners: &ReservedNames, name: &str, user: u32) -> bool {
         owners.admit(&NodeName::new(name.as_bytes()).expect("a valid name"), Ok(user)).is_ok()
     }
 
     #[test]
     fn a_name_is_its_users_and_any_other_is_everybodys() {
-        let owners = owners(&[("prod", &["1"]), ("billing_*", &["2", "3"])]).expect("a valid list");
+        let owners = reserved(&[("prod", &["1"]), ("billing_*", &["2", "3"])]).expect("a valid list");
         for (name, users) in
             [("prod", &[1][..]), ("billing_", &[2, 3]), ("billing_a", &[2, 3]), ("prod2", &[1, 2, 3, 4])]
         {
@@ -246,14 +201,14 @@ mod tests {
     #[test]
     fn who_asks_does_not_matter_for_a_name_that_is_nobodys() {
         let name = NodeName::new(b"stage").expect("a valid name");
-        let owners = owners(&[("prod", &["1"])]).expect("a valid list");
+        let owners = reserved(&[("prod", &["1"])]).expect("a valid list");
         assert_eq!(owners.admit(&name, Err(Unknown::Closed)), Ok(()));
-        assert_eq!(Owners::default().admit(&name, Err(Unknown::Closed)), Ok(()));
+        assert_eq!(ReservedNames::default().admit(&name, Err(Unknown::Closed)), Ok(()));
     }
 
     #[test]
-    fn of_two_that_match_the_one_that_says_more_counts() {
-        let owners = owners(&[("*", &["1"]), ("app*", &["2"]), ("*_canary", &["3"]), ("app_canary", &["4"])]);
+    fn the_first_that_matches_counts() {
+        let owners = reserved(&[("app_canary", &["4"]), ("*_canary", &["3"]), ("app*", &["2"]), ("*", &["1"])]);
         let owners = owners.expect("a valid list");
         for (name, user) in [("any", 1), ("app1", 2), ("app_canary", 4), ("x_canary", 3), ("app1_canary", 3)] {
             assert!(admitted(&owners, name, user), "{name}");
@@ -263,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_names_and_users_is_told() {
-        let error = |list: &[(&str, &[&str])]| owners(list).expect_err("not valid");
+        let error = |list: &[(&str, &[&str])]| reserved(list).expect_err("not valid");
         assert_eq!(
             error(&[("a b", &["1"])]),
             "expected the name of a node without its host, or a pattern such as \"billing_*\", got \"a b\": it holds ' '"
@@ -271,19 +226,12 @@ mod tests {
         assert!(error(&[("", &["1"])]).ends_with("got \"\": it is empty"));
         assert!(error(&[("prod@host", &["1"])]).ends_with("got \"prod@host\": it holds '@'"));
         assert_eq!(error(&[("prod", &[])]), "expected at least one user for \"prod\", got none");
-        assert_eq!(
-            error(&[("a*", &["1"]), ("*b", &["2"])]),
-            "expected that of two patterns which match the same name one has more characters of its own, got \"*b\" and \
-             \"a*\""
-        );
-        assert!(owners(&[("a*", &["1", "2"]), ("*b", &["2", "1"])]).is_ok(), "the same users");
-        assert!(owners(&[("a*", &["1"]), ("b*", &["2"])]).is_ok(), "no name that both match");
     }
 
     #[test]
     fn a_refusal_says_whose_the_name_is_and_who_asks() {
         let name = NodeName::new(b"prod").expect("a valid name");
-        let list = owners(&[("prod", &["root", "4711"])]).expect("a valid list");
+        let list = reserved(&[("prod", &["root", "4711"])]).expect("a valid list");
         let said = |who| list.admit(&name, who).expect_err("not theirs").to_string();
         assert_eq!(said(Ok(7)), "the name belongs to users root (0), 4711, and user 7 asks for it");
         assert_eq!(
@@ -297,7 +245,7 @@ mod tests {
     #[test]
     fn a_name_of_a_user_whom_nobody_has_is_refused_to_everybody_else() {
         let name = NodeName::new(b"prod").expect("a valid name");
-        let list = owners(&[("prod", &["nobody-of-that-name", "4711"])]).expect("a valid list");
+        let list = reserved(&[("prod", &["nobody-of-that-name", "4711"])]).expect("a valid list");
         assert_eq!(list.admit(&name, Ok(4711)), Ok(()));
         assert_eq!(
             list.admit(&name, Ok(7)).expect_err("not theirs").to_string(),
@@ -305,18 +253,6 @@ mod tests {
         );
         // This process may be that user's.
         assert_eq!(list.admit_own_user(&name), Ok(()));
-        assert!(owners(&[("prod", &["4711"])]).expect("a valid list").admit_own_user(&name).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn patterns_overlap_if_and_only_if_a_name_matches_both(one in "[ab*]{1,5}", other in "[ab*]{1,5}") {
-            // A name that both match need not be longer than both together.
-            let names = (0..=10u32).flat_map(|length| (0..1u32 << length).map(move |bits| {
-                (0..length).map(|bit| if bits >> bit & 1 == 0 { 'a' } else { 'b' }).collect::<String>()
-            }));
-            let found = names.into_iter().find(|name| matches(&one, name) && matches(&other, name));
-            prop_assert_eq!(overlap(&one, &other), found.is_some(), "{:?}", found);
-        }
+        assert!(reserved(&[("prod", &["4711"])]).expect("a valid list").admit_own_user(&name).is_err());
     }
 }

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{mpsc, Arc, Mutex};
 
-use epmd_core::{Change, HandOver, Handle, Journal, Limits, Owners, Policy, RegisterError, Settings};
+use epmd_core::{Change, HandOver, Handle, Journal, Limits, Policy, RegisterError, ReservedNames, Settings};
 use socket2::{Domain, Socket, Type};
 use support::client::{self, eventually, exchange, register};
 use support::member::Running;
@@ -31,7 +31,7 @@ fn a_name_is_registered_by_its_users_alone_over_ipv4_ipv6_and_mapped_addresses()
     if !users::are_there() {
         return;
     }
-    let owners = ["-owner", "root_*=root", "-owner", "prod=65534,65533"];
+    let owners = ["-reserve", "root_*=root", "-reserve", "prod=65534,65533"];
     let server = owners.iter().fold(support::server::Settings::new(Kind::Ours), |server, flag| server.flag(flag));
     let server = server.start();
     let dual = DualStack::start(&owners);
@@ -60,7 +60,7 @@ fn other_users_cannot_take_the_places_of_this_user_and_of_reserved_names() {
         return;
     }
     // A share of 40 descriptors of 100: 32 for nodes, of which others may have 24.
-    let flags = ["-descriptor_share", "40", "-owner", "prod=65533"];
+    let flags = ["-descriptor_share", "40", "-reserve", "prod=65533"];
     let settings = support::server::Settings::new(Kind::Ours).descriptors(100);
     let server = flags.iter().fold(settings, |settings, flag| settings.flag(flag)).start();
     let crowd = Crowd::start(NOBODY, server.ipv4(), "crowd", 60);
@@ -158,7 +158,7 @@ fn a_connection_that_was_closed_meanwhile_is_not_taken_for_roots() {
 fn a_connection_from_another_network_namespace_is_nobodys() {
     // A listener that is passed from outside: the connections to it are not among those of the member's own network.
     let network = Network::new();
-    let inside = DualStack::start_in(Some(&network.server_host), &["-owner", "prod=root"]);
+    let inside = DualStack::start_in(Some(&network.server_host), &["-reserve", "prod=root"]);
     let server = SocketAddr::new(LOOPBACK, inside.port);
     assert!(!is_granted(0, server, "prod"));
     assert!(is_granted(0, server, "other"));
@@ -170,7 +170,7 @@ fn a_connection_with_the_same_addresses_in_another_network_namespace_is_another_
         return;
     }
     let network = Network::new();
-    let member = DualStack::start_in(Some(&network.server_host), &["-owner", "prod=65534"]);
+    let member = DualStack::start_in(Some(&network.server_host), &["-reserve", "prod=65534"]);
     let (server, client) = (SocketAddr::new(LOOPBACK, member.port), SocketAddr::new(LOOPBACK, free_port()));
     // In the member's namespace the right user has a connection from there to there.
     let listener = network.on_server_host(|| TcpListener::bind(server).unwrap());
@@ -207,7 +207,7 @@ fn a_user_from_outside_the_user_namespace_is_not_taken_for_nobody() {
     let port = free_port();
     let mut inside = Command::new("unshare");
     inside.arg("--map-root-user").arg(standalone());
-    let owner = Process::spawn(inside, port, &["-owner", "prod=65534", "-owner", "mine=0"]);
+    let owner = Process::spawn(inside, port, &["-reserve", "prod=65534", "-reserve", "mine=0"]);
     owner.serves();
     let server = SocketAddr::new(LOOPBACK, port);
     assert!(!is_granted(NOBODY, server, "prod"));
@@ -221,7 +221,7 @@ fn a_vm_whose_name_belongs_to_others_is_told_so() {
     let Err(RegisterError::NotTheirs(said)) = owner.register("prod", 1) else { panic!("registered") };
     let expected =
         "the name \"prod\" of this node belongs to user 4711, and this VM runs as user 0: run it as whom the \
-                    name belongs to, or correct the setting owners";
+                    name belongs to, or correct the setting reserved_names";
     assert_eq!(said, expected);
     assert!(owner.register("mine", 1).is_ok());
 }
@@ -285,13 +285,13 @@ fn a_list_that_changes_holds_for_who_registers_from_then_on() {
     assert!(register(server, "prod", 1).is_ok());
 }
 
-fn owners(list: &[(&str, &str)]) -> Owners {
-    Owners::named(list.iter().map(|(name, user)| ((*name).into(), vec![(*user).into()]))).unwrap()
+fn owners(list: &[(&str, &str)]) -> ReservedNames {
+    ReservedNames::named(list.iter().map(|(name, user)| ((*name).into(), vec![(*user).into()]))).unwrap()
 }
 
 fn settings(list: &[(&str, &str)], port: u16, journal: Journal) -> Settings {
     let settings = support::member::settings(&[LOOPBACK], port);
-    Settings { policy: Policy { owners: owners(list), ..settings.policy }, journal, ..settings }
+    Settings { policy: Policy { reserved_names: owners(list), ..settings.policy }, journal, ..settings }
 }
 
 fn start(list: &[(&str, &str)], journal: Journal) -> Running {
@@ -314,7 +314,7 @@ fn address(member: &Running) -> SocketAddr {
 }
 
 fn change(handle: &Handle, list: &[(&str, &str)]) {
-    let policy = Policy { owners: owners(list), ..Policy::default() };
+    let policy = Policy { reserved_names: owners(list), ..Policy::default() };
     handle.configure(policy, Limits::default(), HandOver::default());
 }
 
