@@ -70,7 +70,7 @@ case_strangers() { # a user who is not on the list cannot stand by
   figure "nobody stands by until the owner names the user as well"
 }
 
-case_owners() { # a user cannot register another's name, also while its holder restarts, at each loopback address
+case_reserved_names() { # a user cannot register another's name, also while its holder restarts, at each loopback address
   local round said
   install_release prod
   guide_block FileDescriptorStoreMax | install_drop_in prod
