@@ -1,6 +1,7 @@
 //! What differs between operating systems, and what no safe interface offers. All unsafe code of the crate is here.
 #![allow(unsafe_code)]
 
+pub(crate) mod passing;
 #[cfg(feature = "simulation")]
 mod simulation;
 
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{shutdown, SendFlags, Shutdown};
+use rustix::net::{shutdown, Shutdown};
 use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
@@ -19,12 +20,6 @@ use tokio::io::Interest;
 
 #[cfg(feature = "simulation")]
 pub use simulation::act_as_bsd;
-
-/// Sends without a signal when the other end has closed. Apple has no such flag, and the VM ignores that signal.
-#[cfg(not(target_vendor = "apple"))]
-pub(crate) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
-#[cfg(target_vendor = "apple")]
-pub(crate) const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 /// Registers a socket with the runtime for reading.
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
@@ -97,6 +92,21 @@ pub(crate) fn memory_file(name: &str) -> io::Result<File> {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn memory_file(_name: &str) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Bytes that nobody can guess. Linux only, as is the hand-over, which needs them.
+#[cfg(target_os = "linux")]
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())? {
+        filled if filled == N => Ok(bytes),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

@@ -1,24 +1,17 @@
 //! The Unix socket between an owner and a follower: messages, and the descriptors that belong to them.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage,
-};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use super::message::{self, Message, MAX_MESSAGE};
-use crate::os::NO_SIGNAL;
+use crate::os::passing;
 
-/// Descriptors that one read may bring: more than an owner sends with one message.
-const DESCRIPTORS_AT_ONCE: usize = 4;
 /// Descriptors that may wait for their messages.
 const DESCRIPTORS: usize = 64;
 /// Bytes of messages that one read may bring.
@@ -47,12 +40,6 @@ pub(crate) fn explain(error: &io::Error) -> String {
     error.to_string()
 }
 
-/// Whether a descriptor was not sent because too many of this user are on their way (`ETOOMANYREFS`): receivers have to
-/// read first.
-pub(crate) fn is_crowded(error: &io::Error) -> bool {
-    Errno::from_io_error(error) == Some(Errno::TOOMANYREFS)
-}
-
 /// The writing end.
 #[derive(Debug)]
 pub(crate) struct Sender {
@@ -66,7 +53,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` while the other end does not read, and [`is_crowded`] while too many descriptors are on their way.
+    /// `WouldBlock` while the other end does not read, and [`passing::is_crowded`] while too many descriptors are on their way.
     /// Nothing of this message was sent then.
     pub(crate) fn send(&mut self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         while !self.unsent.is_empty() {
@@ -79,14 +66,7 @@ impl Sender {
     }
 
     fn write(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
-        self.stream.try_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut with = SendAncillaryBuffer::new(&mut space);
-            if let Some(descriptor) = &descriptor {
-                with.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
-            }
-            Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut with, NO_SIGNAL)?)
-        })
+        self.stream.try_io(Interest::WRITABLE, || passing::send(&self.stream, bytes, descriptor))
     }
 
     /// The stream, to wait until it is writable.
@@ -137,28 +117,19 @@ impl Receiver {
     fn read(&mut self) -> Result<(), Failure> {
         let Self { stream, bytes, descriptors } = self;
         let mut room = [0; BYTES_AT_ONCE];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_AT_ONCE))];
-        let mut with = RecvAncillaryBuffer::new(&mut space);
-        let received = stream.try_io(Interest::READABLE, || {
-            Ok(recvmsg(stream.as_fd(), &mut [IoSliceMut::new(&mut room)], &mut with, RECEIVE)?)
-        });
-        let received = match received {
+        let received = match stream.try_io(Interest::READABLE, || passing::receive(&*stream, &mut room)) {
             Ok(received) => received,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
             Err(_) => return Err(Failure::Closed),
         };
-        for message in with.drain() {
-            if let RecvAncillaryMessage::ScmRights(came) = message {
-                descriptors.extend(came);
-            }
-        }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
+        descriptors.extend(received.descriptors);
+        if received.is_cut_off {
             return Err(Failure::OutOfDescriptors);
         }
-        if received.bytes == 0 {
+        if received.length == 0 {
             return Err(Failure::Closed);
         }
-        bytes.extend(&room[..received.bytes]);
+        bytes.extend(&room[..received.length]);
         // Descriptors that belong to no message must not pile up.
         if bytes.len() > BYTES_AT_ONCE + MAX_MESSAGE || descriptors.len() > DESCRIPTORS {
             return Err(Failure::Malformed);
@@ -166,12 +137,6 @@ impl Receiver {
         Ok(())
     }
 }
-
-/// No descriptors for programs that this process starts. Apple has no such flag, and no hand-over.
-#[cfg(not(target_vendor = "apple"))]
-const RECEIVE: RecvFlags = RecvFlags::CMSG_CLOEXEC;
-#[cfg(target_vendor = "apple")]
-const RECEIVE: RecvFlags = RecvFlags::empty();
 
 #[cfg(test)]
 mod tests {

@@ -592,7 +592,7 @@ impl Session {
         while let Some((bytes, descriptor)) = self.outgoing.front() {
             // Another failure does not matter: the end of the owner is found by reading.
             match self.sender.send(bytes, descriptor.as_ref().map(AsFd::as_fd)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock || channel::is_crowded(&error) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || os::passing::is_crowded(&error) => return,
                 _ => drop(self.outgoing.pop_front()),
             }
         }

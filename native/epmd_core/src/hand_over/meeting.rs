@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::channel::{self, Receiver, Sender};
 use super::peer;
 use super::settings::Trusted;
+use crate::os;
 use crate::protocol::{self, MEETING};
 
 /// How long the owner may take to answer, and to call. It normally takes less than a millisecond; one that has ended
@@ -47,7 +48,7 @@ pub(crate) enum NotMet {
 /// Meets the owner that serves the port at this address. Returns the channel and the owner's process, where that is
 /// visible.
 pub(crate) async fn meet(owner: SocketAddr, trusted: &Trusted) -> Result<(Sender, Receiver, Option<i32>), NotMet> {
-    let name: Name = random().map_err(NotMet::Failed)?;
+    let name: Name = os::random().map_err(NotMet::Failed)?;
     let listener = listen(name).map_err(NotMet::Failed)?;
     let asked = async {
         let mut stream = TcpStream::connect(owner).await.map_err(|_| NotMet::Absent)?;
@@ -102,12 +103,4 @@ fn listen(name: Name) -> io::Result<UnixListener> {
 /// Abstract: it belongs to the network namespace, as the port does.
 fn path(name: Name) -> PathBuf {
     format!("\0embedded_epmd/{:032x}", u128::from_be_bytes(name)).into()
-}
-
-fn random() -> io::Result<Name> {
-    let mut name = Name::default();
-    match rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())? {
-        filled if filled == name.len() => Ok(name),
-        _ => Err(ErrorKind::UnexpectedEof.into()),
-    }
 }

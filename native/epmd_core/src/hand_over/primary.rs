@@ -161,7 +161,7 @@ impl Link {
                     self.waiting = Some((bytes, descriptor));
                     return match error {
                         error if error.kind() == ErrorKind::WouldBlock => Ok(Progress::Blocked),
-                        error if channel::is_crowded(&error) => Ok(Progress::Crowded),
+                        error if os::passing::is_crowded(&error) => Ok(Progress::Crowded),
                         error => Err(Reason::Failed(error)),
                     };
                 }

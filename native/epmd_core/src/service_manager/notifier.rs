@@ -3,18 +3,16 @@
 //! Nothing else is said, least of all `READY=1`: whether the service is ready is not for this crate to tell.
 
 use std::ffi::OsStr;
-use std::io::{self, ErrorKind, IoSlice};
-use std::mem::MaybeUninit;
+use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-use crate::os::NO_SIGNAL;
+use crate::os::passing;
 
 /// The socket on which the service manager listens.
 #[derive(Debug)]
@@ -39,15 +37,7 @@ impl Notifier {
     ///
     /// `WouldBlock` while the service manager does not read.
     pub(crate) fn send(&self, message: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        self.0.try_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut with = SendAncillaryBuffer::new(&mut space);
-            if let Some(descriptor) = &descriptor {
-                with.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
-            }
-            sendmsg(&self.0, &[IoSlice::new(message.as_bytes())], &mut with, NO_SIGNAL)?;
-            Ok(())
-        })
+        self.0.try_io(Interest::WRITABLE, || passing::send(&self.0, message.as_bytes(), descriptor)).map(drop)
     }
 
     /// Sends a message with its descriptor as soon as the service manager reads.

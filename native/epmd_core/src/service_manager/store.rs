@@ -362,7 +362,7 @@ impl State {
             match self.notifier.send(message, descriptor.as_deref().map(AsFd::as_fd)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Blocked),
-                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => return Ok(Progress::Crowded),
+                Err(error) if os::passing::is_crowded(&error) => return Ok(Progress::Crowded),
                 Err(error) => return Err(error),
             }
             self.outgoing.pop_front();
