@@ -237,7 +237,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp start(config, keeper) do
     with {:ok, server} <- prefix_error(Native.start(config, keeper)) do
       :persistent_term.put(@server, {server, ports()})
-      ServiceManager.forget()
+      ServiceManager.forget(Native.passed(server))
       {:ok, server}
     end
   end

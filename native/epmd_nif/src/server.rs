@@ -287,6 +287,12 @@ fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error>
     Ok(rustler::types::atom::ok())
 }
 
+/// The numbers of the descriptors that the service manager passed to this process for an EPMD.
+#[rustler::nif]
+fn passed(server: ResourceArc<Server>) -> Vec<i32> {
+    server.handle.service_manager().ours().to_vec()
+}
+
 #[derive(rustler::NifMap)]
 struct StatusMap {
     role: RoleAtom,
