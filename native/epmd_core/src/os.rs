@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 
 #[cfg(feature = "simulation")]
-pub use simulation::act_as_bsd;
+pub use simulation::{act_as_bsd, act_as_jail};
 
 /// Sends without a signal when the other end has closed. Apple has no such flag, and the VM ignores that signal.
 #[cfg(not(target_vendor = "apple"))]

@@ -67,6 +67,7 @@ impl Member {
         let lock = match listeners.sockets.first().filter(|_| os::can_end_listeners()).map(OwnerLock::try_on) {
             Some(Ok(None)) => {
                 self.owner = Some(address::reachable(SocketAddr::new(wanted.first(), self.settings.port)));
+                self.refused = None;
                 return Event::Taken;
             }
             Some(Ok(lock)) => lock,
@@ -103,6 +104,7 @@ impl Member {
             Ok(listeners) => Ok(self.begin(listeners, wanted)),
             Err(error) if error.is_taken() => {
                 self.owner = Some(error.holder());
+                self.refused = Some(error.address);
                 Ok(Event::Taken)
             }
             Err(error) => Err(error),
