@@ -8,6 +8,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use epmd_core::NodeName;
 use support::client::{eventually, free_address, listing, register};
 use support::member::{settings, Running};
 use support::process::Process;
@@ -81,4 +82,13 @@ fn an_owner_that_leaves_nodes_to_nobody_names_them() {
     assert_eq!(named.count(), NODES - 2, "{line}");
     assert_eq!(told(NODES, true), Vec::<String>::new());
     assert_eq!(told(0, false), Vec::<String>::new());
+
+    // Its own node may be registered over TCP.
+    let server = free_address();
+    let owner = Running::start(settings(&[server.ip()], server.port()));
+    owner.handle.name_node(Some(NodeName::new(b"own").unwrap()));
+    let _own = register(server, "own", 1).unwrap();
+    let log = owner.log.clone();
+    owner.stop();
+    assert_eq!(log.lines("WARN"), Vec::<String>::new());
 }

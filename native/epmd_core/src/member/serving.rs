@@ -13,6 +13,7 @@ use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::{until, Backoff};
 use crate::hand_over::{Hello, LastOwner, Links, Offer, OwnerLock, Primary, Takeover};
+use crate::node::NodeName;
 use crate::registry::{Descriptor, Entry, NameTaken, Registration, Registry, Restored};
 use crate::reserve::Reserve;
 use crate::server::{Replaced, Server};
@@ -189,7 +190,7 @@ pub(super) async fn serve(
                     server.drain().await;
                 } else {
                     if !primary.has_followers() {
-                        warn_of_left(registry);
+                        warn_of_left(registry, handle.node.borrow().as_ref());
                     }
                     server.shut_sockets();
                     keeper.end().await;
@@ -201,8 +202,10 @@ pub(super) async fn serve(
 }
 
 /// Names the nodes that nobody serves any more. Nodes of VMs that follow are not meant: one of these serves next.
-fn warn_of_left(registry: &Registry) {
-    let left = registry.entries();
+fn warn_of_left(registry: &Registry, own: Option<&NodeName>) {
+    let mut left = registry.entries();
+    // This VM's own node may be registered over TCP.
+    left.retain(|entry| own.is_none_or(|own| entry.name() != own.as_str().as_bytes()));
     if left.is_empty() {
         return;
     }
