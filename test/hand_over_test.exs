@@ -125,6 +125,37 @@ defmodule EmbeddedEpmd.HandOverTest do
     await_standby(owner, third)
   end
 
+  test "a standby whose node registers over TCP is told by its name", %{port: port} do
+    owner = start_member(port)
+    # As `:peer` starts a node: OTP's client has registered it before our application starts.
+    name = unique("peer")
+    stock = start_stock(name, port)
+    supervise(stock)
+    await_standby(owner, %{name: name, vm: stock})
+    pid = pid(stock)
+    assert Enum.any?(call(owner.vm, EmbeddedEpmd, :examine), &(&1.what =~ "#{name} (pid #{pid}) stands by"))
+  end
+
+  @tag skip: System.cmd("id", ["-u"]) != {"0\n", 0} && "only root makes a PID namespace without a user namespace"
+  test "a standby in a PID namespace that is not visible has no number", %{port: port} do
+    trusted = [flags: ["-embedded_epmd", "hand_over", ~s([{users,["root"]}])]]
+
+    for {is_visible, exec} <- [{true, []}, {false, [exec: exec(~w(unshare --pid --fork --kill-child erl))]}] do
+      port = if is_visible, do: port, else: free_port()
+      owner = start_member(port, trusted ++ exec)
+      call(owner.vm, Watch, :start)
+      :ok = call(owner.vm, Watch, :log)
+      standby = start_member(port, trusted)
+      await_standby(owner, standby)
+      expected = if is_visible, do: String.to_integer(standby.pid)
+      assert %{name: standby.name, pid: expected} == call(owner.vm, EmbeddedEpmd, :status).standby
+      shown = if is_visible, do: "#{standby.name} (pid #{standby.pid}) stands by", else: "#{standby.name} stands by"
+      assert Enum.any?(call(owner.vm, EmbeddedEpmd, :examine), &String.starts_with?(&1.what, shown))
+      logged = if is_visible, do: "#{standby.name}, process #{standby.pid}", else: standby.name
+      eventually(fn -> Enum.any?(call(owner.vm, Watch, :seen).logged, &match?({_, _, %{standby: ^logged}}, &1)) end)
+    end
+  end
+
   test "a standby that hangs is dropped, and keeps nobody from the port", %{port: port} do
     [owner, standby] = pair(port)
     signal(standby.vm, standby.pid, "STOP")
@@ -197,6 +228,9 @@ defmodule EmbeddedEpmd.HandOverTest do
     supervisor = supervise(vm)
     %{name: name, vm: vm, pid: pid(vm), supervisor: supervisor}
   end
+
+  defp exec([program | arguments]),
+    do: {String.to_charlist(System.find_executable(program)), Enum.map(arguments, &String.to_charlist/1)}
 
   defp await_standby(owner, standby) do
     eventually(fn ->

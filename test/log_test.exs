@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.LogTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Cluster, Discovery, Folder, Watch}
+  alias EmbeddedEpmd.{Cluster, Discovery, Folder, Registration, Watch}
 
   setup :port_and_name
 
@@ -19,6 +19,29 @@ defmodule EmbeddedEpmd.LogTest do
 
     assert File.read!(file) =~
              ~r/^ warning embedded_epmd: [^\n]*127\.0\.0\.1:#{port} is in use by something that does not answer as an EPMD[^\n]*; the node goes on without EPMD, since its port is fixed\n/
+  end
+
+  for {who, has_standby} <- [nobody: false, "a standby": true] do
+    test "when a VM stops that leaves nodes to #{who}", %{port: port, name: name} do
+      file = Path.join(Folder.new("log"), "log")
+      formatter = "{logger_formatter,\#{template=>[level,\" \",msg,\"\\n\"]}}"
+      handler = "[{handler,file,logger_std_h,\#{config=>\#{file=>#{inspect(file)}},formatter=>#{formatter}}}]"
+      vm = start_ours(name, port, flags: ["-kernel", "logger", handler])
+      :ok = call(vm, EmbeddedEpmd.Vm.Application, :start)
+      pid = pid(vm)
+
+      if unquote(has_standby) do
+        start_ours(unique("standby"), port)
+        eventually(fn -> call(vm, EmbeddedEpmd, :status).standby != nil end)
+      end
+
+      Registration.register("left", port)
+      Process.unlink(vm)
+      call(vm, :init, :stop)
+      eventually(fn -> not File.exists?("/proc/#{pid}") end)
+      told = ~r/^warning embedded_epmd: nobody stands by for this VM, which leaves the port: [^\n]* names=left$/m
+      assert File.read!(file) =~ told == not unquote(has_standby)
+    end
   end
 
   test "of endpoints and of a cluster", %{port: port, name: name} do

@@ -36,6 +36,26 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
     assert eventually(fn -> names(port) == [name] end)
   end
 
+  # Of several the numbers must stay, so only those of ours that come last can be left out.
+  for {sockets, told} <- [
+        {["=web"], "1, names unset, pid set"},
+        {["=web", "=epmd"], "1, names unset, pid set"},
+        {["=epmd", "=web"], "2, names unset, pid set"},
+        {["=epmd"], "unset, names unset, pid"},
+        {["web.socket=web", "epmd=epmd"], "1, names web.socket, pid set"},
+        {["web.socket=web", "app.socket=epmd"], "1, names web.socket, pid set"},
+        {["epmd.socket=epmd", "web.socket=web"], "2, names epmd.socket:web.socket, pid set"}
+      ] do
+    test "what a service manager passes for another server stays: #{inspect(sockets)}",
+         %{port: port, name: name} = context do
+      ports = %{"web" => free_port(), "epmd" => port}
+      sockets = for socket <- unquote(sockets), [name, what] = String.split(socket, "="), do: "#{name}=#{ports[what]}"
+      service = start(context, 0, sockets, [{~c"ERL_EPMD_ADDRESS", ~c"127.0.0.1"}])
+      assert eventually(fn -> names(port) == [name] end)
+      assert eventually(fn -> said?(service, "LISTEN_FDS is #{unquote(told)}\n") end)
+    end
+  end
+
   test "the distribution of a VM that starts again finds the listeners again", context do
     %{port: port, name: name} = context
 
@@ -125,7 +145,10 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
 
   # Starts a node with the supervised process, which prints the LISTEN_FDS that its child processes see.
   defp start(%{manager: manager, port: port, name: name} = context, store, sockets, environment, then \\ "ok") do
-    says = ~S|io:put_chars(os:cmd("echo LISTEN_FDS is ${LISTEN_FDS:-unset}"))|
+    says =
+      ~S|io:put_chars(os:cmd("echo LISTEN_FDS is ${LISTEN_FDS:-unset}, | <>
+        ~S|names ${LISTEN_FDNAMES:-unset}, pid ${LISTEN_PID:+set}"))|
+
     paths = for app <- [:embedded_epmd, :elixir, :logger], word <- ["-pa", "#{:code.lib_dir(app)}/ebin"], do: word
 
     flags =

@@ -155,12 +155,16 @@ defmodule EmbeddedEpmd.Lifecycle do
     with {:ok, config} <- config(),
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
+      unless Environment.routed?() or registered?(), do: Native.name_node(server, if(open?, do: own_name()))
+
       case prefix_error(Native.configure(server, exposed(config, open?))) do
         {:ok, :ok} -> :ok
         {:error, sentence} -> {:error, sentence}
       end
     end
   end
+
+  defp own_name, do: :erlang.node() |> :erlang.atom_to_binary() |> :string.split("@") |> hd()
 
   defp exposed(config, true), do: config
   defp exposed(config, false), do: Exposure.loopback_only(config)
@@ -272,7 +276,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp start(config, keeper) do
     with {:ok, server} <- prefix_error(Native.start(config, keeper)) do
       :persistent_term.put(@server, {server, ports()})
-      ServiceManager.forget()
+      ServiceManager.forget(Native.passed(server))
       {:ok, server}
     end
   end

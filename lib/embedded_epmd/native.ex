@@ -110,6 +110,14 @@ defmodule EmbeddedEpmd.Native do
   @spec status(server()) :: map()
   def status(_server), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "Names the VM's node to those for whom it stands by, where it registers over TCP."
+  @spec name_node(server(), String.t() | nil) :: :ok
+  def name_node(_server, _name), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The numbers of the descriptors that the service manager passed to this process for an EPMD."
+  @spec passed(server()) :: [non_neg_integer()]
+  def passed(_server), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "The number of this process's user."
   @spec own_user() :: non_neg_integer()
   def own_user, do: :erlang.nif_error(:nif_not_loaded)

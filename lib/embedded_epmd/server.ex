@@ -214,9 +214,14 @@ defmodule EmbeddedEpmd.Server do
   def terminate(_reason, {:waits, _}), do: :ok
 
   def terminate(reason, state) do
-    if Environment.stopping?() or (orderly?(reason) and not Environment.distributed?() and last?(state)),
-      do: Lifecycle.stop()
+    if Environment.stopping?() or (orderly?(reason) and not Environment.distributed?() and last?(state)) do
+      Lifecycle.stop()
+      # What it leaves behind is logged at its end, which no message tells any more.
+      if state.server, do: log(elem(Native.take(state.server), 0))
+    end
   end
+
+  defp log(entries), do: for({level, sentence, fields} <- entries, do: Log.log(level, sentence, fields))
 
   defp orderly?(reason), do: reason in [:normal, :shutdown] or match?({:shutdown, _}, reason)
   defp last?(state), do: alive(state.waiting) == []
@@ -338,7 +343,7 @@ defmodule EmbeddedEpmd.Server do
 
   defp drain(state) do
     {entries, changes, lost, again} = Native.take(state.server)
-    for {level, sentence, fields} <- entries, do: Log.log(level, sentence, fields)
+    log(entries)
     state = if again, do: schedule(state, :drain, @window), else: state
     state = schedule_overflow(update_in(state.subscribers, &Subscribers.notify(&1, changes, lost)))
     if changes == [] and lost == 0, do: state, else: update_exposure(state)

@@ -33,8 +33,8 @@ defmodule EmbeddedEpmd.Status do
     * `:addresses` - the addresses it listens on when it serves
     * `:owner` - the address of the owner it joined, or `nil`
     * `:owner_answers` - false while that owner holds the port but does not answer
-    * `:standbys` - in the VM that serves, the VMs that stand by for it: the name of the node, or `nil` if the VM is
-      not a node, and the process id, or `nil` if the system does not tell
+    * `:standbys` - in the VM that serves, the VMs that stand by for it: the name of the node, or `nil` if the VM did
+      not tell it, and the process id, or `nil` if it is not visible here
     * `:stands_by` - whether this VM stands by for the owner that it joined
     * `:obstacle` - what keeps this VM from standing by or, when it serves, others from standing by for it, as far as it
       was tried: a clause, or `nil`

@@ -5,7 +5,7 @@
  *     n  tell the store     m  tell how many it has     h  tell how many messages were heard
  *
  * usage: service_manager STORE_MAX NAME=PORT... -- COMMAND...   A port is listened on at 127.0.0.1, and one that begins
- * with * at the addresses of both families, by one socket.
+ * with * at the addresses of both families, by one socket. Where the first NAME is empty, no names are passed.
  *
  * It says "ended" when the service has, and "store NAME NAME...", "many N" or "heard N" when asked. At the end of its
  * input it kills the service and ends. */
@@ -102,7 +102,8 @@ static void start(void)
         if (n > 0) {
             setenv("LISTEN_PID", pid, 1);
             setenv("LISTEN_FDS", count, 1);
-            setenv("LISTEN_FDNAMES", names, 1);
+            if (*all[0].name) setenv("LISTEN_FDNAMES", names, 1);
+            else unsetenv("LISTEN_FDNAMES");
         }
         setenv("NOTIFY_SOCKET", notify_name, 1);
         setenv("SYSTEMD_EXEC_PID", pid, 1);

@@ -295,7 +295,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   defp standby(%{status: %{role: :serving, standbys: [standby | _]}}) do
     pid = if standby.pid, do: " (pid #{standby.pid})", else: ""
-    ok("#{standby.name || "A VM without a node"}#{pid} stands by: when this VM goes, no connection ends.")
+    ok("#{standby.name || "A VM"}#{pid} stands by: when this VM goes, no connection ends.")
   end
 
   defp standby(_facts), do: []

@@ -16,7 +16,7 @@ use rustix::process::{setrlimit, Resource, Rlimit};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
-                  [-reserve NAME=USER,...] [-member] [-standbys N] [-trust USER,...] [-name NODE] [-act_as_bsd]";
+                  [-reserve NAME=USER,...] [-member] [-standbys N] [-trust USER,...] [-name NODE] [-act_as_bsd] [-act_as_jail]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-member" => is_member = true,
             "-name" => name = Some(NodeName::new(value()?.as_bytes()).map_err(|error| format!("{error:?}"))?),
             "-act_as_bsd" => epmd_core::act_as_bsd(),
+            "-act_as_jail" => epmd_core::act_as_jail(),
             "-standbys" => hand_over.standbys = value()?.parse()?,
             _ => return Err(USAGE.into()),
         }

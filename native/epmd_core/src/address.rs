@@ -1,5 +1,6 @@
 //! Where to listen: from a list of addresses to bound listeners.
 
+mod listened_on;
 mod wanted;
 
 use std::fmt;
@@ -14,7 +15,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::os;
 
-pub(crate) use wanted::{covers, Wanted, ANY, LOOPBACKS};
+pub(crate) use listened_on::listened_on;
+pub(crate) use wanted::{covers, overlap, Wanted, ANY, LOOPBACKS};
 
 /// The accept queue of a listener. Linux lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -142,12 +144,11 @@ pub(crate) fn open_beside(
 ) -> Result<Opened<Beside>, OpenError> {
     open_each(wanted, port, |address| {
         let of_old = |socket: &TcpListener| socket.local_addr().map_or(address.ip(), |bound| bound.ip());
-        if let Some(place) =
-            old.iter().position(|socket| of_old(socket) == address.ip()).filter(|place| reusable(*place))
-        {
+        let there = resolved(address.ip());
+        if let Some(place) = old.iter().position(|socket| of_old(socket) == there).filter(|place| reusable(*place)) {
             return Ok(Beside::Old(place));
         }
-        let overlapped: Vec<_> = old.iter().filter(|socket| wanted::overlap(of_old(socket), address.ip())).collect();
+        let overlapped: Vec<_> = old.iter().filter(|socket| overlap(of_old(socket), address.ip())).collect();
         if overlapped.is_empty() {
             return listen(address).map(Beside::New);
         }
@@ -164,14 +165,19 @@ fn open_each<S: HasPort>(
     mut open: impl FnMut(SocketAddr) -> io::Result<S>,
 ) -> Result<Opened<S>, OpenError> {
     let (mut sockets, mut missing, mut absent) = (Vec::<S>::new(), Vec::new(), Vec::new());
-    let mut first_absent = None;
+    let (mut open_at, mut first_absent) = (Vec::new(), None);
     for target in wanted.targets() {
+        let there = resolved(target.ip);
+        if open_at.contains(&there) {
+            continue;
+        }
         let address = SocketAddr::new(target.ip, port);
         let failure = match open(address) {
             Ok(socket) => {
                 // With port 0 the first socket decides the port of all.
                 port = socket.port().unwrap_or(port);
                 sockets.push(socket);
+                open_at.push(there);
                 continue;
             }
             Err(error) => OpenError { address, error },
@@ -277,6 +283,16 @@ pub(crate) fn listen_where_free(missing: &mut Vec<IpAddr>, port: u16) -> Vec<Tcp
 
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     listening(bound(address, false)?)
+}
+
+/// Where a socket that is bound to this address is. In a jail of FreeBSD with one address, "any" and the loopback are that
+/// address.
+fn resolved(ip: IpAddr) -> IpAddr {
+    if os::any_excludes_others() {
+        return ip;
+    }
+    let there = bound(SocketAddr::new(ip, 0), false).and_then(|socket| socket.local_addr());
+    there.ok().and_then(|address| address.as_socket()).map_or(ip, |address| address.ip())
 }
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {

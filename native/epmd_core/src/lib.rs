@@ -61,7 +61,7 @@ pub use member::{
 pub use metrics::{Counter, Metrics};
 pub use node::{InvalidName, Node, NodeName};
 #[cfg(feature = "simulation")]
-pub use os::act_as_bsd;
+pub use os::{act_as_bsd, act_as_jail};
 pub use reserved_names::ReservedNames;
 pub use role::Role;
 pub use server::{serve, Network, Open, Policy};

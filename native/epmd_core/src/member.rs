@@ -20,7 +20,7 @@ mod trouble;
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -78,6 +78,8 @@ pub struct Member {
     stored: Stored,
     /// The process that has the port.
     owner: Option<SocketAddr>,
+    /// The address that cannot be listened on since that process, or another, has it.
+    refused: Option<SocketAddr>,
     /// The link that keeps the local node registered with the owner.
     link: Option<Link>,
     backoff: Backoff,
@@ -112,6 +114,7 @@ impl Member {
             kept,
             stored: Stored::default(),
             owner: None,
+            refused: None,
             link: None,
             backoff: Backoff::up_to(MAX_BACKOFF),
             short_links: 0,
@@ -239,10 +242,27 @@ impl Member {
     /// Keeps an error that does not pass by itself, and tells it to who waits for the registration.
     fn failed(&mut self, error: StartError) -> Event {
         if self.trouble.lasts(&error) {
+            let error = self.explained(error);
             self.local.held(&error.to_string());
             self.failure = Some(error);
         }
         Event::Failed
+    }
+
+    /// Where nobody answers, what is in the way of listening is another than who was asked.
+    fn explained(&self, error: StartError) -> StartError {
+        match (error, self.refused) {
+            (StartError::Held { address: asked, error }, Some(wanted))
+                if error.kind() == ErrorKind::ConnectionRefused =>
+            {
+                let is_in_the_way = |ip: &IpAddr| address::overlap(*ip, wanted.ip());
+                let listening = address::listened_on(wanted.port()).ok();
+                let at = |ip| SocketAddr::new(ip, wanted.port());
+                let listening = listening.map(|all| all.into_iter().filter(is_in_the_way).map(at).collect());
+                StartError::Unanswered { wanted, asked, listening }
+            }
+            (error, _) => error,
+        }
     }
 
     /// Stays with an owner until there is a reason to look for the port again.

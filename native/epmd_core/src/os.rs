@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 
 #[cfg(feature = "simulation")]
-pub use simulation::act_as_bsd;
+pub use simulation::{act_as_bsd, act_as_jail};
 
 /// Registers a socket with the runtime for reading.
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {

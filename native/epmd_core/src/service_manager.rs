@@ -46,6 +46,8 @@ pub struct ServiceManager {
     /// Listeners on one port. They stay open for as long as the process lives: each life of a VM finds them again.
     sockets: Arc<Vec<OwnedFd>>,
     port: Option<u16>,
+    /// The numbers of the descriptors that were passed for an EPMD.
+    ours: Arc<[RawFd]>,
     /// What was in the store, until it is taken.
     stored: Arc<Mutex<Vec<Named>>>,
     /// Where the service manager hears what it shall store.
@@ -64,6 +66,7 @@ impl ServiceManager {
     /// A sentence that tells what was passed and cannot be used.
     pub fn of_this_process(port: u16) -> Result<Self, String> {
         let (stored, passed): (Vec<_>, Vec<_>) = passed()?.into_iter().partition(|(_, name)| is_stored(name));
+        let mut ours: Vec<_> = stored.iter().map(|(number, _)| *number).collect();
         let stored = taken(stored).map_err(|error| format!("what the store had cannot be taken: {error}"))?;
         let notify = notify_socket();
         // Only a later life of this process finds anything left, and nothing in the store; and only where there is one.
@@ -85,6 +88,7 @@ impl ServiceManager {
                 Ok(None) => continue,
                 Ok(Some((Some(bound), socket))) if found.is_none_or(|found| found == bound) => {
                     found = Some(bound);
+                    ours.push(number);
                     sockets.push(socket);
                 }
                 Ok(Some((Some(bound), _))) => {
@@ -107,7 +111,13 @@ impl ServiceManager {
             }
         }
         let stored = Arc::new(Mutex::new(stored));
-        Ok(Self { sockets: Arc::new(sockets), port: found, stored, notify })
+        Ok(Self { sockets: Arc::new(sockets), port: found, ours: ours.into(), stored, notify })
+    }
+
+    /// The numbers of the descriptors that were passed for an EPMD, also once they are taken. What has another number is
+    /// somebody else's.
+    pub fn ours(&self) -> &[RawFd] {
+        &self.ours
     }
 
     /// The port of the listeners, if there are any.

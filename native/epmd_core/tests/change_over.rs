@@ -8,7 +8,9 @@ mod support;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::client::{eventually, free_address, listing};
+use epmd_core::NodeName;
+use support::client::{eventually, free_address, listing, register};
+use support::member::{settings, Running};
 use support::process::Process;
 
 const MEMBERS: usize = 10;
@@ -54,4 +56,39 @@ fn owner(members: &[(String, Process)]) -> Option<usize> {
 fn all_found(server: SocketAddr, members: &[(String, Process)]) -> bool {
     let found = |listing: String| members.iter().all(|(name, _)| listing.contains(&format!("name {name} at")));
     listing(server).is_ok_and(found)
+}
+
+#[test]
+fn an_owner_that_leaves_nodes_to_nobody_names_them() {
+    const NODES: usize = 12;
+    let told = |nodes: usize, has_standby: bool| {
+        let server = free_address();
+        let start = || Running::start(settings(&[server.ip()], server.port()));
+        let owner = start();
+        owner.register("owner", 1).unwrap();
+        let standby = has_standby.then(start);
+        if let Some(standby) = &standby {
+            standby.register("standby", 2).unwrap();
+            standby.stands_by_for(&owner);
+        }
+        let _nodes: Vec<_> = (0..nodes).map(|n| register(server, format!("node{n}"), 1).unwrap()).collect();
+        let log = owner.log.clone();
+        owner.stop();
+        log.lines("cannot be found until an EPMD serves it again")
+    };
+    let [line] = told(NODES, false).try_into().unwrap();
+    assert!(line.starts_with("WARN") && line.contains(" and 2 more") && !line.contains("owner"), "{line}");
+    let named = (0..NODES).filter(|n| line.contains(&format!("node{n},")) || line.contains(&format!("node{n} ")));
+    assert_eq!(named.count(), NODES - 2, "{line}");
+    assert_eq!(told(NODES, true), Vec::<String>::new());
+    assert_eq!(told(0, false), Vec::<String>::new());
+
+    // Its own node may be registered over TCP.
+    let server = free_address();
+    let owner = Running::start(settings(&[server.ip()], server.port()));
+    owner.handle.name_node(Some(NodeName::new(b"own").unwrap()));
+    let _own = register(server, "own", 1).unwrap();
+    let log = owner.log.clone();
+    owner.stop();
+    assert_eq!(log.lines("WARN"), Vec::<String>::new());
 }

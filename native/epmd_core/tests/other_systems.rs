@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use rustix::process::Signal;
 
@@ -83,6 +83,34 @@ fn two_whose_addresses_overlap_never_both_serve() {
             eventually("one serves and one joins", || how_many("serving") + how_many("joined") == 2);
             assert_eq!(how_many("serving"), 1, "{one:?} and {other:?}");
         }
+    }
+}
+
+#[test]
+fn a_jail_in_which_any_is_the_loopback_is_served() {
+    for list in ["", "0.0.0.0", "0.0.0.0,127.0.0.1"] {
+        let server = free_address();
+        let start = |flags: &[&str]| {
+            Process::start_limited(server.port(), None, &[&["-address", list, "-act_as_jail"], flags].concat())
+        };
+        let mut owner = start(&["-name", "owner"]);
+        owner.serves();
+        eventually("it has its node", || is_found(server, "owner"));
+        let next = start(&["-name", "next"]);
+        next.joins();
+        assert!(owner.is("serving"), "{list:?}");
+        owner.kill();
+        next.serves();
+        eventually("it has its node", || is_found(server, "next"));
+
+        // Somebody else's listener is not taken for ours.
+        let server = free_address();
+        let _stranger = TcpListener::bind(server).unwrap();
+        let flags = ["-address", list, "-act_as_jail"];
+        eventually("it gives up", {
+            let mut refused = Process::start_limited(server.port(), None, &flags);
+            move || refused.has_ended()
+        });
     }
 }
 

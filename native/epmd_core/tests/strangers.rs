@@ -72,10 +72,6 @@ fn whoever_does_not_answer_a_registration_is_named() {
 fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let closing = TcpListener::bind("127.0.0.1:0").unwrap();
-    // A socket that has the port and does not listen.
-    let bound = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&bound, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let bound_port = SocketAddr::try_from(rustix::net::getsockname(&bound).unwrap()).unwrap().port();
     let (silent_port, closing_port) = (silent.local_addr().unwrap().port(), closing.local_addr().unwrap().port());
     serve(closing, |_| Ok(()));
     let is_named = |port| {
@@ -86,10 +82,41 @@ fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
         assert!(said.starts_with(&expected) && said.contains(&format!("sport = :{port}")), "{said}");
     };
     thread::scope(|scope| {
-        for port in [silent_port, closing_port, bound_port] {
+        for port in [silent_port, closing_port] {
             scope.spawn(move || is_named(port));
         }
     });
+}
+
+#[test]
+fn a_port_that_the_system_refuses_and_nobody_has_is_no_stranger() {
+    for ip in ["127.0.0.1", "0.0.0.0"] {
+        // A socket that has the port and does not listen. No list of the system shows it.
+        let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        bound.bind(&SocketAddr::new(ip.parse().unwrap(), 0).into()).unwrap();
+        let port = bound.local_addr().unwrap().as_socket().unwrap().port();
+        let (said, taken) = timed(|| Running::try_start(settings(&[ip.parse().unwrap()], port)).err().unwrap());
+        assert!(taken < in_time(), "{taken:?}");
+        let expected = format!(
+            "cannot listen on {ip}:{port}: the system refuses the port as in use, but no process listens there; "
+        );
+        assert!(said.starts_with(&expected) && !said.contains("ss -"), "{said}");
+    }
+}
+
+#[test]
+fn the_address_that_is_in_the_way_of_any_is_named() {
+    let other = TcpListener::bind("127.0.0.9:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let (said, taken) = timed(|| Running::try_start(settings(&[], port)).err().unwrap());
+    assert!(taken < in_time(), "{taken:?}");
+    let expected = format!(
+        "cannot listen on 0.0.0.0:{port}: 127.0.0.9:{port} is in use, and nobody answers at 127.0.0.1:{port}; "
+    );
+    assert!(said.starts_with(&expected), "{said}");
+    assert!(said.ends_with(&format!("ss -ltnp 'sport = :{port}' (as root)")), "{said}");
+    // Beside it there is room.
+    drop(Running::start(settings(&["127.0.0.1".parse().unwrap()], port)));
 }
 
 #[test]

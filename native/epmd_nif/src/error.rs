@@ -17,7 +17,9 @@ impl From<StartError> for Error {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Open(_) | StartError::Lent(_) => Self::CannotListen(error.to_string()),
-            StartError::Held { .. } | StartError::NoRegistrations { .. } => Self::Held(error.to_string()),
+            StartError::Held { .. } | StartError::Unanswered { .. } | StartError::NoRegistrations { .. } => {
+                Self::Held(error.to_string())
+            }
         }
     }
 }

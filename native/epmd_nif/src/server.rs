@@ -288,6 +288,19 @@ fn configure(server: ResourceArc<Server>, config: Config) -> Result<Atom, Error>
     Ok(rustler::types::atom::ok())
 }
 
+/// The numbers of the descriptors that the service manager passed to this process for an EPMD.
+#[rustler::nif]
+fn passed(server: ResourceArc<Server>) -> Vec<i32> {
+    server.handle.service_manager().ours().to_vec()
+}
+
+/// Names the VM's node to other members where it registers over TCP. A name that is none is as good as none.
+#[rustler::nif]
+fn name_node(server: ResourceArc<Server>, name: Option<String>) -> Atom {
+    server.handle.name_node(name.and_then(|name| NodeName::new(name.as_bytes()).ok()));
+    rustler::types::atom::ok()
+}
+
 #[derive(rustler::NifMap)]
 struct StatusMap {
     role: RoleAtom,

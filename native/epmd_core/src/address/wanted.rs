@@ -112,7 +112,7 @@ pub(crate) fn covers(listening: impl IntoIterator<Item = IpAddr>, address: IpAdd
 }
 
 /// Whether listeners on these two addresses exclude each other.
-pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
+pub(crate) fn overlap(one: IpAddr, other: IpAddr) -> bool {
     one.is_ipv4() == other.is_ipv4() && (one == other || one.is_unspecified() || other.is_unspecified())
 }
 

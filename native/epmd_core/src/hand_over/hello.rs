@@ -50,7 +50,7 @@ pub(crate) struct Resume {
 /// A member that stands by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standby {
-    /// Its node's name, if it has one.
+    /// Its node's name, if it told one.
     pub node: Option<NodeName>,
     /// Its process id, where the system reports it.
     pub pid: Option<i32>,
@@ -58,7 +58,7 @@ pub struct Standby {
 
 impl fmt::Display for Standby {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.node.as_ref().map_or("a VM without a node", NodeName::as_str))?;
+        f.write_str(self.node.as_ref().map_or("a VM", NodeName::as_str))?;
         self.pid.map_or(Ok(()), |pid| write!(f, ", process {pid}"))
     }
 }

@@ -203,6 +203,10 @@ impl Links {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.0.lock().links.is_empty()
+    }
+
     fn has_standby(&self) -> bool {
         self.0.lock().links.values().any(|link| link.session.stands_by())
     }
@@ -277,6 +281,11 @@ impl Primary {
     /// as long as the sockets are not shut.
     pub(crate) fn may_have_heirs(&self) -> bool {
         self.context.may_have_heirs.load(Ordering::Relaxed)
+    }
+
+    /// Whether other members follow this owner, though they may not stand by.
+    pub(crate) fn has_followers(&self) -> bool {
+        !self.context.offer.links.is_empty()
     }
 
     /// Hands over to a standby. The caller must have stopped accepting and registering. Returns the lock if no other

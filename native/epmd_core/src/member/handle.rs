@@ -253,6 +253,11 @@ impl Handle {
         self.service_manager.clone()
     }
 
+    /// Names the VM's node to other members where this one does not register it, since the node registers over TCP.
+    pub fn name_node(&self, name: Option<NodeName>) {
+        self.node.send_replace(name);
+    }
+
     /// The addresses that this member serves or would serve.
     pub(super) fn wanted(&self) -> Arc<Wanted> {
         Arc::clone(&self.wanted.read())

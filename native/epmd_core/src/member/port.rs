@@ -69,6 +69,7 @@ impl Member {
                 // The first one wanted may not exist here.
                 let first = listeners.addresses().first().copied().unwrap_or(wanted.first());
                 self.owner = Some(address::reachable(SocketAddr::new(first, self.settings.port)));
+                self.refused = None;
                 return Event::Taken;
             }
             Some(Ok(lock)) => lock,
@@ -105,6 +106,7 @@ impl Member {
             Ok(listeners) => Ok(self.begin(listeners, wanted)),
             Err(error) if error.is_taken() => {
                 self.owner = Some(error.holder());
+                self.refused = Some(error.address);
                 Ok(Event::Taken)
             }
             Err(error) => Err(error),

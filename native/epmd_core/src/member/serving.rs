@@ -13,6 +13,7 @@ use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
 use crate::backoff::{until, Backoff};
 use crate::hand_over::{Hello, LastOwner, Links, Offer, OwnerLock, Primary, Takeover};
+use crate::node::NodeName;
 use crate::registry::{Descriptor, Entry, NameTaken, Registration, Registry, Restored};
 use crate::reserve::Reserve;
 use crate::server::{Replaced, Server};
@@ -22,6 +23,9 @@ use crate::service_manager::{Keeper, StoreState, Stored};
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Members that may wait to be called. More ask again.
 const MEETINGS: usize = 256;
+
+/// How many of the nodes that are left are named.
+const MOST_NAMED: usize = 10;
 
 /// What a member is about to serve.
 #[derive(Debug)]
@@ -185,6 +189,9 @@ pub(super) async fn serve(
                     keeper.end().await;
                     server.drain().await;
                 } else {
+                    if !primary.has_followers() {
+                        warn_of_left(registry, handle.node.borrow().as_ref());
+                    }
                     server.shut_sockets();
                     keeper.end().await;
                 }
@@ -192,6 +199,27 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// Names the nodes that nobody serves any more. Nodes of VMs that follow are not meant: one of these serves next.
+fn warn_of_left(registry: &Registry, own: Option<&NodeName>) {
+    let mut left = registry.entries();
+    // This VM's own node may be registered over TCP.
+    left.retain(|entry| own.is_none_or(|own| entry.name() != own.as_str().as_bytes()));
+    if left.is_empty() {
+        return;
+    }
+    let named: Vec<_> = left.iter().take(MOST_NAMED).map(|entry| String::from_utf8_lossy(entry.name())).collect();
+    let more = left.len() - named.len();
+    let mut names = named.join(", ");
+    if more > 0 {
+        names.push_str(&format!(" and {more} more"));
+    }
+    tracing::warn!(
+        names,
+        "nobody stands by for this VM, which leaves the port: these nodes cannot be found until an EPMD serves it again, \
+         and C nodes do not register again by themselves"
+    );
 }
 
 /// The listeners to store: none of a socket unit, which the service manager has anyway.

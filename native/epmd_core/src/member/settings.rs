@@ -47,6 +47,15 @@ pub enum StartError {
         /// How that failed.
         error: io::Error,
     },
+    /// The system says that an address is in use, and nobody answers where its holder would be reached.
+    Unanswered {
+        /// The address that cannot be listened on.
+        wanted: SocketAddr,
+        /// The address that was asked.
+        asked: SocketAddr,
+        /// The addresses with listeners that are in the way, where the system tells.
+        listening: Option<Vec<SocketAddr>>,
+    },
     /// The port is held by something that answers look-ups and ends each registration without an answer.
     NoRegistrations {
         /// The address that was asked.
@@ -75,6 +84,25 @@ impl fmt::Display for StartError {
             Self::Held { address, error } => {
                 write!(f, "{address} is in use by something that does not answer as an EPMD: {error}; ")?;
                 write_who(f, address.port())
+            }
+            Self::Unanswered { wanted, asked, listening } => {
+                write!(f, "cannot listen on {wanted}: ")?;
+                match listening.as_deref() {
+                    Some([]) => {
+                        f.write_str("the system refuses the port as in use, but no process listens there; ")?;
+                        f.write_str(
+                            "it may be reserved, held by a socket that does not listen, or under WSL be that of a ",
+                        )?;
+                        return f.write_str("program of Windows: choose another port (ERL_EPMD_PORT)");
+                    }
+                    Some(listening) => {
+                        let listening: Vec<_> = listening.iter().map(ToString::to_string).collect();
+                        write!(f, "{} is in use, and nobody answers at {asked}; ", listening.join(", "))?;
+                        f.write_str("name the addresses to listen on (ERL_EPMD_ADDRESS), or ")?;
+                    }
+                    None => write!(f, "the system refuses the port as in use, and nobody answers at {asked}; ")?,
+                }
+                write_who(f, asked.port())
             }
             Self::NoRegistrations { address } => {
                 write!(f, "{address} answers look-ups, but takes no registrations from this host: ")?;

@@ -65,7 +65,7 @@ impl Trouble {
 fn is_transient(error: &StartError) -> bool {
     match error {
         StartError::Open(_) | StartError::Lent(_) => false,
-        StartError::NoRegistrations { .. } => true,
+        StartError::NoRegistrations { .. } | StartError::Unanswered { .. } => true,
         StartError::Held { error, .. } => error.kind() == ErrorKind::ConnectionRefused || ended_unanswered(error),
     }
 }

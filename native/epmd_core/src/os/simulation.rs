@@ -1,18 +1,26 @@
 //! For tests, which run on Linux: makes system calls behave as on macOS and the BSDs.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::address::listened_on;
+
 static ON: AtomicBool = AtomicBool::new(false);
+static IN_JAIL: AtomicBool = AtomicBool::new(false);
 
 /// Makes this process act as if on a BSD. It cannot be undone.
 pub fn act_as_bsd() {
     ON.store(true, Ordering::Relaxed);
+}
+
+/// Makes this process act as if in a jail of FreeBSD whose only address of IPv4 is 127.0.0.1. It cannot be undone.
+pub fn act_as_jail() {
+    act_as_bsd();
+    IN_JAIL.store(true, Ordering::Relaxed);
 }
 
 pub(super) fn is_on() -> bool {
@@ -20,9 +28,12 @@ pub(super) fn is_on() -> bool {
 }
 
 /// Binds beside overlapping addresses, unless somebody listens on an equal one. Listens at once, so that others see it.
-pub(super) fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+pub(super) fn bind(socket: &Socket, mut address: SocketAddr) -> io::Result<()> {
     let _turn = turn()?;
-    if address.port() != 0 && somebody_listens(address)? {
+    if IN_JAIL.load(Ordering::Relaxed) && address.ip() == IpAddr::from(Ipv4Addr::UNSPECIFIED) {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    if address.port() != 0 && listened_on(address.port())?.contains(&address.ip()) {
         return Err(ErrorKind::AddrInUse.into());
     }
     socket.set_reuse_port(true)?;
@@ -39,20 +50,4 @@ fn turn() -> io::Result<Socket> {
             bound => return bound.map(|()| turn),
         }
     }
-}
-
-fn somebody_listens(address: SocketAddr) -> io::Result<bool> {
-    let (table, words) = match address.ip() {
-        IpAddr::V4(ip) => ("tcp", ip.octets().to_vec()),
-        IpAddr::V6(ip) => ("tcp6", ip.octets().to_vec()),
-    };
-    // The kernel prints an address as words in host byte order.
-    let word = |bytes: &[u8]| bytes.try_into().map(|bytes| format!("{:08X}", u32::from_ne_bytes(bytes)));
-    let listener = format!("{}:{:04X}", words.chunks(4).flat_map(word).collect::<String>(), address.port());
-    // The table lists listeners first; the rest may be long.
-    const LISTENS: &str = "0A";
-    let sockets = BufReader::new(File::open(format!("/proc/thread-self/net/{table}"))?).lines().skip(1);
-    let columns = |line: String| line.split_whitespace().map(String::from).collect::<Vec<_>>();
-    let mut listeners = sockets.map_while(Result::ok).map(columns).take_while(|columns| columns[3] == LISTENS);
-    Ok(listeners.any(|columns| columns[1] == listener))
 }
