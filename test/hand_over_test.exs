@@ -148,7 +148,7 @@ defmodule EmbeddedEpmd.HandOverTest do
       standby = start_member(port, trusted)
       await_standby(owner, standby)
       expected = if is_visible, do: String.to_integer(standby.pid)
-      assert %{name: standby.name, pid: expected} == call(owner.vm, EmbeddedEpmd, :status).standby
+      assert [%{name: standby.name, pid: expected}] == call(owner.vm, EmbeddedEpmd, :status).standbys
       shown = if is_visible, do: "#{standby.name} (pid #{standby.pid}) stands by", else: "#{standby.name} stands by"
       assert Enum.any?(call(owner.vm, EmbeddedEpmd, :examine), &String.starts_with?(&1.what, shown))
       logged = if is_visible, do: "#{standby.name}, process #{standby.pid}", else: standby.name

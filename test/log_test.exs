@@ -32,7 +32,7 @@ defmodule EmbeddedEpmd.LogTest do
 
       if unquote(has_standby) do
         start_ours(unique("standby"), port)
-        eventually(fn -> call(vm, EmbeddedEpmd, :status).standby != nil end)
+        eventually(fn -> call(vm, EmbeddedEpmd, :status).standbys != [] end)
       end
 
       Registration.register("left", port)

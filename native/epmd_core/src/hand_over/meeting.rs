@@ -87,7 +87,7 @@ pub(crate) async fn call(name: Name) -> io::Result<UnixStream> {
 
 /// Whether this process may meet others, as far as it can find out alone: calls itself.
 pub(crate) async fn rehearse() -> io::Result<()> {
-    let name = random()?;
+    let name = os::random()?;
     let _listener = listen(name)?;
     call(name).await.map(drop)
 }
