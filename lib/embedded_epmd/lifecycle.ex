@@ -155,7 +155,7 @@ defmodule EmbeddedEpmd.Lifecycle do
     with {:ok, config} <- config(),
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
-      unless Environment.routed?() or registered?(), do: Native.name_node(server, if(open?, do: own_name()))
+      if not (Environment.routed?() or registered?()), do: Native.name_node(server, if(open?, do: own_name()))
 
       case prefix_error(Native.configure(server, exposed(config, open?))) do
         {:ok, :ok} -> :ok
