@@ -33,7 +33,7 @@ defmodule EmbeddedEpmd.MixProject do
   # There is no application callback: EmbeddedEpmd belongs into the supervision tree of its user.
   def application do
     # The tests create certificates, and serve files over HTTP.
-    [extra_applications: [:logger] ++ if(Mix.env() == :test, do: [:public_key, :inets], else: [])]
+    [extra_applications: [:logger] ++ if(Mix.env() == :test, do: [:public_key, :ssl, :inets], else: [])]
   end
 
   defp package do

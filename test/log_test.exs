@@ -54,7 +54,8 @@ defmodule EmbeddedEpmd.LogTest do
     :ok = call(vm, :application, :set_env, [:embedded_epmd, :endpoints, :wrong])
     call(vm, Discovery, :address_please, [~c"app", ~c"127.0.0.1", :inet])
 
-    sentence = "config :embedded_epmd, endpoints must be a list of nodes with endpoints, or {module, function}, got: wrong"
+    sentence =
+      "config :embedded_epmd, endpoints must be a list of nodes with endpoints, or {module, function}, got: wrong"
 
     eventually(fn -> {:error, sentence, %{what: sentence}} in call(vm, Watch, :seen).logged end)
 

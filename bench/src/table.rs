@@ -28,7 +28,7 @@ pub(crate) fn bench(root: &Path, is_short: bool, is_check: bool) -> Result<()> {
     let began = Instant::now();
     for number in 0..names {
         let node = Node::erlang(NodeName::new(name(number).as_bytes()).ok().context("a good name")?, 4711);
-        kept.push(registry.register(&node, Holder::Local).ok().context("a new name")?);
+        kept.push(registry.register(&node, None, Holder::Local).ok().context("a new name")?);
     }
     let register = began.elapsed().as_nanos() as f64 / names as f64;
     // The list of registrations is the caller's, not the table's.
