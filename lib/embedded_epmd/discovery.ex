@@ -230,11 +230,20 @@ defmodule EmbeddedEpmd.Discovery do
           | {:ok, :inet.ip_address(), :inet.port_number(), version :: non_neg_integer()}
           | {:error, :inet.posix()}
   def address_please(name, host, family) do
-    case Endpoints.find(name, host, family) do
+    case Endpoints.find(endpoints(), name, host, family) do
       {:ok, ip, port} -> {:ok, ip, port, elem(Client.versions(), 0)}
       {:error, reason} -> {:error, reason}
       :none -> :erl_epmd.address_please(name, host, family)
     end
+  end
+
+  # It is called during each connection: it must not raise.
+  defp endpoints do
+    Config.get(:endpoints, Lifecycle.options())
+  rescue
+    error in ArgumentError ->
+      Log.log(:error, error.message)
+      []
   end
 
   @doc "The port to listen on for distribution: the fixed one, or 0. OTP's client reads the flag and the parameter."

@@ -25,7 +25,7 @@ defmodule EmbeddedEpmd.Endpoints do
   # A look-up runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never
   # raises.
 
-  alias EmbeddedEpmd.{Config, Lifecycle, Log, Pattern}
+  alias EmbeddedEpmd.{Log, Pattern}
 
   @type endpoint ::
           {host :: String.t() | :inet.ip_address(), :inet.port_number()}
@@ -72,29 +72,21 @@ defmodule EmbeddedEpmd.Endpoints do
   defp host?(host), do: is_binary(host) and host != ""
 
   @doc false
-  # The address and port of a node by the current setting; `:none` if that does not name it.
-  @spec find(charlist(), charlist(), :inet | :inet6) ::
+  # The address and port of a node by the setting, as `parse/1` returns it; `:none` if that does not name it.
+  @spec find(setting(), charlist(), charlist(), :inet | :inet6) ::
           {:ok, :inet.ip_address(), :inet.port_number()} | :none | {:error, :inet.posix()}
-  def find(name, host, family) do
-    find(configured(), :unicode.characters_to_binary([name, ?@, host]), host, family)
+  def find(endpoints, name, host, family) do
+    first(endpoints, :unicode.characters_to_binary([name, ?@, host]), host, family)
   end
 
-  defp configured do
-    Config.get(:endpoints, Lifecycle.options())
-  rescue
-    error in ArgumentError ->
-      log_error(error.message)
-      []
-  end
+  defp first([], _node, _host, _family), do: :none
 
-  defp find([], _node, _host, _family), do: :none
-
-  defp find([{pattern, endpoint} | endpoints], node, host, family) do
+  defp first([{pattern, endpoint} | endpoints], node, host, family) do
     with true <- Pattern.matches?(node, pattern),
          {to, port} <- target(endpoint, node, host) do
       with {:ok, ip} <- :inet.getaddr(to, family), do: {:ok, ip, port}
     else
-      _ -> find(endpoints, node, host, family)
+      _ -> first(endpoints, node, host, family)
     end
   end
 

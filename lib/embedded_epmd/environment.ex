@@ -3,7 +3,8 @@ defmodule EmbeddedEpmd.Environment do
   # What kind of VM this is, according to OTP, the command line and a release's script. This code runs while the VM
   # boots, so it uses plain functions only.
 
-  alias EmbeddedEpmd.Discovery
+  # Only the name: this module is below it.
+  @discovery :"Elixir.EmbeddedEpmd.Discovery"
 
   # Commands of a release's script that boot a short-lived VM beside the release.
   @client_commands [~c"eval", ~c"rpc", ~c"remote", ~c"stop", ~c"pid", ~c"restart"]
@@ -11,7 +12,7 @@ defmodule EmbeddedEpmd.Environment do
   @doc "Whether OTP uses `Discovery` when this VM becomes a node."
   @spec routed?() :: boolean()
   def routed? do
-    :net_kernel.epmd_module() == Discovery
+    :net_kernel.epmd_module() == @discovery
   rescue
     # Flag and parameter are both set, or the parameter is no atom: this VM cannot become a node.
     _ -> false
@@ -25,7 +26,7 @@ defmodule EmbeddedEpmd.Environment do
   @spec route() :: boolean()
   def route do
     if :init.get_argument(:epmd_module) == :error and :application.get_env(:kernel, :epmd_module) == :undefined do
-      :application.set_env(:kernel, :epmd_module, Discovery)
+      :application.set_env(:kernel, :epmd_module, @discovery)
       routed?() or unroute()
     else
       routed?()

@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.Exposure do
   # OTP 27.2. Nothing tells us there that the VM is about to become a node, so the server has to run before. Until the
   # VM's own node is registered on this port it listens on loopback only, whoever else registers.
 
-  alias EmbeddedEpmd.{Environment, Lifecycle, Native}
+  alias EmbeddedEpmd.{Environment, Native}
 
   # For OTP's client to tell its state; milliseconds. It may be waiting for an EPMD.
   @timeout 1_000
@@ -12,11 +12,12 @@ defmodule EmbeddedEpmd.Exposure do
   @doc """
   Whether other hosts may reach a server of this port: this VM is a node, and is registered on the port.
 
-  It stays so until the VM is a node no more, since its registration ends for 2 seconds when the port changes hands.
+  `known` says that it was so before, or that `Discovery` has registered the node. It stays so until the VM is a node no
+  more, since its registration ends for 2 seconds when the port changes hands.
   """
-  @spec open?(:inet.port_number(), last :: boolean()) :: boolean()
-  def open?(port, last),
-    do: Environment.distributed?() and (last or Lifecycle.registered?() or registered_by_otp?(port))
+  @spec open?(:inet.port_number(), known :: boolean()) :: boolean()
+  def open?(port, known),
+    do: Environment.distributed?() and (known or registered_by_otp?(port))
 
   # OTP's client keeps its connection to the EPMD as long as the node is registered. The name in a table proves nothing:
   # any user of this host may register it, with the same port, where the node itself is not registered.

@@ -6,6 +6,8 @@ defmodule EmbeddedEpmd.Lifecycle do
 
   alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Log, Native, ServiceManager}
 
+  # The name of the supervised process, which is above this module.
+  @supervised :"Elixir.EmbeddedEpmd.Server"
   @server {__MODULE__, :server}
   @node {__MODULE__, :node}
   @options {__MODULE__, :options}
@@ -83,7 +85,7 @@ defmodule EmbeddedEpmd.Lifecycle do
          {:ok, config} <- config(),
          {:ok, server} <- start(config, keeper) do
       tell_ignored()
-      with pid when is_pid(pid) <- :erlang.whereis(EmbeddedEpmd.Server), do: send(pid, {:embedded_epmd, :started})
+      with pid when is_pid(pid) <- :erlang.whereis(@supervised), do: send(pid, {:embedded_epmd, :started})
       {:ok, server}
     end
   end
@@ -136,7 +138,7 @@ defmodule EmbeddedEpmd.Lifecycle do
 
   defp start_unrouted do
     with {:ok, config} <- config(),
-         do: start(exposed(config, Exposure.open?(config.port, false)), :erlang.whereis(:kernel_sup))
+         do: start(exposed(config, Exposure.open?(config.port, registered?())), :erlang.whereis(:kernel_sup))
   end
 
   @doc "Stops the server, if there is one, and waits for its end."

@@ -242,7 +242,7 @@ defmodule EmbeddedEpmd.Server do
 
   defp claim(state, server) do
     unrouted? = not Environment.routed?()
-    open? = not unrouted? or Exposure.open?(Native.status(server).port, state.open?)
+    open? = not unrouted? or Exposure.open?(Native.status(server).port, state.open? or Lifecycle.registered?())
 
     with :ok <- Lifecycle.configure(server, open?) do
       case Native.claim(server, self()) do
@@ -316,7 +316,7 @@ defmodule EmbeddedEpmd.Server do
 
   # If OTP does not call Discovery, the server listens on loopback only until this VM's node is registered.
   defp update_exposure(%{unrouted?: true, server: server} = state) when server != nil do
-    case Exposure.open?(Native.status(server).port, state.open?) do
+    case Exposure.open?(Native.status(server).port, state.open? or Lifecycle.registered?()) do
       open? when open? == state.open? ->
         state
 
