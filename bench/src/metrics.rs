@@ -65,7 +65,7 @@ pub(crate) fn metrics() -> Vec<Metric> {
     for (names, targets) in REGISTRATIONS {
         rows.push(row("register and disconnect", "1/s", Registrations, *names, |sample| sample.rate, *targets));
         rows.push(row("  CPU of one", "µs", Registrations, *names, |sample| sample.cpu, &[]));
-        rows.push(row("  with owners", "1/s", OwnedRegistrations, *names, |sample| sample.rate, &[]));
+        rows.push(row("  with reserved names", "1/s", OwnedRegistrations, *names, |sample| sample.rate, &[]));
         rows.push(row("  CPU of one", "µs", OwnedRegistrations, *names, |sample| sample.cpu, &[]));
     }
     rows

@@ -24,7 +24,7 @@ pub(crate) enum Scenario {
     PacedLookUps,
     /// Registrations that are ended at once, as many as the server grants.
     Registrations,
-    /// The same of names that belong to a user (`owners`).
+    /// The same of names that belong to a user (`reserved_names`).
     OwnedRegistrations,
 }
 

@@ -136,8 +136,8 @@ impl Launcher {
                 command
             }
             (Who::Ours, Form::Embedded) => {
-                let owners = if owned { format!("%{{\"*\" => {user}}}") } else { "%{}".into() };
-                vm(&self.root, port, &owners)
+                let reserved = if owned { format!("[{{\"*\", {user}}}]") } else { "[]".into() };
+                vm(&self.root, port, &reserved)
             }
         })
     }
@@ -157,13 +157,13 @@ impl Launcher {
 
 /// A VM that serves the port the way a release would: the server comes up while the VM boots, and a supervisor looks
 /// after it.
-fn vm(root: &Path, port: u16, owners: &str) -> Command {
+fn vm(root: &Path, port: u16, reserved: &str) -> Command {
     let environment = env::var("MIX_ENV").unwrap_or_else(|_| "prod".into());
     let flags =
         "-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery -kernel inet_dist_use_interface {127,0,0,1}";
     let script = format!(
         "{{:ok, _}} = Application.ensure_all_started(:embedded_epmd)
-         {{:ok, _}} = Supervisor.start_link([{{EmbeddedEpmd, owners: {owners}, descriptor_share: {DESCRIPTOR_SHARE}}}], strategy: :one_for_one)
+         {{:ok, _}} = Supervisor.start_link([{{EmbeddedEpmd, reserved_names: {reserved}, descriptor_share: {DESCRIPTOR_SHARE}}}], strategy: :one_for_one)
          Process.sleep(:infinity)"
     );
     let mut command = Command::new("elixir");
