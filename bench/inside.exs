@@ -1,4 +1,4 @@
-# What the module costs a VM, and what it gives it: look-ups from inside, memory, wake-ups, the time to boot.
+# What the module costs a VM, and what it gives it: lookups from inside, memory, wake-ups, the time to boot.
 #
 #   mix run --no-start bench/inside.exs [--short] [--check]        (bench/run does it)
 #
@@ -34,7 +34,7 @@ defmodule Inside do
     if "--check" in arguments and missed?, do: exit({:shutdown, 1})
   end
 
-  ## A look-up of a local node from inside
+  ## A lookup of a local node from inside
 
   defp look_ups(rounds) do
     port = free_port()
@@ -58,7 +58,7 @@ defmodule Inside do
     kill(daemon)
 
     [
-      {"look-up in memory, µs", for({ours, _, _} <- triples, do: ours), {:at_most, 1}},
+      {"lookup in memory, µs", for({ours, _, _} <- triples, do: ours), {:at_most, 1}},
       {"  in a VM that has joined, µs", for({_, joined, _} <- triples, do: joined), {:at_most, 1}},
       {":erl_epmd.port_please/2 of the C daemon, µs", for({_, _, c} <- triples, do: c), nil},
       {"times faster", for({ours, _, c} <- triples, do: c / ours), {:at_least, 50}}

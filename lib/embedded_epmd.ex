@@ -27,7 +27,7 @@ defmodule EmbeddedEpmd do
   The server logs to Erlang's `logger` with reports, `%{what: sentence, ...}`. Their metadata has the domain
   `[:embedded_epmd]` and the fields of the report, such as `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Faults
   have the level `:error`, refused registrations and nodes that come and go `:warning`, changes of role `:notice`,
-  registrations and their ends `:info`, look-ups `:debug`. `put_log_level/2` changes the level for a time. Entries below `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field
+  registrations and their ends `:info`, lookups `:debug`. `put_log_level/2` changes the level for a time. Entries below `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field
   `left_out` says how many more there were. What is logged before Elixir's Logger runs has no domain, since OTP's own
   handler would drop it.
 
@@ -280,7 +280,7 @@ defmodule EmbeddedEpmd do
 
   `:info` adds each registration and its end, `:debug` who asks for which name and what the answer is. The entries are in
   the log of this VM, also if the level of Erlang's logger is higher. They are about requests that this VM answers, so
-  ask the VM that serves (`status/0`); look-ups of the VM itself in its own memory are not logged. `:for` is in
+  ask the VM that serves (`status/0`); lookups of the VM itself in its own memory are not logged. `:for` is in
   milliseconds, from 1 to 86400000; it defaults to 60000. Another call replaces this one.
 
   Raises an `ArgumentError` for a level that is none. Returns `{:error, :stopped}` without a server or without the

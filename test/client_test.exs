@@ -16,7 +16,7 @@ defmodule EmbeddedEpmd.ClientTest do
   # The most that the sockets of both sides hold on Linux (tcp_wmem and tcp_rmem), with room to spare.
   @in_sockets 16 * @mebibyte
 
-  test "look-ups are answered as by OTP's client" do
+  test "lookups are answered as by OTP's client" do
     cases = [
       {[found("a")], {:port, 4711, 6}, :same},
       {each_byte(found("a")), {:port, 4711, 6}, :same},
@@ -45,7 +45,7 @@ defmodule EmbeddedEpmd.ClientTest do
     end
   end
 
-  test "a look-up ends with its reply, whatever follows and whoever does not close" do
+  test "a lookup ends with its reply, whatever follows and whoever does not close" do
     for {lie, expected} <- [
           {endless(found("a")), {:port, 4711, 6}},
           {[found("a"), :stay], {:port, 4711, 6}},
@@ -112,7 +112,7 @@ defmodule EmbeddedEpmd.ClientTest do
     end
   end
 
-  test "the time-out also holds for a look-up that asks an owner again and again" do
+  test "the time-out also holds for a lookup that asks an owner again and again" do
     begun = :atomics.new(1, [])
 
     # As one that ends, and after 2.5 seconds as one that hangs.

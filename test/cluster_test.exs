@@ -115,7 +115,7 @@ defmodule EmbeddedEpmd.ClusterTest do
       end
     end
 
-    test "cannot take the name between the decision and the look-up", %{port: port, tag: tag} do
+    test "cannot take the name between the decision and the lookup", %{port: port, tag: tag} do
       if Attacker.possible?() do
         victim = start_ours("app#{tag}", port)
         cluster(victim, nodes: ["none"])

@@ -87,7 +87,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
     end
 
     test "with the port of the child", context do
-      # Nothing but the child names the port, so that the server and its look-ups alone know it.
+      # Nothing but the child names the port, so that the server and its lookups alone know it.
       unset = [env: [{"ERL_EPMD_PORT", ""}]]
       a = start_unnamed(nil, [], unset)
       supervise(a, port: context.port)

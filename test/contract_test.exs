@@ -158,7 +158,7 @@ defmodule EmbeddedEpmd.ContractTest do
       vm = start_ours(name, port, env: [{"ERL_EPMD_DIST_HIGH", "5"}])
       stock = unique("stock")
       start_stock(stock, port)
-      # Both in its own registration and in its look-ups.
+      # Both in its own registration and in its lookups.
       assert {:port, _, 5} = Client.port(name, @localhost, port, 5_000)
       assert {:port, _, 6} = Client.port(stock, @localhost, port, 5_000)
       assert {:port, _, 5} = call(vm, Discovery, :port_please, [to_charlist(stock), @localhost])

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.DistributionTest do
-  # Each kind of OTP's distribution, between two real VMs whose look-ups go through this library.
+  # Each kind of OTP's distribution, between two real VMs whose lookups go through this library.
   use ExUnit.Case, async: true
 
   import EmbeddedEpmd.Vm
@@ -46,7 +46,7 @@ defmodule EmbeddedEpmd.DistributionTest do
     assert_connected(a, b)
   end
 
-  test "a fixed port needs no look-up, and is registered all the same", %{port: port, first: first, second: second} do
+  test "a fixed port needs no lookup, and is registered all the same", %{port: port, first: first, second: second} do
     fixed = free_port()
     a = start_ours(first, port, flags: ~w(-erl_epmd_port #{fixed}))
     # A node that expects all others at the fixed port looks nobody up: its own EPMD is on another port.

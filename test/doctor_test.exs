@@ -100,7 +100,7 @@ defmodule EmbeddedEpmd.DoctorTest do
 
   for {facts, sentence} <- [
         {%{service: true}, "FileDescriptorStoreMax= in the unit of this service spares them that."},
-        {%{status: %{@serving | socket_activated: true}}, "systemd keeps the port: look-ups wait meanwhile."},
+        {%{status: %{@serving | socket_activated: true}}, "systemd keeps the port: lookups wait meanwhile."},
         {%{status: %{@serving | descriptor_store: :all}}, "systemd keeps the connections of all nodes"},
         {%{status: %{@serving | descriptor_store: :all, socket_activated: true}},
          "systemd keeps the port and the connections of all nodes"}
@@ -242,7 +242,7 @@ defmodule EmbeddedEpmd.DoctorTest do
            }
          }},
         {"an owner of another address beside this one", %{holders: [@beam, %{@beam | pid: "9", inodes: ["6"]}]}},
-        {"no hand-over wanted, nor possible", %{hand_over: false, status: %{@serving | obstacle: "it is denied"}}},
+        {"no handover wanted, nor possible", %{hand_over: false, status: %{@serving | obstacle: "it is denied"}}},
         {"a loopback for both", %{interface: {127, 0, 0, 1}, addresses: ["127.0.0.1", "::1"]}},
         {"a transport of both", %{node_flags: @tls, client_flags: [{"-start_epmd", ["false"]} | @tls]}},
         {"a name that left once, or long ago",

@@ -48,7 +48,7 @@ defmodule EmbeddedEpmd.EventsTest do
       :gen_tcp.close(last)
     end
 
-    test "tells of a hand-over in the VM that stood by", %{port: port, name: name} do
+    test "tells of a handover in the VM that stood by", %{port: port, name: name} do
       owner_name = unique("owner")
       owner = start_ours(owner_name, port)
       vm = serving(name, port)
@@ -157,7 +157,7 @@ defmodule EmbeddedEpmd.EventsTest do
     test "the level decides what enters the VM, and can be changed", %{port: port, name: name} do
       {vm, logged} = logging(name, port, log_level: :debug)
       found(name, port)
-      eventually(fn -> Enum.any?(logged.(), &match?({:debug, "look-up: found", %{peer: _}}, &1)) end)
+      eventually(fn -> Enum.any?(logged.(), &match?({:debug, "lookup: found", %{peer: _}}, &1)) end)
       :gen_tcp.close(register("node", port))
       eventually(fn -> Enum.any?(logged.(), &match?({:info, "registered", %{name: "node", port: "4711"}}, &1)) end)
       eventually(fn -> Enum.any?(logged.(), &match?({:info, "unregistered", %{name: "node"}}, &1)) end)

@@ -36,7 +36,7 @@ defmodule EmbeddedEpmd.HandOverTest do
         assert dump(port) == without(before, owner.name)
         longest = Prober.longest_since(prober, mark)
         failed = Prober.failed_since(prober, mark)
-        # A kill fails the look-ups that the owner had accepted and not answered: at most one, unless the machine is
+        # A kill fails the lookups that the owner had accepted and not answered: at most one, unless the machine is
         # busy.
         assert length(failed) <= %{stop: 0, kill: rounds(500, 1)}[how], "#{how}: #{inspect(failed)}"
         assert Enum.all?(failed, &match?({_name, {:error, :noport}}, &1)), "#{how}: #{inspect(failed)}"
@@ -56,14 +56,14 @@ defmodule EmbeddedEpmd.HandOverTest do
       median = longest |> Enum.sort() |> Enum.at(div(length(longest), 2))
 
       IO.puts(
-        "#{how} of the owner, #{length(longest)} times: the slowest look-up took #{median} ms in the median, " <>
+        "#{how} of the owner, #{length(longest)} times: the slowest lookup took #{median} ms in the median, " <>
           "#{Enum.max(longest)} at worst; #{lost} failed"
       )
 
       assert median < limit(20)
     end
 
-    IO.puts("#{asked} look-ups in all, #{length(failed)} failed; 21 connections are the same as before")
+    IO.puts("#{asked} lookups in all, #{length(failed)} failed; 21 connections are the same as before")
   end
 
   test "two VMs hand over to each other again and again, and nothing leaks", %{port: port} do

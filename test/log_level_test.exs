@@ -20,15 +20,15 @@ defmodule EmbeddedEpmd.LogLevelTest do
     %{port: port, vm: vm, name: name}
   end
 
-  test "look-ups and their outcome are logged for a time", %{vm: vm, port: port, name: name} do
+  test "lookups and their outcome are logged for a time", %{vm: vm, port: port, name: name} do
     Client.port("before", @localhost, port, 5_000)
     assert call(vm, EmbeddedEpmd, :put_log_level, [:debug, [for: 60_000]]) == :ok
     Client.port(name, @localhost, port, 5_000)
     Client.port("gone", @localhost, port, 5_000)
     {:ok, _} = Client.names(@localhost, port, 5_000)
     await(vm, {:notice, "logging from level debug on for 60.0 s"})
-    assert %{name: ^name, peer: "127.0.0.1:" <> _, port: _} = await(vm, {:debug, "look-up: found"})
-    assert %{name: ~s("gone")} = await(vm, {:debug, "look-up: no such name is registered"})
+    assert %{name: ^name, peer: "127.0.0.1:" <> _, port: _} = await(vm, {:debug, "lookup: found"})
+    assert %{name: ~s("gone")} = await(vm, {:debug, "lookup: no such name is registered"})
     assert %{request: "list the names"} = await(vm, {:debug, "request"})
     {socket, _} = register("short", port)
     :gen_tcp.close(socket)

@@ -46,7 +46,7 @@ defmodule EmbeddedEpmd.MirrorTest do
     assert call(start_plain(port), EmbeddedEpmd, :status).table == nil
   end
 
-  test "look-ups and lists come from memory while the owner answers nobody", %{port: port} do
+  test "lookups and lists come from memory while the owner answers nobody", %{port: port} do
     owner_name = unique("owner")
     owner = start_ours(owner_name, port)
     name = unique("joined")

@@ -86,7 +86,7 @@ defmodule EmbeddedEpmd.NodeTest do
     assert length(stock_names(port)) == 1
   end
 
-  test "the supervised process killed 100 times: no leak, and no look-up fails", %{
+  test "the supervised process killed 100 times: no leak, and no lookup fails", %{
     port: port,
     name: name
   } do
@@ -106,7 +106,7 @@ defmodule EmbeddedEpmd.NodeTest do
         end)
 
       call(vm, :erlang, :exit, [server, :kill])
-      # Wait for a look-up between two kills, however fast the machine is.
+      # Wait for a lookup between two kills, however fast the machine is.
       before = :counters.get(asked, 1)
       eventually(fn -> :counters.get(asked, 1) > before or not Process.alive?(asker.pid) end)
       server
@@ -128,7 +128,7 @@ defmodule EmbeddedEpmd.NodeTest do
     refute listing =~ "socket:"
   end
 
-  # Looks the name up until told to stop; returns the number of look-ups.
+  # Looks the name up until told to stop; returns the number of lookups.
   defp ask(name, port, asked) do
     assert [%{name: ^name}] = stock_names(port)
     :counters.add(asked, 1, 1)

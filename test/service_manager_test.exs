@@ -29,7 +29,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
 
     tell(service, "t")
     assert eventually(fn -> said?(service, "ended") end)
-    # The stand-in still holds the listener, so a look-up waits.
+    # The stand-in still holds the listener, so a lookup waits.
     asked = Task.async(fn -> stock_names(port) end)
     tell(service, "s")
     assert is_list(Task.await(asked, 30_000))

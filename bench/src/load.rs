@@ -1,6 +1,6 @@
 //! The load generator: one thread that keeps up to 32 connections in flight, each of which carries one exchange.
 //!
-//! An exchange begins before its connection is opened, and ends when its reply has been verified. For a look-up that is
+//! An exchange begins before its connection is opened, and ends when its reply has been verified. For a lookup that is
 //! when the server has closed and every byte was as expected. For a registration it is when it was granted; then the
 //! generator closes. Anything else is counted as a failure, by its cause.
 
@@ -235,7 +235,7 @@ impl<'a> InFlight<'a> {
         self.receive()
     }
 
-    /// For a look-up only the end of the reply is an event, not its first byte as well.
+    /// For a lookup only the end of the reply is an event, not its first byte as well.
     fn interest(&self) -> epoll::EventFlags {
         match (self.is_sent, &self.exchange.expected) {
             (false, _) => epoll::EventFlags::OUT,

@@ -26,7 +26,7 @@ const COMING_AND_GOING: usize = 256;
 /// The load on the server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
-    /// Look-ups of all registered names, each as often as any other.
+    /// Lookups of all registered names, each as often as any other.
     LookUps(Pace),
     /// Registrations of other names, each ended as soon as it is granted.
     Registrations,
@@ -134,7 +134,7 @@ fn register(server: SocketAddrV4, nodes: &[Node], interrupt: &Interrupt) -> Resu
         .collect()
 }
 
-/// One look-up of each node, not in the order of registration, which might favour one kind of table.
+/// One lookup of each node, not in the order of registration, which might favour one kind of table.
 fn look_ups(nodes: &[Node]) -> Vec<Exchange> {
     /// A prime that divides no number of names, so that every name has its turn.
     const STRIDE: usize = 7919;

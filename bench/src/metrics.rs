@@ -51,15 +51,15 @@ pub(crate) fn metrics() -> Vec<Metric> {
     let row = |label, unit, scenario, names, of, targets| Metric { label, unit, scenario, names, of, targets };
     let mut rows = Vec::new();
     for (names, targets) in CPU {
-        rows.push(row("CPU per look-up", "µs", LookUps, *names, |sample| sample.cpu, *targets));
+        rows.push(row("CPU per lookup", "µs", LookUps, *names, |sample| sample.cpu, *targets));
     }
     for names in [10, 900] {
-        rows.push(row("look-ups per second", "1/s", LookUps, names, |sample| sample.rate, &[]));
+        rows.push(row("lookups per second", "1/s", LookUps, names, |sample| sample.rate, &[]));
         rows.push(row("  p50", "µs", LookUps, names, |sample| sample.p50, &[]));
         rows.push(row("  p99", "µs", LookUps, names, |sample| sample.p99, &[]));
     }
     for names in [10, 900] {
-        rows.push(row("look-up at 0.8 of C's rate, p50", "µs", PacedLookUps, names, |sample| sample.p50, &[]));
+        rows.push(row("lookup at 0.8 of C's rate, p50", "µs", PacedLookUps, names, |sample| sample.p50, &[]));
         rows.push(row("  p99", "µs", PacedLookUps, names, |sample| sample.p99, P99_AT_RATE_OF_C));
     }
     for (names, targets) in REGISTRATIONS {
@@ -71,7 +71,7 @@ pub(crate) fn metrics() -> Vec<Metric> {
     rows
 }
 
-/// CPU time of a look-up, by number of names. The plot shows the same rows.
+/// CPU time of a lookup, by number of names. The plot shows the same rows.
 const CPU: &[(usize, &[Target])] = &[
     (10, &[target(AtMost(0.75), Server(Who::C)), target(AtMost(1.15), Server(Who::Null))]),
     (100, &[]),

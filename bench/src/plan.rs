@@ -17,9 +17,9 @@ const SHARE_OF_RATE_OF_C: f64 = 0.8;
 /// The groups of measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scenario {
-    /// Look-ups, as many as the server answers.
+    /// Lookups, as many as the server answers.
     LookUps,
-    /// Look-ups at [`SHARE_OF_RATE_OF_C`] of the rate that the C daemon reached in the same run with the same number of
+    /// Lookups at [`SHARE_OF_RATE_OF_C`] of the rate that the C daemon reached in the same run with the same number of
     /// names.
     PacedLookUps,
     /// Registrations that are ended at once, as many as the server grants.
@@ -36,8 +36,8 @@ impl Scenario {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::LookUps => "look-ups",
-            Self::PacedLookUps => "look-ups at 0.8 of C's rate",
+            Self::LookUps => "lookups",
+            Self::PacedLookUps => "lookups at 0.8 of C's rate",
             Self::Registrations => "registrations",
             Self::OwnedRegistrations => "registrations of names that belong to a user",
         }
@@ -56,9 +56,9 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Of each measurement.
     pub(crate) duration: Duration,
-    /// Numbers of names for look-ups with all servers.
+    /// Numbers of names for lookups with all servers.
     look_ups: Vec<usize>,
-    /// Numbers of names for look-ups that only ours can hold.
+    /// Numbers of names for lookups that only ours can hold.
     look_ups_of_ours: Vec<usize>,
     /// Numbers of names for the other scenarios.
     others: Vec<usize>,

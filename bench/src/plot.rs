@@ -1,4 +1,4 @@
-//! CPU time of a look-up against the number of names, as an SVG.
+//! CPU time of a lookup against the number of names, as an SVG.
 
 use std::fmt::Write;
 
@@ -28,7 +28,7 @@ pub(crate) fn svg(samples: &Samples) -> String {
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="13" fill="#222">
 <rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>
-<text x="{LEFT}" y="28" font-size="16" font-weight="bold">CPU time of the server per look-up</text>
+<text x="{LEFT}" y="28" font-size="16" font-weight="bold">CPU time of the server per lookup</text>
 "##
     );
     axes.draw(&mut svg);

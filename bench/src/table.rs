@@ -1,4 +1,4 @@
-//! Measures the table alone, in this process: the time of a look-up, and the memory of a name.
+//! Measures the table alone, in this process: the time of a lookup, and the memory of a name.
 
 use std::fs;
 use std::hint::black_box;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::plan::median;
 
-/// Look-ups in one round. Each is of a name far from the last one in memory.
+/// Lookups in one round. Each is of a name far from the last one in memory.
 const LOOK_UPS: usize = 1_000_000;
 /// A prime that divides no number of names, so that every name has its turn.
 const STRIDE: usize = 700_001;
@@ -53,7 +53,7 @@ pub(crate) fn bench(root: &Path, is_short: bool, is_check: bool) -> Result<()> {
 
     println!("\nThe table alone, {names} names");
     for (what, rounds, most) in [
-        ("look-up, ns", look_ups, Some(300.0)),
+        ("lookup, ns", look_ups, Some(300.0)),
         ("memory of a name, bytes", vec![bytes], Some(250.0)),
         ("registration, ns", vec![register], None),
     ] {

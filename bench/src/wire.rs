@@ -1,4 +1,4 @@
-//! The two exchanges that are measured, as bytes: a look-up (PORT_PLEASE2) and a registration (ALIVE2).
+//! The two exchanges that are measured, as bytes: a lookup (PORT_PLEASE2) and a registration (ALIVE2).
 //!
 //! Written out here and not taken from `epmd_core`, so that a mistake there cannot make its own replies look right.
 
@@ -6,7 +6,7 @@ const ALIVE2: u8 = 120;
 const ALIVE2_X_RESP: u8 = 118;
 const PORT_PLEASE2: u8 = 122;
 const PORT2_RESP: u8 = 119;
-/// What follows the port in a registration, and in the reply to its look-up: an Erlang node on TCP over IPv4 with
+/// What follows the port in a registration, and in the reply to its lookup: an Erlang node on TCP over IPv4 with
 /// distribution versions 6 to 5.
 const KIND_AND_VERSIONS: [u8; 6] = [77, 0, 0, 6, 0, 5];
 
@@ -31,21 +31,21 @@ impl Node {
         framed(&body)
     }
 
-    /// What a look-up of this node sends.
+    /// What a lookup of this node sends.
     pub(crate) fn look_up(&self) -> Vec<u8> {
         let mut body = vec![PORT_PLEASE2];
         body.extend(self.name.as_bytes());
         framed(&body)
     }
 
-    /// The reply to a look-up of this node.
+    /// The reply to a lookup of this node.
     pub(crate) fn found(&self) -> Vec<u8> {
         let mut reply = vec![PORT2_RESP, 0];
         self.describe(&mut reply);
         reply
     }
 
-    /// The fields that a registration and the reply to a look-up share: port, kind, versions, name, no extra bytes.
+    /// The fields that a registration and the reply to a lookup share: port, kind, versions, name, no extra bytes.
     fn describe(&self, bytes: &mut Vec<u8>) {
         bytes.extend(self.port.to_be_bytes());
         bytes.extend(KIND_AND_VERSIONS);

@@ -19,7 +19,7 @@ row_bare() { # neither Rust nor a compiler: a new project takes the library from
   in_root bare bin/matrix.d/bare
 }
 
-row_aarch64() { # two VMs of ARM of 64 bits with the prebuilt library, under qemu-user: hand-over
+row_aarch64() { # two VMs of ARM of 64 bits with the prebuilt library, under qemu-user: handover
   need_package
   need_root sid_rust
   need_root aarch64

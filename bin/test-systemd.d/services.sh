@@ -144,7 +144,7 @@ probed() {
 
 none_failed() { # [WHAT]
   probed
-  ((failed == 0)) || fail "${1:+$1: }$failed look-ups failed: $wrong"
+  ((failed == 0)) || fail "${1:+$1: }$failed lookups failed: $wrong"
 }
 
 # Sets asked.

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Client do
   @moduledoc false
-  # Look-ups over TCP. OTP's :erl_epmd knows only the port of -epmd_port; ours may come from the application
+  # Lookups over TCP. OTP's :erl_epmd knows only the port of -epmd_port; ours may come from the application
   # environment. This code runs while the VM boots, so it uses plain functions only.
 
   @port_please2_req ?z
@@ -13,7 +13,7 @@ defmodule EmbeddedEpmd.Client do
   @lowest 5
   # How long to wait for an answer if the timeout is :infinity, in milliseconds: :erl_epmd never waits longer.
   @receive_timeout 10_000
-  # What one read of a look-up and of a listing brings, and the longest listing, in bytes. Whoever answers may be no
+  # What one read of a lookup and of a listing brings, and the longest listing, in bytes. Whoever answers may be no
   # EPMD, or one that never ends.
   @look_up_read 4_096
   @listing_read 65_536

@@ -236,7 +236,7 @@ defmodule EmbeddedEpmd.Cluster do
     end
   end
 
-  # Runs in a process of its own. A name of which the look-up finds no trusted node does not become an atom.
+  # Runs in a process of its own. A name of which the lookup finds no trusted node does not become an atom.
   defp attempt(name, host, tell?) do
     with {:port, _, _} <- look_up(name, host),
          node = :"#{name}@#{host}",

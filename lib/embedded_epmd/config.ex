@@ -39,7 +39,7 @@ defmodule EmbeddedEpmd.Config do
     })
   end
 
-  # Whether there is a hand-over, and with whose processes beside those of this user.
+  # Whether there is a handover, and with whose processes beside those of this user.
   defp trusted(value) when is_boolean(value), do: {value, [], []}
   defp trusted(lists), do: {true, :proplists.get_value(:users, lists, []), :proplists.get_value(:groups, lists, [])}
 

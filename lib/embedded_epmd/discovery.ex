@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Discovery do
   @moduledoc """
-  The `-epmd_module`: routes a node's registration and look-ups to the EPMD in its own VM.
+  The `-epmd_module`: routes a node's registration and lookups to the EPMD in its own VM.
 
       # rel/vm.args.eex
       -start_epmd false
@@ -22,7 +22,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   # As long as :erl_epmd waits.
   @timeout 10_000
-  # How long a look-up waits while the port changes hands, and the pause between its attempts; milliseconds.
+  # How long a lookup waits while the port changes hands, and the pause between its attempts; milliseconds.
   @change_over_timeout 4_000
   @retry_interval 5
   # How long a server may run after boot without a supervised process; milliseconds.
@@ -106,7 +106,7 @@ defmodule EmbeddedEpmd.Discovery do
   Looks up the port of a node at the address of its host. The answer comes from memory if this VM serves that address,
   or if it has a copy of the table of that address's owner and the copy has the name. Otherwise it asks over TCP.
 
-  While the port of this host changes hands, a look-up on this host waits for the next owner, for at most 4 seconds
+  While the port of this host changes hands, a lookup on this host waits for the next owner, for at most 4 seconds
   and never longer than `timeout`.
 
   A connection that `EmbeddedEpmd.Cluster` makes gets `{:error, :eacces}` for a node of a user whom that does not

@@ -22,7 +22,7 @@ defmodule EmbeddedEpmd.Endpoints do
   the EPMD of its host. The setting is read for each connection, so it can be changed at any time.
   """
 
-  # A look-up runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never
+  # A lookup runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never
   # raises.
 
   alias EmbeddedEpmd.{Log, Pattern}
@@ -127,7 +127,7 @@ defmodule EmbeddedEpmd.Endpoints do
 
   defp format(term), do: :io_lib.format(~c"~tp", [term])
 
-  # The look-up continues with the next entry.
+  # The lookup continues with the next entry.
   defp log_error(sentence) do
     Log.log(:error, sentence)
     :none

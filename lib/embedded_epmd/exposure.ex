@@ -33,7 +33,7 @@ defmodule EmbeddedEpmd.Exposure do
   defp peer({:"$inet", _module, _socket} = socket), do: :inet.peername(socket)
   defp peer(_other), do: :none
 
-  @doc "The settings of a server that other hosts may not reach: loopback addresses only, and no hand-over."
+  @doc "The settings of a server that other hosts may not reach: loopback addresses only, and no handover."
   @spec loopback_only(Native.config()) :: Native.config()
   # The addresses of a socket unit cannot be changed; they count unless others have been chosen.
   def loopback_only(config),

@@ -17,8 +17,8 @@ defmodule EmbeddedEpmd.Lifecycle do
   @retry_interval 50
 
   @doc """
-  The server that was started last. It may have ended: a look-up in it tells so, and need not ask first. With
-  `:fixed_port` all nodes are expected at the same port, and OTP's client answers look-ups.
+  The server that was started last. It may have ended: a lookup in it tells so, and need not ask first. With
+  `:fixed_port` all nodes are expected at the same port, and OTP's client answers lookups.
   """
   @spec latest() :: {Native.server(), :fixed_port | :ports} | :none
   def latest, do: :persistent_term.get(@server, :none)
@@ -283,7 +283,7 @@ defmodule EmbeddedEpmd.Lifecycle do
     end
   end
 
-  # Stored with the server, since asking `init` takes longer than a look-up in memory.
+  # Stored with the server, since asking `init` takes longer than a lookup in memory.
   defp ports, do: if(:erl_epmd.listen_port_please(~c"", ~c"") == {:ok, 0}, do: :ports, else: :fixed_port)
 
   defp prefix_error({:error, {_, sentence}}), do: {:error, "embedded_epmd: " <> sentence}

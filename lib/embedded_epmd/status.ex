@@ -38,7 +38,7 @@ defmodule EmbeddedEpmd.Status do
     * `:stands_by` - whether this VM stands by for the owner that it joined
     * `:obstacle` - what keeps this VM from standing by or, when it serves, others from standing by for it, as far as it
       was tried: a clause, or `nil`
-    * `:table` - where look-ups, `names/0` and events of this VM come from: `:here` when it serves, and so has the
+    * `:table` - where lookups, `names/0` and events of this VM come from: `:here` when it serves, and so has the
       table; `:copy` when it has a replica, which its owner keeps up to date and which is used for up to 5 seconds while
       the port changes hands; `:owner` when it has none and asks its owner each time, which is so if the owner is
       OTP's daemon or belongs to another user that `:hand_over` does not name, or if `:hand_over` is `false`; `nil`

@@ -176,7 +176,7 @@ defmodule EmbeddedEpmd.Attacker do
 
   ## What an EPMD answers
 
-  @doc "The reply to a look-up that finds this name, with `:port`, 4711 by default, and `:versions`, `{6, 5}`."
+  @doc "The reply to a lookup that finds this name, with `:port`, 4711 by default, and `:versions`, `{6, 5}`."
   def found(name, options \\ []) do
     {highest, lowest} = options[:versions] || {6, 5}
 

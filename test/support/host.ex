@@ -8,7 +8,7 @@ defmodule EmbeddedEpmd.Host do
 
   alias EmbeddedEpmd.Watch
 
-  @doc "Options for VMs that do not stand by for each other: the hand-over has tests of its own."
+  @doc "Options for VMs that do not stand by for each other: the handover has tests of its own."
   def alone, do: [flags: ~w(-kernel logger_level error -embedded_epmd hand_over false)]
 
   @doc "Boots this many nodes at the same time; returns the members by name."
@@ -59,7 +59,7 @@ defmodule EmbeddedEpmd.Host do
     for {_, %{vm: vm}} <- host, do: :ok = call(vm, Watch, :watch_names, [names])
   end
 
-  @doc "Asserts that since `watch/1` every look-up found its node, and no node but `gone` went down."
+  @doc "Asserts that since `watch/1` every lookup found its node, and no node but `gone` went down."
   def assert_undisturbed(host, gone) do
     for {name, %{vm: vm}} <- host do
       # Wait until each name has been looked up at least once after the change-over.

@@ -1,4 +1,4 @@
-/* What a profile of AppArmor or a snap does: denies abstract Unix sockets of the hand-over. Preloaded; DENY names the call. */
+/* What a profile of AppArmor or a snap does: denies abstract Unix sockets of the handover. Preloaded; DENY names the call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

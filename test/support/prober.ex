@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Prober do
   @moduledoc """
-  Looks names up over TCP at a constant rate, without waiting for earlier look-ups, and records how long each took.
+  Looks names up over TCP at a constant rate, without waiting for earlier lookups, and records how long each took.
   """
 
   alias EmbeddedEpmd.Client
@@ -18,15 +18,15 @@ defmodule EmbeddedEpmd.Prober do
   @doc "A point in time for the functions below."
   def mark(_prober), do: now()
 
-  @doc "The longest time of a successful look-up that ended at `mark` or later, in microseconds."
+  @doc "The longest time of a successful lookup that ended at `mark` or later, in microseconds."
   def longest_since(prober, mark) do
     Enum.max(for {_, took, :ok} <- since(prober, mark), do: took)
   end
 
-  @doc "The look-ups that ended at `mark` or later with another answer than the expected one."
+  @doc "The lookups that ended at `mark` or later with another answer than the expected one."
   def failed_since(prober, mark), do: for({_, _, {:failed, answer}} <- since(prober, mark), do: answer)
 
-  @doc "Stops; returns how many look-ups there were, and those that failed."
+  @doc "Stops; returns how many lookups there were, and those that failed."
   def stop(prober) do
     all = since(prober, now() - 3_600_000_000)
     Process.unlink(prober)
@@ -34,7 +34,7 @@ defmodule EmbeddedEpmd.Prober do
     %{asked: length(all), failed: for({_, _, {:failed, answer}} <- all, do: answer)}
   end
 
-  # Waits until the look-ups that have begun by now have ended.
+  # Waits until the lookups that have begun by now have ended.
   defp since(prober, mark) do
     asked = now()
     await(prober, asked)

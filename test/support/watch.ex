@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Watch do
 
   alias EmbeddedEpmd.Discovery
 
-  # Milliseconds. Many VMs look many names up, so together they begin several look-ups in each millisecond.
+  # Milliseconds. Many VMs look many names up, so together they begin several lookups in each millisecond.
   @pause 20
 
   @doc "Starts the process in this VM, with no names to look up yet."
@@ -42,7 +42,7 @@ defmodule EmbeddedEpmd.Watch do
   def log(_event, _config), do: :ok
 
   @doc """
-  The record: how many look-ups found their node, which did not and what they got, which nodes went down, and, after
+  The record: how many lookups found their node, which did not and what they got, which nodes went down, and, after
   `log/0`, what was logged.
   """
   def seen, do: ask(:seen)

@@ -13,10 +13,10 @@ activated() { # [LINE OF THE SOCKET UNIT...]
 
 listening() { inside ss -Hltn 'sport = :4369' | awk '{ print $4 }' | sort | paste -sd' '; }
 
-case_activation() { # the guide's socket unit: its addresses, look-ups that wait, and children that are told nothing
+case_activation() { # the guide's socket unit: its addresses, lookups that wait, and children that are told nothing
   local waited
   activated
-  # The first look-up starts the release.
+  # The first lookup starts the release.
   waited=$(now)
   await_node prod
   waited=$(($(now) - waited))
@@ -29,7 +29,7 @@ case_activation() { # the guide's socket unit: its addresses, look-ups that wait
   await_node prod
   probed
   # The node itself is unknown until it is back.
-  [[ $wrong != *econnrefused* && $wrong != *timeout* ]] || fail "Look-ups were refused: $wrong"
+  [[ $wrong != *econnrefused* && $wrong != *timeout* ]] || fail "Lookups were refused: $wrong"
   stop_probe
   # Stopped alone it is started again by who asks.
   stop_units prod
@@ -37,7 +37,7 @@ case_activation() { # the guide's socket unit: its addresses, look-ups that wait
   inside systemctl stop prod-epmd.socket prod
   inside sleep 1
   ! is_found prod || fail "It was started again, though its socket unit was stopped."
-  figure "the first look-up started it, and was answered after $waited ms; of $asked look-ups during a restart none was refused"
+  figure "the first lookup started it, and was answered after $waited ms; of $asked lookups during a restart none was refused"
 }
 
 case_addresses() { # other addresses and names of a socket unit: one for both families, one for each, loopbacks, another port
@@ -97,7 +97,7 @@ case_one_socket() { # two releases, one socket unit: the other joins and stands 
     done
   done
   stop_probe
-  figure "10 changes: $asked look-ups, 0 failed, 3 sockets as before"
+  figure "10 changes: $asked lookups, 0 failed, 3 sockets as before"
 }
 
 case_two_sockets() { # two socket units for one port: systemd refuses the second

@@ -31,6 +31,6 @@ case_alone() { # one release, 20 stock nodes, a C node: 20 restarts and 10 kills
   done
   [[ $(creations prod | grep -v ^prod) == "$(grep -v ^prod <<<"$creations_before")" ]] || fail "The creations are others: $(creations prod)"
   stop_probe
-  figure "20 restarts, 10 kills: $asked look-ups, 0 refused, 0 missing; 21 sockets and creations as before"
-  figure "the longest look-up $worst ms over a restart, $worst_kill ms over a kill"
+  figure "20 restarts, 10 kills: $asked lookups, 0 refused, 0 missing; 21 sockets and creations as before"
+  figure "the longest lookup $worst ms over a restart, $worst_kill ms over a kill"
 }

@@ -33,7 +33,7 @@ case_hardening() { # each of them alone, and all at once: one stands by, and nob
     reset_host
     round=$((round + 1))
   done
-  figure "$round units, 0 failed look-ups"
+  figure "$round units, 0 failed lookups"
 }
 
 case_hardened_store() { # all of them, one release: the store keeps its nodes

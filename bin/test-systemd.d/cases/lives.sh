@@ -1,4 +1,4 @@
-# What ends a service, with the same promise each time: no look-up fails, and no stock node registers again.
+# What ends a service, with the same promise each time: no lookup fails, and no stock node registers again.
 
 # Which of the two serves.
 owner() {
@@ -22,7 +22,7 @@ end_by_deploy() {
   [[ $(rpc "$1" 'IO.puts(Application.spec(:greeter, :vsn))') == 0.2.0 ]] || fail "$1 is not the new version."
 }
 
-# Has it all come over what runs; figures are the longest look-up for each.
+# Has it all come over what runs; figures are the longest lookup for each.
 live_through() { # STANDBYS EVENT...
   local standbys=$1 event serving pid lost=0 times=()
   remember_sockets "${stock[@]}"
@@ -36,13 +36,13 @@ live_through() { # STANDBYS EVENT...
     await_node "$serving"
     probed
     # A process that has no memory is slow to answer those whom it has accepted, and their sockets end with it.
-    [[ $failed == 0 || $event == memory && $failed -le 2 ]] || fail "$event: $failed look-ups failed: $wrong"
+    [[ $failed == 0 || $event == memory && $failed -le 2 ]] || fail "$event: $failed lookups failed: $wrong"
     lost=$((lost + failed))
     times+=("$event $longest ms")
     same_sockets "$event"
   done
   stop_probe
-  figure "$asked look-ups, $lost failed, ${#stock[@]} sockets as before; the longest: $(printf '%s, ' "${times[@]}" | sed 's/, $//')"
+  figure "$asked lookups, $lost failed, ${#stock[@]} sockets as before; the longest: $(printf '%s, ' "${times[@]}" | sed 's/, $//')"
 }
 
 is_another() { # NAME PID

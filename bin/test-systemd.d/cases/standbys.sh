@@ -21,7 +21,7 @@ case_changes() { # two users, one standby: 20 changes, and no stock node registe
     same_sockets "Round $round"
   done
   stop_probe
-  figure "10 restarts, 10 kills: $asked look-ups, 0 failed, 5 sockets as before; the longest look-up $worst ms"
+  figure "10 restarts, 10 kills: $asked lookups, 0 failed, 5 sockets as before; the longest lookup $worst ms"
 }
 
 case_deaths() { # three releases of two users: owner and first standby are killed at once, 20 times; no stock node registers again
@@ -46,7 +46,7 @@ case_deaths() { # three releases of two users: owner and first standby are kille
     same_sockets "Round $round"
   done
   stop_probe
-  figure "20 times: $asked look-ups, 0 failed, 5 sockets as before; the longest look-up $worst ms"
+  figure "20 times: $asked lookups, 0 failed, 5 sockets as before; the longest lookup $worst ms"
 }
 
 case_strangers() { # a user who is not on the list cannot stand by

@@ -29,8 +29,8 @@ case_ours() { # the same with the guide's units: the other release is found at t
   probed
   stop_probe
   # Of two users none of which names the other: who asked the one that ended may be reset.
-  figure "$failed of $asked look-ups meanwhile failed"
-  ((failed <= 3)) || fail "$failed look-ups failed: $wrong"
+  figure "$failed of $asked lookups meanwhile failed"
+  ((failed <= 3)) || fail "$failed lookups failed: $wrong"
   ! inside pidof epmd || fail "There is an epmd daemon."
 }
 

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Cluster.Users do
   @moduledoc false
   # Whose nodes a connection of the cluster may lead to. Erlang's handshake gives whoever a VM connects to the means to
   # pass as a trusted node, so a name is not enough: another user may register it, also between the decision to connect
-  # and the look-up. Hence the look-up decides, with the port that it answers.
+  # and the lookup. Hence the lookup decides, with the port that it answers.
   #
   # What the kernel told the owner of the port counts, if the owner is this VM or one that it trusts. Where that is not
   # known, the kernel is asked who listens on the port.
@@ -24,15 +24,15 @@ defmodule EmbeddedEpmd.Cluster.Users do
     :ok
   end
 
-  @doc "From now on, look-ups of this name find the nodes of these users only."
+  @doc "From now on, lookups of this name find the nodes of these users only."
   @spec restrict(String.t(), [non_neg_integer()]) :: true
   def restrict(name, users), do: :ets.insert(@table, {name, users})
 
-  @doc "Look-ups of this name find any node again."
+  @doc "Lookups of this name find any node again."
   @spec release(String.t()) :: true
   def release(name), do: :ets.delete(@table, name)
 
-  @doc "Whether a look-up of this name may find the node that was registered by this user and listens on this port."
+  @doc "Whether a lookup of this name may find the node that was registered by this user and listens on this port."
   @spec admit?(String.t(), :inet.ip_address(), :inet.port_number(), EmbeddedEpmd.user()) :: boolean()
   def admit?(name, ip, port, user) do
     case :ets.whereis(@table) != :undefined and :ets.lookup(@table, name) do

@@ -284,7 +284,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
   end
 
   defp standby(%{status: %{role: :serving, standbys: []} = status} = facts) do
-    waits = if status.socket_activated, do: " systemd keeps the port: look-ups wait meanwhile.", else: ""
+    waits = if status.socket_activated, do: " systemd keeps the port: lookups wait meanwhile.", else: ""
     hint = if facts.service, do: " FileDescriptorStoreMax= in the unit of this service spares them that.", else: ""
 
     ok(

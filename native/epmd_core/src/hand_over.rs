@@ -1,4 +1,4 @@
-//! The hand-over: the owner of the port keeps other members, its standbys, ready to take over.
+//! The handover: the owner of the port keeps other members, its standbys, ready to take over.
 //!
 //! A connection lasts as long as any process holds its descriptor. So the owner passes its listeners and the connection
 //! of every registered node to its standbys, and sends them every change of the table as it happens ([`primary`],

@@ -47,7 +47,7 @@ pub use handle::{Answer, Handle, Keeps, RegisterError, Snapshot, Status, Table};
 pub use settings::{ListenError, Settings, StartError};
 
 /// How long a new owner waits for the nodes that were registered with the last one. Stock nodes register again after
-/// 2 seconds (OTP's `erl_epmd`). Until then, look-ups of missing names wait rather than fail.
+/// 2 seconds (OTP's `erl_epmd`). Until then, lookups of missing names wait rather than fail.
 const GRACE_PERIOD: Duration = Duration::from_millis(2_500);
 /// How often a member that has joined checks that the owner answers.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);

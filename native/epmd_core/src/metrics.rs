@@ -25,9 +25,9 @@ impl Counter {
 pub struct Metrics {
     /// Connections that were accepted.
     pub accepted: Counter,
-    /// Look-ups that found their node.
+    /// Lookups that found their node.
     pub found: Counter,
-    /// Look-ups that did not find it.
+    /// Lookups that did not find it.
     pub not_found: Counter,
     /// Registrations that were granted.
     pub granted: Counter,

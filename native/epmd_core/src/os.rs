@@ -95,7 +95,7 @@ pub(crate) fn memory_file(_name: &str) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Bytes that nobody can guess. Linux only, as is the hand-over, which needs them.
+/// Bytes that nobody can guess. Linux only, as is the handover, which needs them.
 #[cfg(target_os = "linux")]
 pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
@@ -134,7 +134,7 @@ pub(crate) fn end_listener(listener: impl AsFd) -> io::Result<()> {
     Ok(shutdown(listener, Shutdown::Read)?)
 }
 
-/// Whether a socket listens. Always false where listeners cannot be ended; there is no hand-over that would ask.
+/// Whether a socket listens. Always false where listeners cannot be ended; there is no handover that would ask.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_listening(socket: impl AsFd) -> bool {
     rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)

@@ -32,7 +32,7 @@ const WIDE_CREATION: u16 = 6;
 /// The creation in a refusal. It has no meaning; OTP's daemon sends it.
 const NO_CREATION: u32 = 99;
 
-/// The reply to a look-up that finds nothing.
+/// The reply to a lookup that finds nothing.
 pub const NOT_FOUND: &[u8] = &[PORT2_RESP, 1];
 /// The reply to a `KILL_REQ` that is granted.
 pub const KILLED: &[u8] = b"OK";
@@ -176,7 +176,7 @@ fn split_field(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     rest.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(Malformed)
 }
 
-/// The name in a look-up. C clients send its terminating NUL, so one at the end is dropped.
+/// The name in a lookup. C clients send its terminating NUL, so one at the end is dropped.
 fn decode_name(bytes: &[u8]) -> Result<&str, Malformed> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     match std::str::from_utf8(bytes) {
@@ -198,7 +198,7 @@ pub fn alive2_request(node: &Node) -> Vec<u8> {
     })
 }
 
-/// Encodes a look-up, length included.
+/// Encodes a lookup, length included.
 pub fn port_please2_request(name: &str) -> Vec<u8> {
     framed(|out| {
         out.push(PORT_PLEASE2_REQ);
@@ -266,7 +266,7 @@ pub fn decode_alive2_reply(bytes: &[u8]) -> Result<Option<Alive2Reply>, Malforme
     Ok(Some(if result == 0 { Alive2Reply::Granted(creation) } else { Alive2Reply::Refused }))
 }
 
-/// The reply to a look-up that finds its node, ready to be sent. The registry keeps a node in this form.
+/// The reply to a lookup that finds its node, ready to be sent. The registry keeps a node in this form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port2Reply(Box<[u8]>);
 
@@ -315,7 +315,7 @@ impl Port2Reply {
     }
 }
 
-/// Decodes from the start of a reply to a look-up whether the name was found; `None` while bytes are missing.
+/// Decodes from the start of a reply to a lookup whether the name was found; `None` while bytes are missing.
 pub fn decode_port2_reply(bytes: &[u8]) -> Result<Option<bool>, Malformed> {
     match *bytes {
         [PORT2_RESP, result, ..] => Ok(Some(result == 0)),

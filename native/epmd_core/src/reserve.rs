@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 /// How many descriptors a server keeps in reserve.
 const RESERVE: usize = 8;
 
-/// A few descriptors kept open, to be freed when the process has no others: then look-ups are still answered.
+/// A few descriptors kept open, to be freed when the process has no others: then lookups are still answered.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     kept: Mutex<Vec<File>>,

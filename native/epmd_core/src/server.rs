@@ -39,7 +39,7 @@ pub(crate) use shared::Rules;
 const ACCEPTS_AT_ONCE: usize = 64;
 /// How long to wait for a descriptor when the process has none left and nothing of ours can be closed.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(20);
-/// How long a server goes on after a hand-over to answer connections that it had accepted, and after a change of
+/// How long a server goes on after a handover to answer connections that it had accepted, and after a change of
 /// addresses to answer connections that were just being made.
 const DRAIN: Duration = Duration::from_millis(100);
 

@@ -1,4 +1,4 @@
-//! The hand-over between members, and what other processes that find the channel can do.
+//! The handover between members, and what other processes that find the channel can do.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]

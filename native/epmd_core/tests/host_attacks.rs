@@ -1,4 +1,4 @@
-//! What other users of the host can do to the hand-over: nothing. And what a container on the host's network can.
+//! What other users of the host can do to the handover: nothing. And what a container on the host's network can.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
@@ -27,7 +27,7 @@ use support::skip::not_run;
 use support::users::{self, NOBODY};
 
 const NODES: usize = 20;
-/// What every name of the hand-over begins with.
+/// What every name of the handover begins with.
 const NAMES: &str = "embedded_epmd/";
 /// Longer than an owner waits for a standby that says nothing.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -188,7 +188,7 @@ fn without_a_hand_over_the_owner_is_asked_and_its_copy_is_given_up() {
     assert!(matches!(alone.member.handle.find(LOOPBACK.into(), "node"), Answer::AskOwner));
     assert_eq!(alone.told(), []);
 
-    // The hand-over can be switched off and on in a running member.
+    // The handover can be switched off and on in a running member.
     member.forget();
     let settings = support::member::settings(&[LOOPBACK.into()], port);
     member.member.handle.configure(settings.policy.clone(), settings.limits.clone(), HandOver::off());

@@ -97,7 +97,7 @@ fn served_beside_another_user(settings: &Settings) {
     }
 }
 
-/// A registration that waits for its name is refused in the end, others are granted, and look-ups are answered.
+/// A registration that waits for its name is refused in the end, others are granted, and lookups are answered.
 fn is_served_beside(server: SocketAddr, attack: impl Fn() -> Attackers) {
     let _anchor = register(server, "anchor", 4711).unwrap();
     for is_attacked in [false, true] {
@@ -175,14 +175,14 @@ fn names_that_come_and_go_are_not_told_to_the_service_manager() {
     all_found(server, &nodes);
 }
 
-/// A connection from this address that has sent the first byte of a look-up.
+/// A connection from this address that has sent the first byte of a lookup.
 fn begun(source: IpAddr, server: SocketAddr) -> TcpStream {
     let mut stream = connect_from(source, server).unwrap_or_else(|error| panic!("from {source}: {error}"));
     stream.write_all(&port_please2("anchor")[..1]).unwrap();
     stream
 }
 
-/// The rest of the look-up is answered.
+/// The rest of the lookup is answered.
 fn is_answered(mut stream: TcpStream) {
     stream.write_all(&port_please2("anchor")[1..]).expect("it is open");
     let mut reply = Vec::new();

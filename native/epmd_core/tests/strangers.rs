@@ -38,9 +38,9 @@ fn a_forwarder_is_named_at_the_registration() {
             stream.shutdown(std::net::Shutdown::Both)
         });
         let member = Running::start(settings(&["127.0.0.1".parse().unwrap()], port));
-        assert_eq!(member.handle.status().role, Role::Joined, "it answers look-ups");
+        assert_eq!(member.handle.status().role, Role::Joined, "it answers lookups");
         let said = refused_in_time(&member);
-        let expected = format!("127.0.0.1:{port} answers look-ups, but takes no registrations from this host: ");
+        let expected = format!("127.0.0.1:{port} answers lookups, but takes no registrations from this host: ");
         assert!(said.starts_with(&expected), "{said}");
         assert!(said.ends_with(&format!("ss -ltnp 'sport = :{port}' (as root)")), "{said}");
         eventually("it is logged, too", || member.log.lines(&expected).len() == 1);
@@ -64,7 +64,7 @@ fn whoever_does_not_answer_a_registration_is_named() {
         scope.spawn(|| is_named(Answer::Garbage, "does not answer as an EPMD: it does not speak EPMD"));
         scope.spawn(|| is_named(Answer::Endless, "does not answer as an EPMD: it does not speak EPMD"));
         scope.spawn(|| is_named(Answer::OneByteASecond, "does not answer as an EPMD: timed out"));
-        scope.spawn(|| is_named(Answer::End, "answers look-ups, but takes no registrations"));
+        scope.spawn(|| is_named(Answer::End, "answers lookups, but takes no registrations"));
     });
 }
 
@@ -167,7 +167,7 @@ enum Answer {
     GrantedAtTheThird,
 }
 
-/// Starts a server that answers look-ups like an EPMD, and registrations in the given way. Returns its port.
+/// Starts a server that answers lookups like an EPMD, and registrations in the given way. Returns its port.
 fn stranger(answer: Answer) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -5,7 +5,7 @@ defmodule Greeter.Application do
 
   @impl true
   def start(_type, _args) do
-    # EmbeddedEpmd is first, so it stops last, when no other child needs a look-up any more.
+    # EmbeddedEpmd is first, so it stops last, when no other child needs a lookup any more.
     children = [EmbeddedEpmd, Greeter]
     Supervisor.start_link(children, strategy: :one_for_one, name: Greeter.Supervisor)
   end

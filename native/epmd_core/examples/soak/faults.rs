@@ -85,7 +85,7 @@ impl Fault {
                 host.wait(pause.min(Duration::from_secs(3)))?;
             }
             PauseStandby => {
-                // An owner that takes it for dead opens the port again, which may cost a look-up.
+                // An owner that takes it for dead opens the port again, which may cost a lookup.
                 nodes.expect_failures();
                 host.pause(standby);
                 host.wait(pause)?;
@@ -122,7 +122,7 @@ impl Fault {
         Ok(true)
     }
 
-    /// Kills the owner, or stops it in order, which fails no look-up.
+    /// Kills the owner, or stops it in order, which fails no lookup.
     fn end_owner(self, host: &mut Host, nodes: &Nodes, owner: usize) {
         match self {
             Self::StopOwner | Self::StopOwnerWhileStandbyPaused | Self::ExhaustStandbysStopOwner => host.stop(&[owner]),

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     let run = catch_unwind(AssertUnwindSafe(|| run(seed, time, &history)));
     match run.unwrap_or_else(|_| Err("the soak itself panicked: see above".into())) {
         Ok(rounds) => {
-            println!("{rounds} faults, {} look-ups, no promise broken; seed {seed}", history.looked_up());
+            println!("{rounds} faults, {} lookups, no promise broken; seed {seed}", history.looked_up());
             ExitCode::SUCCESS
         }
         Err(broken) => {
@@ -98,7 +98,7 @@ fn run(seed: u64, time: Duration, history: &History) -> Result<usize, String> {
         let minute = began.elapsed().as_secs() / 60;
         if minute > told {
             told = minute;
-            println!("{minute} minutes: {rounds} faults, {} look-ups", history.looked_up());
+            println!("{minute} minutes: {rounds} faults, {} lookups", history.looked_up());
         }
     }
     Ok(rounds)

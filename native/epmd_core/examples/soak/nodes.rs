@@ -36,13 +36,13 @@ struct Shared {
     broken: Mutex<Option<String>>,
     /// Read-locked while a node comes or goes.
     changes: RwLock<()>,
-    /// Look-ups may fail.
+    /// Lookups may fail.
     may_fail: AtomicBool,
     /// Nodes may be missing until they register again.
     may_lose: AtomicBool,
     /// Counts the changes of the two flags above.
     expectations: AtomicU64,
-    /// Milliseconds between look-ups, and between changes.
+    /// Milliseconds between lookups, and between changes.
     paces: [AtomicUsize; 2],
     ends: AtomicBool,
 }
@@ -81,7 +81,7 @@ impl Nodes {
         Self { shared, threads }
     }
 
-    /// Sets the milliseconds between two look-ups, and between two nodes that come or go.
+    /// Sets the milliseconds between two lookups, and between two nodes that come or go.
     pub fn pace(&self, looking_up: usize, coming: usize) {
         self.shared.paces[0].store(looking_up, Ordering::Relaxed);
         self.shared.paces[1].store(coming, Ordering::Relaxed);
@@ -92,7 +92,7 @@ impl Nodes {
         self.shared.changes.write().expect("no panic")
     }
 
-    /// From now on look-ups may fail, until the host is whole.
+    /// From now on lookups may fail, until the host is whole.
     pub fn expect_failures(&self) {
         self.shared.may_fail.store(true, Ordering::SeqCst);
         self.shared.expectations.fetch_add(1, Ordering::SeqCst);
@@ -266,7 +266,7 @@ fn look_up(shared: &Shared, _: u64, mut random: Random) {
                     shared.break_promise(format!("staying{number} was not found: {}", reply.escape_ascii()));
                 }
                 outcome if !may_fail => {
-                    shared.break_promise(format!("the look-up of staying{number} failed: {outcome:?}"));
+                    shared.break_promise(format!("the lookup of staying{number} failed: {outcome:?}"));
                 }
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! Any bytes to the decoder of the hand-over's messages. A decoded message is encoded again, and must then decode to
+//! Any bytes to the decoder of the handover's messages. A decoded message is encoded again, and must then decode to
 //! the same.
 
 #![no_main]

@@ -1,4 +1,4 @@
-//! Any bytes to the decoder of requests. A decoded registration or look-up is encoded again, and must then decode to
+//! Any bytes to the decoder of requests. A decoded registration or lookup is encoded again, and must then decode to
 //! the same.
 
 #![no_main]

@@ -127,7 +127,7 @@ pub(super) fn may_come(address: IpAddr) -> bool {
     address.is_loopback() && !LOOPBACKS.contains(&address)
 }
 
-/// Whether an address is this host's. What the kernel said counts for a second: look-ups ask all the time.
+/// Whether an address is this host's. What the kernel said counts for a second: lookups ask all the time.
 fn is_own(address: IpAddr) -> bool {
     const VALID: Duration = Duration::from_secs(1);
     const MAX_KNOWN: usize = 256;

@@ -240,7 +240,7 @@ impl Following {
         }
     }
 
-    /// There is no hand-over any more.
+    /// There is no handover any more.
     fn give_up(&mut self) {
         self.end_session();
         self.candidate.obstacle.clear();
@@ -453,7 +453,7 @@ impl Following {
             }
             Failed::Malformed => {
                 self.pause = LONG_PAUSE;
-                self.log("what it says is no message of the hand-over");
+                self.log("what it says is no message of the handover");
             }
             Failed::OutOfDescriptors => {
                 self.unfit_until = Some(Instant::now() + LONG_PAUSE);

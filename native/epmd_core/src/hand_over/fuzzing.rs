@@ -1,4 +1,4 @@
-//! Access to the hand-over for the fuzz targets only.
+//! Access to the handover for the fuzz targets only.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

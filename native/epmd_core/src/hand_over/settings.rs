@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::os;
 use crate::users::Account;
 
-/// Whether there is a hand-over, and between which processes.
+/// Whether there is a handover, and between which processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandOver {
     /// How many members may stand by for this one. With 0 none may, and this member stands by for none.
@@ -24,18 +24,18 @@ impl Default for HandOver {
 }
 
 impl HandOver {
-    /// No hand-over.
+    /// No handover.
     pub fn off() -> Self {
         Self { standbys: 0, trusted: Trusted::default() }
     }
 
-    /// Whether there is a hand-over. There is none on systems where a listener cannot be ended while another process
+    /// Whether there is a handover. There is none on systems where a listener cannot be ended while another process
     /// has a copy: a standby that hangs would hold the port.
     pub(crate) fn is_enabled(&self) -> bool {
         self.standbys > 0 && os::can_end_listeners()
     }
 
-    /// Waits until there is a hand-over. If the system cannot have one, that is logged once.
+    /// Waits until there is a handover. If the system cannot have one, that is logged once.
     pub(super) async fn enabled(settings: &mut watch::Receiver<Self>) -> Self {
         let is_wanted = |settings: &Self| settings.standbys > 0;
         if !os::can_end_listeners() && settings.wait_for(is_wanted).await.is_ok() {

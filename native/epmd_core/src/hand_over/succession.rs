@@ -45,7 +45,7 @@ pub(crate) enum Event {
     TakeOver,
     /// The session has ended, however it did, or no owner was met.
     Ended,
-    /// Whoever has the port is no member, or has no hand-over.
+    /// Whoever has the port is no member, or has no handover.
     NotAMember,
     /// This process may not have as many descriptors as that takes.
     Unfit,

@@ -17,7 +17,7 @@ use crate::protocol::{self, Alive2Reply, Malformed};
 
 /// How long a reply may take. A slower EPMD is of no use.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(4);
-/// A name that no node can have, for look-ups that only test for an EPMD. A new owner delays the reply to a look-up of
+/// A name that no node can have, for lookups that only test for an EPMD. A new owner delays the reply to a lookup of
 /// a valid name that is missing, since the node may still register again.
 const ABSENT_NAME: &str = "no node";
 
@@ -54,7 +54,7 @@ pub(crate) enum Joined {
 }
 
 /// Joins an owner: registers the node, if there is one, unless its earlier `link` still keeps it registered. If the
-/// owner closes the connection without a reply, and `doubted` says that attempts have failed for a while, a look-up
+/// owner closes the connection without a reply, and `doubted` says that attempts have failed for a while, a lookup
 /// finds out whether it is an EPMD that takes no registrations.
 pub(crate) async fn join(
     owner: SocketAddr,

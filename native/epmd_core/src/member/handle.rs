@@ -21,7 +21,7 @@ use crate::role::Role;
 use crate::server::{Connections, Open, Policy, Rules};
 use crate::service_manager::{ServiceManager, StoreSender, StoreState};
 
-/// A member's state, for people and for the VM's own look-ups.
+/// A member's state, for people and for the VM's own lookups.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// The role.
@@ -44,7 +44,7 @@ pub struct Status {
     pub stands_by: bool,
     /// What keeps this member from standing by, or others from standing by for it, as far as it was tried.
     pub obstacle: Option<String>,
-    /// Where look-ups from inside the VM are answered.
+    /// Where lookups from inside the VM are answered.
     pub table: Table,
     /// Whether the service manager has passed the listeners.
     pub lent: bool,
@@ -110,7 +110,7 @@ pub struct Handle {
     pub(super) stop: Arc<Notify>,
     /// Whether it is being stopped because the process ends.
     pub(super) process_ends: Arc<AtomicBool>,
-    /// The current settings of the hand-over.
+    /// The current settings of the handover.
     pub(super) hand_over: Arc<watch::Sender<HandOver>>,
     pub(super) standbys: Arc<watch::Sender<Vec<Standby>>>,
     /// The service manager's store, if it keeps anything.
@@ -146,7 +146,7 @@ pub(super) struct Move {
     pub(super) reply: std_mpsc::SyncSender<Result<(), OpenError>>,
 }
 
-/// The answer to a look-up from inside the VM.
+/// The answer to a lookup from inside the VM.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// The name is registered here.
@@ -354,7 +354,7 @@ impl Handle {
         loop {
             let (role, changes) = self.role();
             let (number, nodes) = self.registry.snapshot();
-            // A role is never told with the table of another. The lock is not held meanwhile: look-ups take it.
+            // A role is never told with the table of another. The lock is not held meanwhile: lookups take it.
             if self.role() == (role, changes) {
                 return Snapshot { number, role, nodes };
             }

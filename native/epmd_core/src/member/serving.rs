@@ -1,4 +1,4 @@
-//! Serves the port: from a bound or inherited listener to the stop or hand-over.
+//! Serves the port: from a bound or inherited listener to the stop or handover.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,7 +31,7 @@ const MOST_NAMED: usize = 10;
 #[derive(Debug)]
 pub(super) struct Startup {
     pub(super) listeners: Listeners,
-    /// `None` on a system that has no such lock, nor a hand-over.
+    /// `None` on a system that has no such lock, nor a handover.
     lock: Option<OwnerLock>,
     reserve: Reserve,
     last_owner: Option<LastOwner>,

@@ -56,7 +56,7 @@ pub enum StartError {
         /// The addresses with listeners that are in the way, where the system tells.
         listening: Option<Vec<SocketAddr>>,
     },
-    /// The port is held by something that answers look-ups and ends each registration without an answer.
+    /// The port is held by something that answers lookups and ends each registration without an answer.
     NoRegistrations {
         /// The address that was asked.
         address: SocketAddr,
@@ -105,7 +105,7 @@ impl fmt::Display for StartError {
                 write_who(f, asked.port())
             }
             Self::NoRegistrations { address } => {
-                write!(f, "{address} answers look-ups, but takes no registrations from this host: ")?;
+                write!(f, "{address} answers lookups, but takes no registrations from this host: ")?;
                 f.write_str("it may be a port that is forwarded to a container or to another host, or have no descriptors left; ")?;
                 write_who(f, address.port())
             }

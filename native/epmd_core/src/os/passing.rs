@@ -14,7 +14,7 @@ use rustix::net::{
 const AT_ONCE: usize = 4;
 
 /// No signal when the other end has closed, and no descriptors for programs that this process starts. Apple has no such
-/// flags: the VM ignores that signal, and there is no hand-over.
+/// flags: the VM ignores that signal, and there is no handover.
 #[cfg(not(target_vendor = "apple"))]
 const FLAGS: (SendFlags, RecvFlags) = (SendFlags::NOSIGNAL, RecvFlags::CMSG_CLOEXEC);
 #[cfg(target_vendor = "apple")]

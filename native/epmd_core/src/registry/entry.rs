@@ -136,7 +136,7 @@ impl Entry {
         self.held.get()?.holder.connection()
     }
 
-    /// The reply to a look-up of this node.
+    /// The reply to a lookup of this node.
     pub fn reply(&self) -> &Port2Reply {
         &self.reply
     }

@@ -1,4 +1,4 @@
-//! The table of a member that does not serve: a replica of its owner's, for look-ups and events. When the member becomes
+//! The table of a member that does not serve: a replica of its owner's, for lookups and events. When the member becomes
 //! the owner, the replica becomes the table.
 
 use std::net::IpAddr;

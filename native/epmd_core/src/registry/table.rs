@@ -27,7 +27,7 @@ pub struct Registry(Arc<Table>);
 #[derive(Debug, Default)]
 struct Table {
     state: Mutex<State>,
-    /// Wakes look-ups that wait for a name in the grace period.
+    /// Wakes lookups that wait for a name in the grace period.
     registered: Notify,
     journal: Journal,
     /// Called after each registration, before its node is told.

@@ -228,7 +228,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
     match request {
         Request::PortPlease2(name) => match shared.registry.find(name.as_bytes()) {
             None if !shared.registry.is_settled() && NodeName::new(name.as_bytes()).is_ok() => {
-                tracing::trace!(%peer, ?name, "look-up waits, since nodes of the last owner may register again");
+                tracing::trace!(%peer, ?name, "lookup waits, since nodes of the last owner may register again");
                 Answer::Await(name.as_bytes().into())
             }
             found => Answer::Reply(looked_up(metrics, peer, name.as_bytes(), found)),
@@ -279,12 +279,12 @@ fn looked_up(metrics: &Metrics, peer: SocketAddr, name: &[u8], found: Option<Arc
     match found {
         Some(entry) => {
             metrics.found.count();
-            tracing::trace!(%peer, name = %String::from_utf8_lossy(name), port = entry.port(), "look-up: found");
+            tracing::trace!(%peer, name = %String::from_utf8_lossy(name), port = entry.port(), "lookup: found");
             Reply::Found(entry)
         }
         None => {
             metrics.not_found.count();
-            tracing::trace!(%peer, name = ?String::from_utf8_lossy(name), "look-up: no such name is registered");
+            tracing::trace!(%peer, name = ?String::from_utf8_lossy(name), "lookup: no such name is registered");
             Reply::Fixed(protocol::NOT_FOUND)
         }
     }
@@ -315,7 +315,7 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node, u
     if let Some(reason) = shared.lacks_room_for(&node.name, user) {
         return tell_refused(shared, peer, node, reason);
     }
-    // The reserve is for look-ups; a node would keep a descriptor of it. So another connection gives way.
+    // The reserve is for lookups; a node would keep a descriptor of it. So another connection gives way.
     if !shared.reserve.is_whole() && !shared.connections.close_waiting(Duration::ZERO) {
         return tell_refused(shared, peer, node, "out of descriptors");
     }

@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) kernel: Kernel,
     /// Whether it was logged that there is no room for more nodes.
     pub(crate) full: AtomicBool,
-    /// Where names go at which other members wait to be called, if there is a hand-over.
+    /// Where names go at which other members wait to be called, if there is a handover.
     pub(crate) meetings: Option<mpsc::Sender<[u8; 16]>>,
     pub(crate) port: u16,
     /// Logs once that the listing was refused to a remote peer.

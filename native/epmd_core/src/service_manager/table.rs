@@ -1,4 +1,4 @@
-//! A table in the store: a log of messages of the hand-over, in a file in memory, to which its owner appends until it
+//! A table in the store: a log of messages of the handover, in a file in memory, to which its owner appends until it
 //! ends, however it does.
 
 use std::fs::File;

@@ -61,7 +61,7 @@ fn idle_slow_and_reset_connections_do_not_keep_a_node_from_being_found() {
     report(&format!("while {SLOW} slow ones had {finished} requests answered, and {resets} were reset: {latencies}"));
 
     // Without pauses they come faster than two cores can serve them, and fill the kernel's accept queue of 4,096.
-    // Look-ups then wait in that queue, but none may be lost or wrong.
+    // Lookups then wait in that queue, but none may be lost or wrong.
     let watch = Watch::start(address, "anchor", 4711);
     flood_with_resets(address, resets, None);
     let latencies = watch.stop_within(rounds(PATIENCE, Duration::from_secs(2)));
@@ -243,7 +243,7 @@ fn register_within_patience(server: SocketAddr, name: &str) {
     });
 }
 
-/// Keeps this number of connections that send a look-up byte by byte. Returns how many were answered.
+/// Keeps this number of connections that send a lookup byte by byte. Returns how many were answered.
 fn drip(server: SocketAddr, connections: usize, go_on: &AtomicBool) -> usize {
     let request = port_please2("anchor");
     let mut slow: Vec<(TcpStream, usize)> = Vec::new();

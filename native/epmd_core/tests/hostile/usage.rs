@@ -25,7 +25,7 @@ pub(crate) fn busy_share(server: &Server, time: Duration) -> f64 {
     let began = Instant::now();
     thread::sleep(time);
     let share = (processor_time(server) - before).as_secs_f64() / began.elapsed().as_secs_f64();
-    // The look-ups of `Watch`, up to 500 per second, use about a tenth of that.
+    // The lookups of `Watch`, up to 500 per second, use about a tenth of that.
     assert!(share < 0.4, "the server spins: busy {:.0} % of the time", share * 100.0);
     share
 }

@@ -1,4 +1,4 @@
-//! Look-ups that go on while something else happens, and how long they take.
+//! Lookups that go on while something else happens, and how long they take.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use crate::support::request::{port_please2, Alive2};
 use crate::support::rounds::rounds;
 
 /// How soon a registered node is found on a machine that does nothing else, whatever other peers do. On a busy machine
-/// the limit is [`PATIENCE`]: a look-up that hangs takes at least as long, since the server's deadline ends it.
+/// the limit is [`PATIENCE`]: a lookup that hangs takes at least as long, since the server's deadline ends it.
 const SOON: Duration = Duration::from_millis(100);
 
 /// Looks a node up again and again on a thread of its own.
@@ -35,7 +35,7 @@ impl Watch {
                     let reply = exchange(server, &request).map_err(|error| error.to_string())?;
                     latencies.add(asked.elapsed());
                     if reply != found {
-                        return Err(format!("look-up {}: {}", latencies.0.len(), reply.escape_ascii()));
+                        return Err(format!("lookup {}: {}", latencies.0.len(), reply.escape_ascii()));
                     }
                     done.fetch_add(1, Ordering::Relaxed);
                     thread::sleep(Duration::from_millis(2));
@@ -46,21 +46,21 @@ impl Watch {
         Self { go_on, done, looking }
     }
 
-    /// Stops. Panics unless every look-up was right and in time.
+    /// Stops. Panics unless every lookup was right and in time.
     pub(crate) fn stop(self) -> Latencies {
         self.stop_within(rounds(PATIENCE, SOON))
     }
 
-    /// Stops. Panics unless every look-up was right and took no longer than this.
+    /// Stops. Panics unless every lookup was right and took no longer than this.
     pub(crate) fn stop_within(self, limit: Duration) -> Latencies {
-        // However short the disturbance was, measure at least 50 look-ups.
+        // However short the disturbance was, measure at least 50 lookups.
         while self.done.load(Ordering::Relaxed) < 50 && !self.looking.is_finished() {
             thread::sleep(Duration::from_millis(2));
         }
         self.go_on.store(false, Ordering::Relaxed);
-        let mut latencies = self.looking.join().expect("looking up does not panic").expect("every look-up is right");
+        let mut latencies = self.looking.join().expect("looking up does not panic").expect("every lookup is right");
         let worst = latencies.worst();
-        assert!(worst <= limit, "a look-up took {worst:?}; {latencies}");
+        assert!(worst <= limit, "a lookup took {worst:?}; {latencies}");
         latencies
     }
 }
@@ -85,6 +85,6 @@ impl std::fmt::Display for Latencies {
         sorted.sort_unstable();
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
         let worst = sorted.last().copied().unwrap_or_default();
-        write!(formatter, "{} look-ups, median {median:.2?}, worst {worst:.2?}", sorted.len())
+        write!(formatter, "{} lookups, median {median:.2?}, worst {worst:.2?}", sorted.len())
     }
 }

@@ -1,7 +1,7 @@
 //! Those who attack: processes of another user, each a Perl program, and false members and owners of any user. They end
 //! with the test.
 //!
-//! [`Attackers`] of the hand-over attack whatever they find in their network namespace, so a test that uses them needs one
+//! [`Attackers`] of the handover attack whatever they find in their network namespace, so a test that uses them needs one
 //! of its own.
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -100,7 +100,7 @@ impl Alive2 {
         framed(&self.body())
     }
 
-    /// The reply to a look-up of this node.
+    /// The reply to a lookup of this node.
     pub fn found(&self) -> Vec<u8> {
         let mut reply = vec![b'w', 0];
         reply.extend(self.port.to_be_bytes());

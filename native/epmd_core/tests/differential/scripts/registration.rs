@@ -117,7 +117,7 @@ pub(super) fn forged_names() -> Vec<Script> {
             .ask(1, Alive2 { extra: b"extra".into(), ..Alive2::new("", 4001) }.framed()),
     );
     for name in [" ", "a b", "a\n"] {
-        scripts.push(with_keeper("forged names", format!("a look-up of {name:?}")).send(1, port_please2(name)));
+        scripts.push(with_keeper("forged names", format!("a lookup of {name:?}")).send(1, port_please2(name)));
     }
     scripts
 }

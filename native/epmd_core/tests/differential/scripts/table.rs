@@ -1,4 +1,4 @@
-//! What registrations do to the table: look-ups, listings, names that come back, duplicates, ends.
+//! What registrations do to the table: lookups, listings, names that come back, duplicates, ends.
 
 use super::{requests, with_keeper};
 use crate::script::Script;
