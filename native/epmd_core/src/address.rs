@@ -50,6 +50,8 @@ pub struct OpenError {
     pub error: io::Error,
 }
 
+impl std::error::Error for OpenError {}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: {}", self.address, self.error)

@@ -57,6 +57,8 @@ impl fmt::Debug for NodeName {
     }
 }
 
+impl std::error::Error for InvalidName {}
+
 impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -79,9 +79,28 @@ pub enum InvalidNode {
     ExtraTooLong,
 }
 
+impl fmt::Display for InvalidNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(reason) => write!(f, "its name is not valid: {reason}"),
+            Self::ExtraTooLong => f.write_str("its extra bytes are more than 1,020"),
+        }
+    }
+}
+
+impl std::error::Error for InvalidNode {}
+
 /// The bytes are no request or reply. A server closes the connection without a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the bytes are not a message of EPMD")
+    }
+}
+
+impl std::error::Error for Malformed {}
 
 /// Where the first request in `bytes` ends, or `None` while more bytes are needed.
 ///

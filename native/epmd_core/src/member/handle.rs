@@ -1,5 +1,6 @@
 //! The handle through which the VM queries and controls a running member.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{mpsc as std_mpsc, Arc};
@@ -91,6 +92,20 @@ pub enum RegisterError {
     /// The member has stopped.
     Stopped,
 }
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyRegistered => f.write_str("this VM's node is registered already"),
+            Self::DuplicateName => f.write_str("another node of that name is registered"),
+            Self::NotTheirs(sentence) | Self::Held(sentence) => f.write_str(sentence),
+            Self::Timeout => f.write_str("there was no answer in time"),
+            Self::Stopped => f.write_str("the server has stopped"),
+        }
+    }
+}
+
+impl std::error::Error for RegisterError {}
 
 /// A handle to a running member.
 #[derive(Clone, Debug)]

@@ -76,6 +76,10 @@ pub enum ListenError {
     Stopped,
 }
 
+impl std::error::Error for StartError {}
+
+impl std::error::Error for ListenError {}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

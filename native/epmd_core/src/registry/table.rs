@@ -14,6 +14,7 @@ use super::entry::{Entry, Holder};
 use super::life::{self, Past};
 use super::log::{LogEntry, Position, Subscription};
 use super::provisional::Provisional;
+use super::refusals::NAME_TAKEN;
 use super::replica::Source;
 use super::tombstones::Tombstone;
 use crate::journal::Journal;
@@ -67,6 +68,14 @@ pub struct Registration {
 /// The name is taken by this entry.
 #[derive(Debug)]
 pub struct NameTaken(pub Arc<Entry>);
+
+impl fmt::Display for NameTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(NAME_TAKEN)
+    }
+}
+
+impl std::error::Error for NameTaken {}
 
 impl Registry {
     /// An empty table whose changes are recorded.
