@@ -205,7 +205,8 @@ defmodule EmbeddedEpmd.Build.Http do
 
   defp copy(%{received: received} = link, file, count) do
     size = min(count, byte_size(received))
-    <<bytes::binary-size(size), rest::binary>> = received
+    bytes = binary_part(received, 0, size)
+    rest = binary_part(received, size, byte_size(received) - size)
 
     case :file.write(file, bytes) do
       :ok -> copy(%{link | received: rest}, file, count - size)

@@ -331,9 +331,11 @@ async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) 
     let obstacle = context.offer.obstacle.clone();
     obstacle.clear();
     HandOver::enabled(&mut settings).await;
-    // Nobody may ask to be called, since the others may not either. One who does finds out more, and it is logged then.
+    // Nobody may ask to be called, since the others may not either.
     if let Err(error) = meeting::rehearse().await {
-        obstacle.set(&channel::explain(&error));
+        let reason = channel::explain(&error);
+        tracing::warn!(%reason, "no VM can stand by for this one");
+        obstacle.set(&reason);
     }
     loop {
         let name = tokio::select! {
