@@ -78,6 +78,7 @@ case_dynamic_users() { # DynamicUser=: one User=, or a common Group= that both n
   for name in prod stage; do
     install_release "$name"
     setting "$name" DynamicUser=yes User=beam Environment=RELEASE_TMP=/tmp
+    configure "$name" '[{hand_over, [{users, [<<"beam">>]}]}]'
   done
   start_nodes prod
   start_nodes stage

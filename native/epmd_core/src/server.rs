@@ -166,8 +166,8 @@ impl Server {
     }
 
     /// The listener whose lock decides who serves.
-    pub(crate) fn first(&self) -> Option<Arc<dyn Descriptor>> {
-        self.listeners.first().map(|one| Arc::clone(&one.listener) as Arc<_>)
+    pub(crate) fn decisive(&self) -> Option<Arc<dyn Descriptor>> {
+        address::decisive(&self.listeners()).map(Arc::clone)
     }
 
     /// The addresses that are listened on.

@@ -22,7 +22,7 @@ use super::message::Message;
 use super::obstacle::Obstacle;
 use super::settings::HandOver;
 use super::succession::{Action, Event, Follower};
-use crate::address::{is_tcp, LOOPBACKS};
+use crate::address::{self, is_tcp, LOOPBACKS};
 use crate::backoff::Backoff;
 use crate::limits::Limits;
 use crate::node::NodeName;
@@ -508,7 +508,8 @@ impl Following {
             (Message::StandBy, None) if self.rules.is_in_sync() && !session.listeners.is_empty() => {
                 // What serving takes is acquired now, so that no descriptor is missing when the owner ends.
                 let reserve = Reserve::new();
-                let lock = PendingLock::on(&session.listeners[0]);
+                let lock = address::decisive(&session.listeners)
+                    .map_or_else(|| Err(io::ErrorKind::NotFound.into()), PendingLock::on);
                 let (true, Ok(lock)) = (reserve.is_whole(), lock) else { return Err(Failed::OutOfDescriptors) };
                 let sockets = std::mem::take(&mut session.listeners);
                 let inherited = Inherited { sockets, lent: session.lent, owner: session.owner, lock, reserve };

@@ -1,10 +1,11 @@
-//! The lock that decides who serves: a record lock on the first listener.
+//! The lock that decides who serves: a record lock on one of the listeners, that with the lowest address. Members may
+//! have the same listeners in different orders, as systemd gives them back in its own.
 //!
 //! Only who was given the listener can try, so no other user can take it, fill it or be in its way. It goes with the
 //! process, however that ends. Linux alone has such locks on sockets (tried on 5.10 to 6.18), and a handover.
 //!
 //! A record lock ends as soon as its process closes *any* descriptor of the socket. So an owner closes no descriptor of
-//! its first listener before it stops serving that. And it does not exclude within a process, in which the tests have
+//! that listener before it stops serving it. And it does not exclude within a process, in which the tests have
 //! several members, and a VM that runs `init:restart` two for a moment: those exclude each other by a list.
 
 use std::collections::BTreeSet;

@@ -255,7 +255,7 @@ async fn replace(
     lock: &mut Option<OwnerLock>,
 ) {
     // The new first listener is locked before anybody has it, and the old one is let go of when it is shut.
-    let last_lock = match lock.as_ref().and_then(|last| server.first().map(|first| last.follow(&first))) {
+    let last_lock = match lock.as_ref().and_then(|last| server.decisive().map(|listener| last.follow(&listener))) {
         Some(Ok(next)) => next.and_then(|next| lock.replace(next)),
         Some(Err(error)) => {
             tracing::warn!(%error, "nobody can stand by for this owner: its listener cannot be locked");
