@@ -6,8 +6,8 @@ defmodule EmbeddedEpmd.Watch do
 
   alias EmbeddedEpmd.Discovery
 
-  # Milliseconds. Ten VMs look ten names up, so together they begin two lookups in each millisecond.
-  @pause 50
+  # Milliseconds. Many VMs look many names up, so together they begin several lookups in each millisecond.
+  @pause 20
 
   @doc "Starts the process in this VM, with no names to look up yet."
   def start do
