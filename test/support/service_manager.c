@@ -90,7 +90,8 @@ static void start(void)
         struct kept all[MOST + 16];
         int n = 0;
         for (int i = 0; i < n_sockets; i++) all[n++] = sockets[i];
-        for (int i = 0; i < n_store; i++) all[n++] = store[i];
+        /* The newest first, as systemd does. */
+        for (int i = n_store - 1; i >= 0; i--) all[n++] = store[i];
         for (int i = 0; i < n; i++) {
             all[i].fd = fcntl(all[i].fd, F_DUPFD_CLOEXEC, 3 + n + 100);
             strcat(strcat(names, i ? ":" : ""), all[i].name);

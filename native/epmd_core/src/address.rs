@@ -233,13 +233,6 @@ pub(crate) fn port_of(socket: impl AsFd) -> Option<u16> {
     bound.as_socket().map(|bound| bound.port())
 }
 
-/// The one of these listeners whose lock decides who serves: that with the lowest address. Members may have the same ones
-/// in different orders, as systemd gives them back in its own.
-pub(crate) fn decisive<L: AsFd>(listeners: &[L]) -> Option<&L> {
-    let address = |listener: &&L| SockRef::from(listener).local_addr().ok().and_then(|address| address.as_socket());
-    listeners.iter().min_by_key(|listener| address(listener).map_or((true, None), |address| (false, Some(address))))
-}
-
 /// The addresses that a listener accepts on: one on `::` may accept IPv4 as well.
 pub(crate) fn addresses_of(listener: impl AsFd) -> Vec<IpAddr> {
     let socket = SockRef::from(&listener);
@@ -340,18 +333,6 @@ pub(crate) fn end_sharing(port: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_same_listener_decides_in_whatever_order_they_come() {
-        let bind = |address: &str| std::net::TcpListener::bind((address, 0)).expect("a free port");
-        let mut listeners = [bind("::1"), bind("127.0.0.2"), bind("127.0.0.1")];
-        for _ in 0..3 {
-            listeners.rotate_left(1);
-            let address = decisive(&listeners).map(|one| one.local_addr().expect("its address").ip());
-            assert_eq!(address, Some(IpAddr::from([127, 0, 0, 1])));
-        }
-        assert!(decisive::<std::net::TcpListener>(&[]).is_none());
-    }
 
     #[test]
     fn the_port_is_one_for_all_and_told() {

@@ -165,11 +165,6 @@ impl Server {
         self.listeners.iter().map(|one| Arc::clone(&one.listener) as Arc<_>).collect()
     }
 
-    /// The listener whose lock decides who serves.
-    pub(crate) fn decisive(&self) -> Option<Arc<dyn Descriptor>> {
-        address::decisive(&self.listeners()).map(Arc::clone)
-    }
-
     /// The addresses that are listened on.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         self.listeners.iter().flat_map(|one| address::addresses_of(&one.listener)).collect()

@@ -253,6 +253,25 @@ fn a_standby_goes_on_and_the_store_is_emptied() {
 }
 
 #[test]
+fn a_service_that_has_its_listeners_back_in_another_order_stands_by() {
+    let server = free_address();
+    let addresses = ["-address", "127.0.0.1,127.0.0.2"];
+    let mut service = Service::start(100, &[], &[&addresses[..], &["-port", &server.port().to_string()]].concat());
+    service.serves(server);
+    let nodes = fill(server, NODES);
+    let other = Process::start_named(server.port(), "other", &addresses);
+    other.stands_by();
+    service.has_stored(nodes.len(), 2);
+    service.kill();
+    other.serves();
+    service.start_again();
+    eventually("it stands by", || service.is("standing by"));
+    eventually("the store is empty", || service.stored().is_empty());
+    assert!(other.is("serving"));
+    all_found(server, &nodes);
+}
+
+#[test]
 fn a_store_that_is_full_keeps_what_fits() {
     let server = free_address();
     let mut service = started(8, server);

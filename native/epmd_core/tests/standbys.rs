@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -130,6 +130,38 @@ fn one_that_has_an_earlier_owners_listeners_lets_those_serve_that_have_everythin
         all_found(server, &nodes);
         assert!(!client::is_closed(&late));
     });
+}
+
+#[test]
+fn a_standby_that_was_given_more_listeners_than_another_does_not_serve_beside_it() {
+    let server = free_address();
+    // Another has the address that no member needs.
+    let taken = TcpListener::bind(server).unwrap();
+    let there = SocketAddr::from(([127, 0, 0, 2], server.port()));
+    let start = |name| Process::start_named(server.port(), name, &["-address", "127.0.0.2"]);
+    let mut owner = start("owner");
+    owner.serves();
+    let nodes = fill(there, NODES);
+    let mut early = start("early");
+    early.stands_by();
+    drop(taken);
+    eventually("the owner serves both addresses", || client::listing(server).is_ok());
+    let late = start("late");
+    late.stands_by();
+    late.signal(Signal::STOP);
+    owner.kill();
+    early.serves();
+    let sockets = |process: &Process| process.sockets().into_values().collect::<BTreeSet<_>>();
+    let before = sockets(&early);
+    let _node = register(there, "new", 77).unwrap();
+    let of_node = &sockets(&early) - &before;
+    assert_eq!(of_node.len(), 1);
+    late.signal(Signal::CONT);
+    eventually("it stands by for the next owner", || sockets(&late).is_superset(&of_node));
+    early.kill();
+    late.serves();
+    [server, there].into_iter().for_each(|address| all_found(address, &nodes));
+    assert_eq!(exchange(server, &port_please2("new")).unwrap(), Alive2::new("new", 77).found());
 }
 
 #[test]

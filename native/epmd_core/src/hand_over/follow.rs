@@ -22,7 +22,7 @@ use super::message::Message;
 use super::obstacle::Obstacle;
 use super::settings::HandOver;
 use super::succession::{Action, Event, Follower};
-use crate::address::{self, is_tcp, LOOPBACKS};
+use crate::address::{is_tcp, LOOPBACKS};
 use crate::backoff::Backoff;
 use crate::limits::Limits;
 use crate::node::NodeName;
@@ -265,7 +265,7 @@ impl Following {
         self.is_passed_over || !is_complete
     }
 
-    /// Tries to lock the listener.
+    /// Tries to lock the listeners.
     fn lock(&mut self) -> Event {
         let is_behind = self.is_behind();
         let mut holdings = self.candidate.holdings.lock();
@@ -286,7 +286,7 @@ impl Following {
                 holdings.put_listeners(Inherited { sockets, lent, owner, lock, reserve });
                 drop(holdings);
                 if let Some(error) = error {
-                    self.log(&format!("the listener cannot be locked: {error}"));
+                    self.log(&format!("the listeners cannot be locked: {error}"));
                 }
                 Event::Occupied
             }
@@ -500,7 +500,10 @@ impl Following {
                 (session.lent, session.has_permit) = (lent, true);
                 let mut holdings = holdings.lock();
                 match holdings.listeners_mut().filter(|_| self.rules.stands_by()) {
-                    Some(inherited) => inherited.sockets.push(listener),
+                    Some(inherited) => {
+                        inherited.lock.extend(&listener).map_err(|_| Failed::OutOfDescriptors)?;
+                        inherited.sockets.push(listener);
+                    }
                     None => session.listeners.push(listener),
                 }
                 Ok(None)
@@ -508,8 +511,7 @@ impl Following {
             (Message::StandBy, None) if self.rules.is_in_sync() && !session.listeners.is_empty() => {
                 // What serving takes is acquired now, so that no descriptor is missing when the owner ends.
                 let reserve = Reserve::new();
-                let lock = address::decisive(&session.listeners)
-                    .map_or_else(|| Err(io::ErrorKind::NotFound.into()), PendingLock::on);
+                let lock = PendingLock::on(&session.listeners);
                 let (true, Ok(lock)) = (reserve.is_whole(), lock) else { return Err(Failed::OutOfDescriptors) };
                 let sockets = std::mem::take(&mut session.listeners);
                 let inherited = Inherited { sockets, lent: session.lent, owner: session.owner, lock, reserve };

@@ -24,7 +24,7 @@ pub fn encoded_again(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// Locks a listener as another owner would, until what is returned is dropped.
 pub fn lock(listener: &TcpListener) -> impl fmt::Debug {
-    OwnerLock::try_on(listener).expect("a lock").expect("it is free")
+    OwnerLock::try_on(&[listener]).expect("a lock").expect("it is free")
 }
 
 /// Follows whatever acts as the owner of this port on 127.0.0.1 until it can serve. Returns the entries of the table that

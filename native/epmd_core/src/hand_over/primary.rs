@@ -211,7 +211,7 @@ impl Links {
         self.0.lock().links.values().any(|link| link.session.stands_by())
     }
 
-    /// Asks every standby to take over; the first to lock the listener does.
+    /// Asks every standby to take over; the first to lock the listeners does.
     fn request_takeover(&self) {
         self.0.lock().links.values_mut().for_each(|link| link.session.end());
         self.pass();
@@ -296,7 +296,7 @@ impl Primary {
             return Err(lock);
         }
         self.calling.shutdown().await;
-        let Some(pending) = lock.release() else { return Ok(()) };
+        let pending = lock.release();
         offer.links.request_takeover();
         let mut standbys = offer.standbys.subscribe();
         tokio::select! {

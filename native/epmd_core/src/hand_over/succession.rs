@@ -1,8 +1,8 @@
 //! The rules of succession as state machines without I/O: what a follower keeps and gives up, when it tries to serve, and
 //! when an owner that stops has handed over.
 //!
-//! Exclusion and meeting are two things. Exclusive is a lock on the listener, which only those can try who were given the
-//! listener: whoever holds it serves. Meeting the owner may fail at any time, and then nothing is given up.
+//! Exclusion and meeting are two things. Exclusive is the lock on the listeners, which only those can try who were given
+//! them: whoever holds it serves. Meeting the owner may fail at any time, and then nothing is given up.
 //!
 //! [`super::follow`] and [`super::primary`] carry this out. The walk in the tests explores every order in which four
 //! members can act.
@@ -64,7 +64,7 @@ pub(crate) enum Action {
     Bring,
     /// Look for the owner.
     Meet,
-    /// Try to lock the listener.
+    /// Try to lock the listeners.
     Lock,
     /// Serve with what it holds.
     Serve,
@@ -119,7 +119,7 @@ impl Follower {
 /// How the stop of an owner ends, once its standbys have been asked to take over and the lock was free for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stopped {
-    /// Another process serves, so it is one that was given the listener.
+    /// Another process serves, so it is one that was given the listeners.
     HandedOver,
     /// This process has the lock again. Nobody else can serve: the sockets are shut.
     Alone,

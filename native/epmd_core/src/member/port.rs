@@ -64,10 +64,7 @@ impl Member {
 
     /// Begins to serve these listeners, unless another process does.
     fn begin(&mut self, listeners: Listeners, wanted: &Wanted) -> Event {
-        let lock = match address::decisive(&listeners.sockets)
-            .filter(|_| os::can_end_listeners())
-            .map(OwnerLock::try_on)
-        {
+        let lock = match os::can_end_listeners().then(|| OwnerLock::try_on(&listeners.sockets)) {
             Some(Ok(None)) => {
                 // The first one wanted may not exist here.
                 let first = listeners.addresses().first().copied().unwrap_or(wanted.first());

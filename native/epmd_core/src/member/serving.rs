@@ -148,7 +148,10 @@ pub(super) async fn serve(
             }
             () = sleep(backoff.next()), if server.lacks_addresses() => {
                 match server.open_what_is_free() {
-                    Ok(opened) => primary.extend(opened),
+                    Ok(opened) => {
+                        drop(follow(&mut lock, &server));
+                        primary.extend(opened);
+                    }
                     Err(error) => tracing::warn!(%error, "an address that became free cannot be served"),
                 }
                 keeper.renew(stored_listeners(&server));
@@ -254,19 +257,22 @@ async fn replace(
     primary: &Primary,
     lock: &mut Option<OwnerLock>,
 ) {
-    // The new first listener is locked before anybody has it, and the old one is let go of when it is shut.
-    let last_lock = match lock.as_ref().and_then(|last| server.decisive().map(|listener| last.follow(&listener))) {
-        Some(Ok(next)) => next.and_then(|next| lock.replace(next)),
-        Some(Err(error)) => {
-            tracing::warn!(%error, "nobody can stand by for this owner: its listener cannot be locked");
-            None
-        }
-        None => None,
-    };
+    let last_lock = follow(lock, server);
     handle.status.lock().addresses = server.addresses();
     primary.renew(server.listeners(), handle.wanted().addresses().collect());
     server.shut(replaced).await;
     drop(last_lock);
+}
+
+/// Locks the listeners that are served now, before anybody is given them. Returns the lock on those that were replaced, to
+/// be held until they are shut.
+fn follow(lock: &mut Option<OwnerLock>, server: &Server) -> Option<OwnerLock> {
+    lock.as_mut()?
+        .follow(&server.listeners())
+        .inspect_err(|error| {
+            tracing::warn!(%error, "standbys may serve beside this owner: a new listener cannot be locked");
+        })
+        .ok()
 }
 
 /// The registration of the local node in this member's table.
