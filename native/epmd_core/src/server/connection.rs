@@ -369,17 +369,17 @@ pub(crate) async fn hold(connection: NodeConnection, registration: Registration,
 /// Logs the end of a registration; with a warning if the name comes and goes.
 fn tell_ended(entry: &Entry, past: Past) {
     let name = String::from_utf8_lossy(entry.name());
-    let lasted = format!("{:.1} s", past.lasted() as f64 / 1000.0);
+    let lasted = past.lasted() as f64 / 1000.0;
     let Series { times, since } = past.series;
     // The 2nd time, the 4th, the 8th: a loop that goes on for hours must not fill the log.
     if times > 1 && times.is_power_of_two() {
-        let within = format!("{} s", (past.left.saturating_sub(since)).div_ceil(1000));
+        let within = past.left.saturating_sub(since).div_ceil(1000);
         tracing::warn!(
-            %name, %lasted, times, %within,
+            %name, lasted = %format_args!("{lasted:.1} s"), times, within = %format_args!("{within} s"),
             "a node was unregistered right after it had registered, again: look at its log and its erl_crash.dump"
         );
     } else {
-        tracing::debug!(%name, %lasted, times, "unregistered");
+        tracing::debug!(%name, lasted = %format_args!("{lasted:.1} s"), times, "unregistered");
     }
 }
 
