@@ -38,20 +38,20 @@ impl Accounts {
     }
 
     /// Both lists with the numbers of their names, or without those that are not known in time.
-    pub(super) fn look_up(&self, owners: ReservedNames, trusted: Trusted) -> (ReservedNames, Trusted) {
-        if !is_any_named(&owners, &trusted) {
-            return (owners, trusted);
+    pub(super) fn look_up(&self, reserved: ReservedNames, trusted: Trusted) -> (ReservedNames, Trusted) {
+        if !is_any_named(&reserved, &trusted) {
+            return (reserved, trusted);
         }
         let (sender, found) = mpsc::sync_channel(1);
-        let (asked, accounts) = ((owners.clone(), trusted.clone()), self.clone());
+        let (asked, accounts) = ((reserved.clone(), trusted.clone()), self.clone());
         let ask = move || {
             let found = (asked.0.resolved(), asked.1.resolved());
             accounts.tell(&found.0, &found.1);
             let _ = sender.send(found);
         };
         match thread::Builder::new().name("epmd-users".into()).spawn(ask) {
-            Ok(_) => found.recv_timeout(PATIENCE).unwrap_or((owners, trusted)),
-            Err(_) => (owners, trusted),
+            Ok(_) => found.recv_timeout(PATIENCE).unwrap_or((reserved, trusted)),
+            Err(_) => (reserved, trusted),
         }
     }
 
@@ -77,10 +77,10 @@ impl Accounts {
         });
     }
 
-    fn tell(&self, owners: &ReservedNames, trusted: &Trusted) {
+    fn tell(&self, reserved: &ReservedNames, trusted: &Trusted) {
         let mut told = self.told.lock();
         with_default(&self.log, || {
-            for account in owners.accounts().chain(trusted.accounts()) {
+            for account in reserved.accounts().chain(trusted.accounts()) {
                 if account.number().is_none() && told.insert(account.to_string()) {
                     tracing::warn!(
                         "nobody has now the {account}, whom the settings name: the names of nodes that belong to it are \
@@ -94,13 +94,13 @@ impl Accounts {
 
 /// Applies the numbers that the names of the settings have now. Settings that were changed meanwhile stay.
 fn renew(handle: &Handle) {
-    let owners = handle.rules.read().policy.reserved_names.clone();
+    let reserved = handle.rules.read().policy.reserved_names.clone();
     let trusted = handle.hand_over.borrow().trusted.clone();
-    let found = (owners.resolved(), trusted.resolved());
+    let found = (reserved.resolved(), trusted.resolved());
     handle.accounts.tell(&found.0, &found.1);
-    if found.0 != owners {
+    if found.0 != reserved {
         let mut rules = handle.rules.write();
-        if rules.policy.reserved_names == owners {
+        if rules.policy.reserved_names == reserved {
             rules.policy.reserved_names = found.0;
         }
     }
@@ -113,6 +113,6 @@ fn renew(handle: &Handle) {
     });
 }
 
-fn is_any_named(owners: &ReservedNames, trusted: &Trusted) -> bool {
-    owners.accounts().chain(trusted.accounts()).any(Account::is_named)
+fn is_any_named(reserved: &ReservedNames, trusted: &Trusted) -> bool {
+    reserved.accounts().chain(trusted.accounts()).any(Account::is_named)
 }
