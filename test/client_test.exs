@@ -112,6 +112,29 @@ defmodule EmbeddedEpmd.ClientTest do
     end
   end
 
+  test "of the names that left only lines that name one count, however many others there are" do
+    lines = [
+      "active name     <a> at port 1, fd = 7\n\0",
+      "old/unused name <b>, port = 2, fd = 7 \n\0",
+      "old/unused name <c>, port = 65536, fd = 7 \n\0",
+      "old/unused name <d>, port = x, fd = 7 \n\0",
+      "old/unused name <e> is gone \n\0",
+      ["old/unused name <f>, port = ", :binary.copy("9", 1_000_000), "\n\0"],
+      ["old/unused name <", :binary.copy(">, port = ", 100_000), "\n\0"],
+      "old/unused name <g>, port = 1>, port = 3, fd = -1 \n\0"
+    ]
+
+    port = answers([[<<4369::32>>, lines, :binary.copy("\n\0", 7 * @mebibyte)]])
+    listed = fn -> Client.departed(@localhost, port, @soon) end
+
+    # Such a listing ends a process that keeps its lines.
+    {_, monitor} =
+      :erlang.spawn_opt(fn -> exit(listed.()) end, [:monitor, max_heap_size: %{size: @mebibyte, error_logger: false}])
+
+    assert_receive {:DOWN, ^monitor, :process, _, result}, @soon
+    assert result == {:ok, [{"b", 2}, {"g>, port = 1", 3}]}
+  end
+
   test "the time-out also holds for a lookup that asks an owner again and again" do
     begun = :atomics.new(1, [])
 

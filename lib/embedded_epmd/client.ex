@@ -20,6 +20,8 @@ defmodule EmbeddedEpmd.Client do
   @longest_listing 16 * 1024 * 1024
   # The longest name, in bytes: OTP's daemon takes 255 characters.
   @longest_name 4 * 255
+  # The longest name with what is said of it once it has left, in bytes.
+  @longest_departed @longest_name + 64
 
   @type answer :: {:port, :inet.port_number(), version :: non_neg_integer()} | :noport
 
@@ -76,65 +78,62 @@ defmodule EmbeddedEpmd.Client do
   @spec names(:inet.ip_address(), :inet.port_number(), timeout()) ::
           {:ok, [{binary(), :inet.port_number()}]} | {:error, atom()}
   def names(ip, port, timeout) do
-    case ask(ip, port, [@names_req], {@listing_read, &listing/1}, timeout) do
-      # The EPMD's own port comes first. Another program's text is no such number.
-      {:ok, <<0::16, _port::16, lines::binary>>} -> {:ok, lines(lines, [])}
-      {:ok, _} -> {:error, :address}
-      {:error, reason} -> {:error, reason}
-    end
-  end
-
-  # A listing has no length. The EPMD closes the connection behind it.
-  defp listing(<<0::16, _::binary>>), do: :until_closed
-  defp listing(bytes) when bytes in ["", <<0>>], do: :incomplete
-  defp listing(_bytes), do: :complete
-
-  # One line after the other, since a hostile listing may have millions that name nobody.
-  defp lines(lines, nodes) do
-    case :binary.split(lines, "\n") do
-      [line, rest] -> lines(rest, add(line, nodes))
-      [line] -> :lists.reverse(add(line, nodes))
-    end
-  end
-
-  # A port has at most five digits. To read a longer number takes time without bound.
-  defp add(line, nodes) do
-    with <<"name ", rest::binary>> <- line,
-         [name, port] when byte_size(name) <= @longest_name and byte_size(port) <= 5 <-
-           :binary.split(rest, " at port "),
-         {port, ""} when port in 0..65_535 <- :string.to_integer(port) do
-      [{name, port} | nodes]
-    else
-      _ -> nodes
-    end
+    with {:ok, lines} <- listing(@names_req, ip, port, timeout), do: {:ok, nodes(lines, "\n", &names_line/1, [])}
   end
 
   @doc "The names that left the table of an EPMD of this host, with their ports, the first to leave first."
   @spec departed(:inet.ip_address(), :inet.port_number(), timeout()) ::
           {:ok, [{binary(), :inet.port_number()}]} | {:error, atom()}
   def departed(ip, port, timeout) do
-    case ask(ip, port, [@dump_req], {@listing_read, &listing/1}, timeout) do
-      {:ok, <<0::16, _port::16, lines::binary>>} ->
-        {:ok, :lists.filtermap(&departed_line/1, :binary.split(lines, ["\n", "\0"], [:global]))}
-
-      {:ok, _} ->
-        {:error, :address}
-
-      {:error, reason} ->
-        {:error, reason}
+    with {:ok, lines} <- listing(@dump_req, ip, port, timeout) do
+      {:ok, nodes(lines, :binary.compile_pattern(["\n", "\0"]), &departed_line/1, [])}
     end
   end
 
-  defp departed_line(<<"old/unused name <", rest::binary>>) do
-    with [name, rest] when byte_size(name) <= @longest_name <- :string.split(rest, ">, port = ", :trailing),
-         {port, _} when port in 0..65_535 <- :string.to_integer(:binary.part(rest, 0, :erlang.min(6, byte_size(rest)))) do
-      {true, {name, port}}
-    else
-      _ -> false
+  defp listing(request, ip, port, timeout) do
+    case ask(ip, port, [request], {@listing_read, &listing_reply/1}, timeout) do
+      # The EPMD's own port comes first. Another program's text is no such number.
+      {:ok, <<0::16, _port::16, lines::binary>>} -> {:ok, lines}
+      {:ok, _} -> {:error, :address}
+      {:error, reason} -> {:error, reason}
     end
   end
 
-  defp departed_line(_line), do: false
+  # A listing has no length. The EPMD closes the connection behind it.
+  defp listing_reply(<<0::16, _::binary>>), do: :until_closed
+  defp listing_reply(bytes) when bytes in ["", <<0>>], do: :incomplete
+  defp listing_reply(_bytes), do: :complete
+
+  # One line after the other, since a hostile listing may have millions that name nobody.
+  defp nodes(lines, separator, read, nodes) do
+    case :binary.split(lines, separator) do
+      [line, rest] -> nodes(rest, separator, read, read.(line) ++ nodes)
+      [line] -> :lists.reverse(read.(line) ++ nodes)
+    end
+  end
+
+  defp names_line(<<"name ", rest::binary>>), do: entry(:binary.split(rest, " at port "))
+  defp names_line(_line), do: []
+
+  # The number of a descriptor follows the port.
+  defp departed_line(<<"old/unused name <", rest::binary>>) when byte_size(rest) <= @longest_departed do
+    case :string.split(rest, ">, port = ", :trailing) do
+      [name, rest] -> entry([name | :binary.split(rest, ",")])
+      _ -> []
+    end
+  end
+
+  defp departed_line(_line), do: []
+
+  # A port has at most five digits. To read a longer number takes time without bound.
+  defp entry([name, port | _]) when byte_size(name) <= @longest_name and byte_size(port) <= 5 do
+    case :string.to_integer(port) do
+      {port, ""} when port in 0..65_535 -> [{name, port}]
+      _ -> []
+    end
+  end
+
+  defp entry(_other), do: []
 
   # One read brings `count` bytes at most. `judge` tells of the bytes so far whether they are all that is needed.
   defp ask(ip, port, request, {count, judge}, timeout) do
