@@ -108,21 +108,14 @@ defmodule EmbeddedEpmd.Build.Http do
   end
 
   defp head(link) do
-    case :binary.split(link.received, "\r\n\r\n") do
-      [head, rest] ->
-        with {:ok, {:http_response, _version, status, _reason}, fields} <-
-               :erlang.decode_packet(:http_bin, head <> "\r\n\r\n", []),
-             {:ok, fields} <- response_fields(fields, %{}) do
-          {:ok, status, fields, %{link | received: rest}}
-        else
-          _ -> no_http()
-        end
-
-      [head] when byte_size(head) > @longest_head ->
-        no_http()
-
-      [_] ->
-        with {:ok, link} <- more(link), do: head(link)
+    with {:ok, head, link} <- until(link, "\r\n\r\n", @longest_head) do
+      with {:ok, {:http_response, _version, status, _reason}, fields} <-
+             :erlang.decode_packet(:http_bin, head <> "\r\n\r\n", []),
+           {:ok, fields} <- response_fields(fields, %{}) do
+        {:ok, status, fields, link}
+      else
+        _ -> no_http()
+      end
     end
   end
 
@@ -167,20 +160,13 @@ defmodule EmbeddedEpmd.Build.Http do
   end
 
   defp chunks(link, file) do
-    case :binary.split(link.received, "\r\n") do
-      [line, rest] ->
-        with {size, after_size} when size >= 0 <- Integer.parse(line, 16),
-             true <- after_size == "" or String.starts_with?(after_size, [";", " "]) do
-          chunk(%{link | received: rest}, file, size)
-        else
-          _ -> no_http()
-        end
-
-      [line] when byte_size(line) > @longest_line ->
-        no_http()
-
-      [_] ->
-        with {:ok, link} <- more(link), do: chunks(link, file)
+    with {:ok, line, link} <- until(link, "\r\n", @longest_line) do
+      with {size, after_size} when size >= 0 <- Integer.parse(line, 16),
+           true <- after_size == "" or String.starts_with?(after_size, [";", " "]) do
+        chunk(link, file, size)
+      else
+        _ -> no_http()
+      end
     end
   end
 
@@ -215,6 +201,15 @@ defmodule EmbeddedEpmd.Build.Http do
   end
 
   ## Bytes
+
+  # What comes before the separator, at most so many bytes.
+  defp until(%{received: received} = link, separator, longest) do
+    case :binary.split(received, separator) do
+      [bytes, rest] -> {:ok, bytes, %{link | received: rest}}
+      [_] when byte_size(received) > longest -> no_http()
+      [_] -> with {:ok, link} <- more(link), do: until(link, separator, longest)
+    end
+  end
 
   # With a time-out of 0 what is there would still be returned, so whoever sends enough would never be timed out.
   defp more(%{transport: transport, socket: socket, received: received} = link) do
