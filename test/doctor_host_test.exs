@@ -120,12 +120,18 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   end
 
   # A command that prints the findings about the owner of the port.
-  defp owner_of(port) do
+  defp owner_of(port, ebin \\ ebin()) do
     expression = "EmbeddedEpmd.Doctor.Facts.host() |> EmbeddedEpmd.Doctor.Owner.judge() |> EmbeddedEpmd.Doctor.format()"
-    ["env", "ERL_EPMD_PORT=#{port}", "elixir", "-pa", ebin(), "-e", "IO.puts(#{expression})"]
+    ["env", "ERL_EPMD_PORT=#{port}", "elixir", "-pa", ebin, "-e", "IO.puts(#{expression})"]
   end
 
-  defp as_nobody(port), do: run(~w(setpriv --reuid 65534 --regid 65534 --clear-groups), owner_of(port))
+  # The checkout may be where only its owner can read.
+  defp as_nobody(port) do
+    folder = EmbeddedEpmd.Folder.new("ebin")
+    File.cp_r!(ebin(), folder)
+    {_, 0} = System.cmd("chmod", ["-R", "a+rX", folder])
+    run(~w(setpriv --reuid 65534 --regid 65534 --clear-groups), owner_of(port, folder))
+  end
 
   defp run(wrapper, command, environment \\ []) do
     {text, 0} = System.cmd("env", ["HOME=/tmp" | wrapper] ++ command, env: environment, stderr_to_stdout: true)
