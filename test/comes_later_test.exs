@@ -65,6 +65,8 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     File.rm!(passwd)
     # Whoever opens it to read waits for somebody who writes.
     {_, 0} = System.cmd("mkfifo", [passwd])
+    # A VM that waits there, since it is wrong, cannot end before that does.
+    on_exit(fn -> {_, 0} = System.cmd("sh", ["-c", ": <> \"$0\"", passwd]) end)
 
     vm =
       start_ours(unique("owner"), port, [
