@@ -170,6 +170,32 @@ pub(crate) fn peer_groups(_socket: BorrowedFd<'_>) -> Vec<u32> {
     Vec::new()
 }
 
+/// Whether nothing has ever been written to a TCP connection, by whatever process. False where the kernel cannot tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_unanswered(connection: impl AsFd) -> bool {
+    // The places of `tcpi_notsent_bytes` and `tcpi_data_segs_out` in `struct tcp_info` (Linux 4.6 and later), in words.
+    const NOT_SENT: usize = 36;
+    const SENT: usize = 39;
+    let mut info = [0_u32; SENT + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of the array.
+    let result = unsafe {
+        libc::getsockopt(
+            connection.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    result == 0 && length as usize == size_of_val(&info) && info[NOT_SENT] == 0 && info[SENT] == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_unanswered(_connection: impl AsFd) -> bool {
+    false
+}
+
 /// The process at the other end of a Unix socket, as a descriptor of it (Linux 6.5 and later).
 #[cfg(target_os = "linux")]
 pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<OwnedFd> {

@@ -154,6 +154,10 @@ impl Server {
     pub(crate) fn adopt(&self, registrations: Vec<(Registration, NodeConnection)>) {
         // Without a limit: no connection waits yet, and all of these stay.
         for (registration, connection) in registrations {
+            // The last owner may have ended just before it replied.
+            if os::is_unanswered(&*connection) {
+                connection::confirm(&registration, &connection);
+            }
             self.shared
                 .connections
                 .spawn_registered(usize::MAX, |slot| connection::hold(connection, registration, slot));

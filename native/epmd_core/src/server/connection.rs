@@ -324,8 +324,7 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node, u
     let Ok(registration) = shared.registry.register(node, user, holder) else { return };
     shared.metrics().granted.count();
     tracing::debug!(%peer, name = %node.name.as_str(), port = node.port, "registered");
-    let reply = protocol::alive2_reply(node.highest_version, Some(registration.creation()));
-    if connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len()) {
+    if confirm(&registration, &connection) {
         shared.connections.spawn_registered(shared.limits().descriptors(), |slot| hold(connection, registration, slot));
     }
 }
@@ -349,6 +348,13 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     let reply = protocol::alive2_reply(highest_version, None);
     if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
         let _ = timeout(LINGER, ended(stream)).await;
+/// Tells a node that it is registered. Returns whether the reply is sent.
+pub(crate) fn confirm(registration: &Registration, connection: &NodeConnection) -> bool {
+    let (highest_version, _) = registration.entry().reply().versions();
+    let reply = protocol::alive2_reply(highest_version, Some(registration.creation()));
+    connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len())
+}
+
     }
 }
 
