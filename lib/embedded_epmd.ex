@@ -97,6 +97,7 @@ defmodule EmbeddedEpmd do
           | {:standbys, 1..8}
           | {:endpoints, EmbeddedEpmd.Endpoints.setting()}
           | {:advertised_port, :inet.port_number()}
+          | {:ports, Range.t() | {first :: :inet.port_number(), last :: :inet.port_number()} | String.t()}
           | {:log_level, :none | :error | :warning | :notice | :info | :debug}
 
   @typedoc """

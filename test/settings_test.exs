@@ -43,6 +43,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     standbys: {"3", 3},
     endpoints: {[{"app@db", 9_100}], [{"app@db", 9_100}]},
     advertised_port: {"30100", 30_100},
+    ports: {" 9100..9199", {9_100, 9_199}},
     log_level: {"Warn", :warning}
   ]
   # What says nothing, and would be another setting if it did.
@@ -62,6 +63,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     standbys: :standby,
     endpoints: :endpoint,
     advertised_port: :advertise_port,
+    ports: :portss,
     log_level: :loglevel
   ]
 
@@ -71,7 +73,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     %{
       port: port,
       name: unique("ours"),
-      settings: [port: port, addresses: @addresses, advertised_port: 30_100] ++ @others
+      settings: [port: port, addresses: @addresses, advertised_port: 30_100, ports: {10_000, 10_999}] ++ @others
     }
   end
 

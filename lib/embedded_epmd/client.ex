@@ -7,6 +7,9 @@ defmodule EmbeddedEpmd.Client do
   @names_req ?n
   @dump_req ?d
   @port2_resp ?w
+  # Not of OTP's protocol: `PLAN_REQ` of native/epmd_core/src/protocol.rs.
+  @plan_req "pembedded_epmd"
+  @plan_resp ?p
   # The distribution versions that we know; OTP 23 introduced the highest. OTP's client lets the environment narrow
   # them.
   @highest 6
@@ -29,7 +32,9 @@ defmodule EmbeddedEpmd.Client do
   @spec port(charlist() | String.t(), :inet.ip_address(), :inet.port_number(), timeout()) ::
           answer() | {:error, atom()}
   def port(name, ip, port, timeout) do
-    case ask(ip, port, [@port_please2_req, name], {@look_up_read, &look_up_reply/1}, timeout) do
+    request = :unicode.characters_to_binary([@port_please2_req, name])
+
+    case ask(ip, port, request, {@look_up_read, &look_up_reply/1}, timeout) do
       {:ok, <<@port2_resp, 0, node::16, _type, _protocol, highest::16, lowest::16, _size::16, _::binary>>} ->
         {:port, node, version(highest, lowest)}
 
@@ -91,7 +96,7 @@ defmodule EmbeddedEpmd.Client do
   end
 
   defp listing(request, ip, port, timeout) do
-    case ask(ip, port, [request], {@listing_read, &listing_reply/1}, timeout) do
+    case ask(ip, port, <<request>>, {@listing_read, &listing_reply/1}, timeout) do
       # The EPMD's own port comes first. Another program's text is no such number.
       {:ok, <<0::16, _port::16, lines::binary>>} -> {:ok, lines}
       {:ok, _} -> {:error, :address}
@@ -135,6 +140,27 @@ defmodule EmbeddedEpmd.Client do
 
   defp entry(_other), do: []
 
+  @doc """
+  Asks which port of this range a node is to listen on: the port, and one that was stepped over, each 0 if there is none,
+  or `:registered` if the name is registered. `:unknown` means that the EPMD keeps no plan.
+  """
+  @spec plan(:inet.ip_address(), :inet.port_number(), String.t(), {:inet.port_number(), :inet.port_number()}, timeout()) ::
+          {:ok, {:inet.port_number(), :inet.port_number()} | :registered} | :unknown | {:error, atom()}
+  def plan(ip, port, name, {first, last}, timeout) do
+    request = <<@plan_req, first::16, last::16, name::binary>>
+
+    case ask(ip, port, request, {@look_up_read, &plan_reply/1}, timeout) do
+      {:ok, <<@plan_resp, 0, port::16, other::16>>} when port == 0 or port in first..last -> {:ok, {port, other}}
+      {:ok, <<@plan_resp, 1, _::binary>>} -> {:ok, :registered}
+      {:ok, _} -> :unknown
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  defp plan_reply(<<@plan_resp, rest::binary>>) when byte_size(rest) < 5, do: :incomplete
+  defp plan_reply(""), do: :incomplete
+  defp plan_reply(_bytes), do: :complete
+
   # One read brings `count` bytes at most. `judge` tells of the bytes so far whether they are all that is needed.
   defp ask(ip, port, request, {count, judge}, timeout) do
     family = if tuple_size(ip) == 8, do: :inet6, else: :inet
@@ -142,11 +168,10 @@ defmodule EmbeddedEpmd.Client do
     options = [family, :binary, active: false, packet: :raw, buffer: count]
 
     with {:ok, socket} <- :gen_tcp.connect(ip, port, options, timeout) do
-      body = :unicode.characters_to_binary(request)
       deadline = if deadline == :infinity, do: now() + @receive_timeout, else: deadline
 
       reply =
-        with :ok <- :gen_tcp.send(socket, [<<byte_size(body)::16>>, body]),
+        with :ok <- :gen_tcp.send(socket, [<<byte_size(request)::16>>, request]),
              do: receive_reply(socket, deadline, judge, "")
 
       :gen_tcp.close(socket)

@@ -246,9 +246,16 @@ defmodule EmbeddedEpmd.Discovery do
       []
   end
 
-  @doc "The port to listen on for distribution: the fixed one, or 0. OTP's client reads the flag and the parameter."
-  @spec listen_port_please(atom(), charlist()) :: {:ok, :inet.port_number()}
-  def listen_port_please(name, host), do: :erl_epmd.listen_port_please(name, host)
+  @doc """
+  The port to listen on for distribution: the fixed one, which OTP's client reads from the flag and the parameter, one of
+  `:ports`, or 0 for any.
+  """
+  @spec listen_port_please(atom() | charlist(), charlist()) :: {:ok, :inet.port_number()} | {:error, String.t()}
+  def listen_port_please(name, host) do
+    with {:ok, 0} <- :erl_epmd.listen_port_please(name, host),
+         {:error, sentence} <- Lifecycle.listen_port(to_binary(name)),
+         do: fail(sentence)
+  end
 
   defp port(server), do: Native.status(server).port
 

@@ -4,12 +4,13 @@ defmodule EmbeddedEpmd.Lifecycle do
   # `Discovery`, the keeper is `net_sup`: the server lives as long as the distribution, whatever happens to the
   # applications. Some of this code runs while the VM boots, so it uses plain functions only.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Log, Native, ServiceManager}
+  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Log, Native, Ports, ServiceManager}
 
   # The name of the supervised process, which is above this module.
   @supervised :"Elixir.EmbeddedEpmd.Server"
   @server {__MODULE__, :server}
   @node {__MODULE__, :node}
+  @planned {__MODULE__, :planned}
   @options {__MODULE__, :options}
   @told {__MODULE__, :told}
   # How often a running node retries to register after a restart of the server, and the pause between; milliseconds.
@@ -83,6 +84,7 @@ defmodule EmbeddedEpmd.Lifecycle do
 
     with :ok <- load(),
          {:ok, config} <- config(),
+         :ok <- Ports.check(config.ports),
          {:ok, server} <- start(config, keeper) do
       tell_ignored()
       with pid when is_pid(pid) <- :erlang.whereis(@supervised), do: send(pid, {:embedded_epmd, :started})
@@ -156,7 +158,8 @@ defmodule EmbeddedEpmd.Lifecycle do
   def configure(server, open?) do
     with {:ok, config} <- config(),
          :ok <- same_port(config, Native.status(server).port),
-         :ok <- same_advertised(config, :persistent_term.get(@node, :none)) do
+         :ok <- same_advertised(config, :persistent_term.get(@node, :none)),
+         :ok <- same_ports(config.ports, :persistent_term.get(@planned, :none)) do
       if not (Environment.routed?() or registered?()), do: Native.name_node(server, if(open?, do: own_name()))
 
       case prefix_error(Native.configure(server, exposed(config, open?))) do
@@ -195,6 +198,41 @@ defmodule EmbeddedEpmd.Lifecycle do
     "embedded_epmd: #{Config.source(:advertised_port, options())} says #{wanted}, but this node is registered with port #{port}: " <>
       "it registers when it starts, before runtime.exs and the child's options are read. " <>
       "Set -embedded_epmd advertised_port #{wanted} in vm.args, or advertised_port in config.exs"
+  end
+
+  # Where the node listens is settled when it starts.
+  defp same_ports(nil, _planned), do: :ok
+
+  defp same_ports(range, {planned, listener}) when planned != range do
+    if :erlang.whereis(:net_kernel) == listener, do: {:error, listens_already(range)}, else: :ok
+  end
+
+  defp same_ports(range, :none) do
+    if Environment.distributed?() and not Environment.routed?(), do: {:error, listens_already(range)}, else: :ok
+  end
+
+  defp same_ports(_range, _planned), do: :ok
+
+  defp listens_already(range) do
+    range = Ports.text(range)
+
+    "embedded_epmd: #{Config.source(:ports, options())} says #{range}, but this node has chosen its port already: it " <>
+      "listens when it starts, before runtime.exs and the child's options are read, and only -epmd_module " <>
+      "Elixir.EmbeddedEpmd.Discovery knows the setting. Set -embedded_epmd ports \"#{range}\" in vm.args, or ports in " <>
+      "config.exs"
+  end
+
+  @doc "The port that the node is to listen on, 0 for any. `name` is its name without the host."
+  @spec listen_port(String.t()) :: {:ok, :inet.port_number()} | {:error, String.t()}
+  def listen_port(name) do
+    with {server, :ports} <- latest(),
+         {:ok, %{ports: range}} <- config() do
+      :persistent_term.put(@planned, {range, :erlang.whereis(:net_kernel)})
+      if range == nil, do: {:ok, 0}, else: Ports.plan(name, range, Native.status(server).port)
+    else
+      {:error, sentence} -> {:error, sentence}
+      _ -> {:ok, 0}
+    end
   end
 
   @doc """

@@ -118,6 +118,18 @@ defmodule EmbeddedEpmd.Native do
   @spec passed(server()) :: [non_neg_integer()]
   def passed(_server), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc """
+  The port of this range that a node is to listen on, and a port that was stepped over; 0 where there is none. The range
+  has at most 1000 ports.
+  """
+  @spec plan(
+          String.t(),
+          {first :: :inet.port_number(), last :: :inet.port_number()},
+          [:inet.port_number()],
+          left :: [{binary(), :inet.port_number()}]
+        ) :: {:inet.port_number(), :inet.port_number()}
+  def plan(_name, _range, _ports, _left), do: :erlang.nif_error(:nif_not_loaded)
+
   @doc "The number of this process's user."
   @spec own_user() :: non_neg_integer()
   def own_user, do: :erlang.nif_error(:nif_not_loaded)

@@ -133,6 +133,19 @@ defmodule EmbeddedEpmd.Config.Schema do
       another value is refused.
       """
     },
+    ports: %{
+      kind: {:range, 1, 65_535, 1_000},
+      expected: "a range of at most 1000 ports, such as 9100..9199",
+      default: nil,
+      means: "any port",
+      doc: """
+      where this VM's node listens: one of these ports, the same at each start. No two nodes of a host get the same,
+      whatever their users and releases are, as long as the EPMD that they share is this library; OTP's daemon cannot keep
+      two apart that start at the same moment. A port that another process has is left out, with a warning. The plan ends
+      when every VM that knows it has ended; then names may get other ports of the range. Beside `-erl_epmd_port` or
+      `inet_dist_listen_min` it is refused. `mix embedded_epmd.ports` prints the plan, and rules for firewalls.
+      """
+    },
     log_level: %{
       kind: {:one_of, [:none, :error, :warning, :notice, :info, :debug]},
       expected: "one of [none,error,warning,notice,info,debug]",

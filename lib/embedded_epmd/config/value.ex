@@ -8,6 +8,7 @@ defmodule EmbeddedEpmd.Config.Value do
 
   @type kind ::
           {:number, integer(), integer()}
+          | {:range, integer(), integer(), longest :: pos_integer()}
           | {:one_of, [atom()]}
           | :boolean
           | :addresses
@@ -40,6 +41,13 @@ defmodule EmbeddedEpmd.Config.Value do
   defp cast({:number, least, most}, value) do
     case if(is_binary(value), do: :string.to_integer(:string.trim(value)), else: {value, ""}) do
       {number, ""} when is_integer(number) and number >= least and number <= most -> {:ok, number}
+      _ -> {:error, value}
+    end
+  end
+
+  defp cast({:range, least, most, longest}, value) do
+    case ends(value) do
+      {first, last} when first >= least and last <= most and (last - first) in 0..(longest - 1) -> {:ok, {first, last}}
       _ -> {:error, value}
     end
   end
@@ -83,6 +91,20 @@ defmodule EmbeddedEpmd.Config.Value do
   defp cast(:endpoints, value), do: Endpoints.parse(value)
 
   defp cast(_kind, value), do: {:error, value}
+
+  # `9100..9199`, as a term or as text.
+  defp ends(%{__struct__: Range, first: first, last: last}), do: {first, last}
+  defp ends({first, last}) when is_integer(first) and is_integer(last), do: {first, last}
+
+  defp ends(value) when is_binary(value) do
+    with [first, last] <- :string.split(value, ".."),
+         {first, ""} when is_integer(first) <- :string.to_integer(:string.trim(first)),
+         {last, ""} when is_integer(last) <- :string.to_integer(:string.trim(last)) do
+      {first, last}
+    end
+  end
+
+  defp ends(_value), do: :error
 
   defp word(value) when is_binary(value), do: :string.lowercase(:string.trim(value))
   defp word(value) when is_atom(value), do: word(:erlang.atom_to_binary(value))

@@ -269,6 +269,13 @@ pub(crate) fn check(wanted: &Wanted, port: u16) -> Result<(), OpenError> {
     named.try_for_each(|ip| if wanted::is_dispensable(ip) { Ok(()) } else { exists(ip) })
 }
 
+/// Whether no process listens on this port, at any address.
+pub(crate) fn is_free(port: u16) -> bool {
+    let is_taken =
+        |ip| bound(SocketAddr::new(ip, port), false).is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+    !ANY.into_iter().any(is_taken)
+}
+
 /// Listens on those missing addresses that are free by now. Addresses that do not exist, and will not come, are taken off
 /// the list.
 pub(crate) fn listen_where_free(missing: &mut Vec<IpAddr>, port: u16) -> Vec<TcpListener> {

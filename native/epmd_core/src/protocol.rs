@@ -4,6 +4,7 @@
 //! (`erts/epmd/src/epmd_srv.c`).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::node::{self, InvalidName, Node, NodeName};
 
@@ -21,6 +22,11 @@ const STOP_REQ: u8 = b's';
 /// Not of OTP's protocol: a VM asks another of this library to call it (`hand_over/meeting.rs`). To OTP's daemon it is
 /// no request.
 const MEET_REQ: &[u8] = b"membedded_epmd";
+/// Not of OTP's protocol: a VM asks which port its node is to listen on (`registry/plan.rs`).
+const PLAN_REQ: &[u8] = b"pembedded_epmd";
+/// The most ports that a node can be planned in. Each of them may have to be tried.
+pub const MAX_PLANNED: usize = 1000;
+const PLAN_RESP: u8 = b'p';
 const ALIVE2_RESP: u8 = b'y';
 const ALIVE2_X_RESP: u8 = b'v';
 const PORT2_RESP: u8 = b'w';
@@ -43,6 +49,8 @@ pub const STOPPED: &[u8] = b"STOPPED";
 /// The reply to a `STOP_REQ` of an unknown name. OTP's daemon falls through to `STOPPED`; its clients read seven bytes.
 pub const NOT_STOPPED: &[u8] = b"NOEXISTSTOPPED";
 
+/// The reply to a `PLAN_REQ` of a node whose name is registered.
+pub(crate) const NAME_REGISTERED: &[u8] = &[PLAN_RESP, 1, 0, 0, 0, 0];
 /// The reply to a `MEET_REQ`: a call will come.
 pub const MEETING: &[u8] = b"m";
 
@@ -68,6 +76,8 @@ pub enum Request<'a> {
     Stop(&'a [u8]),
     /// Call the VM that waits at this name.
     Meet([u8; 16]),
+    /// Say which of these ports a node is to listen on.
+    Plan(NodeName, RangeInclusive<u16>),
 }
 
 /// Why a node is refused although its request is well-formed.
@@ -139,8 +149,9 @@ impl<'a> Request<'a> {
             [STOP_REQ] => Err(Malformed),
             [STOP_REQ, ref rest @ ..] => Ok(Self::Stop(rest.split(|byte| *byte == 0).next().unwrap_or_default())),
             _ => {
-                let name = frame.strip_prefix(MEET_REQ).and_then(|name| name.try_into().ok());
-                name.map(Self::Meet).ok_or(Malformed)
+                let meet = || Some(Self::Meet(frame.strip_prefix(MEET_REQ)?.try_into().ok()?));
+                let plan = || decode_plan(frame.strip_prefix(PLAN_REQ)?);
+                meet().or_else(plan).ok_or(Malformed)
             }
         }
     }
@@ -158,6 +169,7 @@ impl fmt::Display for Request<'_> {
             Self::Kill => f.write_str("end the server"),
             Self::Stop(name) => write!(f, "end the registration of {:?}", String::from_utf8_lossy(name)),
             Self::Meet(_) => f.write_str("follow the owner"),
+            Self::Plan(name, ports) => write!(f, "plan a port of {ports:?} for {}", name.as_str()),
         }
     }
 }
@@ -188,6 +200,13 @@ fn decode_alive2(frame: &[u8]) -> Result<Request<'static>, Malformed> {
         }),
     };
     Ok(Request::Alive2 { node, highest_version })
+}
+
+fn decode_plan(body: &[u8]) -> Option<Request<'static>> {
+    let ([a, b, c, d], name) = body.split_first_chunk::<4>()?;
+    let ports = u16::from_be_bytes([*a, *b])..=u16::from_be_bytes([*c, *d]);
+    let is_range = *ports.start() > 0 && (1..=MAX_PLANNED).contains(&ports.len());
+    Some(Request::Plan(NodeName::new(name).ok()?, ports)).filter(|_| is_range)
 }
 
 fn split_field(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
@@ -231,6 +250,22 @@ pub(crate) fn meet_request(name: &[u8; 16]) -> Vec<u8> {
         out.extend_from_slice(MEET_REQ);
         out.extend_from_slice(name);
     })
+}
+
+/// Encodes the question which of these ports a node is to listen on, length included.
+pub fn plan_request(name: &str, ports: RangeInclusive<u16>) -> Vec<u8> {
+    framed(|out| {
+        out.extend_from_slice(PLAN_REQ);
+        out.extend_from_slice(&ports.start().to_be_bytes());
+        out.extend_from_slice(&ports.end().to_be_bytes());
+        out.extend_from_slice(name.as_bytes());
+    })
+}
+
+/// The reply to a `PLAN_REQ`: the port, and a port that was stepped over, 0 where there is none.
+pub fn plan_reply(port: u16, stepped_over: u16) -> Vec<u8> {
+    let ([a, b], [c, d]) = (port.to_be_bytes(), stepped_over.to_be_bytes());
+    vec![PLAN_RESP, 0, a, b, c, d]
 }
 
 /// A body with its two bytes of length before it.

@@ -76,6 +76,16 @@ proptest! {
     }
 
     #[test]
+    fn a_question_for_a_port_survives_encoding(name in names(), first: u16, more in 0..2000u16) {
+        let ports = first..=first.saturating_add(more);
+        let bytes = protocol::plan_request(&name, ports.clone());
+        let frame = protocol::frame(&bytes).expect("well-formed").expect("whole");
+        let is_range = first > 0 && (1..=protocol::MAX_PLANNED).contains(&ports.len());
+        let expected = Request::Plan(NodeName::new(name.as_bytes()).expect("a valid name"), ports);
+        prop_assert_eq!(Request::decode(frame), if is_range { Ok(expected) } else { Err(protocol::Malformed) });
+    }
+
+    #[test]
     fn every_part_of_a_request_is_unfinished_and_none_is_another_request(node in nodes()) {
         let bytes = protocol::alive2_request(&node);
         for length in 0..bytes.len() {

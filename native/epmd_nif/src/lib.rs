@@ -4,6 +4,7 @@ mod atoms;
 mod config;
 mod error;
 mod events;
+mod plan;
 mod server;
 mod terms;
 mod users;

@@ -1,4 +1,4 @@
-//! Any bytes to the decoder of requests. A decoded registration or lookup is encoded again, and must then decode to
+//! Any bytes to the decoder of requests. A decoded registration, lookup or plan is encoded again, and must then decode to
 //! the same.
 
 #![no_main]
@@ -12,6 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     let again = match Request::decode(frame) {
         Ok(Request::Alive2 { node: Ok(node), .. }) => protocol::alive2_request(&node),
         Ok(Request::PortPlease2(name)) => protocol::port_please2_request(name),
+        Ok(Request::Plan(name, ports)) => protocol::plan_request(name.as_str(), ports),
         _ => return,
     };
     let again = protocol::frame(&again).expect("well-formed").expect("whole");

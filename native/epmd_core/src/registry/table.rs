@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -13,12 +14,14 @@ use super::contents::Contents;
 use super::entry::{Entry, Holder};
 use super::life::{self, Past};
 use super::log::{LogEntry, Position, Subscription};
+use super::plan::{Planned, Promises};
 use super::provisional::Provisional;
 use super::refusals::NAME_TAKEN;
 use super::replica::Source;
 use super::tombstones::Tombstone;
+use crate::address;
 use crate::journal::Journal;
-use crate::node::Node;
+use crate::node::{Node, NodeName};
 use crate::protocol::Port2Reply;
 
 /// A handle to the table of registered nodes, cheap to clone.
@@ -30,6 +33,7 @@ struct Table {
     state: Mutex<State>,
     /// Wakes lookups that wait for a name in the grace period.
     registered: Notify,
+    promises: Mutex<Promises>,
     journal: Journal,
     /// Called after each registration, before its node is told.
     hook: OnceLock<Hook>,
@@ -216,6 +220,17 @@ impl Registry {
             }
         };
         tokio::time::timeout_at(settles_at.into(), found).await.ok().or_else(|| self.find(name))
+    }
+
+    /// Plans the port that a node of this name is to listen on, and keeps it for a moment from the others.
+    pub(crate) fn plan(&self, name: &NodeName, range: RangeInclusive<u16>) -> Planned {
+        let state = self.state();
+        let ports: Vec<_> = state.contents.nodes().iter().map(|entry| entry.port()).collect();
+        let left: Vec<_> = state.contents.tombstones_after(0).cloned().collect();
+        drop(state);
+        let left = left.iter().map(|left| (&*left.name, left.port));
+        // Its lock is held while ports are tried: two that ask at once get different ones.
+        self.0.promises.lock().plan(name.as_str().as_bytes(), range, ports.into_iter(), left, address::is_free)
     }
 
     /// All nodes, the newest registration first.

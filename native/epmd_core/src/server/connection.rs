@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream as StdStream};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
 use crate::os;
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{Entry, Holder, NodeConnection, Past, Registration, Series, NAME_TAKEN};
+use crate::registry::{Entry, Holder, NodeConnection, Past, Planned, Registration, Series, NAME_TAKEN};
 
 /// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
 /// have been noticed yet. A live holder keeps its name.
@@ -77,6 +78,8 @@ enum Answer {
     Refuse {
         highest_version: u16,
     },
+    /// Plan one of these ports for a node.
+    Plan(NodeName, RangeInclusive<u16>),
 }
 
 enum Reply {
@@ -192,8 +195,13 @@ async fn converse(
             refuse(stream, highest_version).await;
             None
         }
+        Answer::Plan(name, ports) => {
+            let reply = planned(shared, peer, &name, ports).await;
+            stream.write_all(&reply).await.ok()?;
+            None
+        }
         Answer::Register(node, user) => {
-            if is_free(shared, &node).await {
+            if is_free(shared, &node.name).await {
                 return Some((node, user));
             }
             tell_refused(shared, peer, &node, NAME_TAKEN);
@@ -267,6 +275,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         }
         Request::Meet(name) if shared.meet(name) => Answer::Reply(Reply::Fixed(protocol::MEETING)),
         Request::Meet(_) => Answer::Nothing,
+        Request::Plan(name, ports) => Answer::Plan(name, ports),
         Request::Stop(name) => {
             metrics.stop.count();
             let stopped = shared.registry.stop(name);
@@ -290,6 +299,16 @@ fn looked_up(metrics: &Metrics, peer: SocketAddr, name: &[u8], found: Option<Arc
     }
 }
 
+/// The reply to a node that asks for its port.
+async fn planned(shared: &Shared, peer: SocketAddr, name: &NodeName, ports: RangeInclusive<u16>) -> Vec<u8> {
+    if !is_free(shared, name).await {
+        return protocol::NAME_REGISTERED.into();
+    }
+    let Planned { port, stepped_over } = shared.registry.plan(name, ports);
+    tracing::debug!(%peer, name = name.as_str(), ?port, ?stepped_over, "port planned");
+    protocol::plan_reply(port.unwrap_or(0), stepped_over.unwrap_or(0))
+}
+
 fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: impl Into<Cow<'static, str>>) {
     let (name, reason) = (node.name.as_str(), reason.into());
     shared.metrics().refused.count();
@@ -297,9 +316,9 @@ fn tell_refused(shared: &Shared, peer: SocketAddr, node: &Node, reason: impl Int
     shared.registry.refuse(name, reason);
 }
 
-/// Whether a node's name is free, or becomes free within [`GRACE`].
-async fn is_free(shared: &Shared, node: &Node) -> bool {
-    let name = node.name.as_str().as_bytes();
+/// Whether a name is free, or becomes free within [`GRACE`].
+async fn is_free(shared: &Shared, name: &NodeName) -> bool {
+    let name = name.as_str().as_bytes();
     if let Some(holder) = shared.registry.find(name) {
         // Meanwhile the holder's task notices if its connection has ended.
         let _ = timeout(GRACE, shared.registry.ended(&holder)).await;
@@ -329,6 +348,13 @@ fn register(shared: &Shared, stream: StdStream, peer: SocketAddr, node: &Node, u
     }
 }
 
+/// Tells a node that it is registered. Returns whether the reply is sent.
+pub(crate) fn confirm(registration: &Registration, connection: &NodeConnection) -> bool {
+    let (highest_version, _) = registration.entry().reply().versions();
+    let reply = protocol::alive2_reply(highest_version, Some(registration.creation()));
+    connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len())
+}
+
 /// Sends a listing. One that is not sent to its end, for whatever reason, ends with a reset: so that nobody takes a part
 /// for the whole, and the kernel keeps nothing for a peer that does not read.
 async fn list(shared: &Shared, stream: &mut TcpStream, which: Which) -> io::Result<()> {
@@ -348,13 +374,6 @@ async fn refuse(stream: &mut TcpStream, highest_version: u16) {
     let reply = protocol::alive2_reply(highest_version, None);
     if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
         let _ = timeout(LINGER, ended(stream)).await;
-/// Tells a node that it is registered. Returns whether the reply is sent.
-pub(crate) fn confirm(registration: &Registration, connection: &NodeConnection) -> bool {
-    let (highest_version, _) = registration.entry().reply().versions();
-    let reply = protocol::alive2_reply(highest_version, Some(registration.creation()));
-    connection.get_ref().write(&reply).is_ok_and(|written| written == reply.len())
-}
-
     }
 }
 
