@@ -16,8 +16,7 @@ defmodule EmbeddedEpmd do
   parameter `epmd_module` of `kernel`. Earlier versions have no such parameter: there the process starts the server on
   the loopback addresses only, and adds the configured addresses as soon as the VM's own node registers. The same is so
   where another discovery module is configured. If something that is no EPMD has the port, a warning says so, and the
-  application starts all the same. If `Node.start/2` comes before the
-  child, call `prepare/1` before it.
+  application starts all the same. If `Node.start/2` comes before the child, call `prepare/1` before it.
 
   Several applications of one VM may each have `EmbeddedEpmd` as a child. The first process supervises the server;
   when it ends, one of the others takes its place. Their options must not contradict each other.
@@ -27,14 +26,15 @@ defmodule EmbeddedEpmd do
   The server logs to Erlang's `logger` with reports, `%{what: sentence, ...}`. Their metadata has the domain
   `[:embedded_epmd]` and the fields of the report, such as `peer`, `name`, `port`, `reason`, `owner`, `addresses`. Faults
   have the level `:error`, refused registrations and nodes that come and go `:warning`, changes of role `:notice`,
-  registrations and their ends `:info`, lookups `:debug`. `put_log_level/2` changes the level for a time. Entries below `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field
-  `left_out` says how many more there were. What is logged before Elixir's Logger runs has no domain, since OTP's own
-  handler would drop it.
+  registrations and their ends `:info`, lookups `:debug`. `put_log_level/2` changes the level for a time. Entries below
+  `:log_level` never enter the VM. Ten entries of each kind are logged per second; the field `left_out` says how many
+  more there were. What is logged before Elixir's Logger runs has no domain, since OTP's own handler would drop it.
 
   ## Telemetry
 
   If the library `:telemetry` is loaded when this process starts, these events are executed in every VM that has the
-  table or a copy of it (`:table` of `t:EmbeddedEpmd.Status.t/0`). Each has the measurement `count`, 1 except for `:overflow`.
+  table or a copy of it (`:table` of `t:EmbeddedEpmd.Status.t/0`). Each has the measurement `count`, which is 1 but for
+  lost events.
 
     * `[:embedded_epmd, :node, :registered]` - metadata `name`, `port`, `creation`, `user`
     * `[:embedded_epmd, :node, :unregistered]` - metadata `name`, `port`
@@ -59,7 +59,7 @@ defmodule EmbeddedEpmd do
   of the child, the application environment, the default. The server of a release starts before all of them can be
   read, so the source of a setting decides when it takes effect:
 
-  | set in | port, advertised_port | addresses | the others |
+  | set in | port, advertised_port, ports | addresses | the others |
   |---|---|---|---|
   | `ERL_EPMD_PORT`, `ERL_EPMD_ADDRESS`, `ERL_EPMD_RELAXED_COMMAND_CHECK` | port: from the start | from the start | `:relaxed`: from the start |
   | `vm.args`: `-embedded_epmd port 4370` | from the start | from the start | from the start |

@@ -58,8 +58,8 @@ defmodule EmbeddedEpmd.Config.Schema do
       default: [],
       means: "every name is anybody's",
       doc: """
-      names that only certain users may register, with `*` for any characters. The first that matches counts. A registration is refused if the kernel cannot tell whose it is.
-      A user whom nobody has now, as that of a stopped unit with `DynamicUser=`, is looked for every 5 seconds; until then
+      names that only certain users may register, with `*` for any characters. The first that matches counts. A
+      registration is refused if the kernel cannot tell whose it is. A user whom nobody has now, as that of a stopped unit with `DynamicUser=`, is looked for every 5 seconds; until then
       the name is refused to everybody else. The list of the VM that serves applies. See the
       [security guide](security.md).
       """

@@ -164,8 +164,8 @@ fn register(
     Ok(registered?)
 }
 
-/// Looks a name up as a server at `ip` would: `{:port, port, highest, lowest, user}`, `:noport`, `:unsettled` while the port
-/// changes owners, `:owner` when the owner of the port must be asked, `:elsewhere` when this server does not serve
+/// Looks a name up as a server at `ip` would: `{:port, port, highest, lowest, user}`, `:noport`, `:unsettled` while the
+/// port changes owners, `:owner` when the owner of the port must be asked, `:elsewhere` when this server does not serve
 /// `ip`, or `:stopped` when it has ended.
 #[rustler::nif]
 fn lookup<'a>(env: Env<'a>, server: ResourceArc<Server>, ip: Term<'a>, name: &str) -> Result<Term<'a>, rustler::Error> {
@@ -199,7 +199,8 @@ fn decode_ip(term: Term<'_>) -> Result<IpAddr, rustler::Error> {
     Ok(IpAddr::from(words))
 }
 
-/// The registered nodes, `{name, port, user}`, the newest first, or `:elsewhere` when neither the table nor a copy of it is here.
+/// The registered nodes, `{name, port, user}`, the newest first, or `:elsewhere` when neither the table nor a copy of it
+/// is here.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn names(env: Env<'_>, server: ResourceArc<Server>) -> Term<'_> {
     match server.handle.entries() {
