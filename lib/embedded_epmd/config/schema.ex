@@ -59,9 +59,9 @@ defmodule EmbeddedEpmd.Config.Schema do
       means: "every name is anybody's",
       doc: """
       names that only certain users may register, with `*` for any characters. The first that matches counts. A
-      registration is refused if the kernel cannot tell whose it is. A user whom nobody has now, as that of a stopped unit with `DynamicUser=`, is looked for every 5 seconds; until then
-      the name is refused to everybody else. The list of the VM that serves applies. See the
-      [security guide](security.md).
+      registration is refused if the kernel cannot tell whose it is. A user whom nobody has now, as that of a stopped
+      unit with `DynamicUser=`, is looked for every 5 seconds; until then the name is refused to everybody else. The list
+      of the VM that serves applies. See the [security guide](security.md).
       """
     },
     request_deadline: %{
