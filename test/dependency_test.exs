@@ -1,28 +1,20 @@
-defmodule EmbeddedEpmd.DependencyTest do
+defmodule EmbeddedEpmd.DependencyTest.Cargo do
+  # What a real cargo compiles.
   use ExUnit.Case, async: true
 
+  import EmbeddedEpmd.Project, except: [new: 0]
   import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, stock_names: 1, unique: 1]
 
-  alias EmbeddedEpmd.Build.{Prebuilt, Target}
+  alias EmbeddedEpmd.Build.Target
+  alias EmbeddedEpmd.Project
   alias EmbeddedEpmd.Release
 
   @moduletag timeout: 600_000
 
-  @repository Path.expand("..", __DIR__)
   @installed "lib/embedded_epmd/priv/native/epmd_nif.so"
 
   setup do
-    project = EmbeddedEpmd.Folder.new("user")
-
-    File.write!(Path.join(project, "mix.exs"), """
-    defmodule User.MixProject do
-      use Mix.Project
-      def project, do: [app: :user, version: "1.0.0", deps: [{:embedded_epmd, path: "deps/embedded_epmd"}]]
-    end
-    """)
-
-    package(Path.join(project, "deps/embedded_epmd"))
-    %{project: project}
+    %{project: Project.new()}
   end
 
   test "mix compile is all it takes, also in somebody else's Cargo workspace, and once for all environments", context do
@@ -53,59 +45,6 @@ defmodule EmbeddedEpmd.DependencyTest do
     {output, 0} = mix(project, ["compile"], [{"MIX_ENV", "prod"}])
     refute output =~ "Compiling epmd", "another environment has no Rust to compile"
     assert File.regular?(Path.join([project, "_build/prod", @installed]))
-  end
-
-  test "a library is taken from where the project's configuration says, without cargo", %{project: project} do
-    served = Path.join(project, "served")
-    triple = elem(Target.find(%{}), 1)
-    name = Prebuilt.name(Mix.Project.config()[:version], triple)
-    File.mkdir_p!(served)
-    File.cp!(Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so"), Path.join(served, name))
-    File.write!(Path.join(served, "NOTICE"), "thanks")
-    {_, 0} = System.cmd("tar", ["-czf", Path.join(served, name <> ".tar.gz"), "-C", served, name, "NOTICE"])
-    sum = :crypto.hash(:sha256, File.read!(Path.join(served, name <> ".tar.gz"))) |> Base.encode16(case: :lower)
-    sums = inspect(%{(name <> ".tar.gz") => "sha256:" <> sum})
-    File.write!(Path.join([project, "deps/embedded_epmd", Prebuilt.checksums()]), sums)
-
-    File.mkdir_p!(Path.join(project, "config"))
-
-    File.write!(Path.join(project, "config/config.exs"), """
-    import Config
-    config :embedded_epmd, base_url: "file://#{served}"
-    """)
-
-    environment = [
-      {"PATH", without_cargo(project)},
-      {"RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH", Path.join(project, "cache")}
-    ]
-
-    {output, status} = mix(project, ["compile"], environment)
-    assert status == 0, output
-    installed = Path.join([project, "_build/dev", @installed])
-    assert File.read!(installed) == File.read!(Path.join(served, name))
-    assert File.read!(Path.join(Path.dirname(installed), "NOTICE")) == "thanks"
-
-    # The library can be loaded, so it is complete.
-    {output, 0} = mix(project, ["run", "-e", "EmbeddedEpmd.Native.load() |> inspect() |> IO.puts()"], environment)
-    assert output =~ ":ok"
-
-    # A build can be forced, and then needs cargo.
-    for {variable, value} <- [{"EMBEDDED_EPMD_BUILD", "1"}, {"RUSTLER_PRECOMPILED_FORCE_BUILD_ALL", "true"}] do
-      {output, 1} = mix(project, ["deps.compile", "--force"], [{variable, value} | environment])
-      assert output =~ "cargo was not found"
-    end
-  end
-
-  test "without cargo, or with one of old, one sentence says what to do", %{project: project} do
-    {output, status} = mix(project, ["compile"], [{"PATH", without_cargo(project)}])
-    assert status != 0
-
-    assert output =~
-             ~r/needs Rust to compile its NIF, and cargo was not found: install Rust [0-9.]+ or newer .*apt-get install rustc-web cargo-web/
-
-    {output, status} = mix(project, ["compile"], [{"PATH", fake_cargo(project, "1.63.0", "exit 1")}])
-    assert status != 0
-    assert output =~ ~r/needs Rust to compile its NIF, and cargo 1\.63\.0 is too old: install Rust/
   end
 
   test "a library that cargo made elsewhere is found, and none is no success", %{project: project} do
@@ -198,6 +137,77 @@ defmodule EmbeddedEpmd.DependencyTest do
     assert [%{name: ^node}] = stock_names(release.port)
     eventually(fn -> match?({"serving\n", 0}, Release.run(release, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])) end)
   end
+end
+
+defmodule EmbeddedEpmd.DependencyTest do
+  # Without cargo, or with one that is not real.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Project, except: [new: 0]
+
+  alias EmbeddedEpmd.Build.{Prebuilt, Target}
+  alias EmbeddedEpmd.Project
+
+  @moduletag timeout: 600_000
+
+  @installed "lib/embedded_epmd/priv/native/epmd_nif.so"
+
+  setup do
+    %{project: Project.new()}
+  end
+
+  test "a library is taken from where the project's configuration says, without cargo", %{project: project} do
+    served = Path.join(project, "served")
+    triple = elem(Target.find(%{}), 1)
+    name = Prebuilt.name(Mix.Project.config()[:version], triple)
+    File.mkdir_p!(served)
+    File.cp!(Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so"), Path.join(served, name))
+    File.write!(Path.join(served, "NOTICE"), "thanks")
+    {_, 0} = System.cmd("tar", ["-czf", Path.join(served, name <> ".tar.gz"), "-C", served, name, "NOTICE"])
+    sum = :crypto.hash(:sha256, File.read!(Path.join(served, name <> ".tar.gz"))) |> Base.encode16(case: :lower)
+    sums = inspect(%{(name <> ".tar.gz") => "sha256:" <> sum})
+    File.write!(Path.join([project, "deps/embedded_epmd", Prebuilt.checksums()]), sums)
+
+    File.mkdir_p!(Path.join(project, "config"))
+
+    File.write!(Path.join(project, "config/config.exs"), """
+    import Config
+    config :embedded_epmd, base_url: "file://#{served}"
+    """)
+
+    environment = [
+      {"PATH", without_cargo(project)},
+      {"RUSTLER_PRECOMPILED_GLOBAL_CACHE_PATH", Path.join(project, "cache")}
+    ]
+
+    {output, status} = mix(project, ["compile"], environment)
+    assert status == 0, output
+    installed = Path.join([project, "_build/dev", @installed])
+    assert File.read!(installed) == File.read!(Path.join(served, name))
+    assert File.read!(Path.join(Path.dirname(installed), "NOTICE")) == "thanks"
+
+    # The library can be loaded, so it is complete.
+    {output, 0} = mix(project, ["run", "-e", "EmbeddedEpmd.Native.load() |> inspect() |> IO.puts()"], environment)
+    assert output =~ ":ok"
+
+    # A build can be forced, and then needs cargo.
+    for {variable, value} <- [{"EMBEDDED_EPMD_BUILD", "1"}, {"RUSTLER_PRECOMPILED_FORCE_BUILD_ALL", "true"}] do
+      {output, 1} = mix(project, ["deps.compile", "--force"], [{variable, value} | environment])
+      assert output =~ "cargo was not found"
+    end
+  end
+
+  test "without cargo, or with one of old, one sentence says what to do", %{project: project} do
+    {output, status} = mix(project, ["compile"], [{"PATH", without_cargo(project)}])
+    assert status != 0
+
+    assert output =~
+             ~r/needs Rust to compile its NIF, and cargo was not found: install Rust [0-9.]+ or newer .*apt-get install rustc-web cargo-web/
+
+    {output, status} = mix(project, ["compile"], [{"PATH", fake_cargo(project, "1.63.0", "exit 1")}])
+    assert status != 0
+    assert output =~ ~r/needs Rust to compile its NIF, and cargo 1\.63\.0 is too old: install Rust/
+  end
 
   test "a target without a linker is told which variable names it, and Nerves' compiler is taken", %{project: project} do
     triple = "armv7-unknown-linux-gnueabihf"
@@ -217,78 +227,5 @@ defmodule EmbeddedEpmd.DependencyTest do
     nerves = [{"TARGET_ARCH", "arm"}, {"TARGET_OS", "linux"}, {"TARGET_ABI", "gnueabihf"}, {"TARGET_CPU", "cortex_a8"}]
     {output, 1} = mix(project, ["compile"], [{"PATH", path}, {"CC", System.find_executable("sh")} | nerves])
     assert output =~ "--target #{triple} linker=#{System.find_executable("sh")}"
-  end
-
-  # Copies the files that `mix hex.build` packs, and no others.
-  defp package(folder) do
-    for pattern <- Mix.Project.config()[:package][:files],
-        path <- Path.wildcard(Path.join(@repository, pattern), match_dot: true) do
-      to = Path.join(folder, Path.relative_to(path, @repository))
-      File.mkdir_p!(Path.dirname(to))
-      File.cp_r!(path, to)
-    end
-  end
-
-  # The same without anything to compile.
-  defp hollow(package) do
-    File.rm_rf!(Path.join(package, "native/epmd_core"))
-    workspace = Path.join(package, "Cargo.toml")
-    # Without its profile, which takes time.
-    [kept, _] =
-      workspace |> File.read!() |> String.replace(~s("native/epmd_core", ), "") |> String.split("[profile", parts: 2)
-
-    File.write!(workspace, kept)
-    version = Mix.Project.config()[:version]
-    about = ~s(name = "epmd_nif"\nversion = "#{version}"\n)
-    File.write!(Path.join(package, "Cargo.lock"), "version = 4\n\n[[package]]\n" <> about)
-    File.rm_rf!(Path.join(package, "native/epmd_nif"))
-    File.mkdir_p!(Path.join(package, "native/epmd_nif/src"))
-    File.write!(Path.join(package, "native/epmd_nif/src/lib.rs"), "")
-
-    File.write!(
-      Path.join(package, "native/epmd_nif/Cargo.toml"),
-      "[package]\n#{about}[lib]\ncrate-type = [\"cdylib\"]\n"
-    )
-  end
-
-  defp commit(repository) do
-    who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    git = fn arguments -> {_, 0} = System.cmd("git", ["-C", repository | arguments], stderr_to_stdout: true) end
-    git.(["init", "--quiet"])
-    git.(["add", "--all"])
-    git.(who ++ ["commit", "--quiet", "--message", "As it stands"])
-    {commit, 0} = System.cmd("git", ["-C", repository, "rev-parse", "HEAD"])
-    String.trim(commit)
-  end
-
-  defp mix(project, arguments, environment \\ []) do
-    cleared =
-      for name <- ~w(EMBEDDED_EPMD_NATIVE EMBEDDED_EPMD_BASE_URL CARGO_TARGET_DIR CARGO_BUILD_TARGET), do: {name, nil}
-
-    environment = [{"MIX_ENV", "dev"} | cleared] ++ environment
-    mix = System.find_executable("mix")
-    elixir = System.find_executable("elixir")
-    System.cmd(elixir, [mix | arguments], cd: project, env: environment, stderr_to_stdout: true)
-  end
-
-  # A PATH without cargo, which Debian installs into the same folder as erl.
-  defp without_cargo(project) do
-    folder = Path.join(project, "tools")
-    File.mkdir_p!(folder)
-
-    for tool <- ~w(erl sh sed dirname basename readlink) do
-      _ = File.ln_s(System.find_executable(tool), Path.join(folder, tool))
-    end
-
-    folder
-  end
-
-  defp fake_cargo(project, version, action) do
-    folder = Path.join(project, "bin")
-    File.mkdir_p!(folder)
-    script = "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'cargo #{version}'; exit; fi\n#{action}\n"
-    File.write!(Path.join(folder, "cargo"), script)
-    File.chmod!(Path.join(folder, "cargo"), 0o755)
-    folder <> ":" <> System.get_env("PATH")
   end
 end

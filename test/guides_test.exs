@@ -1,81 +1,30 @@
-defmodule EmbeddedEpmd.GuidesTest do
-  # Runs the commands of the guides. A block of shell after the line <!-- run --> is run, a block after
-  # <!-- file: PATH --> is written to that file, and the text after #=> must be in the output of its block.
-  use ExUnit.Case, async: true
+# A module each, so that they run side by side.
+for guide <- ["getting_started", "development", "troubleshooting"] do
+  defmodule Module.concat(EmbeddedEpmd.GuidesTest, Macro.camelize(guide)) do
+    use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm, only: [free_port: 0]
+    import EmbeddedEpmd.Guide
 
-  alias EmbeddedEpmd.Release
+    @moduletag timeout: 300_000
+    @guide Path.expand("../guides/#{guide}.md", __DIR__)
 
-  @moduletag timeout: 300_000
-  @root Path.expand("..", __DIR__)
-  @block ~r/^<!-- (run|file: \S+|setup: greeter) -->\n(?:```\w+\n(.*?)^```$)?/ms
-
-  for guide <- ["getting_started", "development", "troubleshooting"] do
     test "guides/#{guide}.md does what it says" do
-      blocks = blocks(File.read!(Path.join(@root, "guides/#{unquote(guide)}.md")))
+      blocks = blocks(File.read!(@guide))
       assert Enum.count(blocks, &match?({"run", _, _}, &1)) >= 3
       assert Enum.any?(blocks, fn {_, text, _} -> text =~ "#=> " end)
       assert_holds(blocks)
     end
   end
+end
+
+defmodule EmbeddedEpmd.GuidesTest do
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Guide
 
   test "a guide may say the same twice, and each time it is checked" do
     same = "<!-- run -->\n```sh\necho more >>lines\nwc -l <lines\n#=> 1\n```\n"
     assert_holds(blocks(same <> "<!-- run -->\n```sh\nrm lines\n```\n" <> same))
     assert_raise ExUnit.AssertionError, ~r/expected "1" in:\s+2\n/, fn -> assert_holds(blocks(same <> same)) end
-  end
-
-  # Each block has a number, since a guide may have the same block twice.
-  defp blocks(text) do
-    for {[_, kind | block], number} <- Enum.with_index(Regex.scan(@block, text)), do: {kind, Enum.join(block), number}
-  end
-
-  defp assert_holds(blocks) do
-    {output, status} = run(Enum.map_join(blocks, &script/1))
-    assert status == 0, output
-
-    for {"run", text, number} <- blocks, expected <- expectations(text) do
-      [_, after_it] = String.split(output, "==== #{number} begins\n", parts: 2)
-      [of_block, _] = String.split(after_it, "==== #{number} ends\n", parts: 2)
-      assert of_block =~ expected, "expected #{inspect(expected)} in:\n" <> of_block
-    end
-  end
-
-  defp script({"run", text, number}), do: "echo '==== #{number} begins'\n#{text}echo '==== #{number} ends'\n"
-
-  defp script({"file: " <> path, text, _}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
-
-  # The example project without its build folder.
-  defp script({"setup: greeter", _, _}) do
-    "mkdir project && cp -r embedded_epmd/examples/greeter/{lib,rel,mix.exs} project && cd project\n" <>
-      "sed -i 's#path: \"../..\"#path: \"../embedded_epmd\"#' mix.exs\n"
-  end
-
-  defp expectations(text), do: for([_, expected] <- Regex.scan(~r/^#=> (.*)$/m, text), do: expected)
-
-  defp run(script) do
-    folder = Path.join(System.tmp_dir!(), "embedded_epmd_guide_#{System.pid()}_#{System.unique_integer([:positive])}")
-    File.mkdir_p!(folder)
-    # The release writes into this folder, and clean_up finds its processes by it.
-    on_exit(fn -> Release.clean_up(%{tmp: folder}) end)
-    File.ln_s!(@root, Path.join(folder, "embedded_epmd"))
-    File.write!(Path.join(folder, "guide.sh"), "set -e\ncd #{folder}\n" <> script)
-
-    environment = [
-      {"RELEASE_TMP", folder},
-      {"ERL_EPMD_PORT", "#{free_port()}"},
-      {"ERL_EPMD_ADDRESS", "127.0.0.1"},
-      {"EMBEDDED_EPMD_NATIVE", Path.join([:code.lib_dir(:embedded_epmd), "priv", "native", "epmd_nif.so"])},
-      {"MIX_ENV", nil},
-      {"ERL_FLAGS", nil}
-    ]
-
-    # Processes that are left behind would keep the output of System.cmd open, so timeout kills the whole group.
-    System.cmd("timeout", ["-k", "5", "240", "bash", Path.join(folder, "guide.sh")],
-      env: environment,
-      stderr_to_stdout: true,
-      cd: folder
-    )
   end
 end

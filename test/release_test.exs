@@ -1,24 +1,9 @@
-defmodule EmbeddedEpmd.ReleaseTest do
-  use ExUnit.Case, async: true
+defmodule EmbeddedEpmd.ReleaseTest.Commands do
+  use EmbeddedEpmd.ReleaseCase, async: true
 
-  import EmbeddedEpmd.{Rounds, Vm}
+  import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.Release
-
-  setup_all do
-    folder = Release.assemble()
-    on_exit(fn -> File.rm_rf!(folder) end)
-    %{folder: folder}
-  end
-
-  setup %{folder: folder} = context do
-    node = unique("release")
-    tmp = Path.join(folder, node)
-    File.mkdir_p!(tmp)
-    release = %{folder: folder, tmp: tmp, node: node, port: free_port(), mode: context[:mode] || "embedded"}
-    on_exit(fn -> Release.clean_up(release) end)
-    %{release: release}
-  end
 
   for mode <- ["embedded", "interactive"] do
     @tag mode: mode
@@ -58,6 +43,14 @@ defmodule EmbeddedEpmd.ReleaseTest do
       eventually(fn -> "beam.smp" not in Release.programs(release) end)
     end
   end
+end
+
+defmodule EmbeddedEpmd.ReleaseTest do
+  use EmbeddedEpmd.ReleaseCase, async: true
+
+  import EmbeddedEpmd.{Rounds, Vm}
+
+  alias EmbeddedEpmd.Release
 
   test "the name is registered before the applications start", %{release: release} do
     Release.start(release)

@@ -7,8 +7,13 @@ defmodule EmbeddedEpmd.Release do
 
   @example Path.expand("../../examples/greeter", __DIR__)
 
-  @doc "Assembles the release `prod` with the library that these tests were compiled with; returns its folder."
-  def assemble do
+  @doc """
+  The folder of the release `prod` with the library that these tests were compiled with. It is assembled once, and deleted
+  when all tests have run.
+  """
+  def assemble, do: EmbeddedEpmd.Once.get(__MODULE__, &assemble_new/0, &File.rm_rf!/1)
+
+  defp assemble_new do
     folder = Path.join(System.tmp_dir!(), "embedded_epmd_release_#{System.pid()}")
     library = Path.join([:code.lib_dir(:embedded_epmd), "priv", "native", "epmd_nif.so"])
 

@@ -9,8 +9,10 @@ defmodule EmbeddedEpmd.Umbrella do
   @repository Path.expand("../..", __DIR__)
   @releases "[prod: [applications: [web: :permanent]], back: [applications: [back: :permanent]]]"
 
-  @doc "Creates and compiles one in a folder of its own; returns its root, which has no `releases:` yet."
-  def new do
+  @doc "One in a folder of its own, compiled; returns its root, which has no `releases:` yet."
+  def new, do: EmbeddedEpmd.Once.get(__MODULE__, &create/0, &clean_up/1) |> copy()
+
+  defp create do
     folder =
       Path.join(System.tmp_dir!(), "embedded_epmd_umbrella_#{System.pid()}_#{System.unique_integer([:positive])}")
 
@@ -31,8 +33,7 @@ defmodule EmbeddedEpmd.Umbrella do
     root
   end
 
-  @doc "Copies it, with what has been compiled; returns the root of the copy."
-  def copy(root) do
+  defp copy(root) do
     folder =
       Path.join(System.tmp_dir!(), "embedded_epmd_umbrella_#{System.pid()}_#{System.unique_integer([:positive])}")
 
@@ -53,6 +54,12 @@ defmodule EmbeddedEpmd.Umbrella do
     dependency = "{:embedded_epmd, path: #{inspect(@repository)}#{options}}"
     mix_exs = Path.join(root, "apps/web/mix.exs")
     File.write!(mix_exs, String.replace(File.read!(mix_exs), ~r/defp deps do.*?\]/s, "defp deps do\n[#{dependency}]"))
+  end
+
+  @doc "The flags in a file, without its comments."
+  def flags(root, path) do
+    lines = root |> Path.join(path) |> File.read!() |> String.split("\n", trim: true)
+    for line <- lines, not String.starts_with?(line, "#"), do: line
   end
 
   @doc "Replaces a text that occurs once in a file."

@@ -1,0 +1,19 @@
+defmodule EmbeddedEpmd.ReleaseCase do
+  @moduledoc "Each test gets a release of its own, `context.release`: its own name, port and processes."
+
+  use ExUnit.CaseTemplate
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.Release
+
+  setup context do
+    folder = Release.assemble()
+    node = unique("release")
+    tmp = Path.join(folder, node)
+    File.mkdir_p!(tmp)
+    release = %{folder: folder, tmp: tmp, node: node, port: free_port(), mode: context[:mode] || "embedded"}
+    on_exit(fn -> Release.clean_up(release) end)
+    %{release: release}
+  end
+end
