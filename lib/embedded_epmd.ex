@@ -88,6 +88,7 @@ defmodule EmbeddedEpmd do
           | {:relaxed, boolean()}
           | {:remote_names, boolean()}
           | {:allow, [String.t()] | nil}
+          | {:health, boolean()}
           | {:reserved_names, [{String.t(), String.t() | non_neg_integer() | [String.t() | non_neg_integer()]}]}
           | {:request_deadline, 100..600_000}
           | {:max_waiting, 1..65_535}
@@ -294,6 +295,26 @@ defmodule EmbeddedEpmd do
   catch
     :exit, _ -> {:error, :stopped}
   end
+
+  @doc """
+  Says whether this VM is ready for work. `GET /ready` answers accordingly if `:health` is on: 200 after `ready(true)`,
+  503 before it and after `ready(false)`.
+
+      def start(_type, _arguments) do
+        result = Supervisor.start_link([EmbeddedEpmd, App.Repo, App.Endpoint], strategy: :one_for_one)
+        EmbeddedEpmd.ready(true)
+        result
+      end
+
+  A VM is not ready when it boots. It may be said before the server runs, and holds until the VM ends or something else
+  is said. With `EmbeddedEpmd.Cluster`, `/ready` answers 200 only while the expected nodes are connected as well. Returns
+  `:ok`, whether `:health` is on or not; raises an `ArgumentError` for anything but `true` and `false`.
+  """
+  @spec ready(boolean()) :: :ok
+  def ready(ready?) when is_boolean(ready?), do: Lifecycle.put_ready(ready?)
+
+  def ready(other),
+    do: raise(ArgumentError, "embedded_epmd: whether the VM is ready must be true or false, got: #{inspect(other)}")
 
   @doc """
   What this VM's server has done since it started. Reading it does not block the server.

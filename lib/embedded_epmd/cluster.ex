@@ -25,6 +25,10 @@ defmodule EmbeddedEpmd.Cluster do
   ones `app1@db`. Nodes that were started under another host name are not reached. The VMs of `bin/app rpc` and `remote`
   are left alone, and nothing happens in one of `bin/app eval`, or while this VM is not a node.
 
+  With `:health`, `GET /ready` on the port answers 200 only while this node is connected to all nodes that fit, except for
+  those that it leaves out (`EmbeddedEpmd.ready/1`). So a node that hangs, or has another cookie, keeps the others from
+  being ready while it is registered.
+
   It makes 16 connections at a time. A node that refuses is tried less and less often, at last every 5 minutes, until it
   registers anew; a warning gives the reason once. Each name that it connects to becomes an atom. When three quarters
   of the VM's atoms are used up, it connects to no further node, with a warning.
@@ -34,7 +38,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   alias EmbeddedEpmd.Cluster.Users
   alias EmbeddedEpmd.Doctor.Connection.Tls
-  alias EmbeddedEpmd.{Discovery, Environment, Log, Native, Pattern}
+  alias EmbeddedEpmd.{Discovery, Environment, Lifecycle, Log, Native, Pattern}
 
   # How often the list of nodes is read, and the first pause before a node that refuses is tried again; milliseconds.
   @interval 5_000
@@ -101,6 +105,10 @@ defmodule EmbeddedEpmd.Cluster do
   @impl GenServer
   def init({patterns, users}) do
     Users.new()
+    # Connections come and go without a registration, too.
+    _ = :net_kernel.monitor_nodes(true, node_type: :all)
+    # Until it has seen who is there, not even this node is in the cluster.
+    Lifecycle.put_cluster(1, 0)
 
     state = %{
       patterns: patterns,
@@ -126,7 +134,11 @@ defmodule EmbeddedEpmd.Cluster do
   def handle_info({:embedded_epmd, {:registered, node}}, state), do: {:noreply, connect(add(state, node))}
 
   def handle_info({:embedded_epmd, {:unregistered, node}}, state),
-    do: {:noreply, update_in(state.nodes, &Map.delete(&1, node.name))}
+    do: {:noreply, report(update_in(state.nodes, &Map.delete(&1, node.name)))}
+
+  # Another server knows nothing of the cluster.
+  def handle_info({:embedded_epmd, {:role, _}}, state), do: {:noreply, report(state)}
+  def handle_info({change, _node, _}, state) when change in [:nodeup, :nodedown], do: {:noreply, report(state)}
 
   def handle_info({:DOWN, reference, :process, _, _}, %{subscription: reference} = state),
     do: {:noreply, %{state | subscription: nil}}
@@ -182,7 +194,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   defp add(state, %{name: name, port: port, user: user}) do
     if node_name?(name) and not command?(name) and Enum.any?(state.patterns, &matches?(name, &1)) do
-      put_in(state.nodes[name], %{port: port, user: user, failures: 0, due: now()})
+      put_in(state.nodes[name], %{port: port, user: user, trusted?: true, failures: 0, due: now()})
     else
       state
     end
@@ -210,18 +222,16 @@ defmodule EmbeddedEpmd.Cluster do
   # Connects to the nodes that are due, those that have waited longest first.
   defp connect(state) do
     free = @max_connecting - map_size(state.connecting)
-    now = now()
+    {now, connected, trusted} = {now(), connected(), trusted(state)}
 
     due =
       for {name, %{due: due, user: user}} when due <= now <- state.nodes,
-          name not in Map.values(state.connecting) and not connected?(name),
+          name not in Map.values(state.connecting) and not connected?(name, connected),
           do: {due, name, user}
 
-    {trusted, others} =
-      if verified?(), do: {due, []}, else: Enum.split_with(due, fn {_, _, user} -> user in [nil | state.users] end)
-
+    {ours, others} = Enum.split_with(due, fn {_, _, user} -> trusted?(user, trusted) end)
     state = Enum.reduce(others, state, fn {_, name, user}, state -> leave_out(state, name, user) end)
-    trusted |> Enum.sort() |> Enum.take(max(free, 0)) |> Enum.reduce(state, &start_connecting(&2, elem(&1, 1)))
+    ours |> Enum.sort() |> Enum.take(max(free, 0)) |> Enum.reduce(report(state), &start_connecting(&2, elem(&1, 1)))
   end
 
   defp start_connecting(state, name) do
@@ -268,7 +278,8 @@ defmodule EmbeddedEpmd.Cluster do
 
       {node, outcome} ->
         pause = min(@interval * Integer.pow(2, min(node.failures, 10)), @max_pause)
-        state = put_in(state.nodes[name], %{node | failures: node.failures + 1, due: now() + pause})
+        node = %{node | failures: node.failures + 1, due: now() + pause, trusted?: outcome != :not_trusted}
+        state = put_in(state.nodes[name], node)
         tell(state, name, outcome)
     end
   end
@@ -301,8 +312,33 @@ defmodule EmbeddedEpmd.Cluster do
     update_in(state.told, &MapSet.put(&1, what))
   end
 
+  # Says how many nodes there are to be, and how many of these there are, this one included (`EmbeddedEpmd.ready/1`). A
+  # node that is left out is not expected.
+  defp report(state) do
+    if Node.alive?() do
+      {connected, trusted} = {connected(), trusted(state)}
+
+      expected =
+        for {name, node} <- state.nodes,
+            full_name(name) != Atom.to_string(node()) and node.trusted? and trusted?(node.user, trusted),
+            do: name
+
+      Lifecycle.put_cluster(1 + length(expected), 1 + Enum.count(expected, &connected?(&1, connected)))
+    else
+      Lifecycle.put_cluster(1, 0)
+    end
+
+    state
+  end
+
+  # Over TLS with verified certificates the user does not matter. Whose a node is may only be known at its lookup.
+  defp trusted(state), do: if(verified?(), do: :all, else: [nil | state.users])
+  defp trusted?(user, trusted), do: trusted == :all or user in trusted
+
   # Comparing texts creates no atom.
-  defp connected?(name), do: "#{name}@#{host()}" in Enum.map([node() | Node.list(:connected)], &Atom.to_string/1)
+  defp connected, do: MapSet.new([node() | Node.list(:connected)], &Atom.to_string/1)
+  defp connected?(name, connected), do: MapSet.member?(connected, full_name(name))
+  defp full_name(name), do: "#{name}@#{host()}"
 
   # Whether the other side must present a certificate that this VM's options make it check.
   defp verified?, do: Environment.tls?() and Tls.options()[:verify] == :verify_peer

@@ -13,6 +13,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   @planned {__MODULE__, :planned}
   @options {__MODULE__, :options}
   @told {__MODULE__, :told}
+  @ready {__MODULE__, :ready}
   # How often a running node retries to register after a restart of the server, and the pause between; milliseconds.
   @attempts 20
   @retry_interval 50
@@ -57,6 +58,21 @@ defmodule EmbeddedEpmd.Lifecycle do
 
   @spec options() :: keyword()
   def options, do: :persistent_term.get(@options, [])
+
+  @doc "Says whether this VM is ready, to this server and to every one that starts from now on."
+  @spec put_ready(boolean()) :: :ok
+  def put_ready(ready?) do
+    :persistent_term.put(@ready, ready?)
+    with {:ok, server} <- server(), do: Native.put_ready(server, ready?)
+    :ok
+  end
+
+  @doc "Says how many nodes the cluster of this VM expects, and how many of these are connected."
+  @spec put_cluster(non_neg_integer(), non_neg_integer()) :: :ok
+  def put_cluster(expected, connected) do
+    with {:ok, server} <- server(), do: Native.put_cluster(server, expected, connected)
+    :ok
+  end
 
   @doc "Warns of each setting that is ignored, once."
   @spec tell_ignored() :: :ok
@@ -316,6 +332,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp start(config, keeper) do
     with {:ok, server} <- prefix_error(Native.start(config, keeper)) do
       :persistent_term.put(@server, {server, ports()})
+      Native.put_ready(server, :persistent_term.get(@ready, false))
       ServiceManager.forget(Native.passed(server))
       {:ok, server}
     end

@@ -101,6 +101,17 @@ defmodule EmbeddedEpmd.Native do
           {number :: non_neg_integer(), role(), [{String.t(), :inet.port_number(), creation :: pos_integer(), user()}]}
   def snapshot(_server), do: :erlang.nif_error(:nif_not_loaded)
 
+  @doc "The answer of the process that has claimed the server to the message `{:embedded_epmd, :probe}`."
+  @spec answer_probe(server()) :: :ok
+  def answer_probe(_server), do: :erlang.nif_error(:nif_not_loaded)
+
+  @spec put_ready(server(), boolean()) :: :ok
+  def put_ready(_server, _ready), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "How many nodes the VM's cluster expects, and how many of these are connected."
+  @spec put_cluster(server(), non_neg_integer(), non_neg_integer()) :: :ok
+  def put_cluster(_server, _expected, _connected), do: :erlang.nif_error(:nif_not_loaded)
+
   @spec metrics(server()) :: %{atom() => non_neg_integer()}
   def metrics(_server), do: :erlang.nif_error(:nif_not_loaded)
 

@@ -169,6 +169,11 @@ defmodule EmbeddedEpmd.Server do
   def handle_info({:waits, pid}, state), do: {:noreply, %{state | waiting: [pid | alive(state.waiting)]}}
   def handle_info({:embedded_epmd, :events}, state), do: {:noreply, drain(state)}
 
+  def handle_info({:embedded_epmd, :probe}, state) do
+    if state.server, do: Native.answer_probe(state.server)
+    {:noreply, state}
+  end
+
   def handle_info({:embedded_epmd, :started}, state), do: {:noreply, look_after_later(state)}
   def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(drain(state), reason)}
 

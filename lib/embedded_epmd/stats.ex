@@ -8,7 +8,7 @@ defmodule EmbeddedEpmd.Stats do
   @typedoc """
   What this VM's server has done since it started.
 
-    * `:requests` - requests over TCP, by kind and outcome
+    * `:requests` - requests over TCP, by kind and outcome; `:probes` are those over HTTP (`:health`)
     * `:connections` - how many were accepted in all, and how many of those were closed in favour of newer ones
       (`:evicted`); how many are open now, waiting for their request or reply (`:waiting`) or held by a registered
       node (`:registered`)
@@ -26,6 +26,7 @@ defmodule EmbeddedEpmd.Stats do
             dump: non_neg_integer(),
             kill: non_neg_integer(),
             stop: non_neg_integer(),
+            probes: non_neg_integer(),
             not_permitted: non_neg_integer(),
             malformed: non_neg_integer()
           },
@@ -54,6 +55,7 @@ defmodule EmbeddedEpmd.Stats do
         dump: metrics.dump,
         kill: metrics.kill,
         stop: metrics.stop,
+        probes: metrics.probes,
         not_permitted: metrics.not_permitted,
         malformed: metrics.malformed
       },

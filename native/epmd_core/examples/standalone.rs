@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use epmd_core::registry::Registry;
 use epmd_core::{
-    parse_addresses, serve, HandOver, Journal, Limits, Listeners, Member, Node, NodeName, Policy, ReservedNames, Role,
-    ServiceManager, Settings, Status, Trusted,
+    parse_addresses, serve, HandOver, Health, Journal, Limits, Listeners, Member, Node, NodeName, Policy,
+    ReservedNames, Role, ServiceManager, Settings, Status, Trusted,
 };
 use rustix::process::{setrlimit, Resource, Rlimit};
 
 const USAGE: &str = "usage: standalone [-port N] [-address LIST] [-relaxed_command_check] [-packet_timeout SECONDS]
                   [-allow CIDR,...] [-remote_names] [-max_pending N] [-descriptor_share PERCENT]
-                  [-reserve NAME=USER,...] [-member] [-standbys N] [-trust USER,...] [-name NODE] [-act_as_bsd] [-act_as_jail]";
+                  [-reserve NAME=USER,...] [-member] [-health] [-standbys N] [-trust USER,...] [-name NODE] [-act_as_bsd] [-act_as_jail]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut port, mut addresses) = (4369, Vec::new());
@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "-port" => port = value()?.parse()?,
             "-address" => addresses = parse_addresses(&value()?)?,
             "-relaxed_command_check" => policy.relaxed = true,
+            "-health" => policy.health = true,
             "-remote_names" => policy.remote_names = true,
             "-packet_timeout" => limits.deadline = Duration::from_secs(value()?.parse()?),
             "-descriptor_share" => limits.descriptor_share = value()?.parse()?,
@@ -53,7 +54,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
         let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());
-        let settings = Settings { addresses, port, inet6: false, policy, limits, hand_over, service_manager, journal };
+        let settings = Settings {
+            addresses,
+            port,
+            inet6: false,
+            policy,
+            limits,
+            hand_over,
+            service_manager,
+            journal,
+            health: Health::default(),
+        };
         return runtime.block_on(run_member(settings, name));
     }
     let listeners = Listeners::open(&addresses, port).map_err(|error| error.to_string())?;

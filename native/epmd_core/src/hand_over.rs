@@ -7,16 +7,18 @@
 //! is no place to stand by ([`places`]). What is kept and given up is decided in one place ([`succession`]).
 //!
 //! They find each other over the port ([`meeting`]), check each other's process ([`peer`]), and exchange messages
-//! ([`message`], [`hello`]) over a Unix socket ([`channel`]).
+//! ([`message`], [`hello`]) over a Unix socket ([`channel`]). Over it the owner also asks after the health of a follower's
+//! VM ([`inquiries`]).
 
 mod body;
 mod channel;
 mod follow;
 // Compiled for tests too, so that a change that breaks it is noticed.
 #[cfg(any(fuzzing, test))]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod hello;
 mod holdings;
+mod inquiries;
 mod lock;
 mod meeting;
 pub(crate) mod message;

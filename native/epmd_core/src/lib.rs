@@ -11,7 +11,7 @@
 //! | `hand_over` | passes an owner's sockets and table to its standbys |
 //! | [`registry`] | the table of registered nodes, or a replica of it |
 //! | `reserved_names` | names that belong to users; whose a connection is |
-//! | `address`, `journal`, `metrics`, `reserve`, `backoff` | listeners, changes, counters, spare descriptors, pauses |
+//! | `address`, `health`, `journal`, `metrics`, `reserve`, `backoff` | listeners, probes of the VM, changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
 //! Words that are used throughout:
@@ -34,6 +34,7 @@
 mod address;
 mod backoff;
 mod hand_over;
+mod health;
 mod journal;
 mod limits;
 mod member;
@@ -50,9 +51,8 @@ mod service_manager;
 mod users;
 
 pub use address::{parse_addresses, Listeners, OpenError};
-#[cfg(any(fuzzing, test))]
-pub use hand_over::fuzzing;
 pub use hand_over::{HandOver, Standby, Trusted};
+pub use health::{Ask, Health};
 pub use journal::{Change, Journal, Observer};
 pub use limits::Limits;
 pub use member::{
@@ -67,3 +67,10 @@ pub use role::Role;
 pub use server::{serve, Network, Open, Policy};
 pub use service_manager::ServiceManager;
 pub use users::{own_user, user};
+
+/// What only the fuzz targets use.
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing {
+    pub use crate::hand_over::fuzzing::*;
+    pub use crate::server::fuzzing::*;
+}

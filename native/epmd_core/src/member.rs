@@ -11,6 +11,8 @@
 mod accounts;
 mod change_over;
 mod client;
+mod examiner;
+mod exposition;
 mod handle;
 mod local;
 mod port;
@@ -188,6 +190,7 @@ impl Member {
             holdings: Arc::clone(&self.holdings),
             stands_by: Arc::clone(&self.handle.stands_by),
             obstacle: self.handle.obstacle.clone(),
+            health: self.settings.health.clone(),
         }))
     }
 

@@ -41,9 +41,11 @@ pub struct Metrics {
     pub kill: Counter,
     /// `STOP_REQ` requests.
     pub stop: Counter,
+    /// Probes over HTTP that asked for something there is.
+    pub probes: Counter,
     /// Requests that their sender may not make.
     pub not_permitted: Counter,
-    /// Frames that are not a valid request. Wrong lengths are not counted.
+    /// Frames that are not a valid request, and probes that ask for nothing there is. Wrong lengths are not counted.
     pub malformed: Counter,
     /// Waiting connections that were closed to make room for others.
     pub evicted: Counter,

@@ -3,7 +3,11 @@
 mod access;
 mod connection;
 mod connections;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
+mod http;
 mod listing;
+mod probe;
 mod shared;
 mod sources;
 
@@ -33,6 +37,8 @@ use shared::Shared;
 pub use access::{Network, Policy};
 pub(crate) use connections::Connections;
 pub use connections::Open;
+pub(crate) use http::{Asked, Response, Status};
+pub(crate) use probe::Examine;
 pub(crate) use shared::Rules;
 
 /// Connections accepted in a row before other tasks run.
@@ -50,7 +56,7 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// When a listener cannot be registered with the runtime, or fails for good.
 pub async fn serve(listeners: Listeners, registry: Registry, policy: Policy, limits: Limits) -> io::Result<()> {
     let settings = Arc::new(RwLock::new(Rules { policy, limits }));
-    let mut server = Server::start(listeners, registry, settings, Connections::default(), None, Reserve::new())?;
+    let mut server = Server::start(listeners, registry, settings, Connections::default(), None, None, Reserve::new())?;
     Err(server.failed().await)
 }
 
@@ -87,6 +93,7 @@ impl Server {
         settings: Arc<RwLock<Rules>>,
         connections: Connections,
         meetings: Option<mpsc::Sender<[u8; 16]>>,
+        examiner: Option<Arc<dyn Examine>>,
         reserve: Reserve,
     ) -> io::Result<Self> {
         let shared = Shared {
@@ -97,6 +104,7 @@ impl Server {
             kernel: Kernel::new(),
             full: AtomicBool::new(false),
             meetings,
+            examiner,
             port: listeners.port,
             listing_refused: Once::new(),
         };

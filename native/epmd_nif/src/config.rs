@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epmd_core::{HandOver, Journal, Limits, Policy, ReservedNames, ServiceManager, Settings, Trusted};
+use epmd_core::{HandOver, Health, Journal, Limits, Policy, ReservedNames, ServiceManager, Settings, Trusted};
 
 use crate::error::Error;
 use crate::terms::Verbosity;
@@ -17,6 +17,7 @@ pub(crate) struct Config {
     relaxed: bool,
     remote_names: bool,
     allow: Option<Vec<String>>,
+    health: bool,
     /// Names and patterns of names, each with its users: names or numbers.
     reserved_names: Vec<(String, Vec<String>)>,
     request_deadline: u64,
@@ -54,6 +55,7 @@ impl Config {
             policy: Policy {
                 relaxed: self.relaxed,
                 remote_names: self.remote_names,
+                health: self.health,
                 reserved_names: ReservedNames::named(self.reserved_names.clone())
                     .map_err(|error| Error::Setting(format!("reserved_names: {error}")))?,
                 allow: allow.transpose().map_err(|error: String| Error::Setting(format!("allow: {error}")))?,
@@ -70,6 +72,7 @@ impl Config {
             },
             service_manager,
             journal: Journal::default(),
+            health: Health::default(),
         })
     }
 }

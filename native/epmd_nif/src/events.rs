@@ -139,6 +139,15 @@ impl Events {
         })
     }
 
+    /// Asks the process that claimed the server for a sign of life. Returns whether it runs. Must not run on a scheduler
+    /// thread.
+    pub(crate) fn probe(&self) -> bool {
+        let claimed_by = self.0.state.lock().claimed_by;
+        claimed_by.is_some_and(|pid| {
+            OwnedEnv::new().send_and_clear(&pid, |env| (atoms::embedded_epmd(), atoms::probe()).encode(env)).is_ok()
+        })
+    }
+
     /// Tells the process that claimed the server that its thread has ended. Must not run on a scheduler thread.
     pub(crate) fn ended(&self, reason: impl Encoder) {
         let claimed_by = self.0.state.lock().claimed_by;

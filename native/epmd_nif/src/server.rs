@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 use std::panic::{catch_unwind, AssertUnwindSafe, RefUnwindSafe};
-use std::sync::mpsc;
+use std::sync::{mpsc, Arc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
 use epmd_core::registry::{Past, Tombstone};
-use epmd_core::{Answer, Handle, Journal, Member, Node, NodeName, RegisterError, Settings};
+use epmd_core::{Answer, Handle, Health, Journal, Member, Node, NodeName, RegisterError, Settings};
 use parking_lot::Mutex;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
@@ -58,8 +58,12 @@ impl Resource for Server {
 fn start(env: Env<'_>, config: Config, keeper: LocalPid) -> Result<ResourceArc<Server>, Error> {
     let events = Events::default();
     events.limit(config.log_level);
-    let settings =
-        Settings { journal: Journal::observed_by(events.observer()), ..config.settings(config.service_manager()?)? };
+    let asked = events.clone();
+    let settings = Settings {
+        journal: Journal::observed_by(events.observer()),
+        health: Health::asking(Arc::new(move || asked.probe())),
+        ..config.settings(config.service_manager()?)?
+    };
     let (started, start) = mpsc::sync_channel(1);
     let thread = {
         let events = events.clone();
@@ -242,10 +246,32 @@ fn log_from(server: ResourceArc<Server>, level: Verbosity) -> Atom {
 #[rustler::nif]
 fn claim(server: ResourceArc<Server>, pid: LocalPid) -> Result<Atom, Error> {
     server.events.claim(pid);
+    server.handle.health().ask_anew();
     if server.handle.is_stopped() {
         return Err(RegisterError::Stopped.into());
     }
     Ok(rustler::types::atom::ok())
+}
+
+/// The process that claimed the server answers a probe.
+#[rustler::nif]
+fn answer_probe(server: ResourceArc<Server>) -> Atom {
+    server.handle.health().answer();
+    rustler::types::atom::ok()
+}
+
+/// The application is ready, or is not any more.
+#[rustler::nif]
+fn put_ready(server: ResourceArc<Server>, is_ready: bool) -> Atom {
+    server.handle.health().set_ready(is_ready);
+    rustler::types::atom::ok()
+}
+
+/// How many nodes the VM's cluster expects, and how many of these are connected.
+#[rustler::nif]
+fn put_cluster(server: ResourceArc<Server>, expected: u32, connected: u32) -> Atom {
+    server.handle.health().set_cluster(expected, connected);
+    rustler::types::atom::ok()
 }
 
 /// Takes the log entries and changes that wait: `{entries, changes, lost_changes, again}`. If `again` is true, take
@@ -367,6 +393,7 @@ struct MetricsMap {
     dump: u64,
     kill: u64,
     stop: u64,
+    probes: u64,
     not_permitted: u64,
     malformed: u64,
     names: usize,
@@ -391,6 +418,7 @@ fn metrics(server: ResourceArc<Server>) -> MetricsMap {
         dump: metrics.dump.get(),
         kill: metrics.kill.get(),
         stop: metrics.stop.get(),
+        probes: metrics.probes.get(),
         not_permitted: metrics.not_permitted.get(),
         malformed: metrics.malformed.get(),
         names: handle.names(),

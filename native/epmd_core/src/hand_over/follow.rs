@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::io::ioctl_fionbio;
 use tokio::sync::{watch, Notify};
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, sleep_until, timeout, Instant, Interval, MissedTickBehavior};
 
 use super::channel::{self, Failure, Receiver, Sender};
@@ -24,6 +25,7 @@ use super::settings::HandOver;
 use super::succession::{Action, Event, Follower};
 use crate::address::{is_tcp, LOOPBACKS};
 use crate::backoff::Backoff;
+use crate::health::{Health, Report};
 use crate::limits::Limits;
 use crate::node::NodeName;
 use crate::os;
@@ -43,6 +45,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const LONG_PAUSE: Duration = Duration::from_secs(60);
 /// After how many attempts in a row it is told that the owner does not call.
 const NOT_CALLED: u32 = 5;
+/// How many reports an owner waits for at one time.
+const MAX_REPORTS: usize = 2;
 /// How long a member that is behind leaves the lock to those that are not.
 const PRECEDENCE: Duration = Duration::from_millis(100);
 /// The longest pause before it is looked again whether the lock is free, while there is no session that would end.
@@ -69,6 +73,8 @@ pub(crate) struct Candidate {
     pub(crate) stands_by: Arc<watch::Sender<bool>>,
     /// Where it publishes why it cannot.
     pub(crate) obstacle: Obstacle,
+    /// The health of this VM, after which the owner may ask.
+    pub(crate) health: Health,
 }
 
 /// What a new owner serves with, beside the connections in its holdings.
@@ -137,6 +143,8 @@ struct Session {
     has_permit: bool,
     /// What was not sent yet.
     outgoing: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    /// The reports that the owner has asked for.
+    reports: JoinSet<Report>,
     alive: Interval,
 }
 
@@ -392,6 +400,7 @@ impl Following {
             lent: false,
             has_permit: false,
             outgoing: VecDeque::new(),
+            reports: JoinSet::new(),
             alive,
         });
         Event::Met
@@ -436,6 +445,10 @@ impl Following {
                     session.send();
                 }
                 _ = stream.writable(), if !session.outgoing.is_empty() => session.send(),
+                Some(Ok(report)) = session.reports.join_next(), if session.outgoing.is_empty() => {
+                    session.outgoing.push_back((Message::Report(report).encode(), None));
+                    session.send();
+                }
                 Ok(()) = settings.changed() => break Failed::Gone,
                 Ok(()) = node.changed() => break Failed::Gone,
                 () = async { sleep_until(fit_again.unwrap_or_else(Instant::now)).await }, if fit_again.is_some() => {
@@ -474,7 +487,8 @@ impl Following {
 
     /// Carries a message of the owner out. Returns what the rules have to decide about.
     fn receive(&mut self, message: Message, descriptor: Option<OwnedFd>) -> Result<Option<Event>, Failed> {
-        let Candidate { addresses, owner, registry, holdings, limits, stands_by, obstacle, .. } = &self.candidate;
+        let Candidate { addresses, owner, registry, holdings, limits, stands_by, obstacle, health, .. } =
+            &self.candidate;
         let Some(session) = &mut self.session else { return Err(Failed::Gone) };
         let held = || holdings.lock().len() + session.connections.len();
         match (message, descriptor) {
@@ -523,6 +537,14 @@ impl Following {
                 obstacle.clear();
                 (self.is_passed_over, self.last_owner) = (false, None);
                 Ok(Some(Event::StandBy))
+            }
+            (Message::Examine(question), None) => {
+                // An owner asks each question once at a time.
+                if session.reports.len() < MAX_REPORTS {
+                    let health = health.clone();
+                    session.reports.spawn(async move { health.report(question).await });
+                }
+                Ok(None)
             }
             (Message::TakeOver, None) if self.rules.stands_by() => Ok(Some(Event::TakeOver)),
             (Message::Reconnect, None) => Err(Failed::Gone),

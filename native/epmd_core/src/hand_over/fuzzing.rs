@@ -48,6 +48,7 @@ pub async fn inherited(port: u16) -> Vec<Arc<Entry>> {
         holdings: Arc::clone(&holdings),
         stands_by: Arc::default(),
         obstacle: super::Obstacle::default(),
+        health: crate::health::Health::default(),
     })
     .await;
     let restored = registry.promote(holdings.lock().take_connections(None), None);

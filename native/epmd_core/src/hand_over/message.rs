@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::body::{Body, Malformed};
 use super::hello::Hello;
+use crate::health::{Cluster, Liveness, Question, Readiness, Report};
 use crate::node::NodeName;
 use crate::protocol::{self, Request};
 use crate::registry::log::{Counters, LogEntry};
@@ -32,6 +33,8 @@ pub mod tags {
     pub const TAKE_OVER: u8 = 7;
     pub const TAKEN_OVER: u8 = 8;
     pub const MISSING: u8 = 9;
+    pub const EXAMINE: u8 = 10;
+    pub const REPORT: u8 = 11;
     pub const BEGIN: u8 = 16;
     pub const RESUMED: u8 = 17;
     pub const COUNTERS: u8 = 18;
@@ -68,6 +71,10 @@ pub(crate) enum Message {
     TakeOver,
     /// The standby, in reply: it serves now.
     TakenOver,
+    /// The owner: is the follower's VM well?
+    Examine(Question),
+    /// The follower, in reply.
+    Report(Report),
     /// The follower, with a connection: this registration is in no table that the owner has sent.
     Missing(Arc<Entry>),
 }
@@ -96,6 +103,8 @@ impl Message {
             Self::Reconnect => tags::RECONNECT,
             Self::TakeOver => tags::TAKE_OVER,
             Self::TakenOver => tags::TAKEN_OVER,
+            Self::Examine(_) => tags::EXAMINE,
+            Self::Report(_) => tags::REPORT,
             Self::Missing(_) => tags::MISSING,
             Self::Log(entry) => match entry {
                 LogEntry::Begin { .. } => tags::BEGIN,
@@ -117,6 +126,8 @@ impl Message {
             Self::Hello(hello) => hello.encode(out),
             Self::Listener { lent } => out.push(u8::from(*lent)),
             Self::Alive | Self::StandBy | Self::Reconnect | Self::TakeOver | Self::TakenOver => {}
+            Self::Examine(question) => out.push(*question as u8),
+            Self::Report(report) => put_report(*report, out),
             Self::Missing(entry) | Self::Log(LogEntry::Registered(entry)) => {
                 out.extend(entry.id().to_be_bytes());
                 out.extend(entry.creation().to_be_bytes());
@@ -180,6 +191,8 @@ impl Message {
             tags::RECONNECT => Self::Reconnect,
             tags::TAKE_OVER => Self::TakeOver,
             tags::TAKEN_OVER => Self::TakenOver,
+            tags::EXAMINE => Self::Examine(question(&mut body)?),
+            tags::REPORT => Self::Report(report(&mut body)?),
             tags::MISSING => Self::Missing(entry(&mut body)?),
             tags::BEGIN => Self::Log(LogEntry::Begin { epoch: body.number()?, refusals: body.number()? }),
             tags::RESUMED => Self::Log(LogEntry::Resumed(body.number()?)),
@@ -234,6 +247,45 @@ fn put_series(series: Series, out: &mut Vec<u8>) {
 
 fn series(body: &mut Body<'_>) -> Result<Series, Malformed> {
     Ok(Series { times: u32::from_be_bytes(body.take()?), since: body.number()? })
+}
+
+fn question(body: &mut Body<'_>) -> Result<Question, Malformed> {
+    choice(body, [Question::Live, Question::Ready])
+}
+
+fn put_report(report: Report, out: &mut Vec<u8>) {
+    out.push(report.question() as u8);
+    match report {
+        Report::Live(liveness) => out.push(liveness as u8),
+        Report::Ready(Readiness { is_told, cluster }) => {
+            out.extend([u8::from(is_told), u8::from(cluster.is_some())]);
+            if let Some(Cluster { expected, connected }) = cluster {
+                out.extend(expected.to_be_bytes());
+                out.extend(connected.to_be_bytes());
+            }
+        }
+    }
+}
+
+fn report(body: &mut Body<'_>) -> Result<Report, Malformed> {
+    Ok(match question(body)? {
+        Question::Live => Report::Live(choice(body, [Liveness::Answers, Liveness::Silent, Liveness::NotRunning])?),
+        Question::Ready => Report::Ready(Readiness {
+            is_told: body.flag()?,
+            cluster: if body.flag()? {
+                let (expected, connected) = (u32::from_be_bytes(body.take()?), u32::from_be_bytes(body.take()?));
+                Some(Cluster { expected, connected })
+            } else {
+                None
+            },
+        }),
+    })
+}
+
+/// One of these values, by its number.
+fn choice<T: Copy, const N: usize>(body: &mut Body<'_>, of: [T; N]) -> Result<T, Malformed> {
+    let [number] = body.take()?;
+    of.get(usize::from(number)).copied().ok_or(Malformed)
 }
 
 fn text(bytes: &[u8]) -> Result<String, Malformed> {
@@ -296,6 +348,13 @@ mod tests {
             .prop_map(|(id, creation, user, life, node)| replicated(id, creation, user, life, &node))
     }
 
+    fn report() -> impl Strategy<Value = Report> {
+        let liveness = prop::sample::select(vec![Liveness::Answers, Liveness::Silent, Liveness::NotRunning]);
+        let cluster = option::of(any::<(u32, u32)>().prop_map(|(expected, connected)| Cluster { expected, connected }));
+        let readiness = (any::<bool>(), cluster).prop_map(|(is_told, cluster)| Readiness { is_told, cluster });
+        prop_oneof![liveness.prop_map(Report::Live), readiness.prop_map(Report::Ready)]
+    }
+
     fn message() -> impl Strategy<Value = Message> {
         let counters = any::<(u64, u64, u32)>().prop_map(|(registrations, deletions, min_creation)| {
             LogEntry::Counters(Counters { registrations, deletions, min_creation })
@@ -328,6 +387,8 @@ mod tests {
             log.prop_map(Message::Log),
             entry().prop_map(Message::Missing),
             any::<u64>().prop_map(Message::Connection),
+            prop::sample::select(vec![Question::Live, Question::Ready]).prop_map(Message::Examine),
+            report().prop_map(Message::Report),
             any::<bool>().prop_map(|lent| Message::Listener { lent }),
             prop::sample::select(vec![
                 Message::Alive,

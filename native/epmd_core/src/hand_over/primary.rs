@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch, Notify};
+use tokio::sync::{mpsc, oneshot, watch, Notify};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
 
@@ -27,6 +27,7 @@ use super::places::{resume_until, Place, Places};
 use super::session::{Heard, Outgoing, Session};
 use super::settings::HandOver;
 use super::succession::Stopped;
+use crate::health::{Question, Report};
 use crate::node::NodeName;
 use crate::os;
 use crate::registry::log::Subscription;
@@ -103,6 +104,10 @@ struct Table {
 struct Link {
     sender: Sender,
     session: Session,
+    /// The follower's node, if it has one.
+    node: Option<NodeName>,
+    /// Notified when the follower is asked something.
+    asked: Arc<Notify>,
     /// The message that the socket had no room for.
     waiting: Option<Outgoing>,
 }
@@ -181,11 +186,20 @@ impl Links {
         }
     }
 
-    fn begin(&self, sender: Sender, session: Session) -> u64 {
+    /// Asks the follower with this node about the health of its VM, if there is one.
+    pub(crate) fn ask(&self, node: &NodeName, question: Question) -> Option<oneshot::Receiver<Report>> {
+        let mut table = self.0.lock();
+        // One that has connected again may still have an old session.
+        let link = table.links.values_mut().rev().find(|link| link.node.as_ref() == Some(node))?;
+        link.asked.notify_one();
+        Some(link.session.ask(question))
+    }
+
+    fn begin(&self, sender: Sender, session: Session, node: Option<NodeName>, asked: Arc<Notify>) -> u64 {
         let mut table = self.0.lock();
         table.last_id += 1;
         let id = table.last_id;
-        table.links.insert(id, Link { sender, session, waiting: None });
+        table.links.insert(id, Link { sender, session, node, asked, waiting: None });
         id
     }
 
@@ -396,10 +410,18 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
     // If they do not fit, the other side finds that out too, and logs it.
     let may_stand_by = said.stands_by && said.fits(&hello).is_ok();
     let stream = sender.stream();
-    let id = offer.links.begin(sender, Session::new(Arc::clone(&subscription), has_retained));
+    let (session, asked) = (Session::new(Arc::clone(&subscription), has_retained), Arc::<Notify>::default());
+    let id = offer.links.begin(sender, session, said.node.clone(), Arc::clone(&asked));
     let standby = Standby { node: said.node, pid };
-    let run =
-        Run { context: &context, id, stream: &stream, subscription: &subscription, standby: &standby, has_retained };
+    let run = Run {
+        context: &context,
+        id,
+        stream: &stream,
+        subscription: &subscription,
+        asked: &asked,
+        standby: &standby,
+        has_retained,
+    };
     // A place that is free is taken before the table is sent, with the connections then.
     let mut place = if may_stand_by { places.try_take(has_retained) } else { None };
     let reason = tokio::select! {
@@ -463,6 +485,7 @@ struct Run<'a> {
     id: u64,
     stream: &'a UnixStream,
     subscription: &'a Subscription,
+    asked: &'a Notify,
     standby: &'a Standby,
     /// Whether it has the connections of an owner's table: of the last one's, after a change of owner.
     has_retained: bool,
@@ -519,6 +542,7 @@ impl Run<'_> {
                 _ = self.stream.writable(), if progress == Progress::Blocked => {}
                 () = sleep(CROWDED_PAUSE), if progress == Progress::Crowded => {}
                 () = self.subscription.appended(), if progress == Progress::Done => {}
+                () = self.asked.notified(), if progress == Progress::Done => {}
                 taken = places.take(self.has_retained), if waits => *place = taken,
             }
         }

@@ -3,7 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
+use super::inquiries::Inquiries;
 use super::message::Message;
+use crate::health::{Question, Report};
 use crate::registry::log::{Lagged, LogEntry, Subscription};
 use crate::registry::{Descriptor, Entry};
 
@@ -17,6 +21,7 @@ pub(super) struct Session {
     /// Whether the follower resumed with the connections of the registrations that it retained.
     has_retained: bool,
     permit: Option<Permit>,
+    inquiries: Inquiries,
     has_begun: bool,
     stage: Stage,
 }
@@ -55,7 +60,14 @@ pub(super) enum Heard {
 impl Session {
     /// A session in which nothing has been sent yet.
     pub(super) fn new(subscription: Arc<Subscription>, has_retained: bool) -> Self {
-        Self { subscription, has_retained, permit: None, has_begun: false, stage: Stage::Copying }
+        Self {
+            subscription,
+            has_retained,
+            permit: None,
+            inquiries: Inquiries::default(),
+            has_begun: false,
+            stage: Stage::Copying,
+        }
     }
 
     /// Lets the follower stand by, with these listeners. `entries` are the table's.
@@ -73,6 +85,11 @@ impl Session {
         if let Some(permit) = &mut self.permit {
             permit.listeners.extend(new.iter().cloned());
         }
+    }
+
+    /// Asks the follower about the health of its VM.
+    pub(super) fn ask(&mut self, question: Question) -> oneshot::Receiver<Report> {
+        self.inquiries.add(question)
     }
 
     /// Whether the follower may stand by, and so must have a registration before its node is told.
@@ -95,6 +112,9 @@ impl Session {
     pub(super) fn next(&mut self) -> Result<Option<Outgoing>, Lagged> {
         if self.stage == Stage::Silent {
             return Ok(None);
+        }
+        if let Some(question) = self.inquiries.next() {
+            return Ok(Some((Message::Examine(question).encode(), None)));
         }
         if let Some(Permit { listeners, lent, .. }) = &mut self.permit {
             if let Some(listener) = listeners.pop_front() {
@@ -134,9 +154,10 @@ impl Session {
     }
 
     /// What a message of the follower says, if it may say it now.
-    pub(super) fn hear(&self, message: Message, has_descriptor: bool) -> Option<Heard> {
+    pub(super) fn hear(&mut self, message: Message, has_descriptor: bool) -> Option<Heard> {
         match (message, has_descriptor) {
             (Message::Alive, false) => Some(Heard::Alive),
+            (Message::Report(report), false) if self.inquiries.report(report) => Some(Heard::Alive),
             (Message::TakenOver, false) if self.stage == Stage::Silent && self.permit.is_some() => {
                 Some(Heard::TakenOver)
             }
@@ -154,6 +175,7 @@ mod tests {
     use super::super::hello::Hello;
     use super::super::message::frame;
     use super::*;
+    use crate::health::Liveness;
     use crate::node::{Node, NodeName};
     use crate::registry::log::Position;
     use crate::registry::{replicated, Holder, Life, Registration, Registry};
@@ -227,6 +249,7 @@ mod tests {
             Message::Connection(id) => format!("connection {id}"),
             Message::StandBy => "stand by".into(),
             Message::TakeOver => "take over".into(),
+            Message::Examine(question) => format!("{question:?}?"),
             other => panic!("{other:?}"),
         };
         format!("{text}{}", if descriptor.is_some() { "+" } else { "" })
@@ -333,6 +356,29 @@ mod tests {
     }
 
     #[test]
+    fn a_follower_is_asked_once_for_all_who_wait_and_again_once_it_has_reported() {
+        let table = Table::of(&[]);
+        let mut session = table.session();
+        let report = Report::Live(Liveness::Answers);
+        let hears = |session: &mut Session| session.hear(Message::Report(report), false).is_some();
+        let mut first: Vec<_> = (0..3).map(|_| session.ask(Question::Live)).collect();
+        assert!(!hears(&mut session), "it was not asked yet");
+        let mut other = session.ask(Question::Ready);
+        assert_eq!(sent(&mut session)[..3], ["Live?", "Ready?", "begin"]);
+        first.push(session.ask(Question::Live));
+        assert!(sent(&mut session).is_empty());
+        assert!(hears(&mut session));
+        assert!(first.iter_mut().all(|waiting| waiting.try_recv() == Ok(report)));
+        assert!(other.try_recv().is_err(), "that is not what it asked");
+        assert!(!hears(&mut session), "it was not asked again");
+        let mut again = session.ask(Question::Live);
+        assert_eq!(sent(&mut session), ["Live?"]);
+        assert!(session.hear(Message::Report(report), true).is_none(), "no descriptor comes with it");
+        assert!(hears(&mut session));
+        assert_eq!(again.try_recv(), Ok(report));
+    }
+
+    #[test]
     fn a_follower_says_nothing_before_its_time() {
         let table = Table::of(&["a"]);
         let mut session = table.session();
@@ -364,6 +410,7 @@ mod tests {
             Message::StandBy,
             Message::Reconnect,
             Message::TakeOver,
+            Message::Examine(Question::Live),
         ];
         for message in of_an_owner {
             for has_descriptor in [false, true] {

@@ -14,6 +14,7 @@ use super::accounts::Accounts;
 use super::settings::{ListenError, Settings};
 use crate::address::{self, OpenError, Wanted};
 use crate::hand_over::{HandOver, Obstacle, Standby};
+use crate::health::Health;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
@@ -134,6 +135,7 @@ pub struct Handle {
     pub(super) obstacle: Obstacle,
     pub(super) connections: Connections,
     pub(super) accounts: Accounts,
+    pub(super) health: Health,
     pub(super) started: Instant,
 }
 
@@ -221,6 +223,7 @@ impl Handle {
             obstacle: Obstacle::default(),
             connections: Connections::default(),
             accounts: Accounts::new(),
+            health: settings.health.clone(),
             started: Instant::now(),
         };
         (handle, receiver, moves_receiver)
@@ -384,6 +387,11 @@ impl Handle {
     /// Counters of requests and their outcomes since the member started.
     pub fn metrics(&self) -> &Metrics {
         &self.connections.metrics
+    }
+
+    /// The health of this VM.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// How many connections are open.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::examiner::Examiner;
 use super::handle::{Handle, Move};
 use super::local::LocalNode;
 use crate::address::{Listeners, OpenError, Wanted};
@@ -78,7 +79,9 @@ pub(super) async fn serve(
     let (meetings, names) = mpsc::channel(MEETINGS);
     let meetings = lock.is_some().then_some(meetings);
     let (rules, connections) = (Arc::clone(&handle.rules), handle.connections.clone());
-    let mut server = Server::start(listeners, registry.clone(), rules, connections, meetings, reserve)?;
+    let links = Links::default();
+    let examiner = Arc::new(Examiner::new(handle.clone(), links.clone()));
+    let mut server = Server::start(listeners, registry.clone(), rules, connections, meetings, Some(examiner), reserve)?;
     if let Some(last_owner) = last_owner {
         last_owner.confirm();
     }
@@ -87,7 +90,7 @@ pub(super) async fn serve(
         Some(registration) => LocalRegistration::Registered(registration),
         None => LocalRegistration::register(local, registry),
     };
-    let (links, (brought, mut arriving)) = (Links::default(), mpsc::unbounded_channel());
+    let (brought, mut arriving) = mpsc::unbounded_channel();
     let addresses: Vec<_> = handle.wanted().addresses().collect();
     let hello = Hello::new(addresses.clone(), local.name());
     let offer = Offer {

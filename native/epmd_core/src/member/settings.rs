@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::address::OpenError;
 use crate::hand_over::HandOver;
+use crate::health::Health;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::server::Policy;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub service_manager: ServiceManager,
     /// Where changes are recorded.
     pub journal: Journal,
+    /// The health of this VM, as far as it is told.
+    pub health: Health,
 }
 
 /// Why a member cannot start.

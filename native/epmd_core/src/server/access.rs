@@ -1,10 +1,15 @@
 //! Who may ask what, decided here and nowhere else.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::str::FromStr;
+
+use rustix::net::getsockname;
 
 use crate::protocol::Request;
 use crate::reserved_names::ReservedNames;
+
+const NOT_ALLOWED: &str = "its address is in no network of :allow";
 
 /// What a server lets its peers do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +20,8 @@ pub struct Policy {
     pub remote_names: bool,
     /// The networks that may look nodes up; all of them when there is no list. Local peers always may.
     pub allow: Option<Vec<Network>>,
+    /// The port also answers probes over HTTP, of those who may look nodes up.
+    pub health: bool,
     /// The names that the processes of certain users may register, and nobody else.
     pub reserved_names: ReservedNames,
 }
@@ -33,7 +40,7 @@ impl Policy {
             (Request::Stop(_), Origin::Local) if !self.relaxed => Some("registrations end so only with relaxed: true"),
             (_, Origin::Local) => None,
             (Request::PortPlease2(_) | Request::Names, Origin::Remote(address)) if !self.allows(address) => {
-                Some("its address is in no network of :allow")
+                Some(NOT_ALLOWED)
             }
             (Request::Names, Origin::Remote(_)) if !self.remote_names => {
                 Some("other hosts list names only with remote_names: true")
@@ -43,12 +50,25 @@ impl Policy {
         }
     }
 
+    /// Why a peer may not probe the VM's health; nothing if it may.
+    pub(crate) fn refuses_probes(&self, origin: Origin) -> Option<&'static str> {
+        match origin {
+            Origin::Remote(address) if !self.allows(address) => Some(NOT_ALLOWED),
+            Origin::Local | Origin::Remote(_) => None,
+        }
+    }
+
     fn allows(&self, address: IpAddr) -> bool {
         self.allow.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(address)))
     }
 }
 
 impl Origin {
+    /// Where the peer of a connection is.
+    pub(crate) fn of_peer(peer: SocketAddr, connection: impl AsFd) -> Self {
+        Self::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?))
+    }
+
     /// A peer is local when it comes from a loopback address, or from the very address it dialled.
     pub(crate) fn of(peer: IpAddr, own: impl FnOnce() -> std::io::Result<SocketAddr>) -> Self {
         let peer = peer.to_canonical();
@@ -160,5 +180,7 @@ mod tests {
         let closed = Policy { allow: Some(vec![]), ..open };
         assert!(closed.refuses(&Request::PortPlease2("a"), remote).is_some());
         assert!(closed.refuses(&Request::Names, remote).is_some());
+        assert!(closed.refuses_probes(remote).is_some() && closed.refuses_probes(Origin::Local).is_none());
+        assert!(strict.refuses_probes(remote).is_none());
     }
 }

@@ -11,7 +11,6 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::net::getsockname;
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -20,6 +19,7 @@ use tokio::time::{timeout, timeout_at, Instant};
 use super::access::Origin;
 use super::connections::Slot;
 use super::listing::{Listing, Which};
+use super::probe;
 use super::shared::Shared;
 use super::sources::Source;
 use crate::metrics::Metrics;
@@ -31,7 +31,7 @@ use crate::registry::{Entry, Holder, NodeConnection, Past, Planned, Registration
 /// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
 /// have been noticed yet. A live holder keeps its name.
 const GRACE: Duration = Duration::from_millis(300);
-/// How long a refused peer may take to read its refusal.
+/// How long a peer may take to read its last reply.
 const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes of a listing the kernel takes for a peer that does not read.
 const LISTING_AHEAD: usize = 64 * 1024;
@@ -50,6 +50,11 @@ struct Ended;
 impl Inbox {
     pub(crate) fn new() -> Self {
         Self { bytes: vec![0; INBOX].into(), filled: 0 }
+    }
+
+    /// What has arrived so far.
+    fn arrived(&self) -> &[u8] {
+        &self.bytes[..self.filled]
     }
 
     /// Reads once. Returns the request when it is whole, `None` while it is not.
@@ -99,7 +104,12 @@ impl Reply {
 /// What is left to do for a peer that could not be served at once.
 enum Pending {
     Read(Inbox),
-    Write { reply: Reply, written: usize },
+    /// Read the rest of a request over HTTP that begins so, and respond.
+    Probe(Vec<u8>),
+    Write {
+        reply: Reply,
+        written: usize,
+    },
     Do(Answer),
 }
 
@@ -107,7 +117,10 @@ enum Pending {
 pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, inbox: &mut Inbox) {
     inbox.filled = 0;
     let pending = match inbox.read(|room| (&stream).read(room)) {
-        Err(Ended) => return,
+        Err(Ended) => match probe::begun(shared, inbox.arrived(), peer, &stream) {
+            Some(head) => Pending::Probe(head),
+            None => return,
+        },
         Ok(None) => Pending::Read(std::mem::replace(inbox, Inbox::new())),
         Ok(Some(frame)) => match answer(shared, frame, peer, &stream) {
             Answer::Nothing => return,
@@ -132,16 +145,12 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
         Pending::Do(Answer::Register(_, user)) => *user,
         _ => shared.kernel.user_of(&stream).ok(),
     };
-    let source = Source::of(origin(peer, &stream), user);
+    let source = Source::of(Origin::of_peer(peer, &stream), user);
     shared.connections.spawn_waiting(source, &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
     });
     shared.refill_reserve();
-}
-
-fn origin(peer: SocketAddr, connection: impl AsFd) -> Origin {
-    Origin::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?))
 }
 
 async fn run(shared: &Shared, stream: StdStream, peer: SocketAddr, pending: Pending, deadline: Instant, slot: Slot) {
@@ -167,10 +176,18 @@ async fn converse(
             stream.write_all(&reply.as_bytes()[written..]).await.ok()?;
             return None;
         }
+        Pending::Probe(head) => {
+            respond(shared, stream, head, peer).await;
+            return None;
+        }
         Pending::Read(mut inbox) => loop {
             stream.readable().await.ok()?;
             match inbox.read(|room| stream.try_read(room)) {
-                Err(Ended) => return None,
+                Err(Ended) => {
+                    let head = probe::begun(shared, inbox.arrived(), peer, &*stream)?;
+                    respond(shared, stream, head, peer).await;
+                    return None;
+                }
                 Ok(None) => {}
                 Ok(Some(frame)) => break answer(shared, frame, peer, &*stream),
             }
@@ -218,7 +235,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
-    let origin = origin(peer, &connection);
+    let origin = Origin::of_peer(peer, &connection);
     let policy = &shared.settings.read().policy;
     if let Some(reason) = policy.refuses(&request, origin) {
         metrics.not_permitted.count();
@@ -369,10 +386,19 @@ async fn list(shared: &Shared, stream: &mut TcpStream, which: Which) -> io::Resu
     Ok(set_socket_linger(&stream, None)?)
 }
 
-/// Sends a refusal, and waits until it has been read: closing earlier, with bytes of the peer unread, would discard it.
 async fn refuse(stream: &mut TcpStream, highest_version: u16) {
-    let reply = protocol::alive2_reply(highest_version, None);
-    if stream.write_all(&reply).await.is_ok() && stream.shutdown().await.is_ok() {
+    finish(stream, &protocol::alive2_reply(highest_version, None)).await;
+}
+
+async fn respond(shared: &Shared, stream: &mut TcpStream, head: Vec<u8>, peer: SocketAddr) {
+    if let Ok(response) = probe::answer(shared, stream, head, peer).await {
+        finish(stream, &response.encode()).await;
+    }
+}
+
+/// Sends a last reply, and waits until it has been read: closing earlier, with bytes of the peer unread, would discard it.
+async fn finish(stream: &mut TcpStream, reply: &[u8]) {
+    if stream.write_all(reply).await.is_ok() && stream.shutdown().await.is_ok() {
         let _ = timeout(LINGER, ended(stream)).await;
     }
 }

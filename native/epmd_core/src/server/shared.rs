@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::access::Policy;
 use super::connections::Connections;
+use super::probe::Examine;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::NodeName;
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) full: AtomicBool,
     /// Where names go at which other members wait to be called, if there is a handover.
     pub(crate) meetings: Option<mpsc::Sender<[u8; 16]>>,
+    /// Who knows what probes ask for, if this server is a member's.
+    pub(crate) examiner: Option<Arc<dyn Examine>>,
     pub(crate) port: u16,
     /// Logs once that the listing was refused to a remote peer.
     pub(crate) listing_refused: Once,

@@ -7,7 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use epmd_core::{
-    HandOver, Handle, Journal, Limits, Member, Node, NodeName, Policy, RegisterError, Role, ServiceManager, Settings,
+    HandOver, Handle, Health, Journal, Limits, Member, Node, NodeName, Policy, RegisterError, Role, ServiceManager,
+    Settings,
 };
 use tracing::field::{Field, Visit};
 use tracing::{span, Event, Level, Metadata, Subscriber};
@@ -111,6 +112,7 @@ pub fn settings(addresses: &[IpAddr], port: u16) -> Settings {
         hand_over: HandOver::default(),
         service_manager: ServiceManager::default(),
         journal: Journal::default(),
+        health: Health::default(),
     }
 }
 
