@@ -29,8 +29,10 @@ fn start() -> Target {
     let address = SocketAddr::new(loopback, listeners.port);
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        // Probes over HTTP are read as well.
+        let policy = Policy { health: true, ..Policy::default() };
         let limits = Limits { deadline: Duration::from_millis(200), ..Limits::default() };
-        let ended = runtime.block_on(epmd_core::serve(listeners, Registry::default(), Policy::default(), limits));
+        let ended = runtime.block_on(epmd_core::serve(listeners, Registry::default(), policy, limits));
         panic!("the server ended: {ended:?}");
     });
     let node = Node::erlang(NodeName::new(b"anchor").expect("a name"), 4711);

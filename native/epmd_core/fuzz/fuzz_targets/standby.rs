@@ -288,7 +288,8 @@ fn say(input: &mut &[u8], told: &mut Told, sockets: &'static Sockets) -> Option<
         }
         _ => {
             let then = if is_change { Then::GoesOn } else { too_soon };
-            match take()? % 4 {
+            match take()? % 5 {
+                4 => (message(tags::EXAMINE, &[&[take()? % 2]]), Then::GoesOn),
                 0 => (message(tags::SETTLED, &[]), then),
                 1 => {
                     let number = u64::from(take()?);
