@@ -11,6 +11,7 @@ defmodule EmbeddedEpmd.ConfigTest do
                addresses: [],
                relaxed: false,
                remote_names: false,
+               health: false,
                allow: nil,
                request_deadline: 10_000
              } = Config.load()

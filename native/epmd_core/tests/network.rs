@@ -17,6 +17,11 @@ use support::server::{Kind, Server, Settings};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const LOOPBACK_V6: Ipv6Addr = Ipv6Addr::LOCALHOST;
+const PROBE: &[u8] = b"GET /live HTTP/1.1\r\nHost: host\r\n\r\n";
+
+fn is_http(response: &[u8]) -> bool {
+    response.starts_with(b"HTTP/1.1 ")
+}
 
 /// From the other host.
 fn remote_routes() -> [Route; 4] {
@@ -92,7 +97,7 @@ fn a_peer_on_the_same_host_may_do_everything() {
 }
 
 #[test]
-fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up() {
+fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up_and_probe() {
     let cases: [(&str, &[IpAddr]); 5] = [
         ("10.77.0.2/32", &[IpAddr::V4(PEER)]),
         ("10.77.0.0/24", &[IpAddr::V4(PEER), IpAddr::V4(OTHER_PEER)]),
@@ -102,13 +107,16 @@ fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up() {
     ];
     let network = Network::new();
     for (list, listed) in cases {
-        let site = Site::on(&network, &Settings::ours().flag("-allow").flag(list));
+        let site = Site::on(&network, &Settings::ours().flag("-health").flag("-allow").flag(list));
         let _anchor = site.register_locally("anchor");
         let found = Alive2::new("anchor", 4711).found();
         for route in remote_routes() {
             let reply = site.on_peer_host(|server| ask(server, route, &port_please2("anchor")));
             let expected = if listed.contains(&route.from) { &found[..] } else { b"" };
             assert_eq!(reply, expected, "{route:?} with -allow {list}");
+            let response = site.on_peer_host(|server| ask(server, route, PROBE));
+            assert_eq!(is_http(&response), listed.contains(&route.from), "{route:?} with -allow {list}");
+            assert_eq!(response.is_empty(), !is_http(&response), "{route:?} with -allow {list}");
             for request in [alive2("intruder", 1), names(), dump(), kill()] {
                 let reply = site.on_peer_host(|server| ask(server, route, &request));
                 assert!(reply.is_empty(), "{route:?} with -allow {list}: {}", reply.escape_ascii());
@@ -117,6 +125,8 @@ fn with_an_allow_list_only_the_listed_networks_and_the_own_host_look_up() {
         for route in local_routes() {
             let reply = site.on_server_host(|server| ask(server, route, &port_please2("anchor")));
             assert_eq!(reply, found, "{route:?} with -allow {list}");
+            let response = site.on_server_host(|server| ask(server, route, PROBE));
+            assert!(is_http(&response), "{route:?} with -allow {list}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::only_names_of;
-use crate::support::client::{self, connect, eventually, register, End, PATIENCE};
+use crate::support::client::{self, connect, eventually, exchange, register, End, PATIENCE};
 use crate::support::request::{alive2, claiming, port_please2, Alive2};
 use crate::support::rounds::limit;
 use crate::support::server::Settings;
@@ -48,6 +48,29 @@ fn one_absolute_deadline_ends_a_request_however_it_dribbles() {
     let twice = (2 * DEADLINE).saturating_sub(began.elapsed());
     assert_eq!(client::read_until(&registered, &mut Vec::new(), Instant::now() + twice, 1), End::KeptOpen);
     assert_eq!(only_names_of(address, 1), "name anchor at port 4711\n");
+}
+
+#[test]
+fn probes_have_the_same_deadline_and_the_same_slots_as_other_requests() {
+    const DEADLINE: Duration = Duration::from_secs(2);
+    let server =
+        Settings::ours().flag("-health").flag("-max_pending").flag("8").packet_timeout(DEADLINE.as_secs()).start();
+    let address = server.ipv4();
+    let _anchor = register(address, "anchor", 4711).expect("a name nobody has");
+    let began = Instant::now();
+    let mut unfinished: Vec<_> = (0..9).map(|_| connect(address).unwrap()).collect();
+    for stream in &mut unfinished {
+        stream.write_all(b"GET /live HTTP/1.1\r\nHost: ").unwrap();
+    }
+    // The ninth takes the place of one of them.
+    eventually("one gives way", || unfinished.iter().any(is_reset_or_ended));
+    assert!(began.elapsed() < DEADLINE);
+    assert_eq!(exchange(address, &port_please2("anchor")).unwrap(), Alive2::new("anchor", 4711).found());
+    eventually("all have ended", || unfinished.iter().all(is_reset_or_ended));
+    assert!(began.elapsed() >= DEADLINE);
+    // Without a descriptor left behind, they are answered again.
+    let response = exchange(address, b"GET /live HTTP/1.1\r\n\r\n").unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 404 "), "{}", response.escape_ascii());
 }
 
 #[test]
