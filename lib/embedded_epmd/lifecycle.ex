@@ -63,8 +63,15 @@ defmodule EmbeddedEpmd.Lifecycle do
   @spec put_ready(boolean()) :: :ok
   def put_ready(ready?) do
     :persistent_term.put(@ready, ready?)
-    with {:ok, server} <- server(), do: Native.put_ready(server, ready?)
+    with {:ok, server} <- server(), do: tell_ready(server)
     :ok
+  end
+
+  # It may be said while a server starts, or by two processes at a time: what was said last holds.
+  defp tell_ready(server) do
+    ready? = :persistent_term.get(@ready, false)
+    Native.put_ready(server, ready?)
+    if :persistent_term.get(@ready, false) == ready?, do: :ok, else: tell_ready(server)
   end
 
   @doc "Says how many nodes the cluster of this VM expects, and how many of these are connected."
@@ -332,7 +339,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp start(config, keeper) do
     with {:ok, server} <- prefix_error(Native.start(config, keeper)) do
       :persistent_term.put(@server, {server, ports()})
-      Native.put_ready(server, :persistent_term.get(@ready, false))
+      tell_ready(server)
       ServiceManager.forget(Native.passed(server))
       {:ok, server}
     end

@@ -11,7 +11,7 @@
 //! | `hand_over` | passes an owner's sockets and table to its standbys |
 //! | [`registry`] | the table of registered nodes, or a replica of it |
 //! | `reserved_names` | names that belong to users; whose a connection is |
-//! | `address`, `health`, `journal`, `metrics`, `reserve`, `backoff` | listeners, probes of the VM, changes, counters, spare descriptors, pauses |
+//! | `address`, `health`, `journal`, `metrics`, `reserve`, `backoff` | listeners, the VM's health, changes, counters, spare descriptors, pauses |
 //! | [`protocol`], `node`, `role`, `limits`, `users`, `os` | the ground: bytes and words, no I/O but in `users` and `os` |
 //!
 //! Words that are used throughout:
