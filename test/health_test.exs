@@ -5,7 +5,7 @@ defmodule EmbeddedEpmd.HealthTest do
   import EmbeddedEpmd.{Host, Http, Vm}
   import EmbeddedEpmd.Faults, only: [suspended: 2]
 
-  alias EmbeddedEpmd.{Client, Registration}
+  alias EmbeddedEpmd.{Client, Registration, Schedulers}
 
   @health ~w(-embedded_epmd health true)
   # Twice the time that a VM has for its answer: this machine may be busy.
@@ -40,25 +40,26 @@ defmodule EmbeddedEpmd.HealthTest do
     eventually(fn -> match?({200, _}, get(port, "/live")) end)
   end
 
-  test "while the schedulers are blocked it is not alive, is found all the same, and is alive afterwards", context do
-    %{port: port, name: name} = context
-    vm = start_ours(name, port, flags: @health)
-    supervise(vm)
-    {:ok, %{requests: before}} = call(vm, EmbeddedEpmd, :stats)
-    call(vm, :erts_debug, :set_internal_state, [:available_internal_state, true])
-    :peer.cast(vm, :erts_debug, :set_internal_state, [:block, 6_000])
-    silent = {503, "no process of the VM answered within 900 ms\n"}
-    eventually(fn -> match?({_, ^silent}, timed(fn -> get(port, "/live") end)) end)
+  for {keep, how} <- [block: "blocked", occupy: "busy with others"] do
+    test "while the schedulers are #{how} a VM is not alive, its node is found, and it is alive afterwards", context do
+      %{port: port, name: name} = context
+      vm = start_ours(name, port, flags: @health)
+      supervise(vm)
+      {:ok, %{requests: before}} = call(vm, EmbeddedEpmd, :stats)
+      :peer.cast(vm, Schedulers, unquote(keep), [6_000])
+      silent = {503, "no process of the VM answered within 900 ms\n"}
+      eventually(fn -> match?({_, ^silent}, timed(fn -> get(port, "/live") end)) end)
 
-    # They all wait for one answer.
-    probes = for _ <- 1..100, do: Task.async(fn -> timed(fn -> get(port, "/live") end) end)
-    {took, found} = timed(fn -> Client.port(name, {127, 0, 0, 1}, port, 5_000) end)
-    assert {:port, _, _} = found
-    assert took < 500
-    for {took, response} <- Task.await_many(probes, 10_000), do: assert({took < @within, response} == {true, silent})
-    eventually(fn -> match?({200, _}, get(port, "/live")) end)
-    {:ok, %{requests: requests}} = call(vm, EmbeddedEpmd, :stats)
-    assert requests.probes - before.probes > 100
+      # They all wait for one answer.
+      probes = for _ <- 1..100, do: Task.async(fn -> timed(fn -> get(port, "/live") end) end)
+      {took, found} = timed(fn -> Client.port(name, {127, 0, 0, 1}, port, 5_000) end)
+      assert {:port, _, _} = found
+      assert took < 500
+      for {took, response} <- Task.await_many(probes, 10_000), do: assert({took < @within, response} == {true, silent})
+      eventually(fn -> match?({200, _}, get(port, "/live")) end)
+      {:ok, %{requests: requests}} = call(vm, EmbeddedEpmd, :stats)
+      assert requests.probes - before.probes > 100
+    end
   end
 
   test "a process that does not answer gets one message, however many probes there are", %{port: port, name: name} do
