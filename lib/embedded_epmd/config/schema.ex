@@ -57,7 +57,7 @@ defmodule EmbeddedEpmd.Config.Schema do
       doc: """
       answers health checks over HTTP on the same port, to local peers and to those that `:allow` lets look nodes up:
       `GET /live` and `/ready` about this VM, `/live/NAME` and `/ready/NAME` about the VM of another node of this host
-      that follows this one, and `/metrics` for Prometheus. The setting of the VM that serves applies. See the
+      that follows this one (on Linux), and `/metrics` for Prometheus. The setting of the VM that serves applies. See the
       [guide to containers](containers.md#probes) and `EmbeddedEpmd.ready/1`.
       """
     },
