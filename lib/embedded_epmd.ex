@@ -59,7 +59,7 @@ defmodule EmbeddedEpmd do
   of the child, the application environment, the default. The server of a release starts before all of them can be
   read, so the source of a setting decides when it takes effect:
 
-  | set in | port, advertised_port, ports | addresses | the others |
+  | set in | port, advertised_port, ports, local | addresses | the others |
   |---|---|---|---|
   | `ERL_EPMD_PORT`, `ERL_EPMD_ADDRESS`, `ERL_EPMD_RELAXED_COMMAND_CHECK` | port: from the start | from the start | `:relaxed`: from the start |
   | `vm.args`: `-embedded_epmd port 4370` | from the start | from the start | from the start |
@@ -85,6 +85,7 @@ defmodule EmbeddedEpmd do
   @type option ::
           {:port, 1..65_535}
           | {:addresses, [String.t() | :inet.ip_address()] | String.t()}
+          | {:local, boolean() | nil}
           | {:relaxed, boolean()}
           | {:remote_names, boolean()}
           | {:allow, [String.t()] | nil}

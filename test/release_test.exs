@@ -5,12 +5,22 @@ defmodule EmbeddedEpmd.ReleaseTest.Commands do
 
   alias EmbeddedEpmd.Release
 
-  for mode <- ["embedded", "interactive"] do
+  # No interface and no addresses, but the setting.
+  @closed [{"ERL_AFLAGS", "-embedded_epmd local true"}, {"ERL_EPMD_ADDRESS", nil}]
+
+  for {mode, how, variables} <- [
+        {"embedded", "in embedded mode", []},
+        {"interactive", "in interactive mode", []},
+        {"embedded", "where other hosts reach nothing", @closed}
+      ] do
     @tag mode: mode
-    test "every command works in #{mode} mode, and there is no epmd", %{release: release} do
+    @tag variables: variables
+    test "every command works #{how}, and there is no epmd", %{release: release} do
       name = release.node
       pid = Release.start(release)
-      assert [%{name: ^name}] = stock_names(release.port)
+      assert [%{name: ^name, port: distribution}] = stock_names(release.port)
+      assert listening(distribution) == ["127.0.0.1"]
+      for address <- listening(release.port), do: assert(address =~ ~r/^127\.|^::1$/)
 
       assert {"2\n", 0} = Release.run(release, "rpc", ["IO.puts(1 + 1)"])
       assert {"serving\n", 0} = Release.run(release, "rpc", ["IO.puts(EmbeddedEpmd.status().role)"])

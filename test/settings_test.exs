@@ -32,6 +32,7 @@ defmodule EmbeddedEpmd.SettingsTest do
   @spellings [
     port: {"4370", 4_370},
     addresses: {" 127.0.0.1,::1 ", ["127.0.0.1", "::1"]},
+    local: {"no", false},
     relaxed: {"True", true},
     remote_names: {:yes, true},
     allow: {"10.0.0.0/8, fd00::/8", ["10.0.0.0/8", "fd00::/8"]},
@@ -53,6 +54,7 @@ defmodule EmbeddedEpmd.SettingsTest do
   @misspelt [
     port: :prot,
     addresses: :adresses,
+    local: :locale,
     relaxed: :relaxd,
     remote_names: :remote_name,
     allow: :allowed,
@@ -76,7 +78,8 @@ defmodule EmbeddedEpmd.SettingsTest do
     %{
       port: port,
       name: unique("ours"),
-      settings: [port: port, addresses: @addresses, advertised_port: 30_100, ports: {10_000, 10_999}] ++ @others
+      settings:
+        [port: port, addresses: @addresses, advertised_port: 30_100, ports: {10_000, 10_999}, local: true] ++ @others
     }
   end
 

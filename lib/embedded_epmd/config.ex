@@ -7,7 +7,7 @@ defmodule EmbeddedEpmd.Config do
   # options of the child, the application environment, the default. A blank value is none: the next source counts.
 
   alias EmbeddedEpmd.Config.{Nearest, Schema, Value}
-  alias EmbeddedEpmd.Environment
+  alias EmbeddedEpmd.{Environment, HostAddress}
 
   # These two are read when the library is compiled.
   @compile_time [:base_url, :build]
@@ -26,7 +26,7 @@ defmodule EmbeddedEpmd.Config do
     known!(options)
     load_application()
 
-    settings = :maps.from_list(:lists.map(fn key -> {key, get(key, options)} end, Schema.names()))
+    settings = closed(:maps.from_list(:lists.map(fn key -> {key, get(key, options)} end, Schema.names())), options)
     {hand_over, users, groups} = trusted(settings.hand_over)
 
     :maps.merge(settings, %{
@@ -35,9 +35,32 @@ defmodule EmbeddedEpmd.Config do
       trusted_groups: groups,
       inet6: Environment.family() == :inet6,
       port_chosen: given(:port, options) != :none,
-      addresses_chosen: given(:addresses, options) != :none
+      addresses_chosen: settings.local == true or given(:addresses, options) != :none
     })
   end
+
+  # With `local: true` the EPMD listens at loopbacks only. Addresses may choose among them, and not open it.
+  defp closed(%{local: true, addresses: addresses} = settings, options) do
+    case :lists.filter(fn address -> not HostAddress.loopback?(HostAddress.parse(address)) end, addresses) do
+      [] when addresses == [] ->
+        :maps.merge(settings, %{addresses: HostAddress.loopbacks()})
+
+      [] ->
+        settings
+
+      [open | _] ->
+        :erlang.error(
+          ArgumentError.exception(
+            "embedded_epmd: " <>
+              source(:local, options) <>
+              " closes the EPMD to other hosts, and " <>
+              source(:addresses, options) <> " opens it to them at " <> open <> ": remove one of the two"
+          )
+        )
+    end
+  end
+
+  defp closed(settings, _options), do: settings
 
   # Whether there is a handover, and with whose processes beside those of this user.
   defp trusted(value) when is_boolean(value), do: {value, [], []}

@@ -17,7 +17,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
 
-  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, HostAddress, Lifecycle, Log, Native}
+  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, HostAddress, Interface, Lifecycle, Log, Native}
   alias EmbeddedEpmd.Cluster.Users
 
   # As long as :erl_epmd waits.
@@ -30,7 +30,7 @@ defmodule EmbeddedEpmd.Discovery do
 
   @doc """
   Loads the native library and starts the server, which binds the port or joins its owner. The server ends when the
-  distribution does.
+  distribution does. Makes the distribution listen where the node's name or the setting `:local` say.
 
   Returns `:ignore`: if it returned a process, the end of that process would end the VM. If the server cannot start
   while the VM boots, the VM stops with a sentence that says why; later, that sentence is returned as the error. A
@@ -248,13 +248,24 @@ defmodule EmbeddedEpmd.Discovery do
 
   @doc """
   The port to listen on for distribution: the fixed one, which OTP's client reads from the flag and the parameter, one of
-  `:ports`, or 0 for any.
+  `:ports`, or 0 for any. The address to listen at is set as in `start_link/0`, for a node whose name was not known then.
   """
   @spec listen_port_please(atom() | charlist(), charlist()) :: {:ok, :inet.port_number()} | {:error, String.t()}
   def listen_port_please(name, host) do
+    if not Environment.client?(), do: choose_interface(host)
+
     with {:ok, 0} <- :erl_epmd.listen_port_please(name, host),
          {:error, sentence} <- Lifecycle.listen_port(to_binary(name)),
          do: fail(sentence)
+  end
+
+  # `start_link/0` has done so for a VM that boots as a node. Of one that becomes a node later, OTP tells the name only
+  # here; OTP 25 has read its parameters before.
+  defp choose_interface(host) do
+    with {:error, sentence} <- Interface.choose(host, Config.get(:local, Lifecycle.options())),
+         do: Log.log(:error, sentence)
+  rescue
+    error in ArgumentError -> Log.log(:error, error.message)
   end
 
   defp port(server), do: Native.status(server).port

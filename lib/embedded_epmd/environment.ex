@@ -90,23 +90,66 @@ defmodule EmbeddedEpmd.Environment do
     with {:ok, info} <- :file.read_file_info(file, [:raw]), do: {:device, elem(info, 9), elem(info, 10)}
   end
 
-  @doc "Whether the distribution is over TLS."
-  @spec tls?() :: boolean()
-  def tls? do
-    case :init.get_argument(:proto_dist) do
-      {:ok, [[protocol | _] | _]} -> :lists.suffix(~c"_tls", protocol)
-      _ -> false
+  @doc """
+  The host of this node's name; before it has one, that of the name with which it boots. `:unknown` if it has none, or
+  OTP is to complete a long one.
+  """
+  @spec host() :: charlist() | :unknown
+  def host do
+    case :erlang.node() do
+      :nonode@nohost -> named(:init.get_argument(:sname), :init.get_argument(:name))
+      node -> host_of(:erlang.atom_to_list(node), :unknown)
     end
   end
 
+  # OTP looks at -sname first, and takes the first value.
+  defp named({:ok, [[name | _] | _]}, _), do: host_of(name, :inet_db.gethostname())
+  defp named(_, {:ok, [[name | _] | _]}), do: host_of(name, :unknown)
+  defp named(_, _), do: :unknown
+
+  defp host_of(name, completed) do
+    case :string.split(name, ~c"@") do
+      [_, host] -> host
+      _ -> completed
+    end
+  end
+
+  @doc "What carries the distribution: OTP's own module for one protocol, or one of those of `-proto_dist inet_epmd`."
+  @spec carrier() :: :own | :inet_epmd
+  def carrier, do: if(protocol() == ~c"inet_epmd", do: :inet_epmd, else: :own)
+
+  @doc "Whether the distribution is over TLS."
+  @spec tls?() :: boolean()
+  def tls? do
+    case carrier() do
+      :own -> :lists.suffix(~c"_tls", protocol())
+      :inet_epmd -> of_inet_epmd() == ~c"tls_socket"
+    end
+  end
+
+  @doc "Whether the distribution speaks TCP or TLS as OTP does."
+  @spec examinable?() :: boolean()
+  def examinable? do
+    case carrier() do
+      :own -> :lists.member(protocol(), [~c"inet_tcp", ~c"inet6_tcp", ~c"inet_tls", ~c"inet6_tls"])
+      :inet_epmd -> :lists.member(of_inet_epmd(), [~c"socket", ~c"tls_socket"])
+    end
+  end
+
+  defp of_inet_epmd, do: flag(:inet_epmd, ~c"")
+
   @doc "The address family of the distribution. With `:inet6` OTP's client registers at ::1, otherwise at 127.0.0.1."
   @spec family() :: :inet | :inet6
-  def family do
-    with {:ok, [[protocol | _] | _]} <- :init.get_argument(:proto_dist),
-         true <- :lists.prefix(~c"inet6", protocol) do
-      :inet6
-    else
-      _ -> :inet
+  def family, do: if(:lists.prefix(~c"inet6", protocol()), do: :inet6, else: :inet)
+
+  @doc "The protocol of the distribution: the first `-proto_dist`, as for OTP."
+  @spec protocol() :: charlist()
+  def protocol, do: flag(:proto_dist, ~c"inet_tcp")
+
+  defp flag(name, default) do
+    case :init.get_argument(name) do
+      {:ok, [[value | _] | _]} -> value
+      _ -> default
     end
   end
 end

@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   # `Discovery`, the keeper is `net_sup`: the server lives as long as the distribution, whatever happens to the
   # applications. Some of this code runs while the VM boots, so it uses plain functions only.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Log, Native, Ports, ServiceManager}
+  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Interface, Log, Native, Ports, ServiceManager}
 
   # The name of the supervised process, which is above this module.
   @supervised :"Elixir.EmbeddedEpmd.Server"
@@ -108,6 +108,7 @@ defmodule EmbeddedEpmd.Lifecycle do
     with :ok <- load(),
          {:ok, config} <- config(),
          :ok <- Ports.check(config.ports),
+         :ok <- Interface.choose(Environment.host(), config.local),
          {:ok, server} <- start(config, keeper) do
       tell_ignored()
       with pid when is_pid(pid) <- :erlang.whereis(@supervised), do: send(pid, {:embedded_epmd, :started})
@@ -163,6 +164,8 @@ defmodule EmbeddedEpmd.Lifecycle do
 
   defp start_unrouted do
     with {:ok, config} <- config(),
+         # Nobody tells us when it becomes a node.
+         :ok <- if(Environment.distributed?(), do: :ok, else: Interface.choose(:unknown, config.local)),
          do: start(exposed(config, Exposure.open?(config.port, registered?())), :erlang.whereis(:kernel_sup))
   end
 
@@ -182,7 +185,8 @@ defmodule EmbeddedEpmd.Lifecycle do
     with {:ok, config} <- config(),
          :ok <- same_port(config, Native.status(server).port),
          :ok <- same_advertised(config, :persistent_term.get(@node, :none)),
-         :ok <- same_ports(config.ports, :persistent_term.get(@planned, :none)) do
+         :ok <- same_ports(config.ports, :persistent_term.get(@planned, :none)),
+         :ok <- same_local(config.local, Interface.local(), Environment.distributed?()) do
       if not (Environment.routed?() or registered?()), do: Native.name_node(server, if(open?, do: own_name()))
 
       case prefix_error(Native.configure(server, exposed(config, open?))) do
@@ -256,6 +260,16 @@ defmodule EmbeddedEpmd.Lifecycle do
       {:error, sentence} -> {:error, sentence}
       _ -> {:ok, 0}
     end
+  end
+
+  # The distribution listens already.
+  defp same_local(wanted, local, distributed?) when wanted in [nil, local] or not distributed?, do: :ok
+
+  defp same_local(wanted, _local, _distributed?) do
+    {:error,
+     "embedded_epmd: #{Config.source(:local, options())} says #{wanted}, but this node listens without it: it does so when " <>
+       "it starts, before runtime.exs and the child's options are read. " <>
+       "Set -embedded_epmd local #{wanted} in vm.args, or local in config.exs"}
   end
 
   @doc """

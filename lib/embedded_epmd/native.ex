@@ -148,4 +148,8 @@ defmodule EmbeddedEpmd.Native do
   @doc "The number of a user of this host, given by name or number; `nil` if there is none."
   @spec user(String.t()) :: user()
   def user(_name), do: :erlang.nif_error(:nif_not_loaded)
+
+  @doc "The addresses of a host, as the system's resolver tells them; it may ask the DNS."
+  @spec resolve(String.t()) :: [String.t()]
+  def resolve(_host), do: :erlang.nif_error(:nif_not_loaded)
 end

@@ -9,7 +9,7 @@ defmodule EmbeddedEpmd.Server do
 
   use GenServer
 
-  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Lifecycle, Log, Native, Subscribers}
+  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Interface, Lifecycle, Log, Native, Subscribers}
 
   # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000
@@ -177,6 +177,8 @@ defmodule EmbeddedEpmd.Server do
   def handle_info({:embedded_epmd, :started}, state), do: {:noreply, look_after_later(state)}
   def handle_info({:embedded_epmd, :stopped, reason}, state), do: {:noreply, ended(drain(state), reason)}
 
+  def handle_info({:nodeup, node, _}, state) when node == node(), do: {:noreply, update_exposure(named(state))}
+
   def handle_info({node_event, _node, _}, state) when node_event in [:nodeup, :nodedown],
     do: {:noreply, update_exposure(state)}
 
@@ -317,6 +319,15 @@ defmodule EmbeddedEpmd.Server do
   defp warn_once(state, sentence) do
     Log.log(:warning, sentence <> "; trying again")
     %{state | last_warning: sentence}
+  end
+
+  # This VM has become a node: with its name it is known where nodes of this host look it up.
+  defp named(state) do
+    with true <- Interface.local(),
+         %{server: server} when server != nil <- state,
+         {:error, sentence} <- Lifecycle.configure(server, state.open?),
+         do: warn_once(state, sentence),
+         else: (_ -> log_from(state))
   end
 
   # If OTP does not call Discovery, the server listens on loopback only until this VM's node is registered.

@@ -54,10 +54,16 @@ defmodule EmbeddedEpmd.Network do
   end
 
   @doc "The option of `Vm` that starts a VM in the network."
-  def option(network) do
-    [program | arguments] = enter(network) ++ ["erl"]
-    {:exec, {String.to_charlist(System.find_executable(program)), Enum.map(arguments, &String.to_charlist/1)}}
+  def option(network), do: exec(enter(network) ++ ["erl"])
+
+  @doc "The same, with a hosts file and a host name of its own."
+  def option(network, hosts, name) do
+    script = ~S(mount --bind "$0" /etc/hosts && hostname "$1" && shift && exec "$@")
+    exec(enter(network) ++ ["unshare", "--mount", "--uts", "sh", "-c", script, hosts, name, "erl"])
   end
+
+  defp exec([program | arguments]),
+    do: {:exec, {String.to_charlist(System.find_executable(program)), Enum.map(arguments, &String.to_charlist/1)}}
 
   defp enter(network) do
     user = if root?(), do: [], else: ["--user", "--preserve-credentials"]

@@ -126,5 +126,8 @@ defmodule EmbeddedEpmd.Release do
       {"ERL_FLAGS", nil},
       {"MIX_ENV", nil}
     ]
+    |> Map.new()
+    |> Map.merge(Map.new(Map.get(release, :variables, [])))
+    |> Enum.to_list()
   end
 end

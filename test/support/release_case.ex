@@ -12,7 +12,16 @@ defmodule EmbeddedEpmd.ReleaseCase do
     node = unique("release")
     tmp = Path.join(folder, node)
     File.mkdir_p!(tmp)
-    release = %{folder: folder, tmp: tmp, node: node, port: free_port(), mode: context[:mode] || "embedded"}
+
+    release = %{
+      folder: folder,
+      tmp: tmp,
+      node: node,
+      port: free_port(),
+      mode: context[:mode] || "embedded",
+      variables: context[:variables] || []
+    }
+
     on_exit(fn -> Release.clean_up(release) end)
     %{release: release}
   end

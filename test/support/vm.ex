@@ -72,12 +72,14 @@ defmodule EmbeddedEpmd.Vm do
 
   defp boot(node, port, flags, options) do
     ip = ip(options[:host] || "127.0.0.1")
-    interface = List.to_string(:io_lib.format("~w", [ip]))
+    # Where the distribution listens, unless it is left to the node's name.
+    interface =
+      if Keyword.get(options, :interface, true),
+        do: ["-kernel", "inet_dist_use_interface", List.to_string(:io_lib.format("~w", [ip]))],
+        else: []
 
     flags =
-      flags ++
-        paths(options) ++
-        ["-setcookie", "test", "-kernel", "inet_dist_use_interface", interface] ++ (options[:flags] || [])
+      flags ++ paths(options) ++ ["-setcookie", options[:cookie] || "test"] ++ interface ++ (options[:flags] || [])
 
     environment =
       for {name, value} <- [

@@ -27,6 +27,17 @@ defmodule EmbeddedEpmd.Config.Schema do
       address must exist.
       """
     },
+    local: %{
+      kind: :boolean,
+      expected: "true or false",
+      default: nil,
+      means: "what the node's name says",
+      doc: """
+      who reaches this VM. With `true` only this host does: the node's distribution as well as the EPMD. A node whose host
+      is a loopback address or `localhost` is closed by its name, and its EPMD is not. With `false` the node listens where
+      OTP would. `inet_dist_use_interface` of `kernel` counts first. See the [security guide](security.md).
+      """
+    },
     relaxed: %{
       kind: :boolean,
       expected: "true or false",

@@ -4,6 +4,7 @@ mod atoms;
 mod config;
 mod error;
 mod events;
+mod hosts;
 mod plan;
 mod server;
 mod terms;

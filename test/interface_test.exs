@@ -1,0 +1,297 @@
+defmodule EmbeddedEpmd.InterfaceTest do
+  # Where nodes listen, by their names and settings: the rows of erlang/otp#11617 and those of `:local`. Each row has a
+  # network of its own, and a second one that plays the other hosts.
+  use ExUnit.Case, async: true
+
+  import EmbeddedEpmd.Vm
+
+  alias EmbeddedEpmd.{Carrier, Folder, Interface, Network, Tls}
+
+  @moduletag timeout: 60_000
+
+  # Addresses of the host, and the names that its hosts file has, in Debian's way.
+  @outer "10.99.7.1"
+  @outer6 "fd99::1"
+  @hosts """
+  127.0.0.1 localhost
+  ::1 localhost
+  127.0.1.1 debian
+  #{@outer} outer.example
+  """
+  @local ~w(-embedded_epmd local true)
+  @inet6 ~w(-proto_dist inet6_tcp)
+
+  # The name's flag and host, the flags; where OTP's own node of that name listens, and where ours does; and what another
+  # host gets from our distribution and our EPMD.
+  for {row, flag, host, flags, before, now, distribution, epmd} <- [
+        {"a loopback address", "-name", "127.0.0.1", [], "0.0.0.0", "127.0.0.1", :closed, :open},
+        {"another loopback address", "-name", "127.0.0.2", [], "0.0.0.0", "127.0.0.2", :closed, :open},
+        {"localhost", "-sname", "localhost", [], "0.0.0.0", "127.0.0.1", :closed, :open},
+        {"the loopback of IPv6", "-name", "::1", @inet6, "*", "[::1]", :closed, :open},
+        {"a loopback of IPv4 in IPv6", "-name", "::ffff:127.0.0.1", @inet6, "*", "[::ffff:127.0.0.1]", :closed, :open},
+        {"localhost over IPv6", "-sname", "localhost", @inet6, "*", "[::1]", :closed, :open},
+        {"a loopback address over TLS", "-name", "127.0.0.1", :tls, "0.0.0.0", "127.0.0.1", :closed, :open},
+        # Other hosts may mean the node by its name, whatever that is here.
+        {"a short name at 127.0.1.1", "-sname", "debian", [], "0.0.0.0", "0.0.0.0", :open, :open},
+        {"a short name that OTP completes", "-sname", nil, [], "0.0.0.0", "0.0.0.0", :open, :open},
+        {"an outer address", "-name", @outer, [], "0.0.0.0", "0.0.0.0", :open, :open},
+        {"a long name", "-name", "outer.example", [], "0.0.0.0", "0.0.0.0", :open, :open},
+        {"an outer address of IPv6", "-name", @outer6, @inet6, "*", "*", :open, :open},
+        {"local: a loopback address", "-name", "127.0.0.1", @local, "0.0.0.0", "127.0.0.1", :closed, :closed},
+        {"local: the loopback of IPv6", "-name", "::1", @local ++ @inet6, "*", "[::1]", :closed, :closed},
+        {"local: a short name at 127.0.1.1", "-sname", "debian", @local, "0.0.0.0", "127.0.1.1", :closed, :closed},
+        {"local: a short name that OTP completes", "-sname", nil, @local, "0.0.0.0", "127.0.1.1", :closed, :closed},
+        {"local: a short name over TLS", "-sname", "debian", {:tls, @local}, "0.0.0.0", "127.0.1.1", :closed, :closed},
+        {"local: a short name without an address of the family", "-sname", "debian", @local ++ @inet6, "*", "*%lo",
+         :closed, :closed},
+        # These carriers of OTP 29 listen at all addresses, whatever OTP is told, but for a device.
+        {"a loopback address, over inet_epmd and socket", "-name", "127.0.0.1", {:carrier, []}, "0.0.0.0", "0.0.0.0%lo",
+         :closed, :open},
+        {"local: a short name over inet_epmd and socket", "-sname", "debian", {:carrier, @local}, "0.0.0.0",
+         "0.0.0.0%lo", :closed, :closed},
+        {"local: a short name over inet_epmd and tls_socket", "-sname", "debian", {:tls_carrier, @local}, "0.0.0.0",
+         "0.0.0.0%lo", :closed, :closed},
+        {"local: false", "-name", "127.0.0.1", ~w(-embedded_epmd local false), "0.0.0.0", "0.0.0.0", :open, :open},
+        {"an interface of its own", "-name", "127.0.0.1", ~w(-kernel inet_dist_use_interface {0,0,0,0}), "0.0.0.0",
+         "0.0.0.0", :open, :open},
+        {"an interface among the options of listeners", "-name", "127.0.0.1",
+         ~w(-kernel inet_dist_listen_options [{ip,{0,0,0,0}}]), "0.0.0.0", "0.0.0.0", :open, :open}
+      ] do
+    @tag skip:
+           match?({kind, _} when kind in [:carrier, :tls_carrier], flags) and not Carrier.available?() and
+             "needs the carriers of OTP 29"
+    test "#{row}: #{before} becomes #{now}" do
+      host = host()
+      flags = flags(unquote(Macro.escape(flags)))
+      name = unique("node")
+      ours = node(host, :ours, unquote(flag), name, unquote(host), flags)
+      # A VM with OTP's client, as those of `bin/app rpc` are.
+      stock = node(host, :stock, unquote(flag), unique("stock"), unquote(host), flags)
+
+      assert listens(host, ours) == unquote(now)
+      assert listens(host, stock) == unquote(before)
+      assert seen_from_outside(host, port_of(ours)) == unquote(distribution)
+      assert seen_from_outside(host, host.port, name) == unquote(epmd)
+      assert_usable(ours, stock, flags)
+    end
+  end
+
+  describe "a node that starts later" do
+    test "is closed by the setting, whatever its name" do
+      host = host()
+
+      for local <- [["vm.args", :vm_args], ["the child", :option]], host_name <- ["127.0.0.1", "debian.example"] do
+        [_, source] = local
+        vm = start_later(host, if(source == :vm_args, do: @local, else: []))
+        if source == :option, do: supervise(vm, local: true)
+        assert {:ok, _} = call(vm, :net_kernel, :start, [[:"#{unique("later")}@#{host_name}", :longnames]])
+        assert seen_from_outside(host, port_of(vm)) == :closed
+        assert listens(host, vm) in ["127.0.0.1", "0.0.0.0%lo"]
+      end
+    end
+
+    # OTP 25 has read its parameters when it tells the name; this function came when the order was changed.
+    test "is closed by its name where OTP tells that in time, and open under the next name" do
+      told? = Code.ensure_loaded?(:inet_tcp_dist) and function_exported?(:inet_tcp_dist, :fam_listen, 4)
+      assert told? or otp() < 27
+      host = host()
+      vm = start_later(host, [])
+
+      for {host_name, closed} <- [{"127.0.0.1", "127.0.0.1"}, {@outer, "0.0.0.0"}] do
+        assert {:ok, _} = call(vm, :net_kernel, :start, [[:"#{unique("later")}@#{host_name}", :longnames]])
+        assert listens(host, vm) == if(told?, do: closed, else: "0.0.0.0")
+        :ok = call(vm, :net_kernel, :stop)
+      end
+    end
+  end
+
+  # Otherwise they could not stand by for each other.
+  test "closed EPMDs of one host have the same addresses, whatever the names of their nodes" do
+    host = host()
+
+    for {flag, node_host} <- [{"-name", "127.0.0.1"}, {"-sname", nil}, {"-name", "localhost.localhost"}] do
+      vm = node(host, :ours, flag, unique("node"), node_host, @local)
+      assert call(vm, EmbeddedEpmd.Config, :load).addresses == ["127.0.0.1", "::1", "127.0.1.1"]
+    end
+  end
+
+  test "with another value of the setting once the node listens, the child does not start" do
+    host = host()
+    vm = node(host, :ours, "-name", unique("node"), "127.0.0.1", [])
+    hush(vm)
+    supervise(vm)
+    :ok = call(vm, :supervisor, :terminate_child, [EmbeddedEpmd.Vm.Supervisor, EmbeddedEpmd])
+    assert {:error, reason} = supervise_second(vm, EmbeddedEpmd.Vm.Supervisor, local: true)
+    sentence = inspect(reason)
+    assert sentence =~ "the option local says true, but this node listens without it"
+    assert sentence =~ "Set -embedded_epmd local true in vm.args, or local in config.exs"
+  end
+
+  describe "a VM does not boot, and says why," do
+    test "if its name leads to where other hosts reach it" do
+      # In the last case only the system's resolver knows the host.
+      for {node_host, environment} <- [
+            {@outer, []},
+            {"outer.example", []},
+            {"outer.example", [{"ERL_INET_ETC_DIR", "/nonexistent"}]}
+          ] do
+        assert boot("-name", node_host, @local, environment) =~
+                 ~r/^embedded_epmd: local is true, but this node cannot be closed to other hosts: its host, #{Regex.escape(node_host)}, has the address #{@outer}, where other hosts reach it; name the node NAME@127.0.0.1 .*\n$/
+      end
+    end
+
+    test "if its addresses open the EPMD" do
+      flags = @local ++ ["-embedded_epmd", "addresses", ~s(["127.0.0.1","#{@outer}"])]
+
+      assert boot("-name", "127.0.0.1", flags) ==
+               "embedded_epmd: config :embedded_epmd, local closes the EPMD to other hosts, and config :embedded_epmd, " <>
+                 "addresses opens it to them at #{@outer}: remove one of the two\n"
+    end
+  end
+
+  test "where there is no loopback device to listen on, an address is, or the node is not closed" do
+    facts = %{chosen: false, local: nil, host: ~c"localhost", carrier: :own, device: fn -> false end}
+
+    at = fn addresses, more ->
+      Interface.place(Map.merge(facts, Map.new([{:addresses, fn -> addresses end} | more])))
+    end
+
+    loopback = {127, 0, 0, 1}
+    debian = [host: ~c"debian", local: true]
+
+    assert at.([loopback], []) == {:address, loopback}
+    assert at.([loopback], local: true) == {:address, loopback}
+    assert at.([{127, 0, 1, 1}], debian) == {:address, {127, 0, 1, 1}}
+    assert at.([], host: :unknown, local: true) == {:address, loopback}
+    assert at.([], host: :unknown) == :otp
+    assert at.([loopback], carrier: :inet_epmd) == :otp
+    assert at.([loopback], carrier: :inet_epmd, device: fn -> true end) == :device
+    assert at.([loopback, {10, 0, 0, 1}], []) == :otp
+
+    for {addresses, more} <- [
+          {[loopback, {10, 0, 0, 1}], debian},
+          {[], debian},
+          {[loopback], [carrier: :inet_epmd] ++ debian}
+        ],
+        do: assert({:error, "embedded_epmd: local is true, but " <> _} = at.(addresses, more))
+  end
+
+  ## What is asked
+
+  # What rpc and remote do, then nodes that the node starts, then what stop does.
+  defp assert_usable(ours, stock, flags) do
+    node = call(ours, :erlang, :node)
+    assert call(stock, :erpc, :call, [node, :erlang, :node, []]) == node
+    assert call(ours, :net_adm, :ping, [call(stock, :erlang, :node)]) == :pong
+    [name, host] = String.split(Atom.to_string(node), "@")
+
+    options = %{
+      name: String.to_charlist("peer-" <> name),
+      host: String.to_charlist(host),
+      longnames: call(ours, :net_kernel, :longnames),
+      args: Enum.map(~w(-start_epmd false -setcookie test) ++ flags, &String.to_charlist/1)
+    }
+
+    assert {:ok, peer, peer_node} = call(ours, :peer, :start, [options])
+    assert call(ours, :erpc, :call, [peer_node, :erlang, :node, []]) == peer_node
+    call(ours, :peer, :stop, [peer])
+
+    pid = pid(ours)
+    Process.unlink(ours)
+    call(stock, :erpc, :call, [node, :init, :stop, []])
+    eventually(fn -> not File.exists?("/proc/#{pid}/exe") end)
+  end
+
+  defp listens(host, vm) do
+    text = Network.run(host.network, ~w(ss --no-header --listening --tcp --numeric) ++ ["sport = :#{port_of(vm)}"])
+    [[_, _, _, local | _]] = for line <- String.split(text, "\n", trim: true), do: String.split(line)
+    String.trim_trailing(local, ":#{port_of(vm)}")
+  end
+
+  defp port_of(vm), do: call(vm, EmbeddedEpmd.Listener, :of_distribution).port
+
+  defp seen_from_outside(host, port) do
+    case Enum.uniq(
+           for ip <- outer_addresses(),
+               do: call(host.outside, :gen_tcp, :connect, [ip, port, [family(ip)], 5_000]) |> elem(0)
+         ) do
+      [:error] -> :closed
+      _ -> :open
+    end
+  end
+
+  # What other hosts get that ask the EPMD.
+  defp seen_from_outside(host, port, name) do
+    answers = for ip <- outer_addresses(), do: call(host.outside, EmbeddedEpmd.Client, :port, [name, ip, port, 5_000])
+
+    cond do
+      Enum.any?(answers, &match?({:port, _, _}, &1)) -> :open
+      Enum.all?(answers, &(&1 == {:error, :econnrefused})) -> :closed
+      true -> :silent
+    end
+  end
+
+  defp outer_addresses do
+    for address <- [@outer, @outer6], do: elem(:inet.parse_address(String.to_charlist(address)), 1)
+  end
+
+  defp family(ip), do: if(tuple_size(ip) == 4, do: :inet, else: :inet6)
+
+  ## What runs
+
+  defp host do
+    [network, other] = Network.start_linked(@outer, "10.99.7.2")
+
+    for {network, address} <- [{network, @outer6}, {other, "fd99::2"}],
+        do: Network.run(network, ~w(ip address add #{address}/64 dev wire nodad))
+
+    port = free_port()
+    %{network: network, hosts: hosts_file(), port: port, outside: start_plain(port, [Network.option(other)])}
+  end
+
+  defp hosts_file do
+    hosts = Path.join(Folder.new("hosts"), "hosts")
+    File.write!(hosts, @hosts)
+    hosts
+  end
+
+  defp flags(:tls), do: flags({:tls, []})
+  defp flags({:tls, more}), do: ~w(-proto_dist inet_tls -ssl_dist_optfile #{Tls.options()}) ++ more
+  defp flags({:carrier, more}), do: Carrier.flags("socket") ++ more
+  defp flags({:tls_carrier, more}), do: Carrier.flags("tls_socket") ++ more
+  defp flags(flags), do: flags
+
+  defp start_later(host, flags),
+    do:
+      start_unnamed(host.port, flags, [Network.option(host.network), interface: false, env: [{"ERL_EPMD_ADDRESS", ""}]])
+
+  # What a VM says that ends while it boots.
+  defp boot(flag, node_host, flags, more \\ []) do
+    {:exec, {program, arguments}} = Network.option(Network.start(), hosts_file(), "debian")
+    ours = ["-noshell", "-start_epmd", "false", "-epmd_module", "Elixir.EmbeddedEpmd.Discovery", "-pa" | ebins()]
+    arguments = Enum.map(arguments, &to_string/1) ++ ours ++ [flag, "#{unique("node")}@#{node_host}" | flags]
+
+    # One that boots all the same is ended.
+    {text, 1} =
+      System.cmd("timeout", ["-k", "1", "20", to_string(program) | arguments],
+        stderr_to_stdout: true,
+        env: [{"ERL_EPMD_PORT", "#{free_port()}"}, {"ERL_EPMD_ADDRESS", nil} | more]
+      )
+
+    text
+  end
+
+  defp ebins, do: for(app <- [:embedded_epmd, :elixir], do: Path.join(:code.lib_dir(app), "ebin"))
+
+  defp otp, do: List.to_integer(:erlang.system_info(:otp_release))
+
+  defp node(host, whose, flag, name, node_host, flags, more \\ []) do
+    flags = [flag, if(node_host, do: "#{name}@#{node_host}", else: name) | flags]
+    place = Network.option(host.network, host.hosts, "debian")
+    options = [place, interface: false, env: [{"ERL_EPMD_ADDRESS", ""}]] ++ more
+
+    if whose == :ours,
+      do: start_unnamed(host.port, flags, options),
+      else: start_plain(host.port, [{:flags, flags} | options])
+  end
+end
