@@ -30,6 +30,11 @@ defmodule EmbeddedEpmd.DoctorTest do
     loopback: {{127, 0, 0, 1}, @found}
   }
 
+  @closed %{ip: {127, 0, 0, 1}, address: "127.0.0.1", port: 41_234, closed: true, tls: false}
+  @open %{@closed | ip: {0, 0, 0, 0}, address: "0.0.0.0", closed: false}
+  @inner [{{10, 0, 0, 7}, 24}, {{0xFD00, 0, 0, 0, 0, 0, 0, 7}, 64}]
+  @public [{{8, 8, 4, 4}, 24}]
+
   @tls [{"-proto_dist", ["inet_tls"]}, {"-ssl_dist_optfile", ["/o"]}]
   @looping %{
     name: "loop",
@@ -69,7 +74,12 @@ defmodule EmbeddedEpmd.DoctorTest do
     file_flags: [],
     client_flags: [{"-start_epmd", ["false"]}],
     own_flags: [],
-    interface: nil,
+    distribution: @open,
+    networks: @inner,
+    weak_cookie: false,
+    local: nil,
+    allow: nil,
+    port_range: {nil, nil},
     addresses: [],
     unregistered: [],
     departed: [],
@@ -155,10 +165,26 @@ defmodule EmbeddedEpmd.DoctorTest do
          "The node has -proto_dist inet_tls, and bin/app rpc and its like have -proto_dist inet6_tls."},
         {"an arguments file that cannot be read", %{file_flags: [{"-args_file", ["/etc/more"]}]}, :warning,
          "The arguments file /etc/more, which another one includes (-args_file), cannot be read."},
-        {"a node on loopback beside an EPMD that is open to all", %{interface: {127, 0, 0, 1}}, :warning,
-         "This node listens on 127.0.0.1 only (inet_dist_use_interface), but the EPMD on all addresses."},
-        {"the same with addresses", %{interface: {127, 0, 0, 1}, addresses: ["127.0.0.1", "10.0.0.7"]}, :warning,
+        {"a node on loopback beside an EPMD that is open to all", %{distribution: @closed}, :warning,
+         "This node listens at 127.0.0.1 only, but the EPMD on all addresses."},
+        {"the same with addresses", %{distribution: @closed, addresses: ["127.0.0.1", "10.0.0.7"]}, :warning,
          "but the EPMD on 127.0.0.1, 10.0.0.7."},
+        {"an EPMD on loopback beside a node that is open to all",
+         %{addresses: ["127.0.0.1", "::1"], status: %{@serving | addresses: ["127.0.0.1", "::1"]}}, :warning,
+         "The EPMD listens at 127.0.0.1, ::1 only, but this node on all addresses."},
+        {"a node that other hosts reach, with a weak cookie", %{weak_cookie: true}, :warning,
+         "Other hosts reach the distribution on all addresses, port 41234 (TCP, not encrypted), and the cookie is weak."},
+        {"the same over TLS", %{weak_cookie: true, distribution: %{@open | tls: true}}, :warning,
+         "Other hosts reach the distribution on all addresses, port 41234 (TLS), and the cookie is weak."},
+        {"a node on a public address, without TLS", %{networks: @inner ++ @public}, :warning,
+         "The distribution listens on the public address 8.8.4.4, port 41234 (TCP, not encrypted)."},
+        {"a node that should be closed, and is told to listen elsewhere",
+         %{local: true, distribution: %{@open | ip: {10, 0, 0, 7}}}, :warning,
+         "local is true, but other hosts reach the distribution on 10.0.0.7, port 41234 (TCP, not encrypted)."},
+        {"a range of ports without its end", %{port_range: {9100, nil}}, :warning,
+         "inet_dist_listen_min is 9100, and inet_dist_listen_max is not set."},
+        {"a range of ports without its beginning", %{port_range: {nil, 9100}}, :warning,
+         "inet_dist_listen_max is 9100, and inet_dist_listen_min is not set."},
         {"a node that comes and goes", %{departed: [@looping]}, :warning,
          "loop was registered until 12 s ago, for 0.4 s, 3 times in 41 s."},
         {"a VM that is not registered", %{unregistered: [@lost]}, :warning,
@@ -243,7 +269,14 @@ defmodule EmbeddedEpmd.DoctorTest do
          }},
         {"an owner of another address beside this one", %{holders: [@beam, %{@beam | pid: "9", inodes: ["6"]}]}},
         {"no handover wanted, nor possible", %{hand_over: false, status: %{@serving | obstacle: "it is denied"}}},
-        {"a loopback for both", %{interface: {127, 0, 0, 1}, addresses: ["127.0.0.1", "::1"]}},
+        {"a loopback for both", %{distribution: @closed, addresses: ["127.0.0.1", "::1"], weak_cookie: true}},
+        {"a loopback, and an EPMD that answers no others", %{distribution: @closed, allow: []}},
+        {"a host without a network", %{networks: [], weak_cookie: true}},
+        {"a public address with TLS", %{networks: @public, distribution: %{@open | tls: true}}},
+        {"an EPMD on loopback beside a node that is meant to be open", %{addresses: ["127.0.0.1"], local: false}},
+        {"a public address that is meant so, as behind a firewall", %{networks: @public, local: false}},
+        {"a node that does not listen", %{distribution: nil, weak_cookie: true}},
+        {"a range of ports", %{port_range: {9100, 9199}}},
         {"a transport of both", %{node_flags: @tls, client_flags: [{"-start_epmd", ["false"]} | @tls]}},
         {"a name that left once, or long ago",
          %{departed: [%{@looping | times: 1}, %{@looping | left: ~U[2026-11-28 10:00:00Z]}]}},
@@ -253,6 +286,39 @@ defmodule EmbeddedEpmd.DoctorTest do
     test "#{layout} is as it should be" do
       findings = Findings.judge(Map.merge(@healthy, unquote(Macro.escape(changes))))
       assert Enum.all?(findings, &(&1.status == :ok)), Doctor.format(findings)
+    end
+  end
+
+  for {changes, sentences} <- [
+        {%{},
+         [
+           "The distribution listens on all addresses, port 41234 (TCP, not encrypted): hosts of 10.0.0.7/24 reach it",
+           "The EPMD answers lookups of 10.0.0.7/24, fd00::7/64, if no firewall forbids it."
+         ]},
+        {%{
+           distribution: %{@open | ip: {0, 0, 0, 0, 0, 0, 0, 0}},
+           networks: for(n <- 1..6, do: {{10, n, 0, 7}, 16}),
+           allow: ["10.0.0.0/8"]
+         },
+         [
+           "hosts of 10.1.0.7/16, 10.2.0.7/16, 10.3.0.7/16, 10.4.0.7/16 and 2 more reach it",
+           "The EPMD answers lookups of 10.0.0.0/8 (:allow)."
+         ]},
+        {%{
+           distribution: @closed,
+           weak_cookie: true,
+           addresses: ["127.0.0.1"],
+           status: %{@serving | addresses: ["127.0.0.1"]}
+         },
+         [
+           "The distribution listens at 127.0.0.1, port 41234 (TCP, not encrypted): only this host reaches it, and its cookie is weak",
+           "The EPMD is reached by this host only."
+         ]},
+        {%{allow: []}, ["The EPMD answers this host only (:allow), though 10.0.0.7/24, fd00::7/64 can connect to it."]}
+      ] do
+    test "what is exposed is told: #{hd(sentences)}" do
+      text = text(Map.merge(@healthy, unquote(Macro.escape(changes))))
+      for sentence <- unquote(sentences), do: assert(text =~ "ok       " and text =~ sentence, text)
     end
   end
 

@@ -176,6 +176,31 @@ defmodule EmbeddedEpmd.InterfaceTest do
         do: assert({:error, "embedded_epmd: local is true, but " <> _} = at.(addresses, more))
   end
 
+  describe "the first log of a VM" do
+    test "warns of a distribution that other hosts reach with a weak cookie, and does not tell the cookie" do
+      host = host()
+
+      for {node_host, flags, lines} <- [{@outer, [], 1}, {"127.0.0.1", [], 0}, {"debian.example", @local, 0}] do
+        log = Path.join(Folder.new("log"), "log")
+        handler = "[{handler,default,logger_std_h,\#{config=>\#{file=>#{inspect(log)}}}}]"
+
+        flags = flags ++ ["-kernel", "logger", handler]
+        vm = node(host, :ours, "-name", unique("node"), node_host, flags, cookie: "sesame77")
+        {:ok, _} = call(vm, EmbeddedEpmd, :start_link, [[]])
+
+        logged = fn ->
+          :ok = call(vm, :logger_std_h, :filesync, [:default])
+          File.read!(log)
+        end
+
+        if lines == 1, do: eventually(fn -> logged.() =~ "the cookie is weak" end), else: Process.sleep(1_000)
+        assert length(String.split(logged.(), "cookie is weak")) == lines + 1
+        refute logged.() =~ "sesame"
+        refute EmbeddedEpmd.Doctor.format(call(vm, EmbeddedEpmd, :examine)) =~ "sesame"
+      end
+    end
+  end
+
   ## What is asked
 
   # What rpc and remote do, then nodes that the node starts, then what stop does.

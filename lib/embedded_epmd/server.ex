@@ -10,6 +10,7 @@ defmodule EmbeddedEpmd.Server do
   use GenServer
 
   alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Interface, Lifecycle, Log, Native, Subscribers}
+  alias EmbeddedEpmd.Doctor.{Exposed, Facts}
 
   # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000
@@ -66,6 +67,7 @@ defmodule EmbeddedEpmd.Server do
 
     if first?() do
       Lifecycle.put_options(options)
+      if Node.alive?(), do: warn_if_exposed()
 
       case look_after(new()) do
         {:ok, state} -> {:ok, state, {:continue, :drain}}
@@ -323,11 +325,20 @@ defmodule EmbeddedEpmd.Server do
 
   # This VM has become a node: with its name it is known where nodes of this host look it up.
   defp named(state) do
+    warn_if_exposed()
+
     with true <- Interface.local(),
          %{server: server} when server != nil <- state,
          {:error, sentence} <- Lifecycle.configure(server, state.open?),
          do: warn_once(state, sentence),
          else: (_ -> log_from(state))
+  end
+
+  defp warn_if_exposed do
+    spawn(fn ->
+      with %{status: :warning} = finding <- Exposed.distribution(Facts.exposed()),
+           do: Log.log(:warning, finding.what <> " " <> finding.fix)
+    end)
   end
 
   # If OTP does not call Discovery, the server listens on loopback only until this VM's node is registered.

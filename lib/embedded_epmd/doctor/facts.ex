@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, HostAddress, Lifecycle, Stats, Status, VmArgs}
+  alias EmbeddedEpmd.{Client, Config, Cookie, Environment, HostAddress, Lifecycle, Listener, Stats, Status, VmArgs}
   alias EmbeddedEpmd.Doctor.{Departed, Linux, Unregistered}
 
   @timeout 2_000
@@ -27,6 +27,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     host(port)
     |> Map.merge(flags(release, vm_args, remote_vm_args))
     |> Map.merge(departed())
+    |> Map.merge(exposed())
     |> Map.merge(%{
       settings: config.error,
       ignored: Config.ignored(),
@@ -42,7 +43,8 @@ defmodule EmbeddedEpmd.Doctor.Facts do
       release: release,
       vm_args: vm_args,
       remote_vm_args: remote_vm_args,
-      interface: interface(),
+      allow: config[:allow],
+      port_range: {parameter(:inet_dist_listen_min), parameter(:inet_dist_listen_max)},
       addresses: addresses(status, config),
       status: status,
       stats: read(&{:ok, Stats.read(&1)}, nil),
@@ -141,7 +143,8 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     _, _ -> argument(:epmd_module)
   end
 
-  defp parameter?, do: Application.get_env(:kernel, :epmd_module) != nil
+  defp parameter?, do: parameter(:epmd_module) != nil
+  defp parameter(name), do: Application.get_env(:kernel, name)
 
   @doc "Whether this OTP, 27.2 or later, reads the kernel parameter `epmd_module`."
   @spec parameter_read?() :: boolean()
@@ -206,11 +209,15 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   defp of_file(nil), do: []
   defp of_file({_path, text}), do: VmArgs.flags(text)
 
-  # Where the distribution listens, as OTP's own protocols find it out.
-  defp interface do
-    options = Application.get_env(:kernel, :inet_dist_listen_options, [])
-    options = if Keyword.keyword?(options), do: options, else: []
-    Application.get_env(:kernel, :inet_dist_use_interface) || options[:ip] || options[:ifaddr]
+  @doc "What of the distribution other hosts reach."
+  @spec exposed() :: map()
+  def exposed do
+    %{
+      distribution: Listener.of_distribution(),
+      networks: Listener.networks(),
+      weak_cookie: Node.alive?() and Cookie.weak?(:erlang.get_cookie(), node()),
+      local: config()[:local]
+    }
   end
 
   # Where this VM serves or, once it does, will.
@@ -242,7 +249,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
         node: name,
         host: with({:ok, ip} <- address, do: ask.(ip)),
         own_address: with({:ok, ip} <- address, do: HostAddress.own?(ip), else: (_ -> false)),
-        loopback: ask.(loopback())
+        loopback: ask.(HostAddress.loopback())
       }
     end
   end
@@ -263,9 +270,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   defp resolve(host), do: :inet.getaddr(String.to_charlist(host), Environment.family())
 
-  defp loopback, do: if(Environment.family() == :inet6, do: {0, 0, 0, 0, 0, 0, 0, 1}, else: {127, 0, 0, 1})
-
-  defp names(port), do: Client.names(loopback(), port, @timeout)
+  defp names(port), do: Client.names(HostAddress.loopback(), port, @timeout)
 
   # Whether an EPMD answers at the address of this host's name. No node need be called "doctor".
   defp host_name(port) do

@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.{Departed, Finding, LookUp, Owner}
+  alias EmbeddedEpmd.Doctor.{Departed, Exposed, Finding, LookUp, Owner}
   alias EmbeddedEpmd.{Discovery, VmArgs}
 
   # Each registered node keeps a descriptor of the VM that serves.
@@ -18,7 +18,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
       ignored(facts.ignored),
       flags(facts),
       role(facts),
-      exposure(facts),
+      Exposed.judge(facts),
       standby(facts),
       reserved_names(facts),
       Owner.judge(facts),
@@ -302,32 +302,6 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   defp port_and(%{socket_activated: true}), do: "the port and "
   defp port_and(_status), do: ""
-
-  # The node listens on loopback only, so nobody outside needs its port; but everybody may ask for it.
-  defp exposure(%{interface: ip, addresses: addresses, fixed_port: nil, status: %{role: role}})
-       when is_tuple(ip) and role in [:serving, :joined] do
-    if loopback?(ip) and (addresses == [] or not Enum.all?(addresses, &loopback?/1)) do
-      where = if addresses == [], do: "all addresses", else: Enum.join(addresses, ", ")
-
-      warning(
-        "This node listens on #{:inet.ntoa(ip)} only (inet_dist_use_interface), but the EPMD on #{where}.",
-        "Other hosts cannot reach the node, and can still ask whether it is there, and for its port.",
-        "If that is so for all nodes of this host, set ERL_EPMD_ADDRESS=127.0.0.1,::1 (or :addresses), as the security " <>
-          "guide says."
-      )
-    else
-      []
-    end
-  end
-
-  defp exposure(_facts), do: []
-
-  defp loopback?(address) when is_binary(address) do
-    with {:ok, ip} <- :inet.parse_address(String.to_charlist(address)), do: loopback?(ip), else: (_ -> false)
-  end
-
-  defp loopback?({127, _, _, _}), do: true
-  defp loopback?(ip), do: ip == {0, 0, 0, 0, 0, 0, 0, 1}
 
   ## Names that belong to users
 
