@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
   import EmbeddedEpmd.{Faults, Vm}
 
-  alias EmbeddedEpmd.{Attacker, Folder, Network, Tls}
+  alias EmbeddedEpmd.{Attacker, Carrier, Folder, Network, Tls}
   alias EmbeddedEpmd.Doctor.Connection
 
   @moduletag timeout: 120_000
@@ -68,6 +68,28 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
       {a, b} = pair(%{context | here: unique("here"), other: unique("other")}, flags: flags)
       assert_fine(context, "none, over TLS by flags", a, b)
+    end
+
+    for carrier <- ["socket", "tls_socket"] do
+      @tag skip: not Carrier.available?() and "needs the carriers of OTP 29"
+      test "over inet_epmd and #{carrier}, one standing by for the other", context do
+        {a, b} = pair(context, flags: Carrier.flags(unquote(carrier)))
+        assert_fine(context, "none, over inet_epmd and #{unquote(carrier)}", a, b)
+        eventually(fn -> call(a, EmbeddedEpmd, :status).stands_by or call(b, EmbeddedEpmd, :status).stands_by end)
+        # Plain nodes and this one do not connect, and the doctor tells that from a carrier that it knows.
+        if unquote(carrier) == "tls_socket" do
+          plain = start_ours(unique("plain"), context.port)
+          assert [%{what: what}] = for(%{status: :problem} = problem <- examine(plain, node_of(a)), do: problem)
+          assert what =~ "speaks TLS, and this VM does not"
+        end
+      end
+    end
+
+    test "over a carrier that nobody here knows, of which no problem is told", context do
+      a = start_ours(context.here, context.port)
+      state = %{node: "b@127.0.0.1", here: nil, family: {:unknown, "inet_quic"}}
+      assert {[%{status: :warning, what: what}], _} = call(a, Connection.Here, :examine, [state])
+      assert what == "The distribution of this VM is inet_quic."
     end
 
     test "with short names", context do

@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.Doctor.Connection do
   # Finds out why this node does not connect to another: performs the steps of a connection, up to the first that
   # fails.
 
-  alias EmbeddedEpmd.{Discovery, Doctor}
+  alias EmbeddedEpmd.{Discovery, Doctor, Environment}
   alias EmbeddedEpmd.Doctor.Connection.{Address, Admission, Epmd, Here, Identity, Name, Port}
   alias EmbeddedEpmd.Doctor.Finding
 
@@ -19,7 +19,7 @@ defmodule EmbeddedEpmd.Doctor.Connection do
 
   @typedoc "What the steps so far have found out about the connection."
   @type state :: map()
-  @typedoc "A step's findings, and what the next steps need. No further step is performed after a problem."
+  @typedoc "A step's findings, and what the next steps need. No further step is performed after a problem, nor over a carrier that nobody here knows."
   @type step :: {[Finding.t()], state()}
 
   @spec examine(node() | String.t()) :: [Finding.t()]
@@ -44,15 +44,10 @@ defmodule EmbeddedEpmd.Doctor.Connection do
     }
   end
 
-  # OTP uses the first -proto_dist.
   defp protocol do
-    case with({:ok, [[protocol | _] | _]} <- :init.get_argument(:proto_dist), do: protocol, else: (_ -> ~c"inet_tcp")) do
-      ~c"inet_tcp" -> {false, :inet}
-      ~c"inet6_tcp" -> {false, :inet6}
-      ~c"inet_tls" -> {true, :inet}
-      ~c"inet6_tls" -> {true, :inet6}
-      other -> {false, {:unknown, to_string(other)}}
-    end
+    if Environment.examinable?(),
+      do: {Environment.tls?(), Environment.family()},
+      else: {false, {:unknown, to_string(Environment.protocol())}}
   end
 
   defp run([], _state), do: []
@@ -62,7 +57,8 @@ defmodule EmbeddedEpmd.Doctor.Connection do
     {findings, state} = examine.(state)
     took = System.convert_time_unit(System.monotonic_time() - started, :native, :microsecond)
     findings = for finding <- findings, do: Map.merge(finding, %{step: step, took: took})
-    if Enum.any?(findings, &(&1.status == :problem)), do: findings, else: findings ++ run(steps, state)
+    ends? = Enum.any?(findings, &(&1.status == :problem)) or match?(%{family: {:unknown, _}}, state)
+    if ends?, do: findings, else: findings ++ run(steps, state)
   end
 
   @doc "The findings as text, the last one of each step with the time that the step took."

@@ -28,10 +28,13 @@ defmodule EmbeddedEpmd.Doctor.Connection.Here do
 
   @doc false
   @spec judge(Connection.state(), map()) :: [EmbeddedEpmd.Doctor.Finding.t()]
-  def judge(%{family: {:unknown, protocol}}, _facts) do
+  # It may well work.
+  def judge(%{family: {:unknown, protocol}} = state, _facts) do
+    connected? = state[:atom] in :erlang.nodes(:connected)
+
     [
-      problem(
-        "The distribution of this VM is #{protocol}.",
+      warning(
+        "The distribution of this VM is #{protocol}#{if connected?, do: ", and #{state.node} is connected"}.",
         "Only TCP and TLS over IPv4 and IPv6 can be examined.",
         "Look at the documentation of whatever brought -proto_dist #{protocol}."
       )
