@@ -42,6 +42,25 @@ defmodule EmbeddedEpmd.InstallUmbrellaTest do
       refute text =~ "PROBLEM"
     end
 
+    test "with --local closes the nodes, also later, and refuses what opens them", %{root: root} do
+      releases(root, @only)
+      local = "-embedded_epmd local true"
+      assert {_, 0} = mix(root, ["embedded_epmd.install"])
+      assert {text, 0} = mix(root, ["embedded_epmd.install", "--local", "--yes"])
+      assert text =~ "* changed #{@vm_args}"
+      assert flags(root, @vm_args) == @both_flags ++ [local]
+      assert flags(root, @remote) == ["-start_epmd false"]
+
+      for options <- [["--local"], []] do
+        assert {text, 0} = mix(root, ["embedded_epmd.install" | options])
+        assert text =~ "* #{@vm_args} has all it needs"
+      end
+
+      write(root, @vm_args, Enum.join(@both_flags ++ ["-embedded_epmd local false"], "\n"))
+      assert {text, 1} = mix(root, ["embedded_epmd.install", "--local", "--yes"])
+      assert text =~ "nothing was changed:\n\n  * #{@vm_args} has -embedded_epmd local false, which --local contradicts"
+    end
+
     test "a release without the library shares the files, and keeps OTP's daemon", %{root: root} do
       releases(root)
       assert {text, 0} = mix(root, ["embedded_epmd.install"])

@@ -85,6 +85,10 @@ defmodule EmbeddedEpmd.VmArgsTest do
          "-ssl_dist_opt server_certfile c"},
         {"-proto_dist inet_tls -ssl_dist_optfile /mine", "-proto_dist inet_tls -ssl_dist_optfile /theirs", ""},
         {"", "-proto_dist inet_tcp", ""},
+        {"", "-proto_dist inet_epmd -inet_epmd socket", "-proto_dist inet_epmd -inet_epmd socket"},
+        {"-proto_dist inet_epmd", "-proto_dist inet_epmd -inet_epmd tls_socket -ssl_dist_optfile /o",
+         "-inet_epmd tls_socket -ssl_dist_optfile /o"},
+        {"-proto_dist inet_epmd -inet_epmd socket", "-proto_dist inet_epmd -inet_epmd socket", ""},
         {"-proto_dist inet_tls -ssl_dist_optfile /o", "", ""},
         {"-proto_dist inet_tcp", "-proto_dist inet_tls", ""}
       ] do
@@ -92,6 +96,16 @@ defmodule EmbeddedEpmd.VmArgsTest do
       [of, compared_to, lacks] = for text <- [unquote(of), unquote(compared_to), unquote(lacks)], do: VmArgs.flags(text)
       assert VmArgs.transport_lacks(of, compared_to) == lacks
     end
+  end
+
+  test "a node is closed by a setting, which counts where it stands first" do
+    local = fn text -> VmArgs.local(VmArgs.flags(text)) end
+    assert [{"-embedded_epmd", ["local", "true"]} = flag] = local.("-embedded_epmd port 4370 -kernel local true")
+    assert VmArgs.line(flag) == "-embedded_epmd local true"
+    assert local.("-embedded_epmd port 4370 local true") == []
+
+    assert {:error, "has -embedded_epmd local false" <> _} =
+             local.("-embedded_epmd local false -embedded_epmd local true")
   end
 
   test "two transports that are both named contradict each other" do

@@ -8,6 +8,7 @@ defmodule EmbeddedEpmd.VmArgs do
   @module "Elixir.EmbeddedEpmd.Discovery"
   @no_daemon {"-start_epmd", "false"}
   @discovery {"-epmd_module", @module}
+  @local {"-embedded_epmd", ["local", "true"]}
   @tcp "inet_tcp"
   # How deep files may include each other. One that includes itself would never end.
   @deepest 8
@@ -87,9 +88,15 @@ defmodule EmbeddedEpmd.VmArgs do
 
   @doc "The value of a parameter of -kernel. OTP takes the first one."
   @spec parameter([flag()], String.t()) :: String.t() | nil
-  def parameter(flags, name) do
-    pairs = for {"-kernel", values} <- flags, [^name, value] <- Enum.chunk_every(values, 2), do: value
-    with value when value != nil <- List.first(pairs), do: String.trim(value, "'")
+  def parameter(flags, name),
+    do: with(value when value != nil <- of_application(flags, "-kernel", name), do: String.trim(value, "'"))
+
+  @doc "The value of one of our settings, which -embedded_epmd gives."
+  @spec setting([flag()], String.t()) :: String.t() | nil
+  def setting(flags, name), do: of_application(flags, "-embedded_epmd", name)
+
+  defp of_application(flags, application, name) do
+    List.first(for {^application, values} <- flags, [^name, value] <- Enum.chunk_every(values, 2), do: value)
   end
 
   @doc "The included files that were not read."
@@ -105,6 +112,16 @@ defmodule EmbeddedEpmd.VmArgs do
   @doc "The required flags that are missing or have another value."
   @spec missing([flag()], [required()]) :: [required()]
   def missing(flags, required), do: Enum.filter(required, fn {name, value} -> value(flags, name) != value end)
+
+  @doc "The flag that closes the node to other hosts, unless it is there; as an error what contradicts it."
+  @spec local([flag()]) :: [flag()] | {:error, String.t()}
+  def local(flags) do
+    case setting(flags, "local") do
+      nil -> [@local]
+      "true" -> []
+      other -> {:error, "has -embedded_epmd local #{other}, which --local contradicts"}
+    end
+  end
 
   @doc "Whether the flags name the discovery module, by flag or by kernel parameter."
   @spec discovery?([flag()]) :: boolean()
@@ -130,8 +147,12 @@ defmodule EmbeddedEpmd.VmArgs do
       else: []
   end
 
+  # `-proto_dist inet_epmd` names its carrier with a flag of its own.
   defp options_lack(of, compared_to, protocol) do
-    if String.ends_with?(protocol, "_tls") and tls_options(of) == [], do: tls_options(compared_to), else: []
+    carriers = for flags <- [of, compared_to], do: if(protocol == "inet_epmd", do: value(flags, "-inet_epmd"))
+    carrier = with([nil, carrier] when carrier != nil <- carriers, do: [{"-inet_epmd", [carrier]}], else: (_ -> []))
+    tls? = String.ends_with?(protocol, "_tls") or "tls_socket" in carriers
+    carrier ++ if(tls? and tls_options(of) == [], do: tls_options(compared_to), else: [])
   end
 
   @doc "The protocols of the node and of its clients, if both name one and they differ."

@@ -255,20 +255,28 @@ defmodule Mix.EmbeddedEpmd do
 
   defp flags(content, release), do: content |> render(release) |> VmArgs.flags()
 
-  @doc "What has to be done with a template, given whether the kernel parameter names the module."
-  @spec judge(template(), parameter? :: boolean()) :: verdict()
-  def judge(%{kind: kind, content: content, releases: releases} = template, parameter?) do
+  @doc """
+  What has to be done with a template, given whether the kernel parameter names the module, and whether the node is to be
+  closed to other hosts.
+  """
+  @spec judge(template(), parameter? :: boolean(), local? :: boolean()) :: verdict()
+  def judge(%{kind: kind, content: content, releases: releases} = template, parameter?, local? \\ false) do
     rendered = for release <- releases, do: {release, flags(content, release)}
     {with_it, without_it} = Enum.split_with(rendered, fn {release, _} -> release.contains? end)
 
     contradiction =
       Enum.find_value(with_it, fn {_, flags} -> VmArgs.contradiction(flags, kind, parameter?) end) ||
         Enum.find_value(with_it, fn {release, flags} -> transports_differ(template, release, flags) end) ||
-        Enum.find_value(without_it, &undefined_module/1)
+        Enum.find_value(without_it, &undefined_module/1) ||
+        Enum.find_value(with_it, fn {_, flags} ->
+          with({:error, text} <- local(flags, kind, local?), do: text, else: (_ -> nil))
+        end)
 
     missing =
       for {release, flags} <- with_it,
-          flag <- missing(flags, kind, parameter?) ++ transport_lacks(template, release, flags),
+          contradiction == nil,
+          flag <-
+            missing(flags, kind, parameter?) ++ transport_lacks(template, release, flags) ++ local(flags, kind, local?),
           uniq: true,
           do: VmArgs.line(flag)
 
@@ -281,6 +289,10 @@ defmodule Mix.EmbeddedEpmd do
 
   defp missing(flags, kind, parameter?),
     do: VmArgs.missing(flags, VmArgs.required(kind, parameter? or VmArgs.parameter(flags, "epmd_module") != nil))
+
+  # The clients listen nowhere.
+  defp local(flags, :vm_args, true), do: VmArgs.local(flags)
+  defp local(_flags, _kind, _local?), do: []
 
   # The clients must use the node's transport. What env.sh sets is set for both.
   defp transport_lacks(%{other: other, script: script}, release, flags) do

@@ -5,10 +5,12 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
   Creates or amends the two files that make a project's releases use `embedded_epmd`, and shows the line for the
   supervision tree.
 
-      mix embedded_epmd.install [--yes]
+      mix embedded_epmd.install [--local] [--yes]
 
     * `rel/vm.args.eex` gets `-start_epmd false` and `-epmd_module Elixir.EmbeddedEpmd.Discovery`
     * `rel/remote.vm.args.eex`, which `bin/app rpc`, `remote`, `stop` and `pid` read, gets `-start_epmd false`
+
+  With `--local` the first file also gets `-embedded_epmd local true`, which closes the node and its EPMD to other hosts.
 
   The task shows the lines that it would add to an existing file, and asks before it adds them; `--yes` agrees. It
   changes nothing, and raises, if one of the files has a flag that contradicts: another `-epmd_module`, `-start_epmd
@@ -28,10 +30,13 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
 
   @impl Mix.Task
   def run(arguments) do
-    {options, []} = Project.arguments!(arguments, [yes: :boolean], [])
+    {options, []} = Project.arguments!(arguments, [local: :boolean, yes: :boolean], [])
     releases = Project.releases!()
     parameter = Project.parameter()
-    verdicts = for template <- Project.templates(releases), do: {template, Project.judge(template, parameter != nil)}
+
+    verdicts =
+      for template <- Project.templates(releases),
+          do: {template, Project.judge(template, parameter != nil, options[:local] == true)}
 
     case contradictions(releases, parameter, verdicts) do
       [] -> Enum.each(verdicts, &apply_verdict(&1, options[:yes]))
