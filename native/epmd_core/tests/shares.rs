@@ -35,7 +35,8 @@ fn who_does_not_read_a_listing_has_no_copy_of_it() {
         return;
     }
     need_descriptors(usize::from(NODES) + 500);
-    let server = Settings::ours().packet_timeout(5).start();
+    // The deadline is not over before all are there, also on a busy machine.
+    let server = Settings::ours().packet_timeout(9).start();
     let address = server.ipv4();
     // 1,020 bytes each, so that the kernel does not take the whole listing.
     let name = |number| format!("{}{number:05}", "😀".repeat(250));
@@ -48,8 +49,8 @@ fn who_does_not_read_a_listing_has_no_copy_of_it() {
         let attackers = Attackers::that_do_not_read(READERS, address, &request);
         let used = server.resident_megabytes().saturating_sub(before);
         assert!(used < 20, "{READERS} that do not read use {used} MB");
-        let (unread, of_each) = (unread(&server), unread(&server) / READERS);
-        assert!((1..256 * 1024).contains(&of_each), "the kernel has {unread} bytes for {READERS} that do not read");
+        let of_each = unread(&server) / READERS;
+        assert!((1..256 * 1024).contains(&of_each), "the kernel has {of_each} bytes for each that does not read");
         assert_eq!(listing(address).unwrap(), whole, "another reader");
         // At the deadline nothing is left of them, though they are still there.
         eventually("the kernel has nothing for them", || self::unread(&server) == 0);
