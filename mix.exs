@@ -1,5 +1,4 @@
-for file <- ~w(target cargo http download prebuilt compile appup),
-    do: Code.require_file("native/mix/#{file}.exs", __DIR__)
+for file <- ~w(compile appup), do: Code.require_file("native/mix/#{file}.exs", __DIR__)
 
 defmodule EmbeddedEpmd.MixProject do
   use Mix.Project

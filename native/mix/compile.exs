@@ -12,8 +12,13 @@ defmodule Mix.Tasks.Compile.EmbeddedEpmdNative do
 
   alias EmbeddedEpmd.Build.{Cargo, Prebuilt, Target}
 
+  # Every `mix` command of a project that depends on this one compiles this file, so the others wait until they are needed.
+  @compile {:no_warn_undefined, [Cargo, Prebuilt, Target]}
+
   @impl Mix.Task.Compiler
   def run(_args) do
+    load(~w(target))
+
     case library() do
       {:ok, files} -> install(files)
       {:error, sentence} -> error(sentence)
@@ -47,6 +52,8 @@ defmodule Mix.Tasks.Compile.EmbeddedEpmdNative do
   end
 
   defp prebuilt(url, {_, triple} = target) do
+    load(~w(http download prebuilt))
+
     with {:build, reason} <- Prebuilt.read(url, Mix.Project.config()[:version], triple) do
       Mix.shell().info("No prebuilt library is taken, so it is built: #{reason}")
       build(target)
@@ -54,6 +61,8 @@ defmodule Mix.Tasks.Compile.EmbeddedEpmdNative do
   end
 
   defp build(target) do
+    load(~w(cargo))
+
     with {:ok, path} <- Cargo.build(target), {:ok, library} <- File.read(path) do
       {:ok, %{library: library, notice: nil}}
     else
@@ -61,6 +70,8 @@ defmodule Mix.Tasks.Compile.EmbeddedEpmdNative do
       {:error, reason} -> {:error, "the library that cargo made cannot be read: #{:file.format_error(reason)}"}
     end
   end
+
+  defp load(files), do: Enum.each(files, &Code.require_file("#{&1}.exs", __DIR__))
 
   # A version that is not released has no library.
   defp base_url do
