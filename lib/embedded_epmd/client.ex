@@ -150,10 +150,17 @@ defmodule EmbeddedEpmd.Client do
     request = <<@plan_req, first::16, last::16, name::binary>>
 
     case ask(ip, port, request, {@look_up_read, &plan_reply/1}, timeout) do
-      {:ok, <<@plan_resp, 0, port::16, other::16>>} when port == 0 or port in first..last -> {:ok, {port, other}}
-      {:ok, <<@plan_resp, 1, _::binary>>} -> {:ok, :registered}
-      {:ok, _} -> :unknown
-      {:error, reason} -> {:error, reason}
+      {:ok, <<@plan_resp, 0, port::16, other::16>>} when port == 0 or (port >= first and port <= last) ->
+        {:ok, {port, other}}
+
+      {:ok, <<@plan_resp, 1, _::binary>>} ->
+        {:ok, :registered}
+
+      {:ok, _} ->
+        :unknown
+
+      {:error, reason} ->
+        {:error, reason}
     end
   end
 

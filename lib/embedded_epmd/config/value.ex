@@ -47,8 +47,11 @@ defmodule EmbeddedEpmd.Config.Value do
 
   defp cast({:range, least, most, longest}, value) do
     case ends(value) do
-      {first, last} when first >= least and last <= most and (last - first) in 0..(longest - 1) -> {:ok, {first, last}}
-      _ -> {:error, value}
+      {first, last} when first >= least and last <= most and first <= last and last - first < longest ->
+        {:ok, {first, last}}
+
+      _ ->
+        {:error, value}
     end
   end
 
