@@ -94,8 +94,9 @@ impl Holdings {
     /// A registration has come without its connection. It may be one that this member has brought. Else, and unless a
     /// standby is told of it, a connection lacks here.
     pub(super) fn registered_alone(&mut self, entry: &Arc<Entry>, is_standby: bool) {
-        let is_same =
-            |missing: &Connection| (missing.entry.name(), missing.entry.creation()) == (entry.name(), entry.creation());
+        let is_same = |missing: &Connection| {
+            (missing.entry.creation(), missing.entry.reply()) == (entry.creation(), entry.reply())
+        };
         if let Some(place) = self.missing.iter().position(is_same) {
             let Connection { socket, .. } = self.missing.swap_remove(place);
             self.insert(Arc::clone(entry), socket);
@@ -204,13 +205,12 @@ mod tests {
     use crate::registry::{replicated, Incoming, Life};
 
     fn entry(id: u64, name: &str, creation: u32) -> Arc<Entry> {
-        replicated(
-            id,
-            creation,
-            None,
-            Life::default(),
-            &Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1),
-        )
+        entry_at(1, id, name, creation)
+    }
+
+    fn entry_at(port: u16, id: u64, name: &str, creation: u32) -> Arc<Entry> {
+        let node = Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), port);
+        replicated(id, creation, None, Life::default(), &node)
     }
 
     /// Both ends of a connection: the node's, and the one that is held.
@@ -319,6 +319,9 @@ mod tests {
         let (node, socket) = connection();
         holdings.insert(entry(9, "a", 7), socket);
         holdings.sort(&replica(1, &[]));
+        assert_eq!(missing(&holdings), ["a"]);
+        // One of another port is not the one that was brought.
+        holdings.registered_alone(&entry_at(2, 2, "a", 7), false);
         assert_eq!(missing(&holdings), ["a"]);
         holdings.registered_alone(&entry(3, "a", 7), false);
         assert_eq!(missing(&holdings), Vec::<String>::new());
