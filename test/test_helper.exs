@@ -2,7 +2,7 @@
 for file <- ~w(target cargo http download prebuilt), do: Code.require_file("../native/mix/#{file}.exs", __DIR__)
 
 # Waiting for a condition has its own end, after a minute. Most tests wait for VMs most of the time.
-ExUnit.start(timeout: 300_000, max_cases: 6 * System.schedulers_online())
+ExUnit.start(timeout: 300_000, max_cases: 4 * System.schedulers_online())
 
 # bin/test adds this to what Rust's tests say.
 ExUnit.after_suite(fn %{total: total, failures: failed, skipped: skipped, excluded: excluded} ->
