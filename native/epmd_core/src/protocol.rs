@@ -205,8 +205,9 @@ fn decode_alive2(frame: &[u8]) -> Result<Request<'static>, Malformed> {
 fn decode_plan(body: &[u8]) -> Option<Request<'static>> {
     let ([a, b, c, d], name) = body.split_first_chunk::<4>()?;
     let ports = u16::from_be_bytes([*a, *b])..=u16::from_be_bytes([*c, *d]);
+    let name = NodeName::new(name).ok()?;
     let is_range = *ports.start() > 0 && (1..=MAX_PLANNED).contains(&ports.len());
-    Some(Request::Plan(NodeName::new(name).ok()?, ports)).filter(|_| is_range)
+    is_range.then_some(Request::Plan(name, ports))
 }
 
 fn split_field(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
