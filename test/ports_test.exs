@@ -46,8 +46,10 @@ defmodule EmbeddedEpmd.PortsTest do
     # What the VM had is closed one after the other.
     eventually(fn -> match?({:ok, _}, :gen_tcp.listen(first, ip: @localhost, reuseaddr: true)) end)
     assert {text, 0} = erl(port, ports(range), name)
-    told = ~r/another process has a port that was planned for this node planned=#{first} port=(\d+)/
-    assert [_, moved] = Regex.run(told, text)
+    assert text =~ "another process has a port that was planned for this node"
+    # The order of the fields is OTP's.
+    assert text =~ " planned=#{first}"
+    assert [_, moved] = Regex.run(~r/ port=(\d+)/, text)
     moved = String.to_integer(moved)
     assert within?(moved, range) and moved != first
     # It stays there.
