@@ -62,11 +62,11 @@ fn listen(port: u16) -> TcpListener {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
 }
 
-/// A range of this many ports that are free now, below those from which the system takes any.
+/// A range of this many ports that are free now, below those that Elixir's tests and the system take.
 fn free_range(count: u16) -> RangeInclusive<u16> {
     let mut random = Random::new(u64::from(std::process::id()));
     loop {
-        let first = 10_000 + random.below(20_000 - usize::from(count)) as u16;
+        let first = 7_000 + random.below(3_000 - usize::from(count)) as u16;
         let ports = first..=first + count - 1;
         if ports.clone().all(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()) {
             return ports;
