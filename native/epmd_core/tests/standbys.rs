@@ -88,6 +88,7 @@ fn a_standby_that_is_not_the_next_owner_goes_on_with_the_copies_that_it_has() {
     let [one, other] = standbys;
     let (mut next, loser) = if at == 1 { (one, other) } else { (other, one) };
     all_found(server, &nodes);
+    next.has_standbys(1);
     loser.stands_by();
     let (had, has) = (&before[at], copies(&loser));
     let kept = had.iter().filter(|(descriptor, number)| has.get(descriptor) == Some(number)).count();

@@ -42,6 +42,8 @@ pub struct Process {
     said: Arc<Mutex<String>>,
     /// Whether it has said that it has no descriptor left.
     is_used_up: Arc<AtomicBool>,
+    /// How many stand by for it, once it has answered.
+    standbys: Arc<Mutex<Option<usize>>>,
 }
 
 impl Process {
@@ -67,12 +69,15 @@ impl Process {
         command.args(["-member", "-relaxed_command_check", "-address", "127.0.0.1", "-port", &port.to_string()]);
         let mut child = command.args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a program");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let process = Self { child, said: Arc::default(), is_used_up: Arc::default() };
+        let process = Self { child, said: Arc::default(), is_used_up: Arc::default(), standbys: Arc::default() };
         let (said, is_used_up) = (Arc::clone(&process.said), Arc::clone(&process.is_used_up));
+        let standbys = Arc::clone(&process.standbys);
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if line == "no descriptor is left" {
                     is_used_up.store(true, Ordering::Relaxed);
+                } else if let Some(count) = line.strip_prefix("standbys ") {
+                    *standbys.lock().expect("no panic") = count.parse().ok();
                 } else {
                     *said.lock().expect("no panic") = line;
                 }
@@ -145,6 +150,16 @@ impl Process {
     /// Waits until it says that it stands by.
     pub fn stands_by(&self) {
         eventually("it stands by", || self.is("standing by"));
+    }
+
+    /// Waits until so many stand by for it. That one stands by, it may have said of the last owner.
+    pub fn has_standbys(&mut self, count: usize) {
+        eventually("others stand by", || {
+            *self.standbys.lock().expect("no panic") = None;
+            writeln!(self.child.stdin.as_mut().expect("it is piped"), "standbys").expect("it reads");
+            eventually("it answers", || self.standbys.lock().expect("no panic").is_some());
+            *self.standbys.lock().expect("no panic") == Some(count)
+        });
     }
 
     /// Waits until it says that it serves.
