@@ -53,7 +53,7 @@ defmodule EmbeddedEpmd.MirrorTest do
     vm = start_ours(name, port)
     eventually(fn -> call(vm, EmbeddedEpmd, :status).table == :copy end)
     pid = pid(owner)
-    {_, 0} = System.cmd("kill", ["-STOP", pid])
+    suspend(pid)
 
     assert {:port, _, _} = find(vm, owner_name)
     assert {:ok, [%{name: ^name}, %{name: ^owner_name}]} = call(vm, EmbeddedEpmd, :names)

@@ -14,7 +14,7 @@ defmodule EmbeddedEpmd.UnregisteredTest do
   test "one that is stopped when its daemon goes", %{port: port, name: name, owner: owner} do
     daemon = start_daemon(port)
     pid = pid(start_stock(name, port))
-    {_, 0} = System.cmd("kill", ["-STOP", pid])
+    suspend(pid)
     {_, 0} = System.cmd("kill", ["-9", daemon])
     vm = serving(owner, port)
     text = eventually(fn -> found(vm, name) end)

@@ -76,7 +76,7 @@ defmodule EmbeddedEpmd.Faults do
 
   def suspended(vm, check) do
     pid = pid(vm)
-    {_, 0} = System.cmd("kill", ["-STOP", pid])
+    suspend(pid)
 
     try do
       check.()

@@ -189,7 +189,19 @@ defmodule EmbeddedEpmd.Vm do
   @doc "Sends the VM a signal, by which it may end."
   def signal(vm, pid, signal) do
     Process.unlink(vm)
-    {_, 0} = System.cmd("kill", ["-" <> signal, pid])
+    if signal == "STOP", do: suspend(pid), else: {_, 0} = System.cmd("kill", ["-" <> signal, pid])
+  end
+
+  @doc "Suspends a process, and waits until each of its threads stands still: until then the others go on."
+  def suspend(pid) do
+    {_, 0} = System.cmd("kill", ["-STOP", pid])
+
+    eventually(fn ->
+      for file <- Path.wildcard("/proc/#{pid}/task/*/stat"), {:ok, stat} <- [File.read(file)], uniq: true do
+        # The name before it may have anything in it.
+        stat |> String.split(") ") |> List.last() |> String.first()
+      end == ["T"]
+    end)
   end
 
   @doc "The addresses with a listener on this port, according to the kernel."

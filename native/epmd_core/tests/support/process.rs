@@ -172,8 +172,23 @@ impl Process {
         eventually("it joins", || self.is("joined"));
     }
 
+    /// Sends a signal. If that stops the process, waits until each of its threads stands still: until then the others go
+    /// on.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a running process");
+        if signal == Signal::STOP {
+            eventually("it stands still", || self.threads().all(|state| state == 'T'));
+        }
+    }
+
+    /// The state of each of its threads.
+    fn threads(&self) -> impl Iterator<Item = char> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).expect("a running process");
+        threads.filter_map(|thread| {
+            let stat = fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            // The name before it may have anything in it.
+            stat.rsplit_once(") ")?.1.chars().next()
+        })
     }
 
     /// The last line that it printed.
