@@ -1,24 +1,8 @@
 defmodule EmbeddedEpmd.InstallTest do
   # The tasks install and doctor: what they find in the files of a project, and write into them.
-  use ExUnit.Case, async: true
-
-  import EmbeddedEpmd.Umbrella, except: [new: 0]
+  use EmbeddedEpmd.InstallCase, async: true
 
   alias EmbeddedEpmd.Doctor.Facts
-  alias EmbeddedEpmd.Umbrella
-
-  @moduletag timeout: 180_000
-
-  @vm_args "rel/vm.args.eex"
-  @remote "rel/remote.vm.args.eex"
-  @both_flags ["-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
-  @only "[prod: [applications: [web: :permanent]]]"
-
-  setup do
-    root = Umbrella.new()
-    on_exit(fn -> clean_up(root) end)
-    %{root: root}
-  end
 
   describe "the kernel parameter" do
     test "takes the place of the flag where OTP reads it", %{root: root} do

@@ -1,24 +1,8 @@
 defmodule EmbeddedEpmd.InstallUmbrellaTest do
   # The tasks install and doctor in an umbrella: in its root, and in one of its applications.
-  use ExUnit.Case, async: true
+  use EmbeddedEpmd.InstallCase, async: true
 
-  import EmbeddedEpmd.Umbrella, except: [new: 0]
-
-  alias EmbeddedEpmd.Umbrella
-
-  @moduletag timeout: 180_000
-
-  @vm_args "rel/vm.args.eex"
-  @remote "rel/remote.vm.args.eex"
-  @both_flags ["-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
   @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
-  @only "[prod: [applications: [web: :permanent]]]"
-
-  setup do
-    root = Umbrella.new()
-    on_exit(fn -> clean_up(root) end)
-    %{root: root}
-  end
 
   describe "in the root of an umbrella" do
     test "writes both files, which hold nothing but the flags, and has nothing to do again", %{root: root} do

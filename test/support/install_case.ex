@@ -1,0 +1,28 @@
+defmodule EmbeddedEpmd.InstallCase do
+  @moduledoc """
+  For tests of the tasks install and doctor. Each gets an umbrella of its own, `context.root`, without `releases:`.
+  """
+
+  use ExUnit.CaseTemplate
+
+  alias EmbeddedEpmd.Umbrella
+
+  using do
+    quote do
+      import EmbeddedEpmd.Umbrella, except: [new: 0]
+
+      @moduletag timeout: 180_000
+
+      @vm_args "rel/vm.args.eex"
+      @remote "rel/remote.vm.args.eex"
+      @both_flags ["-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
+      @only "[prod: [applications: [web: :permanent]]]"
+    end
+  end
+
+  setup do
+    root = Umbrella.new()
+    on_exit(fn -> Umbrella.clean_up(root) end)
+    %{root: root}
+  end
+end
