@@ -143,6 +143,10 @@ defmodule EmbeddedEpmd.PortsTest do
     assert text =~ "ufw allow proto tcp from any to any port #{port},#{first}:#{last}"
     assert text =~ "    - {name: epmd, port: #{port}}\n    - {name: node-#{first}, port: #{first}}\n"
 
+    # The option comes first.
+    other = ~s|System.put_env("ERL_EPMD_PORT", "#{free_port()}")|
+    assert {^text, 0} = task(["#{first}..#{last}", "--port", "#{port}"], other)
+
     kill(vm)
     eventually(fn -> planned(port)[name] == nil end)
     assert {text, 0} = task(["#{first}..#{last}", "--port", "#{port}", "--only", "plan"])

@@ -50,6 +50,20 @@ defmodule Mix.EmbeddedEpmd do
   defp expected([]), do: "no arguments"
   defp expected([parameter]), do: "one #{parameter} at most"
 
+  @doc "The port of `--port` or, without it, of the settings. Raises if it is none."
+  @spec port!(integer() | nil) :: :inet.port_number()
+  def port!(nil), do: settings!().port
+  def port!(port) when port in 1..65_535, do: port
+  def port!(port), do: Mix.raise("--port must be a port from 1 to 65535, got: #{port}")
+
+  @doc "The settings. Raises if one is not valid."
+  @spec settings!() :: EmbeddedEpmd.Native.config()
+  def settings! do
+    EmbeddedEpmd.Config.load()
+  rescue
+    error in ArgumentError -> Mix.raise(error.message)
+  end
+
   ## The releases
 
   @doc "The releases of this project. Raises if no releases are assembled here."

@@ -24,7 +24,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, Config, HostAddress, NetworkError, Printable, Roles}
+  alias EmbeddedEpmd.{Client, HostAddress, NetworkError, Printable, Roles}
   alias Mix.EmbeddedEpmd, as: Project
 
   @timeout 5_000
@@ -41,7 +41,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
     {options, hosts} = Project.arguments!(arguments, [port: :integer, json: :boolean, watch: :boolean], ["HOST"])
     host = List.first(hosts, "127.0.0.1")
     ip = resolve!(host)
-    port = port!(options[:port])
+    port = Project.port!(options[:port])
 
     if options[:watch],
       do: watch(ip, host, port, options, %{shown: nil, left: nil, gone: []}),
@@ -123,15 +123,6 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   defp rows(names, ip), do: for({name, port} <- Enum.sort(names), do: {name, port, at(ip)})
 
   defp at(ip), do: to_string(:inet.ntoa(ip))
-
-  defp port!(nil) do
-    Config.load().port
-  rescue
-    error in ArgumentError -> Mix.raise(error.message)
-  end
-
-  defp port!(port) when port in 1..65_535, do: port
-  defp port!(port), do: Mix.raise("--port must be a port from 1 to 65535, got: #{port}")
 
   defp resolve!(host) do
     case HostAddress.resolve(String.to_charlist(host)) do

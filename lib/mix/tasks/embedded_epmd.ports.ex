@@ -16,7 +16,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Ports do
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, Config, Ports, Printable}
+  alias EmbeddedEpmd.{Client, HostAddress, Ports, Printable}
   alias EmbeddedEpmd.Config.{Schema, Value}
   alias Mix.EmbeddedEpmd, as: Project
 
@@ -26,16 +26,10 @@ defmodule Mix.Tasks.EmbeddedEpmd.Ports do
   @impl Mix.Task
   def run(arguments) do
     {options, given} = Project.arguments!(arguments, [port: :integer, only: :string], ["FIRST..LAST"])
-    config = config!(if(options[:port], do: [port: options[:port]], else: []))
+    config = %{Project.settings!() | port: Project.port!(options[:port])}
     range = range!(List.first(given), config)
     parts = parts!(options[:only])
     Mix.shell().info(Enum.map_join(parts, "\n\n", &part(&1, config, range)))
-  end
-
-  defp config!(options) do
-    Config.load(options)
-  rescue
-    error in ArgumentError -> Mix.raise(error.message)
   end
 
   defp range!(nil, %{ports: nil}),
@@ -114,8 +108,9 @@ defmodule Mix.Tasks.EmbeddedEpmd.Ports do
   defp lines(rules, _allow), do: Enum.join(rules, "\n")
 
   defp rows(epmd, {first, last}) do
-    registered = listed(Client.names({127, 0, 0, 1}, epmd, @timeout), "registered")
-    left = listed(Client.departed({127, 0, 0, 1}, epmd, @timeout), "left")
+    ip = HostAddress.loopback()
+    registered = listed(Client.names(ip, epmd, @timeout), "registered")
+    left = listed(Client.departed(ip, epmd, @timeout), "left")
 
     # A port belongs to the node that has it, else to the one that left it last.
     (registered ++ Enum.reverse(left))
