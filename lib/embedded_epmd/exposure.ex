@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.Exposure do
   # OTP 27.2. Nothing tells us there that the VM is about to become a node, so the server has to run before. Until the
   # VM's own node is registered on this port it listens on loopback only, whoever else registers.
 
-  alias EmbeddedEpmd.{Environment, Native}
+  alias EmbeddedEpmd.{Environment, HostAddress, Native}
 
   # For OTP's client to tell its state; milliseconds. It may be waiting for an EPMD.
   @timeout 1_000
@@ -48,6 +48,6 @@ defmodule EmbeddedEpmd.Exposure do
     end
   end
 
-  defp loopback?(address), do: address == "::1" or String.starts_with?(address, "127.")
+  defp loopback?(address), do: HostAddress.loopback?(HostAddress.parse(address))
   defp ipv6?(address), do: String.contains?(address, ":")
 end

@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.Ports do
   # OTP's daemon keeps none, but it lists the ports of its nodes and of those that left. This code runs while the VM
   # boots, so it uses plain functions only.
 
-  alias EmbeddedEpmd.{Client, Environment, Log, Native}
+  alias EmbeddedEpmd.{Client, Environment, HostAddress, Log, Native}
 
   @type range :: {:inet.port_number(), :inet.port_number()}
 
@@ -50,9 +50,7 @@ defmodule EmbeddedEpmd.Ports do
   """
   @spec plan(String.t(), range(), :inet.port_number()) :: {:ok, :inet.port_number()} | {:error, String.t()}
   def plan(name, range, epmd) do
-    loopback = if Environment.family() == :inet6, do: {0, 0, 0, 0, 0, 0, 0, 1}, else: {127, 0, 0, 1}
-
-    case ask(loopback, epmd, name, range, now() + @change_over_timeout) do
+    case ask(HostAddress.loopback(), epmd, name, range, now() + @change_over_timeout) do
       :registered ->
         {:ok, 0}
 

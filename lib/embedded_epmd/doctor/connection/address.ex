@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
-  alias EmbeddedEpmd.NetworkError
+  alias EmbeddedEpmd.{HostAddress, NetworkError}
 
   # For a DNS query; milliseconds.
   @dns_timeout 2_000
@@ -121,7 +121,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
 
   # Debian gives a machine's own name the address 127.0.1.1.
   defp loopback(state, ip) do
-    if loopback?(ip) and not own_host?(state) and literal(state.host) != {:ok, ip} and state.host != "localhost" do
+    if HostAddress.loopback?(ip) and not own_host?(state) and literal(state.host) != {:ok, ip} and
+         state.host != "localhost" do
       warning(
         "The host #{state.host} is #{format_ip(ip)}, which is this machine.",
         "If #{state.node} runs on another machine, this address is wrong. Debian writes 127.0.1.1 into /etc/hosts.",
@@ -129,10 +130,6 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
       )
     end
   end
-
-  defp loopback?({127, _, _, _}), do: true
-  defp loopback?({0, 0, 0, 0, 0, 0, 0, 1}), do: true
-  defp loopback?(_ip), do: false
 
   defp own_host?(%{here: nil, host: host}), do: host == to_string(:net_adm.localhost())
   defp own_host?(%{here: here, host: host}), do: String.ends_with?(Atom.to_string(here), "@" <> host)
