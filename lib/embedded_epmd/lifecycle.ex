@@ -253,7 +253,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   @spec listen_port(String.t()) :: {:ok, :inet.port_number()} | {:error, String.t()}
   def listen_port(name) do
     with {server, :ports} <- latest(),
-         {:ok, %{ports: range}} <- config() do
+         {:ok, range} <- read(fn -> Config.get(:ports, options()) end) do
       :persistent_term.put(@planned, {range, :erlang.whereis(:net_kernel)})
       if range == nil, do: {:ok, 0}, else: Ports.plan(name, range, Native.status(server).port)
     else
@@ -344,8 +344,10 @@ defmodule EmbeddedEpmd.Lifecycle do
     end
   end
 
-  defp config do
-    {:ok, Config.load(options())}
+  defp config, do: read(fn -> Config.load(options()) end)
+
+  defp read(settings) do
+    {:ok, settings.()}
   rescue
     error in ArgumentError -> {:error, error.message}
   end
