@@ -231,7 +231,11 @@ defmodule EmbeddedEpmd.Cluster do
 
     {ours, others} = Enum.split_with(due, fn {_, _, user} -> trusted?(user, trusted) end)
     state = Enum.reduce(others, state, fn {_, name, user}, state -> leave_out(state, name, user) end)
-    ours |> Enum.sort() |> Enum.take(max(free, 0)) |> Enum.reduce(report(state), &start_connecting(&2, elem(&1, 1)))
+
+    ours
+    |> Enum.sort()
+    |> Enum.take(max(free, 0))
+    |> Enum.reduce(report(state, connected, trusted), &start_connecting(&2, elem(&1, 1)))
   end
 
   defp start_connecting(state, name) do
@@ -314,10 +318,10 @@ defmodule EmbeddedEpmd.Cluster do
 
   # Says how many nodes there are to be, and how many of these there are, this one included (`EmbeddedEpmd.ready/1`). A
   # node that is left out is not expected.
-  defp report(state) do
-    if Node.alive?() do
-      {connected, trusted} = {connected(), trusted(state)}
+  defp report(state), do: report(state, connected(), trusted(state))
 
+  defp report(state, connected, trusted) do
+    if Node.alive?() do
       expected =
         for {name, node} <- state.nodes,
             full_name(name) != Atom.to_string(node()) and node.trusted? and trusted?(node.user, trusted),
