@@ -44,14 +44,16 @@ defmodule EmbeddedEpmd.Listener do
     with {:connected, ^owner} <- :erlang.port_info(port, :connected),
          {:ok, {ip, number}} when is_tuple(ip) <- :inet.sockname(port),
          {:error, _} <- :inet.peername(port),
-         do: {ip, number, device(:inet.getopts(port, [@device]))},
+         device = with({:ok, [{:raw, 1, 25, name}]} <- :inet.getopts(port, [@device]), do: name),
+         do: {ip, number, device(device)},
          else: (_ -> nil)
   end
 
-  defp device({:ok, [{:raw, 1, 25, name}]}),
+  # These numbers have another meaning elsewhere.
+  defp device(name) when is_binary(name),
     do: if(:os.type() == {:unix, :linux}, do: name |> String.split("\0") |> hd())
 
-  defp device(_), do: nil
+  defp device(_error), do: nil
 
   # Of the carriers over `socket` (-proto_dist inet_epmd), and with inet_backend.
   defp sockets(owner), do: :socket.which_sockets(&match?(%{owner: ^owner, type: :stream}, &1))
@@ -59,10 +61,8 @@ defmodule EmbeddedEpmd.Listener do
   defp socket(socket) do
     with {:ok, %{addr: ip, port: number}} when is_tuple(ip) <- :socket.sockname(socket),
          {:error, _} <- :socket.peername(socket) do
-      device =
-        with {:ok, name} <- :socket.getopt(socket, {:socket, :bindtodevice}), do: to_string(name), else: (_ -> "")
-
-      {ip, number, device |> String.split("\0") |> hd()}
+      device = with {:ok, name} <- :socket.getopt(socket, {:socket, :bindtodevice}), do: to_string(name)
+      {ip, number, device(device)}
     else
       _ -> nil
     end

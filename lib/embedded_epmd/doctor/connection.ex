@@ -19,7 +19,10 @@ defmodule EmbeddedEpmd.Doctor.Connection do
 
   @typedoc "What the steps so far have found out about the connection."
   @type state :: map()
-  @typedoc "A step's findings, and what the next steps need. No further step is performed after a problem, nor over a carrier that nobody here knows."
+  @typedoc """
+  A step's findings, and what the next steps need. No further step is performed after a problem, nor over a carrier that
+  nobody here knows.
+  """
   @type step :: {[Finding.t()], state()}
 
   @spec examine(node() | String.t()) :: [Finding.t()]

@@ -27,7 +27,7 @@ defmodule EmbeddedEpmd.Doctor.Facts do
     host(port)
     |> Map.merge(flags(release, vm_args, remote_vm_args))
     |> Map.merge(departed())
-    |> Map.merge(exposed())
+    |> Map.merge(exposed(config))
     |> Map.merge(%{
       settings: config.error,
       ignored: Config.ignored(),
@@ -211,12 +211,14 @@ defmodule EmbeddedEpmd.Doctor.Facts do
 
   @doc "What of the distribution other hosts reach."
   @spec exposed() :: map()
-  def exposed do
+  def exposed, do: exposed(config())
+
+  defp exposed(config) do
     %{
       distribution: Listener.of_distribution(),
       networks: Listener.networks(),
       weak_cookie: Node.alive?() and Cookie.weak?(:erlang.get_cookie(), node()),
-      local: config()[:local]
+      local: config[:local]
     }
   end
 
