@@ -264,7 +264,7 @@ pub fn plan_request(name: &str, ports: RangeInclusive<u16>) -> Vec<u8> {
 }
 
 /// The reply to a `PLAN_REQ`: the port, and a port that was stepped over, 0 where there is none.
-pub fn plan_reply(port: u16, stepped_over: u16) -> Vec<u8> {
+pub(crate) fn plan_reply(port: u16, stepped_over: u16) -> Vec<u8> {
     let ([a, b], [c, d]) = (port.to_be_bytes(), stepped_over.to_be_bytes());
     vec![PLAN_RESP, 0, a, b, c, d]
 }

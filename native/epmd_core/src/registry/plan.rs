@@ -24,7 +24,7 @@ pub struct Planned {
 
 /// The ports that were promised a moment ago: to whom, as the hash of a name, and until when.
 #[derive(Debug, Default)]
-pub(crate) struct Promises(BTreeMap<u16, (u32, Instant)>);
+pub(super) struct Promises(BTreeMap<u16, (u32, Instant)>);
 
 /// How much speaks against giving a port to a name. The least is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,28 +47,46 @@ pub fn plan<'a>(
     nodes: &[u16],
     left: impl Iterator<Item = (&'a [u8], u16)>,
 ) -> Planned {
-    let nodes = nodes.iter().copied();
-    Promises::default().plan(name.as_str().as_bytes(), range, nodes, left, address::is_free)
+    Promises::default().plan(name, range, &Ports::of(name, nodes.iter().copied(), left), address::is_free)
+}
+
+/// The ports that a table knows.
+#[derive(Debug)]
+pub(super) struct Ports {
+    /// Those of registered nodes.
+    nodes: Vec<u16>,
+    /// Those of names that left, the first to leave first, and whether it is the name that is asked about.
+    left: Vec<(u16, bool)>,
+}
+
+impl Ports {
+    /// Sorts them for this name.
+    pub(super) fn of<'a>(
+        name: &NodeName,
+        nodes: impl Iterator<Item = u16>,
+        left: impl Iterator<Item = (&'a [u8], u16)>,
+    ) -> Self {
+        let name = name.as_str().as_bytes();
+        Self { nodes: nodes.collect(), left: left.map(|(other, port)| (port, other == name)).collect() }
+    }
 }
 
 impl Promises {
-    /// Plans and promises a port for a name. `nodes` are the ports of registered nodes, `left` those of the names that
-    /// left, with their names; `is_free` tries whether nobody listens on a port.
-    pub(crate) fn plan<'a>(
+    /// Plans and promises a port for a name. `is_free` tries whether nobody listens on a port.
+    pub(super) fn plan(
         &mut self,
-        name: &[u8],
+        name: &NodeName,
         range: RangeInclusive<u16>,
-        nodes: impl Iterator<Item = u16>,
-        left: impl Iterator<Item = (&'a [u8], u16)>,
+        known: &Ports,
         is_free: impl Fn(u16) -> bool,
     ) -> Planned {
-        let (hash, now) = (hash(name), Instant::now());
+        let (hash, now) = (hash(name.as_str().as_bytes()), Instant::now());
         self.0.retain(|_, (_, until)| *until > now);
         let mut claims = HashMap::new();
-        claims.extend(left.map(|(other, port)| (port, if other == name { Claim::Own } else { Claim::Left })));
+        claims.extend(known.left.iter().map(|(port, is_own)| (*port, if *is_own { Claim::Own } else { Claim::Left })));
         let others = self.0.iter().filter(|(_, (whose, _))| *whose != hash);
         claims.extend(others.map(|(port, _)| (*port, Claim::Promised)));
-        claims.extend(nodes.map(|port| (port, Claim::Registered)));
+        claims.extend(known.nodes.iter().map(|port| (*port, Claim::Registered)));
         let claim = |port: &u16| claims.get(port).copied().unwrap_or(Claim::Nobody);
 
         let mut ports: Vec<u16> = from_hash(hash, range).collect();
@@ -110,8 +128,9 @@ mod tests {
 
     /// Plans for a name among these nodes and names that left, where these ports are taken.
     fn plan(promises: &mut Promises, name: &str, nodes: &[u16], left: &[(&str, u16)], taken: &[u16]) -> Planned {
+        let name = NodeName::new(name.as_bytes()).expect("a valid name");
         let left = left.iter().map(|(name, port)| (name.as_bytes(), *port));
-        promises.plan(name.as_bytes(), RANGE, nodes.iter().copied(), left, |port| !taken.contains(&port))
+        promises.plan(&name, RANGE, &Ports::of(&name, nodes.iter().copied(), left), |port| !taken.contains(&port))
     }
 
     fn port(name: &str, nodes: &[u16], left: &[(&str, u16)], taken: &[u16]) -> Option<u16> {
@@ -168,7 +187,8 @@ mod tests {
 
     #[test]
     fn a_range_may_be_one_port_or_the_last() {
-        let one = |range| Promises::default().plan(b"a", range, std::iter::empty(), std::iter::empty(), |_| true).port;
+        let name = NodeName::new(b"a").expect("a valid name");
+        let one = |range| Promises::default().plan(&name, range, &Ports { nodes: vec![], left: vec![] }, |_| true).port;
         assert_eq!(one(9100..=9100), Some(9100));
         assert_eq!(one(65535..=65535), Some(65535));
     }

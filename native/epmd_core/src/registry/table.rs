@@ -14,7 +14,7 @@ use super::contents::Contents;
 use super::entry::{Entry, Holder};
 use super::life::{self, Past};
 use super::log::{LogEntry, Position, Subscription};
-use super::plan::{Planned, Promises};
+use super::plan::{Planned, Ports, Promises};
 use super::provisional::Provisional;
 use super::refusals::NAME_TAKEN;
 use super::replica::Source;
@@ -225,12 +225,11 @@ impl Registry {
     /// Plans the port that a node of this name is to listen on, and keeps it for a moment from the others.
     pub(crate) fn plan(&self, name: &NodeName, range: RangeInclusive<u16>) -> Planned {
         let state = self.state();
-        let ports: Vec<_> = state.contents.nodes().iter().map(|entry| entry.port()).collect();
-        let left: Vec<_> = state.contents.tombstones_after(0).cloned().collect();
+        let nodes = state.contents.nodes().iter().map(|entry| entry.port());
+        let known = Ports::of(name, nodes, state.contents.tombstones_after(0).map(|left| (&*left.name, left.port)));
         drop(state);
-        let left = left.iter().map(|left| (&*left.name, left.port));
         // Its lock is held while ports are tried: two that ask at once get different ones.
-        self.0.promises.lock().plan(name.as_str().as_bytes(), range, ports.into_iter(), left, address::is_free)
+        self.0.promises.lock().plan(name, range, &known, address::is_free)
     }
 
     /// All nodes, the newest registration first.
