@@ -390,6 +390,44 @@ impl AcceptError {
 mod tests {
     use super::*;
 
+    // Elsewhere the kernel does not tell, and there is no handover.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_adopted_node_that_was_told_nothing_is_told_that_it_is_registered() {
+        use std::io::{Read, Write};
+
+        use crate::node::{Node, NodeName};
+        use crate::protocol;
+        use crate::registry::Holder;
+
+        let listeners = Listeners::open(&[IpAddr::from([127, 0, 0, 1])], 0).expect("a free port");
+        let registry = Registry::default();
+        let rules = Arc::default();
+        let server =
+            Server::start(listeners, registry.clone(), rules, Connections::default(), None, None, Reserve::new())
+                .expect("a runtime");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        for (name, told) in [("silent", &b""[..]), ("told", b"?")] {
+            let mut node =
+                std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("it listens");
+            node.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+            let mut accepted = listener.accept().expect("it has connected").0;
+            accepted.write_all(told).expect("it is read");
+            let connection = os::watch(accepted).map(Arc::new).expect("a runtime");
+            let erlang = Node::erlang(NodeName::new(name.as_bytes()).expect("a valid name"), 1);
+            let holder = Holder::Connection(Arc::downgrade(&connection) as _);
+            let registration = registry.register(&erlang, None, holder).expect("a free name");
+            let reply = protocol::alive2_reply(erlang.highest_version, Some(registration.creation()));
+            server.adopt(vec![(registration, connection)]);
+            // The end of the connection follows: what comes before it is all.
+            assert!(registry.stop(name.as_bytes()));
+            tokio::task::yield_now().await;
+            let mut heard = Vec::new();
+            node.read_to_end(&mut heard).expect("the connection ends");
+            assert_eq!(heard, if told.is_empty() { reply } else { told.to_vec() }, "{name}");
+        }
+    }
+
     #[test]
     fn what_lacks_descriptors_or_memory_waits_and_what_is_no_listener_ends() {
         let kind = |error: Errno| AcceptError::of(&error.into());
