@@ -164,8 +164,9 @@ defmodule EmbeddedEpmd.Config.Schema do
       where this VM's node listens: one of these ports, the same at each start. No two nodes of a host get the same,
       whatever their users and releases are, as long as the EPMD that they share is this library; OTP's daemon cannot keep
       two apart that start at the same moment. A port that another process has is left out, with a warning. The plan ends
-      when every VM that knows it has ended; then names may get other ports of the range. Beside `-erl_epmd_port` or
-      `inet_dist_listen_min` it is refused. `mix embedded_epmd.ports` prints the plan, and rules for firewalls.
+      when every VM that knows it has ended; then names may get other ports of the range. Beside `inet_dist_listen_min` or
+      `inet_dist_listen_max` it is refused; with a fixed port (`-erl_epmd_port`) it is ignored, with a warning. `mix
+      embedded_epmd.ports` prints the plan, and rules for firewalls.
       """
     },
     log_level: %{
