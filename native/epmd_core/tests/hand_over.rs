@@ -153,6 +153,21 @@ fn a_caller_that_has_ended_may_have_been_the_owner_so_the_next_one_is_asked_soon
 }
 
 #[test]
+fn a_stranger_that_calls_does_not_keep_a_member_from_asking_its_owner_again_soon() {
+    if !users::are_there() {
+        return;
+    }
+    let false_owner = FalseOwner::start();
+    let _member = Process::start(false_owner.address.port());
+    for _ in 0..3 {
+        call_and_end(NOBODY, &false_owner.place());
+    }
+    let mut heard = [0; 7];
+    false_owner.call().read_exact(&mut heard).unwrap();
+    assert_eq!(&heard[2..], b"\x01epmd");
+}
+
+#[test]
 fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     let _alone = alone();
     let port = free_port();

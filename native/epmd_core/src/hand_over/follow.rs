@@ -357,7 +357,12 @@ impl Following {
                 }
                 return Event::Ended;
             }
-            Err(NotMet::Untrusted(error)) => error.to_string(),
+            // Anybody may have called, before the owner did. With a long pause, one call a minute would keep this member
+            // from standing by.
+            Err(NotMet::Untrusted(error)) => {
+                self.log(&error.to_string());
+                return Event::Ended;
+            }
             Err(NotMet::Failed(error)) => channel::explain(&error),
         };
         self.pause = LONG_PAUSE;

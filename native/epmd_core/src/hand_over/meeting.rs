@@ -14,6 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
+use tokio::try_join;
 
 use super::channel::{self, Receiver, Sender};
 use super::peer;
@@ -74,9 +75,11 @@ pub(crate) async fn meet(owner: SocketAddr, trusted: &Trusted) -> Result<(Sender
             }
         }
     };
-    timeout(TIMEOUT, asked).await.unwrap_or(Err(NotMet::Absent))?;
+    let asked = async { timeout(TIMEOUT, asked).await.unwrap_or(Err(NotMet::Absent)) };
     // Not for each call: then others could make it wait without end.
-    let called = timeout(TIMEOUT, called).await;
+    let called = timeout(2 * TIMEOUT, called);
+    // At the same time, so that the calls of strangers do not fill the queue meanwhile.
+    let ((), called) = try_join!(asked, async { Ok(called.await) })?;
     called.unwrap_or_else(|_| Err(untrusted.map_or(NotMet::NotCalled, NotMet::Untrusted)))
 }
 
