@@ -5,33 +5,35 @@ defmodule EmbeddedEpmd.Cluster do
       children = [EmbeddedEpmd, {EmbeddedEpmd.Cluster, nodes: ["app*"]}]
 
   It learns of a node when the node registers (`EmbeddedEpmd.subscribe/1`), and connects at once. Every 5 seconds it
-  tries the nodes that are registered and not connected. If this VM has neither the table nor a copy of it (`:table`
+  tries the nodes that are registered and not connected. If this VM has neither the table nor a replica of it (`:table`
   of `t:EmbeddedEpmd.Status.t/0`), it learns of nodes only then. It never disconnects a node.
 
   ## Whose nodes
 
-  Any local user may register any name, and Erlang's handshake gives whoever a VM connects to the means to run code in
-  it, without the cookie. So the cluster connects to nodes of its own user only, and to those of the users whom `:users`
-  names. It believes the kernel, not the name: what the kernel told the owner of the port when the node registered, if
-  that owner is this VM or one that `:hand_over` trusts, and else, on Linux, whose socket listens on the node's port. A
-  warning tells of the first node that it leaves out. Over TLS with verified certificates (`verify_peer` among the
-  client's options of `-ssl_dist_optfile` or `-ssl_dist_opt`) the certificate decides, and the user does not matter.
+  Any local user may register any name. With Erlang's handshake, a process that a VM connects to can run code in that
+  VM, without the cookie. So the cluster connects only to nodes of its own user, and of the users in `:users`. It trusts
+  the kernel, not the name. If the owner of the port is this VM or one that `:hand_over` trusts, the user is what the
+  kernel reported to the owner when the node registered. Otherwise, on Linux, it is the user whose socket listens on the
+  node's port. A warning names the first node that the cluster leaves out. Over TLS with verified certificates
+  (`verify_peer` among the client's options of `-ssl_dist_optfile` or `-ssl_dist_opt`) the certificate decides, and the
+  user does not matter.
 
   A process with the same user number in a container that shares the host's network passes for the same user.
 
   ## Which nodes
 
-  It expects the nodes to have the host part of this node's name: with long names `app1@db.example.com`, with short
-  ones `app1@db`. Nodes that were started under another host name are not reached. The VMs of `bin/app rpc` and `remote`
-  are left alone, and nothing happens in one of `bin/app eval`, or while this VM is not a node.
+  The cluster connects to the nodes that match `:nodes`. It expects them to have the host part of this node's name: with
+  long names `app1@db.example.com`, with short ones `app1@db`. It does not reach nodes that were started under another
+  host name. It ignores the VMs of `bin/app rpc` and `remote`, and does nothing in a VM of `bin/app eval`, or while this
+  VM is not a node.
 
-  With `:health`, `GET /ready` on the port answers 200 only while this node is connected to all nodes that fit, except for
-  those that it leaves out (`EmbeddedEpmd.ready/1`). So a node that hangs, or has another cookie, keeps the others from
-  being ready while it is registered.
+  With `:health`, `GET /ready` on the port answers 200 only while this node is connected to all nodes that match, except
+  for those that it leaves out (`EmbeddedEpmd.ready/1`). So a node that hangs, or has another cookie, keeps the others
+  from being ready while it is registered.
 
-  It makes 16 connections at a time. A node that refuses is tried less and less often, at last every 5 minutes, until it
-  registers anew; a warning gives the reason once. Each name that it connects to becomes an atom. When three quarters
-  of the VM's atoms are used up, it connects to no further node, with a warning.
+  It makes 16 connections at a time. A node that refuses is tried less and less often, down to every 5 minutes, until it
+  registers again; one warning gives the reason. Each name that it connects to becomes an atom. When three quarters
+  of the VM's atoms are used up, it logs a warning and connects to no further node.
   """
 
   use GenServer
@@ -47,11 +49,11 @@ defmodule EmbeddedEpmd.Cluster do
   @max_connecting 16
 
   @typedoc """
-    * `:nodes` - the names to connect to, without their hosts: one pattern or a list of them, in which `*` stands for any
-      characters; or regular expressions. In the `config.exs` of a release these need the modifier `E`
-      from OTP 28 on (`~r/^app/E`), else `mix release` refuses them; patterns work everywhere. Required.
-    * `:users` - users to whose nodes it connects as well: a name, a number, or a list of them. One that this host does
-      not know yet is asked for again. Defaults to `[]`: only nodes of this VM's user.
+    * `:nodes` - the names to connect to, without their hosts: one pattern or a list of them, in which `*` stands for
+      any characters; or regular expressions. In the `config.exs` of a release, a regular expression needs the modifier
+      `E` from OTP 28 on (`~r/^app/E`), or `mix release` refuses it; patterns work everywhere. Required.
+    * `:users` - users to whose nodes it connects as well: a name, a number, or a list of them. A user that this host
+      does not have yet is looked up again. Defaults to `[]`: only nodes of this VM's user.
   """
   @type option ::
           {:nodes, String.t() | Regex.t() | [String.t() | Regex.t()]}

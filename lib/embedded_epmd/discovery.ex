@@ -6,12 +6,12 @@ defmodule EmbeddedEpmd.Discovery do
       -start_epmd false
       -epmd_module Elixir.EmbeddedEpmd.Discovery
 
-  OTP calls these functions, `start_link/0` while `kernel` boots, before any application runs. Applications need not
-  call them. The contract is OTP's "How to Implement an Alternative Node Discovery for Erlang Distribution" and the
-  calls that `net_kernel`, `inet_tcp_dist` and `net_adm` make on OTP 25 to 29.
+  OTP calls these functions; it calls `start_link/0` while `kernel` boots, before any application runs. Applications
+  need not call them. The contract is OTP's "How to Implement an Alternative Node Discovery for Erlang Distribution" and
+  the calls that `net_kernel`, `inet_tcp_dist` and `net_adm` make on OTP 25 to 29.
 
   The short-lived VMs of `bin/app rpc`, `eval`, `remote`, `stop` and `pid` never serve: there this module delegates to
-  OTP's own client. Such a VM is recognised by its boot script, `start_clean` or `RELEASE_BOOT_SCRIPT_CLEAN`, or by
+  OTP's own client. It recognises such a VM by its boot script, `start_clean` or `RELEASE_BOOT_SCRIPT_CLEAN`, or by
   `RELEASE_COMMAND`.
   """
 
@@ -29,15 +29,15 @@ defmodule EmbeddedEpmd.Discovery do
   @unclaimed_after 60_000
 
   @doc """
-  Loads the native library and starts the server, which binds the port or joins its owner. The server ends when the
-  distribution does. Makes the distribution listen where the node's name or the setting `:local` say.
+  Loads the native library and starts the server, which binds the port or joins its owner. The server stops when the
+  distribution does. Makes the distribution listen where the node's name or the setting `:local` requires.
 
-  Returns `:ignore`: if it returned a process, the end of that process would end the VM. If the server cannot start
-  while the VM boots, the VM stops with a sentence that says why; later, that sentence is returned as the error. A
-  node with a fixed port (`-erl_epmd_port`, or `erl_epmd_node_listen_port` of `kernel`) needs no EPMD and starts all
+  Returns `:ignore`: if it returned a process, the VM would stop when that process exits. If the server cannot start
+  while the VM boots, the VM stops with a sentence that gives the reason; later, that sentence is returned as the error.
+  A node with a fixed port (`-erl_epmd_port`, or `erl_epmd_node_listen_port` of `kernel`) needs no EPMD and starts all
   the same.
 
-  In a VM that never serves it starts OTP's client, and returns `{:ok, pid}`.
+  In a VM that never serves, it starts OTP's client and returns `{:ok, pid}`.
   """
   @spec start_link() :: {:ok, pid()} | :ignore | {:error, term()}
   def start_link do
@@ -61,7 +61,7 @@ defmodule EmbeddedEpmd.Discovery do
     :ignore
   end
 
-  @doc "Registers the local node. The registration ends with `net_kernel` or, if that does not run, with the caller."
+  @doc "Registers the local node until `net_kernel` exits or, if that does not run, the caller."
   @spec register_node(atom() | charlist(), :inet.port_number()) ::
           {:ok, integer()} | {:error, term()}
   def register_node(name, port), do: register_node(name, port, :inet)
@@ -104,10 +104,10 @@ defmodule EmbeddedEpmd.Discovery do
 
   @doc """
   Looks up the port of a node at the address of its host. The answer comes from memory if this VM serves that address,
-  or if it has a copy of the table of that address's owner and the copy has the name. Otherwise it asks over TCP.
+  or if it has a replica of the table of that address's owner and the replica has the name. Otherwise it asks over TCP.
 
-  While the port of this host changes hands, a lookup on this host waits for the next owner, for at most 4 seconds
-  and never longer than `timeout`.
+  While the port of this host changes hands, a lookup on this host waits for the next owner, for up to 4 seconds and
+  never longer than `timeout`.
 
   A connection that `EmbeddedEpmd.Cluster` makes gets `{:error, :eacces}` for a node of a user whom that does not
   trust.
@@ -222,8 +222,8 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   @doc """
-  The address of a node: address and port from `:endpoints` if these name it, otherwise the address of its host, as
-  OTP's client resolves it.
+  Returns the address of a node: address and port from `:endpoints` if these name it, otherwise the address of its host,
+  as OTP's client resolves it.
   """
   @spec address_please(charlist(), charlist(), :inet | :inet6) ::
           {:ok, :inet.ip_address()}
@@ -247,8 +247,9 @@ defmodule EmbeddedEpmd.Discovery do
   end
 
   @doc """
-  The port to listen on for distribution: the fixed one, which OTP's client reads from the flag and the parameter, one of
-  `:ports`, or 0 for any. The address to listen at is set as in `start_link/0`, for a node whose name was not known then.
+  Returns the port to listen on for distribution: the fixed one, which OTP's client reads from the flag and the
+  parameter, one of `:ports`, or 0 for any. Sets the address to listen at as `start_link/0` does, for a node whose name
+  was not known then.
   """
   @spec listen_port_please(atom() | charlist(), charlist()) :: {:ok, :inet.port_number()} | {:error, String.t()}
   def listen_port_please(name, host) do

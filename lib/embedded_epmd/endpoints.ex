@@ -8,18 +8,18 @@ defmodule EmbeddedEpmd.Endpoints do
           {"*@edge.internal", {MyApp.Mesh, :endpoint}}
         ]
 
-  Each entry has the full name of a node, or a pattern in which `*` stands for any characters, and an endpoint. The first
-  that matches counts. An endpoint is
+  Each entry has the full name of a node, or a pattern in which `*` stands for any characters, and an endpoint. The
+  first that matches counts. An endpoint is
 
     * `{host, port}` - the host is a name or an address, as a string or a tuple. A name is resolved in the address
       family of the distribution.
     * `port` - a port on the host of the node's name.
     * `{module, function}` - a function of yours. It gets the node's name as a string, and returns one of the other
       two, or `nil` to leave the node to the next entry that matches. It is called during each connection attempt, so it
-      must be quick: if it takes longer than a second, or fails, that is logged, and it counts as `nil`.
+      must be quick: if it takes longer than a second, or fails, that is logged and counts as `nil`.
 
-  Instead of the list, one `{module, function}` can be given for all nodes. A node without a match is looked up with
-  the EPMD of its host. The setting is read for each connection, so it can be changed at any time.
+  Instead of the list, you can give one `{module, function}` for all nodes. A node without a match is looked up with the
+  EPMD of its host. The setting is read for each connection, so you can change it at any time.
   """
 
   # A lookup runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.Stats do
   @moduledoc """
-  What this VM's server has done since it started, as `EmbeddedEpmd.stats/0` tells it.
+  What this VM's server has done since it started, as `EmbeddedEpmd.stats/0` returns it.
   """
 
   alias EmbeddedEpmd.Native
@@ -15,8 +15,8 @@ defmodule EmbeddedEpmd.Stats do
     * `:names` - how many nodes are registered with this server
     * `:role_changes` - how often the role changed
     * `:uptime` - milliseconds since the server started
-    * `:descriptors` - the open file descriptors of the whole VM, and their limit; `nil` if the system does not tell
-      (Linux does)
+    * `:descriptors` - the open file descriptors of the whole VM, and their limit; `nil` if the system does not report
+      them (Linux does)
   """
   @type t :: %{
           requests: %{

@@ -34,18 +34,17 @@ defmodule EmbeddedEpmd.Status do
     * `:owner` - the address of the owner it joined, or `nil`
     * `:owner_answers` - false while that owner holds the port but does not answer
     * `:standbys` - in the VM that serves, the VMs that stand by for it: the name of the node, or `nil` if the VM did
-      not tell it, and the process id, or `nil` if it is not visible here
+      not report it, and the process id, or `nil` if it is not visible here
     * `:stands_by` - whether this VM stands by for the owner that it joined
-    * `:obstacle` - what keeps this VM from standing by or, when it serves, others from standing by for it, as far as it
-      was tried: a clause, or `nil`
-    * `:table` - where lookups, `names/0` and events of this VM come from: `:here` when it serves, and so has the
-      table; `:copy` when it has a replica, which its owner keeps up to date and which is used for up to 5 seconds while
-      the port changes hands; `:owner` when it has none and asks its owner each time, which is so if the owner is
-      OTP's daemon or belongs to another user that `:hand_over` does not name, or if `:hand_over` is `false`; `nil`
-      without a server
+    * `:obstacle` - what keeps this VM from standing by or, when it serves, keeps others from standing by for it, as far
+      as it was tried: a clause, or `nil`
+    * `:table` - where lookups, `names/0` and events of this VM come from. `:here` when it serves, and so has the
+      table. `:copy` when it has a replica: its owner keeps that up to date, and it is used for up to 5 seconds while
+      the port changes hands. `:owner` when it has no replica and asks its owner each time: the owner is OTP's daemon or
+      belongs to another user that `:hand_over` does not name, or `:hand_over` is `false`. `nil` without a server
     * `:socket_activated` - whether the listeners come from a socket unit of systemd
-    * `:descriptor_store` - how much of the table and its connections systemd's descriptor store holds for the next start
-      of this service: `:all`, `:some` if the store has no more room, or `:nothing`
+    * `:descriptor_store` - how much of the table and its connections systemd's descriptor store holds for the next
+      start of this service: `:all`, `:some` if the store has no more room, or `:nothing`
     * `:names` - how many names are registered, or `nil` if there is no server or its owner does not answer
   """
   @type t :: %__MODULE__{

@@ -33,9 +33,10 @@ defmodule EmbeddedEpmd.Config.Schema do
       default: nil,
       means: "what the node's name says",
       doc: """
-      who reaches this VM. With `true` only this host does: the node's distribution as well as the EPMD. A node whose host
-      is a loopback address or `localhost` is closed by its name, and its EPMD is not. With `false` the node listens where
-      OTP would. `inet_dist_use_interface` of `kernel` counts first. See the [security guide](security.md).
+      who reaches this VM. With `true` only this host does: the node's distribution as well as the EPMD. A node whose
+      host is a loopback address or `localhost` is closed by its name, but its EPMD is not. With `false` the node
+      listens where OTP would. `inet_dist_use_interface` of `kernel` counts first. See the
+      [security guide](security.md).
       """
     },
     relaxed: %{
@@ -68,8 +69,8 @@ defmodule EmbeddedEpmd.Config.Schema do
       doc: """
       answers health checks over HTTP on the same port, to local peers and to those that `:allow` lets look nodes up:
       `GET /live` and `/ready` about this VM, `/live/NAME` and `/ready/NAME` about the VM of another node of this host
-      that follows this one (on Linux), and `/metrics` for Prometheus. The setting of the VM that serves applies. See the
-      [guide to containers](containers.md#probes) and `EmbeddedEpmd.ready/1`.
+      that follows this one (on Linux), and `/metrics` for Prometheus. The setting of the VM that serves applies. See
+      the [guide to containers](containers.md#probes) and `EmbeddedEpmd.ready/1`.
       """
     },
     reserved_names: %{
@@ -81,8 +82,8 @@ defmodule EmbeddedEpmd.Config.Schema do
       means: "every name is anybody's",
       doc: """
       names that only certain users may register, with `*` for any characters. The first that matches counts. A
-      registration is refused if the kernel cannot tell whose it is. A user whom nobody has now, as that of a stopped
-      unit with `DynamicUser=`, is looked for every 5 seconds; until then the name is refused to everybody else. The list
+      registration is refused if the kernel cannot report its user. A user that does not exist now, as that of a stopped
+      unit with `DynamicUser=`, is looked up every 5 seconds; until then the name is refused to everybody else. The list
       of the VM that serves applies. See the [security guide](security.md).
       """
     },
@@ -100,8 +101,8 @@ defmodule EmbeddedEpmd.Config.Schema do
       expected: "a number from 1 to 65535",
       default: 256,
       doc: """
-      how many connections may wait for their request or reply. At the limit the oldest one of the remote source with the
-      most gives way; only if all are local, the oldest one of the user with the most.
+      how many connections may wait for their request or reply. At the limit the server closes the oldest one of the
+      remote source with the most; only if all are local, the oldest one of the user with the most.
       """
     },
     max_waiting_per_source: %{
@@ -115,8 +116,8 @@ defmodule EmbeddedEpmd.Config.Schema do
       expected: "a percentage from 1 to 95",
       default: 40,
       doc: """
-      how much of the VM's limit of open files registered nodes and waiting connections may use together. The rest is left
-      to the application.
+      how much of the VM's limit of open files registered nodes and waiting connections may use together. The rest is
+      left to the application.
       """
     },
     hand_over: %{
@@ -125,9 +126,10 @@ defmodule EmbeddedEpmd.Config.Schema do
       default: true,
       doc: """
       lets other VMs stand by for this one, and this one for another. A standby has copies of the listeners and of the
-      registered nodes' connections, and takes over with these when the owner of the port ends, however it ends. Owner and
-      standby need the same `:addresses`. `true` means VMs of this user. The lists add VMs of other users, whose setting
-      must in turn name this VM's user or group. A user or group whom nobody has now is looked for every 5 seconds.
+      registered nodes' connections, and takes over with these when the owner of the port stops, even if it is killed.
+      Owner and standby need the same `:addresses`. `true` means VMs of this user. The lists add VMs of other users,
+      whose setting must in turn name this VM's user or group. A user or group that does not exist now is looked up
+      every 5 seconds.
       """
     },
     standbys: %{
@@ -149,10 +151,10 @@ defmodule EmbeddedEpmd.Config.Schema do
       default: nil,
       means: "the port that the node listens on",
       doc: """
-      registers this port instead of the one that the node listens on, for instance that of a port forwarder. It must lead
-      to the node from this host as well, since `bin/app rpc`, `remote`, `stop`, `pid` and the other nodes of this host
-      look it up, too: best let the node listen on the same port (`inet_dist_listen_min`). Once the node is registered,
-      another value is refused.
+      registers this port instead of the one that the node listens on, for instance that of a port forwarder. It must
+      also lead to the node from this host, since `bin/app rpc`, `remote`, `stop`, `pid` and the other nodes of this
+      host look it up: preferably let the node listen on the same port (`inet_dist_listen_min`). Once the node is
+      registered, another value is refused.
       """
     },
     ports: %{
@@ -161,12 +163,12 @@ defmodule EmbeddedEpmd.Config.Schema do
       default: nil,
       means: "any port",
       doc: """
-      where this VM's node listens: one of these ports, the same at each start. No two nodes of a host get the same,
-      whatever their users and releases are, as long as the EPMD that they share is this library; OTP's daemon cannot keep
-      two apart that start at the same moment. A port that another process has is left out, with a warning. The plan ends
-      when every VM that knows it has ended; then names may get other ports of the range. Beside `inet_dist_listen_min` or
-      `inet_dist_listen_max` it is refused; with a fixed port (`-erl_epmd_port`) it is ignored, with a warning. `mix
-      embedded_epmd.ports` prints the plan, and rules for firewalls.
+      where this VM's node listens: one of these ports, the same at each start. No two nodes of a host get the same
+      port, whatever their users and releases are, as long as they share an EPMD of this library; with OTP's daemon, two
+      nodes that start at the same moment may get the same one. A port that another process has is left out, with a
+      warning. The plan is lost when every VM that has it has stopped; then names may get other ports of the range.
+      Beside `inet_dist_listen_min` or `inet_dist_listen_max` it is refused; with a fixed port (`-erl_epmd_port`) it is
+      ignored, with a warning. `mix embedded_epmd.ports` prints the plan, and rules for firewalls.
       """
     },
     log_level: %{

@@ -2,12 +2,12 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
   @shortdoc "Checks a project's release files and this host's port"
 
   @moduledoc """
-  Checks the files that set up a project's releases, and who owns the port on this host.
+  Checks the files that set up a project's releases, and finds the owner of the port on this host.
 
       mix embedded_epmd.doctor
 
-  Run it where releases are assembled, which in an umbrella is the root. It ends with status 1 when there is a
-  problem. To examine a running release:
+  Run it where releases are assembled, which in an umbrella is the root. It exits with status 1 when there is a problem.
+  To examine a running release:
 
       bin/app rpc "EmbeddedEpmd.doctor()"
 
@@ -20,12 +20,12 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
       mix embedded_epmd.doctor other@host
       bin/app rpc 'EmbeddedEpmd.doctor(:"other@host")'
 
-  Both perform the steps of a connection to that node, and print what each step found and how long it took. At the
-  first step that fails they say what that means and what to do, and the task ends with status 1. The task runs in a
-  VM that is not a node, with the cookie of its flag (`ELIXIR_ERL_OPTIONS="-setcookie ..."`) or of `~/.erlang.cookie`.
+  Both perform the steps of a connection to that node, and print what each step found and how long it took. At the first
+  step that fails they explain what the failure means and what to do, and the task exits with status 1. The task runs in
+  a VM that is not a node, with the cookie of its flag (`ELIXIR_ERL_OPTIONS="-setcookie ..."`) or of `~/.erlang.cookie`.
   Use `rpc` to check the settings of a node as well.
 
-  The steps follow. Each waits a few seconds at most if nobody answers.
+  These are the steps. Each waits up to a few seconds if nothing answers.
 
     * `:name` - whether the names fit together: both short or both long
     * `:here` - whether a setting of this VM prevents the connection
@@ -33,11 +33,11 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
     * `:epmd` - whether the EPMD there answers, and knows the name
     * `:port` - whether the node's port accepts connections
     * `:handshake` - whether the node accepts this VM: protocol, TLS, `:net_kernel.allow/1`, cookie
-    * `:identity` - whether it is connected to another node of this node's name
+    * `:identity` - whether it is already connected to another node with this node's name
 
-  This node itself is neither connected nor disconnected. The probe is a hidden node of its own, called
+  This node itself is neither connected nor disconnected. The probe is a separate hidden node, called
   `doctor-NAME-PID@HOST` after this node's name and process id. If all is well, the other node has it in
-  `Node.list(:hidden)` for some milliseconds, answers one call of it, and logs nothing. Otherwise it logs what it
+  `Node.list(:hidden)` for some milliseconds, answers one call from it, and logs nothing. Otherwise it logs what it
   would log for this node: `Connection attempt from node ... rejected. Invalid challenge reply.` if the cookies
   differ, `Connection attempt from disallowed node`, or a TLS alert.
   """

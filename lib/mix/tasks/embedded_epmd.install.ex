@@ -10,18 +10,20 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
     * `rel/vm.args.eex` gets `-start_epmd false` and `-epmd_module Elixir.EmbeddedEpmd.Discovery`
     * `rel/remote.vm.args.eex`, which `bin/app rpc`, `remote`, `stop` and `pid` read, gets `-start_epmd false`
 
-  With `--local` the first file also gets `-embedded_epmd local true`, which closes the node and its EPMD to other hosts.
+  With `--local` the first file also gets `-embedded_epmd local true`, which closes the node and its EPMD to other
+  hosts.
 
-  The task shows the lines that it would add to an existing file, and asks before it adds them; `--yes` agrees. It
-  changes nothing, and raises, if one of the files has a flag that contradicts: another `-epmd_module`, `-start_epmd
-  true`, `-no_epmd`, or `-erl_epmd_port`, with which a node needs no EPMD at all. If one of the two files has `-proto_dist`
-  or the options of TLS and the other has not, it offers those as well: `rpc` and the like must use the transport of the
-  node. Flags are read as OTP reads them, in files that `-args_file` includes, too. Running it again changes nothing.
+  The task shows the lines that it would add to an existing file, and asks before it adds them; with `--yes` it does not
+  ask. It changes nothing, and raises, if one of the files has a contradicting flag: another `-epmd_module`,
+  `-start_epmd true`, `-no_epmd`, or `-erl_epmd_port`, with which a node needs no EPMD at all. If only one of the two
+  files has `-proto_dist` or the options of TLS, it offers those for the other: `rpc` and the like must use the
+  transport of the node. It reads flags as OTP does, including files that `-args_file` names. Running it again changes
+  nothing.
 
-  Run it where releases are assembled, which in an umbrella is the root. A release's `:rel_templates_path` is
-  honoured. If releases share a file and one of them does not contain `embedded_epmd`, the flags are written inside a
-  condition on the release's applications. If `config :kernel, epmd_module: EmbeddedEpmd.Discovery` (OTP 27.2 and
-  later) names the module, the flag is not written, since a VM with both does not start.
+  Run it where releases are assembled, which in an umbrella is the root. It honours a release's `:rel_templates_path`.
+  If releases share a file and one of them does not contain `embedded_epmd`, it writes the flags inside a condition on
+  the release's applications. If `config :kernel, epmd_module: EmbeddedEpmd.Discovery` (OTP 27.2 and later) names the
+  module, it does not write the flag, since a VM with both does not start.
   """
 
   use Mix.Task

@@ -7,19 +7,19 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
       mix embedded_epmd.names [HOST] [--port PORT] [--json] [--watch]
 
   HOST is a name or an address, by default 127.0.0.1. PORT is by default that of `ERL_EPMD_PORT` or of `config.exs`,
-  else 4369. The task ends with status 1 when no EPMD answers.
+  else 4369. The task exits with status 1 when no EPMD answers.
 
-  OTP's daemon takes names of any bytes. Of those that cannot be printed, such as control characters, each byte is shown
-  as `\\xNN`.
+  OTP's daemon takes names of any bytes. Each byte of a character that cannot be printed, such as a control character,
+  is shown as `\\xNN`.
 
-  `--json` prints one JSON document, an array of objects with `name`, `port` and `address`. Characters that cannot be
-  printed are `\\uNNNN` there, and bytes that are no UTF-8 the text `\\xNN`.
+  `--json` prints one JSON document, an array of objects with `name`, `port` and `address`. In it, characters that
+  cannot be printed are `\\uNNNN`, and bytes that are not UTF-8 are the text `\\xNN`.
 
   `--watch` asks every second until Ctrl-C, and prints the list whenever it has changed. On a terminal each list
-  replaces the last one; otherwise, and with `--json`, it is written below. For this host, on Linux, it also shows
-  which node owns the port and which stand by, as far as this user may see that, and for a minute who has just gone, also
-  if that node was registered for a moment only. When no EPMD answers, it says so, or
-  prints `null` with `--json`, and goes on asking.
+  replaces the last one; otherwise, and with `--json`, it is written below. For this host, on Linux, it also shows which
+  node owns the port and which nodes stand by, as far as this user may see that. It shows a name for a minute after it
+  left, even if it was registered only for a moment. When no EPMD answers, it prints that, or `null` with `--json`, and
+  goes on asking.
   """
 
   use Mix.Task

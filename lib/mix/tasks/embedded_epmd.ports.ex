@@ -2,16 +2,16 @@ defmodule Mix.Tasks.EmbeddedEpmd.Ports do
   @shortdoc "Prints the port plan, and rules for firewalls"
 
   @moduledoc """
-  Prints which ports the nodes of this host have or had, and the rules that let others reach them.
+  Prints which ports the nodes of this host have or had, and the firewall rules that let other hosts reach them.
 
       mix embedded_epmd.ports [FIRST..LAST] [--port PORT] [--only plan|nft|ufw|service]
 
   The range is by default that of `ports:` in `config.exs`. PORT is the EPMD's, by default that of `ERL_EPMD_PORT` or of
   `config.exs`, else 4369. If no EPMD answers there, the plan is empty.
 
-  It prints the plan, a rule for nft, one for ufw, and a Service of Kubernetes, or with `--only` one of these. Where
-  `config.exs` has `allow:`, the rules are for these networks; otherwise they let everybody in. Whoever reaches a node and
-  knows its cookie runs code there.
+  It prints the plan, a rule for nft, one for ufw, and a Kubernetes Service, or with `--only` one of these. If
+  `config.exs` has `allow:`, the rules are for these networks; otherwise they let everybody in. Anybody who reaches a
+  node and has its cookie can run code there.
   """
 
   use Mix.Task
