@@ -30,23 +30,21 @@ defmodule EmbeddedEpmd.ReleaseTest.Commands do
 
       creation = "IO.puts(:erlang.system_info(:creation))"
       {before, 0} = Release.run(release, "rpc", [creation])
+      greeted = Release.greetings(Release.log(release))
       assert {_, 0} = Release.run(release, "restart")
       # The same operating system process boots again, as another incarnation of the node.
-      eventually(fn ->
-        case Release.run(release, "rpc", [creation]) do
-          {now, 0} -> now != before
-          _ -> false
-        end
-      end)
-
+      eventually(fn -> Release.greetings(Release.log(release)) > greeted end)
+      assert {now, 0} = Release.run(release, "rpc", [creation])
+      assert now != before
       assert Release.run(release, "pid") == {pid <> "\n", 0}
       assert {_, 0} = Release.run(release, "stop")
       eventually(fn -> not Release.alive?(pid) end)
       assert stock_names(release.port) == :none
 
       assert {_, 0} = Release.run(release, "daemon")
-      eventually(fn -> match?([%{name: ^name}], stock_names(release.port)) end)
-      eventually(fn -> match?({"2\n", 0}, Release.run(release, "rpc", ["IO.puts(1 + 1)"])) end)
+      eventually(fn -> Release.greetings(Path.join(release.tmp, "log/erlang.log.1")) > 0 end)
+      assert [%{name: ^name}] = stock_names(release.port)
+      assert {"2\n", 0} = Release.run(release, "rpc", ["IO.puts(1 + 1)"])
       refute "epmd" in Release.programs(release)
       assert "beam.smp" in Release.programs(release)
       assert {_, 0} = Release.run(release, "stop")
@@ -75,9 +73,9 @@ defmodule EmbeddedEpmd.ReleaseTest do
     descriptors = descriptors(pid)
 
     for boot <- 1..rounds(5, 20) do
-      greeted = greetings(log)
+      greeted = Release.greetings(log)
       assert {_, 0} = Release.run(release, "rpc", [":init.restart()"])
-      eventually(fn -> greetings(log) > greeted end)
+      eventually(fn -> Release.greetings(log) > greeted end)
       eventually(fn -> match?([%{name: ^name}], stock_names(release.port)) end)
       assert server_threads(pid) == 1, "after boot #{boot}"
     end
@@ -140,6 +138,4 @@ defmodule EmbeddedEpmd.ReleaseTest do
       eventually(fn -> "beam.smp" not in Release.programs(release) end)
     end
   end
-
-  defp greetings(log), do: log |> File.read!() |> String.split("greets") |> length()
 end

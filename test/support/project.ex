@@ -28,6 +28,9 @@ defmodule EmbeddedEpmd.Project do
     end
   end
 
+  @doc "Takes from a project's copy of the library what Elixir would compile, which takes time."
+  def without_elixir(project), do: File.rm_rf!(Path.join(project, "deps/embedded_epmd/lib"))
+
   @doc "Takes from a package what cargo would compile."
   def hollow(package) do
     File.rm_rf!(Path.join(package, "native/epmd_core"))

@@ -82,12 +82,20 @@ defmodule EmbeddedEpmd.Release do
     log = log(release)
     {pid, 0} = System.cmd("sh", ["-c", command, bin(release), log], env: environment(release))
     pid = String.trim(pid)
-    eventually(fn -> File.read!(log) =~ "greets" or (not alive?(pid) and raise "it ended: " <> File.read!(log)) end)
+    eventually(fn -> greetings(log) > 0 or (not alive?(pid) and raise "it ended: " <> File.read!(log)) end)
     pid
   end
 
   @doc "The file with the output of the release since its last start."
   def log(release), do: Path.join(release.tmp, "boot.log")
+
+  @doc "How often the release has booted, according to this file: its application greets each time."
+  def greetings(log) do
+    case File.read(log) do
+      {:ok, text} -> length(String.split(text, "greets")) - 1
+      {:error, :enoent} -> 0
+    end
+  end
 
   @doc "Whether a process runs; a zombie does not."
   def alive?(pid), do: File.exists?("/proc/#{pid}/exe") and File.read_link("/proc/#{pid}/exe") != {:error, :enoent}

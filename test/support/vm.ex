@@ -7,6 +7,9 @@ defmodule EmbeddedEpmd.Vm do
   @ours ~w(-start_epmd false -epmd_module Elixir.EmbeddedEpmd.Discovery)
   @stock ~w(-start_epmd false)
   @timeout 60_000
+  # Between two looks at a condition; milliseconds.
+  @first_pause 10
+  @longest_pause 160
 
   @doc "A port that nobody listens on, outside the range that the system uses for outgoing connections."
   def free_port do
@@ -257,7 +260,10 @@ defmodule EmbeddedEpmd.Vm do
   end
 
   @doc "Waits until a condition holds, at most a minute, since the machine may be busy; returns what it returned."
-  def eventually(condition, timeout \\ @timeout) do
+  def eventually(condition, timeout \\ @timeout), do: eventually(condition, timeout, @first_pause)
+
+  # Many tests wait side by side, and some conditions start a program.
+  defp eventually(condition, timeout, pause) do
     cond do
       result = condition.() ->
         result
@@ -266,8 +272,8 @@ defmodule EmbeddedEpmd.Vm do
         ExUnit.Assertions.flunk("the condition did not come to hold")
 
       true ->
-        Process.sleep(20)
-        eventually(condition, timeout - 20)
+        Process.sleep(pause)
+        eventually(condition, timeout - pause, min(2 * pause, @longest_pause))
     end
   end
 end

@@ -23,7 +23,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Install do
   Run it where releases are assembled, which in an umbrella is the root. It honours a release's `:rel_templates_path`.
   If releases share a file and one of them does not contain `embedded_epmd`, it writes the flags inside a condition on
   the release's applications. If `config :kernel, epmd_module: EmbeddedEpmd.Discovery` (OTP 27.2 and later) names the
-  module, it does not write the flag, since on OTP 27.2 and later a VM with both does not start.
+  module, it does not write the flag, since a VM with both does not start.
   """
 
   use Mix.Task
