@@ -5,8 +5,11 @@
 
 mod support;
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +19,7 @@ use rustix::process::Signal;
 use support::attackers::{call_and_end, called_by, heard_when_called, FalseOwner, Hello};
 use support::client::{self, eventually, exchange, register};
 use support::member::Running;
+use support::nodes::fill;
 use support::process::Process;
 use support::request::{dump, names, port_please2, stop, tagged, Alive2};
 use support::rounds::rounds;
@@ -167,6 +171,30 @@ fn a_stranger_that_calls_does_not_keep_a_member_from_asking_its_owner_again_soon
     assert_eq!(&heard[2..], b"\x01epmd");
 }
 
+/// The kernel allows a user who is not root as many descriptors on their way as a process may have open.
+#[test]
+fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
+    const NODES: usize = 110;
+    const LIMIT: usize = 200;
+    if !users::are_there() {
+        return;
+    }
+    let port = free_port();
+    let server = SocketAddr::new(LOOPBACK.into(), port);
+    let flags = ["-descriptor_share", "80", "-trust", "root", "-name", "owner"];
+    let mut owner = users::member_of_limited(NOBODY, LIMIT, port, &flags);
+    owner.serves();
+    let _nodes = fill(server, NODES);
+    let mut followers = [1, 2].map(|name| called_by(server, name));
+    for follower in &mut followers {
+        follower.write_all(&Hello::RIGHT.framed()).unwrap();
+    }
+    // One more may be on its way than the limit says.
+    eventually("no more can be sent", || followers.iter().map(descriptors_on_their_way).sum::<usize>() > LIMIT);
+    followers.iter_mut().for_each(read_until_in_sync);
+    owner.has_standbys(followers.len());
+}
+
 #[test]
 fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     let _alone = alone();
@@ -241,6 +269,27 @@ fn what_an_owner_says_is_checked_by_the_member() {
         scope.spawn(|| assert_is_left(b"GET / HTTP/1.1\r\n\r\n"));
         scope.spawn(|| assert_is_left(&[&other_address[..], &snapshot, &stand_by].concat()));
     });
+}
+
+/// How many descriptors this end has not received yet.
+fn descriptors_on_their_way(channel: &UnixStream) -> usize {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", channel.as_raw_fd())).unwrap();
+    let count = about.lines().find_map(|line| line.strip_prefix("scm_fds:")).expect("Linux 5.19 or later");
+    count.trim().parse().unwrap()
+}
+
+/// Reads what the owner sends, without the descriptors, until it may stand by.
+fn read_until_in_sync(channel: &mut UnixStream) {
+    const STAND_BY: [u8; 1] = [5];
+    let mut length = [0; 2];
+    loop {
+        channel.read_exact(&mut length).expect("the session goes on");
+        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        channel.read_exact(&mut message).unwrap();
+        if message == STAND_BY {
+            return;
+        }
+    }
 }
 
 /// A member ends the channel to an owner that says this, has said nothing but its hello, and stays what it was.

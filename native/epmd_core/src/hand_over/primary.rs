@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -39,6 +38,14 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long a standby may take to confirm that it serves. It normally takes less than a millisecond, but its process may
 /// have to wait for a processor. A VM's supervisor waits for 5 seconds in all.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one that was not asked to take over may take to notice that it can. It looks at least ten times a second, and
+/// one that is behind leaves the others a tenth of a second.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often an owner that stops looks whether another has the lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long after a change of owner, or after the end of a session, whoever has a copy of everything may have no session
+/// and not know yet that it can serve.
+const HEIRS_COME: Duration = Duration::from_secs(10);
 /// Members that may follow, or wait for a place to stand by, at one time.
 const MAX_FOLLOWERS: usize = 256;
 /// Messages that are sent to one follower before other tasks run.
@@ -86,8 +93,9 @@ struct Context {
     logged: Mutex<BTreeSet<String>>,
     /// Until when standbys of the last owner are waited for.
     resume_until: Instant,
-    /// Whether another owner has ended, of whose standbys none has come here so far.
-    may_have_heirs: AtomicBool,
+    /// Until when others may hold what they were given, and have no session: the last owner's standbys, and those of this
+    /// owner that have just left.
+    heirs_until: Mutex<Instant>,
 }
 
 /// The sessions with all followers.
@@ -253,7 +261,7 @@ impl Primary {
             taken_over: Notify::new(),
             logged: Mutex::default(),
             resume_until,
-            may_have_heirs: AtomicBool::new(resumes),
+            heirs_until: Mutex::new(Instant::now() + if resumes { HEIRS_COME } else { Duration::ZERO }),
         });
         let mut calling = JoinSet::new();
         calling.spawn(call_followers(Arc::clone(&context), names));
@@ -291,10 +299,10 @@ impl Primary {
         let _ = timeout_at(self.context.resume_until, standbys.wait_for(|standbys| !standbys.is_empty())).await;
     }
 
-    /// Whether other processes may hold what the last owner gave them, and have not come here yet: they can serve with it,
-    /// as long as the sockets are not shut.
+    /// Whether others may hold what they were given, and have no session: they can serve with it, as long as the sockets
+    /// are not shut.
     pub(crate) fn may_have_heirs(&self) -> bool {
-        self.context.may_have_heirs.load(Ordering::Relaxed)
+        Instant::now() < *self.context.heirs_until.lock()
     }
 
     /// Whether other members follow this owner, though they may not stand by.
@@ -302,22 +310,27 @@ impl Primary {
         !self.context.offer.links.is_empty()
     }
 
-    /// Hands over to a standby. The caller must have stopped accepting and registering. Returns the lock if no other
-    /// process serves: then none can later.
+    /// Hands over to a standby, or to any other that can serve. The caller must have stopped accepting and registering.
+    /// Returns the lock if no other process serves: then none can later.
     pub(crate) async fn hand_over(&mut self, lock: OwnerLock) -> Result<(), OwnerLock> {
         let Context { offer, taken_over, .. } = &*self.context;
-        if !offer.links.has_standby() {
+        let has_standby = offer.links.has_standby();
+        if !has_standby && !self.may_have_heirs() {
             return Err(lock);
         }
         self.calling.shutdown().await;
         let pending = lock.release();
         offer.links.request_takeover();
-        let mut standbys = offer.standbys.subscribe();
-        tokio::select! {
-            // It may have ended since: then another has what it had, and must find the sockets open.
-            () = taken_over.notified() => return Ok(()),
-            _ = standbys.wait_for(Vec::is_empty) => {}
-            () = sleep(CONFIRM_TIMEOUT) => {}
+        let deadline = Instant::now() + if has_standby { CONFIRM_TIMEOUT } else { LOCK_TIMEOUT };
+        let might_serve = || !offer.standbys.borrow().is_empty() || self.may_have_heirs();
+        // Whoever was not asked does not confirm it, but locks.
+        while pending.is_free() && might_serve() {
+            tokio::select! {
+                // It may have ended since: then another has what it had, and must find the sockets open.
+                () = taken_over.notified() => return Ok(()),
+                () = sleep(LOCK_INTERVAL) => {}
+                () = sleep_until(deadline) => break,
+            }
         }
         let again = pending.try_lock().ok();
         match (Stopped::after(again.is_some()), again) {
@@ -429,6 +442,10 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
         _ = settings.changed() => Reason::Changed,
         _ = listeners.changed() => Reason::Changed,
     };
+    // One that hangs cannot serve, and its listeners are replaced.
+    if place.is_some() && !matches!(reason, Reason::Silent | Reason::Slow) {
+        *context.heirs_until.lock() = Instant::now() + HEIRS_COME;
+    }
     offer.links.end(id, matches!(reason, Reason::Changed));
     let was_listed = offer.standbys.send_if_modified(|standbys| {
         let before = standbys.len();
@@ -516,7 +533,6 @@ impl Run<'_> {
                 is_listed = true;
                 tracing::info!(standby = %self.standby, "a standby has a copy of everything");
                 standbys.send_modify(|standbys| standbys.push(self.standby.clone()));
-                self.context.may_have_heirs.store(false, Ordering::Relaxed);
             }
             let waits = may_stand_by && !is_permitted;
             tokio::select! {

@@ -190,16 +190,18 @@ pub(super) async fn serve(
                     // The next run of this service finds everything in the store.
                     drop(keeper);
                     server.drain().await;
-                } else if primary.may_have_heirs() {
-                    // As if this process were killed: whoever has the sockets serves them.
-                    keeper.end().await;
-                    server.drain().await;
                 } else {
                     if !primary.has_followers() {
                         warn_of_left(registry, handle.node.borrow().as_ref());
                     }
-                    server.shut_sockets();
-                    keeper.end().await;
+                    if primary.may_have_heirs() {
+                        // As if this process were killed: whoever has the sockets serves them.
+                        keeper.end().await;
+                        server.drain().await;
+                    } else {
+                        server.shut_sockets();
+                        keeper.end().await;
+                    }
                 }
                 return Ok(());
             }

@@ -23,6 +23,8 @@ struct Rules {
     shuts_replaced: bool,
     /// Whether an owner that stops lets go of the lock before it asks its standbys to take over.
     releases: bool,
+    /// Whether it waits for those, too, that it has not asked, and that can serve.
+    awaits_heirs: bool,
 }
 
 /// What decides who serves.
@@ -41,6 +43,7 @@ const RULES: Rules = Rules {
     passes_first: true,
     shuts_replaced: true,
     releases: true,
+    awaits_heirs: true,
 };
 
 /// Registrations, one bit each.
@@ -405,10 +408,13 @@ impl Host {
 
     fn stop(&self, me: usize, member: &Member, socket: u8, rules: &Rules) -> Result<Vec<Self>, String> {
         let is_locked = self.living().any(|(_, other)| other.role == Role::Serving(socket));
+        let is_heir = |(number, other): (usize, &Member)| {
+            number != me && !other.hangs && other.follower.can_serve && other.has_socket(socket)
+        };
         // Whoever can take over and does not hang does so in time.
         let is_awaited = |(number, other): (usize, &Member)| {
             let is_asked = other.link.as_ref().is_some_and(|link| link.owner == me && link.has_permit);
-            number != me && !other.hangs && (is_asked || (other.follower.can_serve && other.has_socket(socket)))
+            (number != me && !other.hangs && is_asked) || (rules.awaits_heirs && is_heir((number, other)))
         };
         if !is_locked && self.living().any(is_awaited) {
             return Ok(Vec::new());
@@ -419,6 +425,9 @@ impl Host {
             Stopped::HandedOver if !is_locked => return Err(format!("said to have handed over: {self:?}")),
             Stopped::HandedOver => {}
             Stopped::Alone if is_locked => return Err(format!("shut what another serves: {self:?}")),
+            Stopped::Alone if self.living().any(is_heir) => {
+                return Err(format!("shut what another can serve: {self:?}"));
+            }
             Stopped::Alone => {
                 ended.shut |= 1 << socket;
                 // The connections end for everybody.
@@ -631,6 +640,7 @@ fn broken_rules_are_found() {
         ("H4: an owner believes that it has handed over", Rules { stopped: |_| Stopped::HandedOver, ..RULES }),
         ("an owner that has handed over shuts the sockets", Rules { stopped: |_| Stopped::Alone, ..RULES }),
         ("an owner that stops keeps the lock", Rules { releases: false, ..RULES }),
+        ("an owner that stops forgets whom it has not asked", Rules { awaits_heirs: false, ..RULES }),
         (
             "what the next owner lacks is not brought",
             with(|follower, event| match follower.after(event) {
