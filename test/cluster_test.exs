@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.ClusterTest do
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.Cluster.Users
-  alias EmbeddedEpmd.{Attacker, Cluster, Registration, Watch}
+  alias EmbeddedEpmd.{Attacker, Cluster, Registration, Restrictions, Watch}
 
   # Only the first node has a cluster, and `global` would disconnect nodes that are not all connected to each other.
   @star ~w(-kernel prevent_overlapping_partitions false)
@@ -123,12 +123,12 @@ defmodule EmbeddedEpmd.ClusterTest do
         _attacker = Attacker.reflect(port, node_port(victim), name)
         look_up = fn -> call(victim, EmbeddedEpmd.Discovery, :port_please, [to_charlist(name), {127, 0, 0, 1}]) end
         assert {:port, _, 6} = look_up.()
-        call(victim, Users, :restrict, [name, [0]])
+        call(victim, Restrictions, :restrict, [name, [0], &Users.listen?/3])
         assert look_up.() == {:error, :eacces}
-        call(victim, Users, :restrict, [name, [0, Attacker.user()]])
+        call(victim, Restrictions, :restrict, [name, [0, Attacker.user()], &Users.listen?/3])
         assert {:port, _, 6} = look_up.()
-        call(victim, Users, :restrict, [name, [0]])
-        call(victim, Users, :release, [name])
+        call(victim, Restrictions, :restrict, [name, [0], &Users.listen?/3])
+        call(victim, Restrictions, :release, [name])
         assert {:port, _, 6} = look_up.()
       end
     end

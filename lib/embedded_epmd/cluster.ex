@@ -40,7 +40,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   alias EmbeddedEpmd.Cluster.Users
   alias EmbeddedEpmd.Doctor.Connection.Tls
-  alias EmbeddedEpmd.{Discovery, Environment, Lifecycle, Log, Native, Pattern}
+  alias EmbeddedEpmd.{Discovery, Environment, Lifecycle, Log, Native, Pattern, Restrictions}
 
   # How often the list of nodes is read, and the first pause before a node that refuses is tried again; milliseconds.
   @interval 5_000
@@ -106,7 +106,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   @impl GenServer
   def init({patterns, users}) do
-    Users.new()
+    Restrictions.new()
     # Connections come and go without a registration, too.
     _ = :net_kernel.monitor_nodes(true, node_type: :all)
     # Until it has seen who is there, not even this node is in the cluster.
@@ -148,7 +148,7 @@ defmodule EmbeddedEpmd.Cluster do
   def handle_info({:DOWN, _, :process, pid, outcome}, state) do
     {name, connecting} = Map.pop(state.connecting, pid)
     state = %{state | connecting: connecting}
-    if name, do: Users.release(name)
+    if name, do: Restrictions.release(name)
     {:noreply, connect(if(name, do: tried(state, name, outcome), else: state))}
   end
 
@@ -242,7 +242,7 @@ defmodule EmbeddedEpmd.Cluster do
 
   defp start_connecting(state, name) do
     if 4 * :erlang.system_info(:atom_count) < 3 * :erlang.system_info(:atom_limit) do
-      unless verified?(), do: Users.restrict(name, state.users)
+      unless verified?(), do: Restrictions.restrict(name, state.users, &Users.listen?/3)
       tell? = state.nodes[name].failures == 0
       # Node.connect/1 may block for the distribution's whole time-out.
       {pid, _} = spawn_monitor(fn -> exit(attempt(name, host(), tell?)) end)

@@ -17,8 +17,18 @@ defmodule EmbeddedEpmd.Discovery do
 
   # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
 
-  alias EmbeddedEpmd.{Client, Config, Endpoints, Environment, HostAddress, Interface, Lifecycle, Log, Native}
-  alias EmbeddedEpmd.Cluster.Users
+  alias EmbeddedEpmd.{
+    Client,
+    Config,
+    Endpoints,
+    Environment,
+    HostAddress,
+    Interface,
+    Lifecycle,
+    Log,
+    Native,
+    Restrictions
+  }
 
   # As long as :erl_epmd waits.
   @timeout 10_000
@@ -116,7 +126,7 @@ defmodule EmbeddedEpmd.Discovery do
   def port_please(name, host, timeout) do
     with {:ok, ip} <- address(host),
          {:port, port, version, user} <- find(name, ip, timeout) do
-      if Users.admit?(to_binary(name), ip, port, user), do: {:port, port, version}, else: {:error, :eacces}
+      if Restrictions.admit?(to_binary(name), ip, port, user), do: {:port, port, version}, else: {:error, :eacces}
     end
   end
 
