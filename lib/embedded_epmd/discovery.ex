@@ -15,7 +15,8 @@ defmodule EmbeddedEpmd.Discovery do
   `RELEASE_COMMAND`.
   """
 
-  # This code may run before Logger, IO, files and every application, so it uses plain functions and no protocols.
+  # This code, and all that it calls, may run before Logger, IO, files and every application, so it uses plain functions
+  # and no protocols. CONTRIBUTING.md has the rule ("What runs while the VM boots"), and test/boot_test.exs checks it.
 
   alias EmbeddedEpmd.{
     Client,

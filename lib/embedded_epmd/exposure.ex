@@ -2,7 +2,8 @@ defmodule EmbeddedEpmd.Exposure do
   @moduledoc false
   # To which hosts a server is exposed in a VM whose OTP does not use `Discovery`, as without `-epmd_module` before
   # OTP 27.2. Nothing tells us there that the VM is about to become a node, so the server has to run before. Until the
-  # VM's own node is registered on this port it listens on loopback only, whoever else registers.
+  # VM's own node is registered on this port it listens on loopback only, whoever else registers. `Lifecycle` calls it, so
+  # it uses plain functions only.
 
   alias EmbeddedEpmd.{Environment, HostAddress, Native}
 
@@ -23,7 +24,7 @@ defmodule EmbeddedEpmd.Exposure do
   # any user of this host may register it, with the same port, where the node itself is not registered.
   defp registered_by_otp?(port) do
     state = :sys.get_state(:erl_epmd, @timeout)
-    is_tuple(state) and state |> Tuple.to_list() |> Enum.any?(&match?({:ok, {_loopback, ^port}}, peer(&1)))
+    is_tuple(state) and :lists.any(&match?({:ok, {_loopback, ^port}}, peer(&1)), :erlang.tuple_to_list(state))
   catch
     :exit, _ -> false
   end
@@ -42,12 +43,12 @@ defmodule EmbeddedEpmd.Exposure do
   defp loopbacks([]), do: ["127.0.0.1", "::1"]
 
   defp loopbacks(addresses) do
-    case Enum.filter(addresses, &loopback?/1) do
-      [] -> addresses |> Enum.map(&if(ipv6?(&1), do: "::1", else: "127.0.0.1")) |> Enum.uniq()
+    case :lists.filter(&loopback?/1, addresses) do
+      [] -> :lists.uniq(:lists.map(&if(ipv6?(&1), do: "::1", else: "127.0.0.1"), addresses))
       loopbacks -> loopbacks
     end
   end
 
   defp loopback?(address), do: HostAddress.loopback?(HostAddress.parse(address))
-  defp ipv6?(address), do: String.contains?(address, ":")
+  defp ipv6?(address), do: :binary.match(address, ":") != :nomatch
 end

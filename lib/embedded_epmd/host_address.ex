@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.HostAddress do
   @moduledoc false
-  # The addresses of this machine, and whether the server listens at the one where other nodes look this node up. Some of
-  # this code runs while the VM boots, and says so: it uses plain functions only.
+  # The addresses of this machine, and whether the server listens at the one where other nodes look this node up. It
+  # also runs while the VM boots, so it uses plain functions only.
 
   alias EmbeddedEpmd.{Environment, Log, Native}
 
@@ -10,8 +10,8 @@ defmodule EmbeddedEpmd.HostAddress do
   """
   @spec missing(Native.server(), node()) :: :inet.ip_address() | nil
   def missing(server, node) do
-    with [_, host] <- String.split(Atom.to_string(node), "@"),
-         {:ok, ip} <- :inet.getaddr(String.to_charlist(host), Environment.family()),
+    with [_, host] <- :string.split(:erlang.atom_to_list(node), ~c"@"),
+         {:ok, ip} <- :inet.getaddr(host, Environment.family()),
          true <- own?(ip) and Native.place(server, ip) == :elsewhere do
       ip
     else
@@ -20,8 +20,7 @@ defmodule EmbeddedEpmd.HostAddress do
   end
 
   @doc """
-  The address of a host, in the family of the distribution if it has one there; the error is that of this family. It may
-  run while the VM boots, so it uses plain functions only.
+  The address of a host, in the family of the distribution if it has one there; the error is that of this family.
   """
   @spec resolve(atom() | charlist()) :: {:ok, :inet.ip_address()} | {:error, :inet.posix()}
   def resolve(host) do
@@ -35,7 +34,7 @@ defmodule EmbeddedEpmd.HostAddress do
 
   @doc """
   The addresses of a host in the family of the distribution. `localhost` and what is below it are loopbacks, whoever is
-  asked (RFC 6761). Boot-safe.
+  asked (RFC 6761).
   """
   @spec known(charlist() | :unknown) :: [:inet.ip_address()]
   def known(:unknown), do: []
@@ -65,14 +64,14 @@ defmodule EmbeddedEpmd.HostAddress do
   defp of_family?(ip, :inet), do: tuple_size(ip) == 4
   defp of_family?(ip, :inet6), do: tuple_size(ip) == 8
 
-  @doc "An address that was written as text. Boot-safe."
+  @doc "An address that was written as text."
   @spec parse(String.t()) :: :inet.ip_address()
   def parse(address) do
     {:ok, ip} = :inet.parse_address(:erlang.binary_to_list(address))
     ip
   end
 
-  @doc "Whether this host means itself on every machine: an address of the loopback, or `localhost`. Boot-safe."
+  @doc "Whether this host means itself on every machine: an address of the loopback, or `localhost`."
   @spec everywhere_local?(charlist()) :: boolean()
   def everywhere_local?(host) do
     case :inet.parse_strict_address(host) do
@@ -86,19 +85,19 @@ defmodule EmbeddedEpmd.HostAddress do
     host == ~c"localhost" or :lists.suffix(~c".localhost", host)
   end
 
-  @doc "Whether an address is one of the loopback. Boot-safe."
+  @doc "Whether an address is one of the loopback."
   @spec loopback?(:inet.ip_address()) :: boolean()
   def loopback?({127, _, _, _}), do: true
   def loopback?({0, 0, 0, 0, 0, 0xFFFF, high, _}), do: :erlang.div(high, 256) == 127
   def loopback?(ip), do: ip == {0, 0, 0, 0, 0, 0, 0, 1}
 
-  @doc "The loopback of the distribution's family, where OTP's client registers. Boot-safe."
+  @doc "The loopback of the distribution's family, where OTP's client registers."
   @spec loopback() :: :inet.ip_address()
   def loopback, do: if(Environment.family() == :inet6, do: {0, 0, 0, 0, 0, 0, 0, 1}, else: {127, 0, 0, 1})
 
   @doc """
   Where an EPMD listens that is closed to other hosts: at the loopbacks, also those at which nodes of this host look this
-  one up. With Debian's hosts file that is 127.0.1.1, of the host's own name. Boot-safe.
+  one up. With Debian's hosts file that is 127.0.1.1, of the host's own name.
   """
   @spec loopbacks() :: [String.t()]
   def loopbacks do
@@ -110,21 +109,21 @@ defmodule EmbeddedEpmd.HostAddress do
   @doc "The address in what `status/0` says of the owner: `127.0.0.1:4369` or `[::1]:4369`."
   @spec of_owner(String.t()) :: :inet.ip_address()
   def of_owner(owner) do
-    [_, host] = Regex.run(~r/^\[?(.*?)\]?:\d+$/, owner)
-    parse(host)
+    [host, _port] = :string.split(owner, ":", :trailing)
+    parse(:string.trim(host, :both, [?[, ?]]))
   end
 
   @doc "Logs a warning if that address is missing. Runs in a process of its own, since resolving a name may take long."
   @spec warn_if_missing(Native.server()) :: :ok
   def warn_if_missing(server) do
-    spawn(fn ->
+    :erlang.spawn(fn ->
       with ip when ip != nil <- missing(server, node()) do
         Log.log(
           :warning,
           "this node's host name has an address at which no server listens: nodes of this host, as of bin/app rpc, remote " <>
             "and stop, will not find it; add it to the addresses (ERL_EPMD_ADDRESS, or addresses of config :embedded_epmd)",
-          name: Atom.to_string(node()),
-          address: List.to_string(:inet.ntoa(ip))
+          name: :erlang.atom_to_binary(node()),
+          address: :erlang.list_to_binary(:inet.ntoa(ip))
         )
       end
     end)
@@ -140,6 +139,6 @@ defmodule EmbeddedEpmd.HostAddress do
 
   def own?(ip) do
     {:ok, interfaces} = :inet.getifaddrs()
-    Enum.any?(interfaces, fn {_, options} -> {:addr, ip} in options end)
+    :lists.any(fn {_, options} -> :lists.member({:addr, ip}, options) end, interfaces)
   end
 end

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Lifecycle do
   @moduledoc false
   # Starts, restarts and stops this VM's native server. A server ends with a process, its keeper. If OTP calls
   # `Discovery`, the keeper is `net_sup`: the server lives as long as the distribution, whatever happens to the
-  # applications. Some of this code runs while the VM boots, so it uses plain functions only.
+  # applications. This code runs while the VM boots, so it uses plain functions only.
 
   alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Interface, Log, Native, Ports, ServiceManager}
 
@@ -207,35 +207,48 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp same_port(%{port_chosen: false}, _), do: :ok
 
   defp same_port(%{port: wanted}, port) do
-    {:error,
-     "embedded_epmd: #{Config.source(:port, options())} says #{wanted}, but this VM's server runs on port #{port}: " <>
-       "it starts with the node, before runtime.exs and the child's options are read. " <>
-       "Set ERL_EPMD_PORT, or -embedded_epmd port #{wanted} in vm.args, or the port in config.exs"}
+    wanted = :erlang.integer_to_binary(wanted)
+
+    too_late(:port, wanted, [
+      "this VM's server runs on port ",
+      :erlang.integer_to_binary(port),
+      ": it starts with the node, before runtime.exs and the child's options are read. ",
+      "Set ERL_EPMD_PORT, or -embedded_epmd port ",
+      wanted,
+      " in vm.args, or the port in config.exs"
+    ])
   end
 
   defp same_advertised(%{advertised_port: wanted}, {_name, port, _creation, registrant})
        when wanted not in [nil, port] do
     # Otherwise the registration is that of a node that was stopped.
-    if :erlang.whereis(:net_kernel) == registrant, do: {:error, registered_already(wanted, port)}, else: :ok
+    if :erlang.whereis(:net_kernel) == registrant, do: registered_already(wanted, port), else: :ok
   end
 
   defp same_advertised(_config, _node), do: :ok
 
   defp registered_already(wanted, port) do
-    "embedded_epmd: #{Config.source(:advertised_port, options())} says #{wanted}, but this node is registered with port #{port}: " <>
-      "it registers when it starts, before runtime.exs and the child's options are read. " <>
-      "Set -embedded_epmd advertised_port #{wanted} in vm.args, or advertised_port in config.exs"
+    wanted = :erlang.integer_to_binary(wanted)
+
+    too_late(:advertised_port, wanted, [
+      "this node is registered with port ",
+      :erlang.integer_to_binary(port),
+      ": it registers when it starts, before runtime.exs and the child's options are read. ",
+      "Set -embedded_epmd advertised_port ",
+      wanted,
+      " in vm.args, or advertised_port in config.exs"
+    ])
   end
 
   # Where the node listens is settled when it starts.
   defp same_ports(nil, _planned), do: :ok
 
   defp same_ports(range, {planned, listener}) when planned != range do
-    if :erlang.whereis(:net_kernel) == listener, do: {:error, listens_already(range)}, else: :ok
+    if :erlang.whereis(:net_kernel) == listener, do: listens_already(range), else: :ok
   end
 
   defp same_ports(range, :none) do
-    if Environment.distributed?() and not Environment.routed?(), do: {:error, listens_already(range)}, else: :ok
+    if Environment.distributed?() and not Environment.routed?(), do: listens_already(range), else: :ok
   end
 
   defp same_ports(_range, _planned), do: :ok
@@ -243,10 +256,12 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp listens_already(range) do
     range = Ports.text(range)
 
-    "embedded_epmd: #{Config.source(:ports, options())} says #{range}, but this node has chosen its port already: it " <>
-      "listens when it starts, before runtime.exs and the child's options are read, and only -epmd_module " <>
-      "Elixir.EmbeddedEpmd.Discovery knows the setting. Set -embedded_epmd ports \"#{range}\" in vm.args, or ports in " <>
-      "config.exs"
+    too_late(:ports, range, [
+      "this node has chosen its port already: it listens when it starts, before runtime.exs and the child's options are ",
+      "read, and only -epmd_module Elixir.EmbeddedEpmd.Discovery knows the setting. Set -embedded_epmd ports \"",
+      range,
+      "\" in vm.args, or ports in config.exs"
+    ])
   end
 
   @doc "The port that the node is to listen on, 0 for any. `name` is its name without the host."
@@ -266,10 +281,19 @@ defmodule EmbeddedEpmd.Lifecycle do
   defp same_local(wanted, local, distributed?) when wanted in [nil, local] or not distributed?, do: :ok
 
   defp same_local(wanted, _local, _distributed?) do
-    {:error,
-     "embedded_epmd: #{Config.source(:local, options())} says #{wanted}, but this node listens without it: it does so when " <>
-       "it starts, before runtime.exs and the child's options are read. " <>
-       "Set -embedded_epmd local #{wanted} in vm.args, or local in config.exs"}
+    wanted = :erlang.atom_to_binary(wanted)
+
+    too_late(:local, wanted, [
+      "this node listens without it: it does so when it starts, before runtime.exs and the child's options are read. ",
+      "Set -embedded_epmd local ",
+      wanted,
+      " in vm.args, or local in config.exs"
+    ])
+  end
+
+  defp too_late(key, wanted, why) do
+    source = Config.source(key, options())
+    {:error, :unicode.characters_to_binary(["embedded_epmd: ", source, " says ", wanted, ", but " | why])}
   end
 
   @doc """

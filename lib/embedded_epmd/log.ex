@@ -35,8 +35,10 @@ defmodule EmbeddedEpmd.Log do
   # Formats a report as one line. Names are chosen by whoever registers them.
   def format(%{what: text} = report) do
     fields =
-      for {key, value} <- :maps.to_list(:maps.remove(:what, report)),
-          do: [" ", :erlang.atom_to_binary(key), "=", Printable.text(value)]
+      :lists.map(
+        fn {key, value} -> [" ", :erlang.atom_to_binary(key), "=", Printable.text(value)] end,
+        :maps.to_list(:maps.remove(:what, report))
+      )
 
     {~c"~ts~ts~ts", [@prefix, Printable.text(text), fields]}
   end

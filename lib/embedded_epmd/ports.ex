@@ -23,7 +23,8 @@ defmodule EmbeddedEpmd.Ports do
   def check(range) do
     cond do
       Environment.fixed_port?() ->
-        Log.log(:warning, "ports says #{text(range)}, and is ignored: the port of this node is fixed (-erl_epmd_port)")
+        ignored = ["ports says ", text(range), ", and is ignored: the port of this node is fixed (-erl_epmd_port)"]
+        Log.log(:warning, ignored)
 
       set?(:inet_dist_listen_min) ->
         contradiction(range, "inet_dist_listen_min")
@@ -40,7 +41,8 @@ defmodule EmbeddedEpmd.Ports do
 
   defp contradiction(range, other) do
     {:error,
-     "embedded_epmd: ports says #{text(range)}, and #{other} of kernel says where the node listens, too: remove one of them"}
+     "embedded_epmd: ports says " <>
+       text(range) <> ", and " <> other <> " of kernel says where the node listens, too: remove one of them"}
   end
 
   @doc """
@@ -55,7 +57,7 @@ defmodule EmbeddedEpmd.Ports do
         {:ok, 0}
 
       {0, _} ->
-        {:error, "embedded_epmd: no port of #{text(range)} is free for this node: ports must name more of them"}
+        {:error, "embedded_epmd: no port of " <> text(range) <> " is free for this node: ports must name more of them"}
 
       {port, 0} ->
         {:ok, port}
@@ -90,7 +92,7 @@ defmodule EmbeddedEpmd.Ports do
   end
 
   defp plan_alone(ip, epmd, name, range) do
-    ports = for {_name, port} <- listed(Client.names(ip, epmd, @timeout)), do: port
+    ports = :lists.map(fn {_name, port} -> port end, listed(Client.names(ip, epmd, @timeout)))
     Native.plan(name, range, ports, listed(Client.departed(ip, epmd, @timeout)))
   end
 
