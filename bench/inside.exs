@@ -204,7 +204,7 @@ defmodule Inside do
       ])
 
     {:os_pid, pid} = Port.info(vm, :os_pid)
-    await(fn -> match?({:port, _, _}, EmbeddedEpmd.Client.port("boot", {127, 0, 0, 1}, port, 1_000)) end)
+    await(fn -> match?({:port, _, _}, EmbeddedEpmd.Boot.Client.port("boot", {127, 0, 0, 1}, port, 1_000)) end)
     took = (System.monotonic_time(:microsecond) - began) / 1000
     kill(pid)
     # It is a daemon, child of nobody, and known by its port alone. It ends when it has seen its node go.
@@ -212,7 +212,7 @@ defmodule Inside do
       await(fn -> match?({_, 0}, System.cmd("epmd", ["-port", "#{port}", "-kill"], stderr_to_stdout: true)) end)
     end
 
-    await(fn -> not match?({:port, _, _}, EmbeddedEpmd.Client.port("boot", {127, 0, 0, 1}, port, 1_000)) end)
+    await(fn -> not match?({:port, _, _}, EmbeddedEpmd.Boot.Client.port("boot", {127, 0, 0, 1}, port, 1_000)) end)
     took
   end
 
@@ -284,7 +284,7 @@ defmodule Inside do
         {^daemon, {:data, pid}} -> String.to_integer(String.trim(pid))
       end
 
-    await(fn -> EmbeddedEpmd.Client.port("nobody", {127, 0, 0, 1}, port, 1_000) == :noport end)
+    await(fn -> EmbeddedEpmd.Boot.Client.port("nobody", {127, 0, 0, 1}, port, 1_000) == :noport end)
     pid
   end
 

@@ -49,9 +49,10 @@ defmodule EmbeddedEpmd do
   A handler runs in the supervised process: a slow one delays the log and the subscribers, never the server.
   """
 
-  alias EmbeddedEpmd.{Config, Departed, Doctor, Lifecycle, Server, Stats, Status}
-  alias EmbeddedEpmd.Config.Schema
+  alias EmbeddedEpmd.Boot.Config.Schema
+  alias EmbeddedEpmd.Boot.{Config, Lifecycle}
   alias EmbeddedEpmd.Doctor.Connection
+  alias EmbeddedEpmd.{Departed, Doctor, Server, Stats, Status}
 
   @typedoc """
   An option of the child, or, under the same name, a key of the application environment:

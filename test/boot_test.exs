@@ -7,6 +7,9 @@ defmodule EmbeddedEpmd.BootTest do
   # What OTP calls before any application runs.
   @entry EmbeddedEpmd.Discovery
 
+  # They would be in EmbeddedEpmd.Boot, but two have public names, and the native library has the name of the third.
+  @elsewhere [EmbeddedEpmd.Discovery, EmbeddedEpmd.Endpoints, EmbeddedEpmd.Native]
+
   # Functions of Elixir that are called all the same. They work on the exception alone.
   @exceptions [
     # `rescue` compiles to it.
@@ -34,6 +37,11 @@ defmodule EmbeddedEpmd.BootTest do
     """
   end
 
+  test "it is in a namespace of its own, and nothing else is" do
+    room = for module <- Application.spec(:embedded_epmd, :modules), in_room?(module), do: module
+    assert Enum.sort(room ++ @elsewhere) == Enum.sort(reached([@entry], []))
+  end
+
   test "what a call would be is seen, also in interpolation, `for` and a captured function" do
     {:module, _, code, _} =
       defmodule Sample do
@@ -51,6 +59,7 @@ defmodule EmbeddedEpmd.BootTest do
     if elixir?(module), do: call in @exceptions, else: module not in @too_early or call in @raw
   end
 
+  defp in_room?(module), do: List.starts_with?(Module.split(module), ["EmbeddedEpmd", "Boot"])
   defp elixir?(module), do: String.starts_with?(Atom.to_string(module), "Elixir.")
   defp ours?(module), do: module in Application.spec(:embedded_epmd, :modules)
 

@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.ChangeOverTest do
 
   import EmbeddedEpmd.{Host, Rounds, Vm}
 
-  alias EmbeddedEpmd.Client
+  alias EmbeddedEpmd.Boot.Client
 
   setup do
     %{port: free_port()}

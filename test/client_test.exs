@@ -5,8 +5,9 @@ defmodule EmbeddedEpmd.ClientTest do
 
   import EmbeddedEpmd.{Attacker, Vm}
 
-  alias EmbeddedEpmd.{Client, Discovery, Handshake, HiddenCall}
+  alias EmbeddedEpmd.Boot.Client
   alias EmbeddedEpmd.Doctor.Connection.Reach
+  alias EmbeddedEpmd.{Discovery, Handshake, HiddenCall}
 
   @localhost {127, 0, 0, 1}
   @timeout 1_000

@@ -3,8 +3,9 @@ defmodule EmbeddedEpmd.ClusterTest do
 
   import EmbeddedEpmd.Vm
 
+  alias EmbeddedEpmd.Boot.Restrictions
   alias EmbeddedEpmd.Cluster.Users
-  alias EmbeddedEpmd.{Attacker, Cluster, Registration, Restrictions, Watch}
+  alias EmbeddedEpmd.{Attacker, Cluster, Registration, Watch}
 
   # Only the first node has a cluster, and `global` would disconnect nodes that are not all connected to each other.
   @star ~w(-kernel prevent_overlapping_partitions false)

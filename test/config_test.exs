@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.ConfigTest do
 
   import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, hold: 1]
 
-  alias EmbeddedEpmd.Config
+  alias EmbeddedEpmd.Boot.Config
 
   describe "load/1" do
     test "has a default for everything" do

@@ -5,7 +5,8 @@ defmodule EmbeddedEpmd.ContractTest do
   import EmbeddedEpmd.Faults, only: [inetrc: 1]
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Client, Discovery, Folder}
+  alias EmbeddedEpmd.Boot.Client
+  alias EmbeddedEpmd.{Discovery, Folder}
 
   @localhost {127, 0, 0, 1}
 

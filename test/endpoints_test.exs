@@ -3,7 +3,8 @@ defmodule EmbeddedEpmd.EndpointsTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Config, Discovery, Endpoints, Forwarder, Mesh, Network}
+  alias EmbeddedEpmd.Boot.Config
+  alias EmbeddedEpmd.{Discovery, Endpoints, Forwarder, Mesh, Network}
 
   @moduletag timeout: 120_000
 
@@ -81,7 +82,7 @@ defmodule EmbeddedEpmd.EndpointsTest do
     vm = start_ours(name, port, flags: ~w(-embedded_epmd advertised_port 30100))
     assert stock_names(port) == [%{name: name, port: 30_100}]
     # A node whose server was restarted registers with the same port again.
-    {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
+    {:ok, server} = call(vm, EmbeddedEpmd.Boot.Lifecycle, :server)
     supervise(vm)
     :ok = call(vm, EmbeddedEpmd.Native, :stop, [server, false])
     eventually(fn -> stock_names(port) == [%{name: name, port: 30_100}] end)

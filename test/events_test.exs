@@ -4,7 +4,8 @@ defmodule EmbeddedEpmd.EventsTest do
   import EmbeddedEpmd.Registration, only: [alive2: 2]
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Client, Mailbox, Watch}
+  alias EmbeddedEpmd.Boot.Client
+  alias EmbeddedEpmd.{Mailbox, Watch}
 
   @localhost {127, 0, 0, 1}
 
@@ -162,8 +163,8 @@ defmodule EmbeddedEpmd.EventsTest do
       eventually(fn -> Enum.any?(logged.(), &match?({:info, "registered", %{name: "node", port: "4711"}}, &1)) end)
       eventually(fn -> Enum.any?(logged.(), &match?({:info, "unregistered", %{name: "node"}}, &1)) end)
 
-      {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
-      config = call(vm, EmbeddedEpmd.Config, :load, [[log_level: :warning]])
+      {:ok, server} = call(vm, EmbeddedEpmd.Boot.Lifecycle, :server)
+      config = call(vm, EmbeddedEpmd.Boot.Config, :load, [[log_level: :warning]])
       call(vm, EmbeddedEpmd.Native, :configure, [server, config])
       # Entries of before have arrived once the refusal has.
       before = length(logged.())

@@ -4,7 +4,8 @@ defmodule EmbeddedEpmd.HandOverTest do
 
   import EmbeddedEpmd.{Registration, Rounds, Vm}
 
-  alias EmbeddedEpmd.{Client, Folder, Prober, Watch}
+  alias EmbeddedEpmd.Boot.Client
+  alias EmbeddedEpmd.{Folder, Prober, Watch}
 
   @moduletag timeout: 600_000
 
@@ -113,8 +114,8 @@ defmodule EmbeddedEpmd.HandOverTest do
     kill(standby.vm)
     eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standbys == tl(told) end)
 
-    {:ok, server} = call(owner.vm, EmbeddedEpmd.Lifecycle, :server)
-    off = call(owner.vm, EmbeddedEpmd.Config, :load, [[hand_over: false]])
+    {:ok, server} = call(owner.vm, EmbeddedEpmd.Boot.Lifecycle, :server)
+    off = call(owner.vm, EmbeddedEpmd.Boot.Config, :load, [[hand_over: false]])
     {:ok, :ok} = call(owner.vm, EmbeddedEpmd.Native, :configure, [server, off])
     eventually(fn -> call(owner.vm, EmbeddedEpmd, :status).standbys == [] end)
     eventually(fn -> not call(third.vm, EmbeddedEpmd, :status).stands_by end)
@@ -252,7 +253,7 @@ defmodule EmbeddedEpmd.HandOverTest do
   # Stops the owner's server in order, and starts it again.
   defp swap([owner, standby], port) do
     :ok = call(owner.vm, :supervisor, :terminate_child, [owner.supervisor, EmbeddedEpmd])
-    :ok = call(owner.vm, EmbeddedEpmd.Lifecycle, :stop)
+    :ok = call(owner.vm, EmbeddedEpmd.Boot.Lifecycle, :stop)
     eventually(fn -> role(standby.vm) == :serving end)
     {:ok, _} = call(owner.vm, :supervisor, :restart_child, [owner.supervisor, EmbeddedEpmd])
     await_standby(standby, owner)

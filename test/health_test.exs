@@ -5,7 +5,8 @@ defmodule EmbeddedEpmd.HealthTest do
   import EmbeddedEpmd.{Host, Http, Vm}
   import EmbeddedEpmd.Faults, only: [suspended: 2]
 
-  alias EmbeddedEpmd.{Client, Registration, Schedulers}
+  alias EmbeddedEpmd.Boot.Client
+  alias EmbeddedEpmd.{Registration, Schedulers}
 
   @health ~w(-embedded_epmd health true)
   # Twice the time that a VM has for its answer: this machine may be busy.
@@ -83,7 +84,7 @@ defmodule EmbeddedEpmd.HealthTest do
     assert get(port, "/ready") == not_ready
     assert call(vm, EmbeddedEpmd, :ready, [true]) == :ok
     assert get(port, "/ready") == {200, "the VM is ready\n"}
-    {:ok, server} = call(vm, EmbeddedEpmd.Lifecycle, :server)
+    {:ok, server} = call(vm, EmbeddedEpmd.Boot.Lifecycle, :server)
     call(vm, EmbeddedEpmd.Native, :stop, [server, false])
     eventually(fn -> match?([_], listeners(port)) and match?({200, _}, get(port, "/ready")) end)
     assert call(vm, EmbeddedEpmd, :ready, [false]) == :ok

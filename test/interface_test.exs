@@ -5,7 +5,8 @@ defmodule EmbeddedEpmd.InterfaceTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Carrier, Folder, Interface, Network, Tls}
+  alias EmbeddedEpmd.Boot.Interface
+  alias EmbeddedEpmd.{Carrier, Folder, Network, Tls}
 
   @moduletag timeout: 60_000
 
@@ -111,7 +112,7 @@ defmodule EmbeddedEpmd.InterfaceTest do
 
     for {flag, node_host} <- [{"-name", "127.0.0.1"}, {"-sname", nil}, {"-name", "localhost.localhost"}] do
       vm = node(host, :ours, flag, unique("node"), node_host, @local)
-      assert call(vm, EmbeddedEpmd.Config, :load).addresses == ["127.0.0.1", "::1", "127.0.1.1"]
+      assert call(vm, EmbeddedEpmd.Boot.Config, :load).addresses == ["127.0.0.1", "::1", "127.0.1.1"]
     end
   end
 
@@ -247,7 +248,8 @@ defmodule EmbeddedEpmd.InterfaceTest do
 
   # What other hosts get that ask the EPMD.
   defp seen_from_outside(host, port, name) do
-    answers = for ip <- outer_addresses(), do: call(host.outside, EmbeddedEpmd.Client, :port, [name, ip, port, 5_000])
+    answers =
+      for ip <- outer_addresses(), do: call(host.outside, EmbeddedEpmd.Boot.Client, :port, [name, ip, port, 5_000])
 
     cond do
       Enum.any?(answers, &match?({:port, _, _}, &1)) -> :open

@@ -228,7 +228,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
       creation = call(vm, :erlang, :system_info, [:creation])
 
       for _ <- 1..3 do
-        {:ok, native} = call(vm, EmbeddedEpmd.Lifecycle, :server)
+        {:ok, native} = call(vm, EmbeddedEpmd.Boot.Lifecycle, :server)
         :ok = call(vm, EmbeddedEpmd.Native, :stop, [native, false])
         eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
         {:ok, %{nodes: [%{creation: ^creation}]}} = snapshot(vm)

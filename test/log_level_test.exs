@@ -4,7 +4,8 @@ defmodule EmbeddedEpmd.LogLevelTest do
 
   import EmbeddedEpmd.{Registration, Vm}
 
-  alias EmbeddedEpmd.{Client, Watch}
+  alias EmbeddedEpmd.Boot.Client
+  alias EmbeddedEpmd.Watch
 
   @localhost {127, 0, 0, 1}
 

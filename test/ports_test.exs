@@ -4,7 +4,8 @@ defmodule EmbeddedEpmd.PortsTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Client, Registration}
+  alias EmbeddedEpmd.Boot.Client
+  alias EmbeddedEpmd.Registration
 
   @localhost {127, 0, 0, 1}
 

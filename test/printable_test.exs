@@ -2,8 +2,9 @@ defmodule EmbeddedEpmd.PrintableTest do
   # What others choose, such as names, is printed so that it controls no terminal, forges no line and hides nothing.
   use ExUnit.Case, async: true
 
+  alias EmbeddedEpmd.Boot.{Log, Printable}
+  alias EmbeddedEpmd.Doctor
   alias EmbeddedEpmd.Doctor.{LookUp, Owner}
-  alias EmbeddedEpmd.{Doctor, Log, Printable}
 
   # The names of OTP's daemon, and the texts that show them.
   @cases [

@@ -4,7 +4,8 @@ defmodule EmbeddedEpmd.ReloadTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.{Client, Config, Discovery, Lifecycle, Native, Server, Subscribers}
+  alias EmbeddedEpmd.Boot.{Client, Config, Lifecycle}
+  alias EmbeddedEpmd.{Discovery, Native, Server, Subscribers}
 
   setup :port_and_name
 

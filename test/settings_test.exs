@@ -5,8 +5,8 @@ defmodule EmbeddedEpmd.SettingsTest do
 
   import EmbeddedEpmd.Vm
 
-  alias EmbeddedEpmd.Config.Schema
-  alias EmbeddedEpmd.{Config, Lifecycle}
+  alias EmbeddedEpmd.Boot.Config.Schema
+  alias EmbeddedEpmd.Boot.{Config, Lifecycle}
 
   # Each differs from its default.
   @others [

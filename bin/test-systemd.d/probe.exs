@@ -1,7 +1,8 @@
 # Looks the names of its arguments up, 100 times in a second. To each line of its input it answers with how many lookups
 # failed since the last one, the milliseconds that the longest took, and the wrong answers; at the end with how many
 # there were.
-alias EmbeddedEpmd.{Client, Prober}
+alias EmbeddedEpmd.Boot.Client
+alias EmbeddedEpmd.Prober
 
 port = 4369
 

@@ -38,9 +38,10 @@ defmodule EmbeddedEpmd.Cluster do
 
   use GenServer
 
+  alias EmbeddedEpmd.Boot.{Environment, Lifecycle, Log, Pattern, Restrictions}
   alias EmbeddedEpmd.Cluster.Users
   alias EmbeddedEpmd.Doctor.Connection.Tls
-  alias EmbeddedEpmd.{Discovery, Environment, Lifecycle, Log, Native, Pattern, Restrictions}
+  alias EmbeddedEpmd.{Discovery, Native}
 
   # How often the list of nodes is read, and the first pause before a node that refuses is tried again; milliseconds.
   @interval 5_000

@@ -15,21 +15,11 @@ defmodule EmbeddedEpmd.Discovery do
   `RELEASE_COMMAND`.
   """
 
-  # This code, and all that it calls, may run before Logger, IO, files and every application, so it uses plain functions
-  # and no protocols. CONTRIBUTING.md has the rule ("What runs while the VM boots"), and test/boot_test.exs checks it.
+  # This code, and all that it calls, may run before Logger, IO, files and every application. CONTRIBUTING.md has the rule
+  # for it ("What runs while the VM boots"), and test/boot_test.exs checks it.
 
-  alias EmbeddedEpmd.{
-    Client,
-    Config,
-    Endpoints,
-    Environment,
-    HostAddress,
-    Interface,
-    Lifecycle,
-    Log,
-    Native,
-    Restrictions
-  }
+  alias EmbeddedEpmd.Boot.{Client, Config, Environment, HostAddress, Interface, Lifecycle, Log, Restrictions}
+  alias EmbeddedEpmd.{Endpoints, Native}
 
   # As long as :erl_epmd waits.
   @timeout 10_000

@@ -22,10 +22,10 @@ defmodule EmbeddedEpmd.Endpoints do
   EPMD of its host. The setting is read for each connection, so you can change it at any time.
   """
 
-  # A lookup runs inside `net_kernel`, whose end would end the VM. So this code uses plain functions and never
-  # raises.
+  # A lookup runs inside `net_kernel`, whose end would end the VM. So this code never raises, and keeps to the rule for
+  # what runs while the VM boots (CONTRIBUTING.md).
 
-  alias EmbeddedEpmd.{Log, Pattern}
+  alias EmbeddedEpmd.Boot.{Log, Pattern}
 
   @type endpoint ::
           {host :: String.t() | :inet.ip_address(), :inet.port_number()}

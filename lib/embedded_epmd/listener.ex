@@ -4,7 +4,7 @@ defmodule EmbeddedEpmd.Listener do
 
   import Bitwise
 
-  alias EmbeddedEpmd.{Environment, HostAddress}
+  alias EmbeddedEpmd.Boot.{Environment, HostAddress}
 
   # SOL_SOCKET and SO_BINDTODEVICE of Linux, and the longest name of a device.
   @device {:raw, 1, 25, 16}

@@ -9,8 +9,9 @@ defmodule EmbeddedEpmd.Server do
 
   use GenServer
 
-  alias EmbeddedEpmd.{Config, Environment, Exposure, HostAddress, Interface, Lifecycle, Log, Native, Subscribers}
+  alias EmbeddedEpmd.Boot.{Config, Environment, Exposure, HostAddress, Interface, Lifecycle, Log}
   alias EmbeddedEpmd.Doctor.{Exposed, Facts}
+  alias EmbeddedEpmd.{Native, Subscribers}
 
   # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000

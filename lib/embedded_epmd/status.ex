@@ -3,7 +3,8 @@ defmodule EmbeddedEpmd.Status do
   The state of this VM's server, as `EmbeddedEpmd.status/0` returns it.
   """
 
-  alias EmbeddedEpmd.{Client, HostAddress, Lifecycle, Native}
+  alias EmbeddedEpmd.Boot.{Client, HostAddress, Lifecycle}
+  alias EmbeddedEpmd.Native
 
   @timeout 5_000
 

@@ -59,7 +59,7 @@ defmodule Mix.EmbeddedEpmd do
   @doc "The settings. Raises if one is not valid."
   @spec settings!() :: EmbeddedEpmd.Native.config()
   def settings! do
-    EmbeddedEpmd.Config.load()
+    EmbeddedEpmd.Boot.Config.load()
   rescue
     error in ArgumentError -> Mix.raise(error.message)
   end

@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.Prober do
   Looks names up over TCP at a constant rate, without waiting for earlier lookups, and records how long each took.
   """
 
-  alias EmbeddedEpmd.Client
+  alias EmbeddedEpmd.Boot.Client
 
   @loopback {127, 0, 0, 1}
   @timeout 10_000

@@ -2,8 +2,8 @@ defmodule EmbeddedEpmd.Cluster.Users do
   @moduledoc false
   # Which users listen on a port, as far as the kernel tells this VM: /proc shows it of this host.
 
+  alias EmbeddedEpmd.Boot.HostAddress
   alias EmbeddedEpmd.Doctor.Linux
-  alias EmbeddedEpmd.HostAddress
 
   # The kernel says it of all users who have no number in this user namespace, too.
   @overflow_user 65_534

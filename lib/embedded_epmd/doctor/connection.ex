@@ -3,9 +3,10 @@ defmodule EmbeddedEpmd.Doctor.Connection do
   # Finds out why this node does not connect to another: performs the steps of a connection, up to the first that
   # fails.
 
-  alias EmbeddedEpmd.{Discovery, Doctor, Environment}
+  alias EmbeddedEpmd.Boot.Environment
   alias EmbeddedEpmd.Doctor.Connection.{Address, Admission, Epmd, Here, Identity, Name, Port}
   alias EmbeddedEpmd.Doctor.Finding
+  alias EmbeddedEpmd.{Discovery, Doctor}
 
   @steps [
     name: &Name.examine/1,

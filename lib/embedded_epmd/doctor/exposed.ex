@@ -4,8 +4,9 @@ defmodule EmbeddedEpmd.Doctor.Exposed do
 
   import EmbeddedEpmd.Doctor.Finding
 
+  alias EmbeddedEpmd.Boot.HostAddress
   alias EmbeddedEpmd.Doctor.Finding
-  alias EmbeddedEpmd.{HostAddress, Listener}
+  alias EmbeddedEpmd.Listener
 
   # How many networks are shown: a host with containers has one for each.
   @shown 4

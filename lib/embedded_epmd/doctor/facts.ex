@@ -2,8 +2,9 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   @moduledoc false
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
-  alias EmbeddedEpmd.{Client, Config, Cookie, Environment, HostAddress, Lifecycle, Listener, Stats, Status, VmArgs}
+  alias EmbeddedEpmd.Boot.{Client, Config, Environment, HostAddress, Lifecycle}
   alias EmbeddedEpmd.Doctor.{Departed, Linux, Unregistered}
+  alias EmbeddedEpmd.{Cookie, Listener, Stats, Status, VmArgs}
 
   @timeout 2_000
   # How long a VM may take to register, or to end, until it counts as one that is not registered; and how long to wait for

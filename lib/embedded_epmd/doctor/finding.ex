@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.Doctor.Finding do
   # A finding says what was found and, unless it is ok, why that matters and what to do. Names of nodes and programs in
   # it are chosen by others.
 
-  alias EmbeddedEpmd.Printable
+  alias EmbeddedEpmd.Boot.Printable
 
   @type t :: EmbeddedEpmd.finding()
 

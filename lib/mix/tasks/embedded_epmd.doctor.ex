@@ -46,7 +46,8 @@ defmodule Mix.Tasks.EmbeddedEpmd.Doctor do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.{Config, Doctor}
+  alias EmbeddedEpmd.Boot.Config
+  alias EmbeddedEpmd.Doctor
   alias Mix.EmbeddedEpmd, as: Project
 
   @impl Mix.Task

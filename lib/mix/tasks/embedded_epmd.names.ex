@@ -24,7 +24,8 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, HostAddress, NetworkError, Printable, Roles}
+  alias EmbeddedEpmd.Boot.{Client, HostAddress, Printable}
+  alias EmbeddedEpmd.{NetworkError, Roles}
   alias Mix.EmbeddedEpmd, as: Project
 
   @timeout 5_000

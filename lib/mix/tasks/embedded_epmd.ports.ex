@@ -16,8 +16,8 @@ defmodule Mix.Tasks.EmbeddedEpmd.Ports do
 
   use Mix.Task
 
-  alias EmbeddedEpmd.{Client, HostAddress, Ports, Printable}
-  alias EmbeddedEpmd.Config.{Schema, Value}
+  alias EmbeddedEpmd.Boot.Config.{Schema, Value}
+  alias EmbeddedEpmd.Boot.{Client, HostAddress, Ports, Printable}
   alias Mix.EmbeddedEpmd, as: Project
 
   @timeout 5_000

@@ -5,8 +5,9 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
 
   import EmbeddedEpmd.Doctor.Finding
 
+  alias EmbeddedEpmd.Boot.HostAddress
   alias EmbeddedEpmd.Doctor.Connection
-  alias EmbeddedEpmd.{HostAddress, NetworkError}
+  alias EmbeddedEpmd.NetworkError
 
   # For a DNS query; milliseconds.
   @dns_timeout 2_000

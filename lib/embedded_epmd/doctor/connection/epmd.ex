@@ -4,9 +4,10 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.{Client, Discovery, HostAddress, Lifecycle, NetworkError}
-  alias EmbeddedEpmd.Doctor.{Connection, Departed, Facts, Unregistered}
+  alias EmbeddedEpmd.Boot.{Client, HostAddress, Lifecycle}
   alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
+  alias EmbeddedEpmd.Doctor.{Connection, Departed, Facts, Unregistered}
+  alias EmbeddedEpmd.{Discovery, NetworkError}
 
   # How many of the names that are registered there are shown.
   @shown 5

@@ -1,7 +1,6 @@
-defmodule EmbeddedEpmd.Config.Nearest do
+defmodule EmbeddedEpmd.Boot.Config.Nearest do
   @moduledoc false
-  # Which of the known names was most likely meant by one that is not known. It also runs while the VM boots, so it uses
-  # plain functions only. Pure.
+  # Which of the known names was most likely meant by one that is not known. Pure.
 
   @doc "The nearest of the known names as a question, or all of them if none is near."
   @spec hint(term(), [atom() | String.t()]) :: String.t()

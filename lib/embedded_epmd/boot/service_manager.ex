@@ -1,8 +1,7 @@
-defmodule EmbeddedEpmd.ServiceManager do
+defmodule EmbeddedEpmd.Boot.ServiceManager do
   @moduledoc false
   # What systemd tells a service of the descriptors that it passes (sd_listen_fds(3)). The native side takes those that are
   # ours, from the environment that the VM was started with; here the rest of the VM is kept from taking them for its own.
-  # It runs while the VM boots, so it uses plain functions only.
 
   # The first descriptor that is passed.
   @first 3

@@ -1,11 +1,11 @@
-defmodule EmbeddedEpmd.Exposure do
+defmodule EmbeddedEpmd.Boot.Exposure do
   @moduledoc false
   # To which hosts a server is exposed in a VM whose OTP does not use `Discovery`, as without `-epmd_module` before
   # OTP 27.2. Nothing tells us there that the VM is about to become a node, so the server has to run before. Until the
-  # VM's own node is registered on this port it listens on loopback only, whoever else registers. `Lifecycle` calls it, so
-  # it uses plain functions only.
+  # VM's own node is registered on this port it listens on loopback only, whoever else registers.
 
-  alias EmbeddedEpmd.{Environment, HostAddress, Native}
+  alias EmbeddedEpmd.Boot.{Environment, HostAddress}
+  alias EmbeddedEpmd.Native
 
   # For OTP's client to tell its state; milliseconds. It may be waiting for an EPMD.
   @timeout 1_000

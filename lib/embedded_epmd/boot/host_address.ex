@@ -1,9 +1,9 @@
-defmodule EmbeddedEpmd.HostAddress do
+defmodule EmbeddedEpmd.Boot.HostAddress do
   @moduledoc false
-  # The addresses of this machine, and whether the server listens at the one where other nodes look this node up. It
-  # also runs while the VM boots, so it uses plain functions only.
+  # The addresses of this machine, and whether the server listens at the one where other nodes look this node up.
 
-  alias EmbeddedEpmd.{Environment, Log, Native}
+  alias EmbeddedEpmd.Boot.{Environment, Log}
+  alias EmbeddedEpmd.Native
 
   @doc """
   The address of the node's host, if it belongs to this machine and the server does not listen there; otherwise `nil`.

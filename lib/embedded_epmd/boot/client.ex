@@ -1,7 +1,7 @@
-defmodule EmbeddedEpmd.Client do
+defmodule EmbeddedEpmd.Boot.Client do
   @moduledoc false
   # Lookups over TCP. OTP's :erl_epmd knows only the port of -epmd_port; ours may come from the application
-  # environment. This code runs while the VM boots, so it uses plain functions only.
+  # environment.
 
   @port_please2_req ?z
   @names_req ?n

@@ -1,8 +1,7 @@
-defmodule EmbeddedEpmd.Config.Value do
+defmodule EmbeddedEpmd.Boot.Config.Value do
   @moduledoc false
   # Reads a value of a setting, in the same way whatever source it comes from: the environment has text only, vm.args and
-  # Erlang's configuration files have lists of characters for strings, and people write "4370", "Off" or `nil`. It also
-  # runs while the VM boots, so it uses plain functions only.
+  # Erlang's configuration files have lists of characters for strings, and people write "4370", "Off" or `nil`.
 
   alias EmbeddedEpmd.Endpoints
 

@@ -1,14 +1,12 @@
-defmodule EmbeddedEpmd.Interface do
+defmodule EmbeddedEpmd.Boot.Interface do
   @moduledoc false
   # Where the distribution of this node listens. OTP listens at all addresses, whatever the node's name is, unless the
   # parameters of `kernel` say otherwise, so this sets them before it does.
   #
   # By itself a node is closed only if no other host can mean it by its name: 127.0.0.1 and localhost are another machine
   # there. A name that leads to a loopback here alone, as Debian's 127.0.1.1 for the host's own, needs `local: true`.
-  #
-  # This code runs while the VM boots, so it uses plain functions only.
 
-  alias EmbeddedEpmd.{Environment, HostAddress}
+  alias EmbeddedEpmd.Boot.{Environment, HostAddress}
 
   # The local setting with which the node listens, and the parameters before this module set them.
   @local {__MODULE__, :local}

@@ -1,7 +1,6 @@
-defmodule EmbeddedEpmd.Environment do
+defmodule EmbeddedEpmd.Boot.Environment do
   @moduledoc false
-  # What kind of VM this is, according to OTP, the command line and a release's script. This code runs while the VM
-  # boots, so it uses plain functions only.
+  # What kind of VM this is, according to OTP, the command line and a release's script.
 
   # Only the name: this module is below it.
   @discovery :"Elixir.EmbeddedEpmd.Discovery"

@@ -1,10 +1,10 @@
-defmodule EmbeddedEpmd.Config.Schema do
+defmodule EmbeddedEpmd.Boot.Config.Schema do
   @moduledoc false
   # Every setting, once: how its values are read, what they must be, its default, the environment variable that comes
-  # first, and its documentation. It also runs while the VM boots, so it uses plain functions only.
+  # first, and its documentation.
 
-  # `kind` is what `EmbeddedEpmd.Config.Value` reads, `expected` ends the sentence "... must be ...", `means` says what a
-  # default is that does not speak for itself. Defaults are as they are after reading.
+  # `kind` is what `Value` reads, `expected` ends the sentence "... must be ...", `means` says what a default is that does
+  # not speak for itself. Defaults are as they are after reading.
   @settings [
     port: %{
       kind: {:number, 1, 65_535},
@@ -183,7 +183,7 @@ defmodule EmbeddedEpmd.Config.Schema do
   @by_name Map.new(@settings, fn {name, setting} -> {name, Map.delete(setting, :doc)} end)
 
   @type setting :: %{
-          required(:kind) => EmbeddedEpmd.Config.Value.kind(),
+          required(:kind) => EmbeddedEpmd.Boot.Config.Value.kind(),
           required(:expected) => String.t(),
           required(:default) => term(),
           optional(:means) => String.t(),

@@ -1,13 +1,12 @@
-defmodule EmbeddedEpmd.Config do
+defmodule EmbeddedEpmd.Boot.Config do
   @moduledoc false
-  # Every source of settings to one validated map. It also runs while the VM boots, so it uses plain functions only:
-  # no protocols, no Logger, no processes.
+  # Every source of settings to one validated map.
   #
   # A setting comes from, in this order: the environment (what the C daemon reads, and what `erl` makes of it), the
   # options of the child, the application environment, the default. A blank value is none: the next source counts.
 
-  alias EmbeddedEpmd.Config.{Nearest, Schema, Value}
-  alias EmbeddedEpmd.{Environment, HostAddress}
+  alias EmbeddedEpmd.Boot.Config.{Nearest, Schema, Value}
+  alias EmbeddedEpmd.Boot.{Environment, HostAddress}
 
   # These two are read when the library is compiled.
   @compile_time [:base_url, :build]

@@ -1,8 +1,8 @@
-defmodule EmbeddedEpmd.Log do
+defmodule EmbeddedEpmd.Boot.Log do
   @moduledoc false
-  # Logs to Erlang's logger, with reports. This code runs while the VM boots, so it uses plain functions only.
+  # Logs to Erlang's logger, with reports.
 
-  alias EmbeddedEpmd.Printable
+  alias EmbeddedEpmd.Boot.Printable
 
   @prefix "embedded_epmd: "
 

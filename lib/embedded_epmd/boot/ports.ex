@@ -1,10 +1,10 @@
-defmodule EmbeddedEpmd.Ports do
+defmodule EmbeddedEpmd.Boot.Ports do
   @moduledoc false
   # Which port a node listens on: one of `:ports`, the same at each start. The owner of the EPMD's port keeps the plan.
-  # OTP's daemon keeps none, but it lists the ports of its nodes and of those that left. This code runs while the VM
-  # boots, so it uses plain functions only.
+  # OTP's daemon keeps none, but it lists the ports of its nodes and of those that left.
 
-  alias EmbeddedEpmd.{Client, Environment, HostAddress, Log, Native}
+  alias EmbeddedEpmd.Boot.{Client, Environment, HostAddress, Log}
+  alias EmbeddedEpmd.Native
 
   @type range :: {:inet.port_number(), :inet.port_number()}
 

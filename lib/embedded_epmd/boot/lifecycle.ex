@@ -1,10 +1,11 @@
-defmodule EmbeddedEpmd.Lifecycle do
+defmodule EmbeddedEpmd.Boot.Lifecycle do
   @moduledoc false
   # Starts, restarts and stops this VM's native server. A server ends with a process, its keeper. If OTP calls
   # `Discovery`, the keeper is `net_sup`: the server lives as long as the distribution, whatever happens to the
-  # applications. This code runs while the VM boots, so it uses plain functions only.
+  # applications.
 
-  alias EmbeddedEpmd.{Client, Config, Environment, Exposure, Interface, Log, Native, Ports, ServiceManager}
+  alias EmbeddedEpmd.Boot.{Client, Config, Environment, Exposure, Interface, Log, Ports, ServiceManager}
+  alias EmbeddedEpmd.Native
 
   # The name of the supervised process, which is above this module.
   @supervised :"Elixir.EmbeddedEpmd.Server"

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Restrictions do
+defmodule EmbeddedEpmd.Boot.Restrictions do
   @moduledoc false
   # Names whose lookup finds the nodes of certain users only: those to which `EmbeddedEpmd.Cluster` is connecting.
   # Erlang's handshake gives whoever a VM connects to the means to pass as a trusted node, so a name is not enough:

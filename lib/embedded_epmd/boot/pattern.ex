@@ -1,7 +1,7 @@
-defmodule EmbeddedEpmd.Pattern do
+defmodule EmbeddedEpmd.Boot.Pattern do
   @moduledoc false
-  # Patterns of names, in which `*` stands for any characters. It also runs inside `net_kernel`, so it uses plain
-  # functions only. The same rule is in native/epmd_core/src/reserved_names.rs.
+  # Patterns of names, in which `*` stands for any characters. The same rule is in
+  # native/epmd_core/src/reserved_names.rs.
 
   @doc "Whether a name matches a pattern. One without `*` is a name."
   @spec matches?(String.t(), pattern :: String.t()) :: boolean()

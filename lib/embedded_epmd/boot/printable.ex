@@ -1,8 +1,7 @@
-defmodule EmbeddedEpmd.Printable do
+defmodule EmbeddedEpmd.Boot.Printable do
   @moduledoc false
   # Bytes from outside of this VM, such as the names of another EPMD, as they may be shown to people and programs: they
-  # control no terminal, forge no line, and show nothing in another place than it has. This code runs while the VM
-  # boots, so it uses plain functions only.
+  # control no terminal, forge no line, and show nothing in another place than it has.
 
   # Control characters, the separators of lines and paragraphs, and the characters that Unicode calls
   # Default_Ignorable_Code_Point, to which those belong that change the direction of text and those without a width.
