@@ -6,8 +6,8 @@ defmodule EmbeddedEpmd.ClientTest do
   import EmbeddedEpmd.{Attacker, Vm}
 
   alias EmbeddedEpmd.Boot.Client
-  alias EmbeddedEpmd.Doctor.Connection.Reach
-  alias EmbeddedEpmd.{Discovery, Handshake, HiddenCall}
+  alias EmbeddedEpmd.Discovery
+  alias EmbeddedEpmd.Doctor.Connection.{Handshake, HiddenCall, Reach}
 
   @localhost {127, 0, 0, 1}
   @timeout 1_000

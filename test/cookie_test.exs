@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.CookieTest do
   use ExUnit.Case, async: true
 
-  alias EmbeddedEpmd.Cookie
+  alias EmbeddedEpmd.Doctor.Cookie
 
   @node :"shop_api@db7.internal"
 

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.HandshakeTest do
   # Answers that a real node cannot be made to give in a test, byte by byte as in OTP's "Distribution Protocol".
   use ExUnit.Case, async: true
 
-  alias EmbeddedEpmd.Handshake
+  alias EmbeddedEpmd.Doctor.Connection.Handshake
 
   @probe "doctor-x-1@host"
 

@@ -234,7 +234,7 @@ defmodule EmbeddedEpmd.InterfaceTest do
     String.trim_trailing(local, ":#{port_of(vm)}")
   end
 
-  defp port_of(vm), do: call(vm, EmbeddedEpmd.Listener, :of_distribution).port
+  defp port_of(vm), do: call(vm, EmbeddedEpmd.Doctor.Listener, :of_distribution).port
 
   defp seen_from_outside(host, port) do
     case Enum.uniq(

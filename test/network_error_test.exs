@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.NetworkErrorTest do
   use ExUnit.Case, async: true
 
-  alias EmbeddedEpmd.NetworkError
+  alias EmbeddedEpmd.Doctor.NetworkError
 
   test "every error has words" do
     for {reason, text} <- [

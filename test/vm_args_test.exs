@@ -1,8 +1,9 @@
 defmodule EmbeddedEpmd.VmArgsTest do
   use ExUnit.Case, async: true
 
-  alias EmbeddedEpmd.{Folder, VmArgs}
-  alias EmbeddedEpmd.VmArgs.Words
+  alias EmbeddedEpmd.Doctor.VmArgs
+  alias EmbeddedEpmd.Doctor.VmArgs.Words
+  alias EmbeddedEpmd.Folder
 
   @module "Elixir.EmbeddedEpmd.Discovery"
 

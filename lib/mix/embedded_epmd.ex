@@ -2,7 +2,8 @@ defmodule Mix.EmbeddedEpmd do
   @moduledoc false
   # For the tasks: their arguments, a project's releases, the templates of vm.args, and what a template lacks.
 
-  alias EmbeddedEpmd.{Discovery, Doctor, VmArgs}
+  alias EmbeddedEpmd.Doctor.VmArgs
+  alias EmbeddedEpmd.{Discovery, Doctor}
 
   @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
   @heading "## The EPMD is inside the VM: https://hexdocs.pm/mix/Mix.Tasks.Release.html#module-vm-args"

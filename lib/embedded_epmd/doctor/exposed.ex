@@ -5,8 +5,7 @@ defmodule EmbeddedEpmd.Doctor.Exposed do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Boot.HostAddress
-  alias EmbeddedEpmd.Doctor.Finding
-  alias EmbeddedEpmd.Listener
+  alias EmbeddedEpmd.Doctor.{Finding, Listener}
 
   # How many networks are shown: a host with containers has one for each.
   @shown 4

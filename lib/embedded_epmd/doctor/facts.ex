@@ -3,8 +3,8 @@ defmodule EmbeddedEpmd.Doctor.Facts do
   # Gathers facts about this VM, its release and the host. `Findings` judges them.
 
   alias EmbeddedEpmd.Boot.{Client, Config, Environment, HostAddress, Lifecycle}
-  alias EmbeddedEpmd.Doctor.{Departed, Linux, Unregistered}
-  alias EmbeddedEpmd.{Cookie, Listener, Stats, Status, VmArgs}
+  alias EmbeddedEpmd.Doctor.{Cookie, Departed, Linux, Listener, Unregistered, VmArgs}
+  alias EmbeddedEpmd.{Stats, Status}
 
   @timeout 2_000
   # How long a VM may take to register, or to end, until it counts as one that is not registered; and how long to wait for

@@ -4,8 +4,8 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.{Departed, Exposed, Finding, LookUp, Owner}
-  alias EmbeddedEpmd.{Discovery, VmArgs}
+  alias EmbeddedEpmd.Discovery
+  alias EmbeddedEpmd.Doctor.{Departed, Exposed, Finding, LookUp, Owner, VmArgs}
 
   # Each registered node keeps a descriptor of the VM that serves.
   @few_descriptors 1_024

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   @moduledoc false
   # Sockets and processes of this network namespace, as far as /proc shows them to this user.
 
-  alias EmbeddedEpmd.VmArgs
+  alias EmbeddedEpmd.Doctor.VmArgs
 
   # How much is read of what a process says of itself, in bytes. A command line may have megabytes.
   @longest_arguments 256 * 1024

@@ -4,8 +4,7 @@ defmodule EmbeddedEpmd.Doctor.LookUp do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.Finding
-  alias EmbeddedEpmd.{NetworkError, VmArgs}
+  alias EmbeddedEpmd.Doctor.{Finding, NetworkError, VmArgs}
 
   # How many registered names are shown.
   @shown 20

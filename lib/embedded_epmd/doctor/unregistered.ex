@@ -4,8 +4,7 @@ defmodule EmbeddedEpmd.Doctor.Unregistered do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.{Finding, Linux}
-  alias EmbeddedEpmd.VmArgs
+  alias EmbeddedEpmd.Doctor.{Finding, Linux, VmArgs}
 
   # That of OTP 23.3. Since then OTP's client registers again after its EPMD has gone.
   @returns_since [11, 2]

@@ -25,7 +25,7 @@ defmodule Mix.Tasks.EmbeddedEpmd.Names do
   use Mix.Task
 
   alias EmbeddedEpmd.Boot.{Client, HostAddress, Printable}
-  alias EmbeddedEpmd.{NetworkError, Roles}
+  alias EmbeddedEpmd.Doctor.{NetworkError, Roles}
   alias Mix.EmbeddedEpmd, as: Project
 
   @timeout 5_000

@@ -6,8 +6,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Address do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Boot.HostAddress
-  alias EmbeddedEpmd.Doctor.Connection
-  alias EmbeddedEpmd.NetworkError
+  alias EmbeddedEpmd.Doctor.{Connection, NetworkError}
 
   # For a DNS query; milliseconds.
   @dns_timeout 2_000

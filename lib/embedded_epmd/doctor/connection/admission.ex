@@ -5,9 +5,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Admission do
 
   import EmbeddedEpmd.Doctor.Finding
 
-  alias EmbeddedEpmd.Doctor.Connection
-  alias EmbeddedEpmd.Doctor.Connection.{Cookie, Reach, Tls}
-  alias EmbeddedEpmd.{Handshake, NetworkError}
+  alias EmbeddedEpmd.Doctor.Connection.{Cookie, Handshake, Reach, Tls}
+  alias EmbeddedEpmd.Doctor.{Connection, NetworkError}
 
   # In bytes. The other node makes an atom of the probe's full name.
   @longest_atom 255

@@ -5,9 +5,9 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Boot.{Client, HostAddress, Lifecycle}
-  alias EmbeddedEpmd.Doctor.Connection.{Address, Reach}
-  alias EmbeddedEpmd.Doctor.{Connection, Departed, Facts, Unregistered}
-  alias EmbeddedEpmd.{Discovery, NetworkError}
+  alias EmbeddedEpmd.Discovery
+  alias EmbeddedEpmd.Doctor.Connection.{Address, Handshake, Reach}
+  alias EmbeddedEpmd.Doctor.{Connection, Departed, Facts, NetworkError, Unregistered}
 
   # How many of the names that are registered there are shown.
   @shown 5
@@ -58,7 +58,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Epmd do
 
     case Reach.open(ip, port) do
       {:ok, link} ->
-        EmbeddedEpmd.Handshake.close(link)
+        Handshake.close(link)
         judge(Map.put(state, :epmd, port), where, Client.port(state.name, ip, port, Reach.timeout()))
 
       {:error, reason} ->

@@ -6,7 +6,7 @@ defmodule EmbeddedEpmd.Doctor.Connection.Identity do
   import EmbeddedEpmd.Doctor.Finding
 
   alias EmbeddedEpmd.Doctor.Connection
-  alias EmbeddedEpmd.{Handshake, HiddenCall}
+  alias EmbeddedEpmd.Doctor.Connection.{Handshake, HiddenCall}
 
   @timeout 1_000
 

@@ -2,7 +2,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Reach do
   @moduledoc false
   # Connects to a port of the other host, and explains why that fails.
 
-  alias EmbeddedEpmd.{Handshake, NetworkError}
+  alias EmbeddedEpmd.Doctor.Connection.Handshake
+  alias EmbeddedEpmd.Doctor.NetworkError
 
   # Milliseconds. OTP gives the whole set-up of a connection 7 seconds (net_setuptime).
   @timeout 3_000

@@ -4,9 +4,8 @@ defmodule EmbeddedEpmd.Doctor.Connection.Tls do
 
   import EmbeddedEpmd.Doctor.Finding
 
+  alias EmbeddedEpmd.Doctor.Connection.{Handshake, Reach}
   alias EmbeddedEpmd.Doctor.{Connection, Finding}
-  alias EmbeddedEpmd.Doctor.Connection.Reach
-  alias EmbeddedEpmd.Handshake
 
   @doc "Upgrades the connection to TLS, before its deadline."
   @spec secure(Connection.state()) :: {:ok, Handshake.t()} | {:error, term()}

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Handshake do
+defmodule EmbeddedEpmd.Doctor.Connection.Handshake do
   @moduledoc false
   # The distribution handshake from the side that connects: OTP's "Distribution Protocol", version 6, of OTP 23 and
   # later. Only encodes and decodes; the caller decides what a message means.

@@ -1,9 +1,9 @@
-defmodule EmbeddedEpmd.VmArgs do
+defmodule EmbeddedEpmd.Doctor.VmArgs do
   @moduledoc false
   # The flags of a VM, of a release's vm.args and of its remote.vm.args that concern EPMD: which are needed, which value of
   # a repeated flag counts, and which contradict each other. The installer and both doctors read flags here, as OTP does.
 
-  alias EmbeddedEpmd.VmArgs.Words
+  alias EmbeddedEpmd.Doctor.VmArgs.Words
 
   @module "Elixir.EmbeddedEpmd.Discovery"
   @no_daemon {"-start_epmd", "false"}

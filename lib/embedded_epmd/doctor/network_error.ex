@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.NetworkError do
+defmodule EmbeddedEpmd.Doctor.NetworkError do
   @moduledoc false
   # Errors of sockets, of the resolver and of `Client` as text. `:inet.format_error/1` knows those of POSIX only.
 

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.VmArgs.Words do
+defmodule EmbeddedEpmd.Doctor.VmArgs.Words do
   @moduledoc false
   # The words of an arguments file, as `erlexec` reads them. Outside quotes, `#` begins a comment that ends with its line,
   # and a backslash takes the next character as it is. Inside quotes, which can begin and end within a word, everything

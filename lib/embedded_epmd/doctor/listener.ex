@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Listener do
+defmodule EmbeddedEpmd.Doctor.Listener do
   @moduledoc false
   # The listener of this node's distribution as it is, whatever was set, and the networks that lead to it.
 

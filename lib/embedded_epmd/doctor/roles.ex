@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Roles do
+defmodule EmbeddedEpmd.Doctor.Roles do
   @moduledoc false
   # Which nodes of this host own the EPMD's port, and which stand by, as far as /proc shows. Owner and standby both
   # hold the listener. Only the owner has locked it (native/epmd_core/src/hand_over/lock.rs), which /proc/locks tells to

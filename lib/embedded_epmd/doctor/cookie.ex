@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Cookie do
+defmodule EmbeddedEpmd.Doctor.Cookie do
   @moduledoc false
   # Whether a cookie could be guessed. Nothing here says how, or anything else of it.
 

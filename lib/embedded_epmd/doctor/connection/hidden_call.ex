@@ -1,9 +1,9 @@
-defmodule EmbeddedEpmd.HiddenCall do
+defmodule EmbeddedEpmd.Doctor.Connection.HiddenCall do
   @moduledoc false
   # Calls one function on another node, over a connection whose handshake is done. `:rpc` cannot be used: the
   # connection was made under the name of a probe, not of this VM's node.
 
-  alias EmbeddedEpmd.Handshake
+  alias EmbeddedEpmd.Doctor.Connection.Handshake
 
   @pass_through 112
   @reg_send 6
