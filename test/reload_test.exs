@@ -5,7 +5,8 @@ defmodule EmbeddedEpmd.ReloadTest do
   import EmbeddedEpmd.Vm
 
   alias EmbeddedEpmd.Boot.{Client, Config, Lifecycle}
-  alias EmbeddedEpmd.{Discovery, Native, Server, Subscribers}
+  alias EmbeddedEpmd.Server.Subscribers
+  alias EmbeddedEpmd.{Discovery, Native, Server}
 
   setup :port_and_name
 

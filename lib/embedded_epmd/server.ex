@@ -11,7 +11,8 @@ defmodule EmbeddedEpmd.Server do
 
   alias EmbeddedEpmd.Boot.{Config, Environment, Exposure, HostAddress, Interface, Lifecycle, Log}
   alias EmbeddedEpmd.Doctor.{Exposed, Facts}
-  alias EmbeddedEpmd.{Native, Subscribers}
+  alias EmbeddedEpmd.Native
+  alias EmbeddedEpmd.Server.Subscribers
 
   # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000

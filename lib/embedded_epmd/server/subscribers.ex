@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Subscribers do
+defmodule EmbeddedEpmd.Server.Subscribers do
   @moduledoc false
   # The receivers of changes: processes, and :telemetry if that library is loaded.
   #
