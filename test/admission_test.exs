@@ -2,10 +2,10 @@ defmodule EmbeddedEpmd.AdmissionTest do
   # Two nodes whose ports can be reached: whether one accepts the other.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Faults, Vm}
+  import Support.{Faults, Vm}
 
-  alias EmbeddedEpmd.{Attacker, Tls}
   alias EmbeddedEpmd.Doctor.Connection.Admission
+  alias Support.{Attacker, Tls}
 
   @moduletag timeout: 120_000
   @quiet ~w(-kernel logger_level none)

@@ -1,8 +1,8 @@
 defmodule EmbeddedEpmd.ChangeOverTest do
   # Measures how long a change-over takes, so with EMBEDDED_EPMD_ROUNDS=full no other test runs beside it.
-  use ExUnit.Case, async: not EmbeddedEpmd.Rounds.full?()
+  use ExUnit.Case, async: not Support.Rounds.full?()
 
-  import EmbeddedEpmd.{Host, Rounds, Vm}
+  import Support.{Host, Rounds, Vm}
 
   alias EmbeddedEpmd.Boot.Client
 

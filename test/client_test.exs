@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.ClientTest do
   # OTP's client answers it.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Attacker, Vm}
+  import Support.{Attacker, Vm}
 
   alias EmbeddedEpmd.Boot.Client
   alias EmbeddedEpmd.Discovery

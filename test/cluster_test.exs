@@ -1,11 +1,12 @@
 defmodule EmbeddedEpmd.ClusterTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.Restrictions
+  alias EmbeddedEpmd.Cluster
   alias EmbeddedEpmd.Cluster.Users
-  alias EmbeddedEpmd.{Attacker, Cluster, Registration, Watch}
+  alias Support.{Attacker, Registration, Watch}
 
   # Only the first node has a cluster, and `global` would disconnect nodes that are not all connected to each other.
   @star ~w(-kernel prevent_overlapping_partitions false)
@@ -155,7 +156,7 @@ defmodule EmbeddedEpmd.ClusterTest do
         %{port: port, tag: tag} = context
 
         if Attacker.possible?() do
-          options = EmbeddedEpmd.Tls.options(unquote(verify))
+          options = Support.Tls.options(unquote(verify))
           tls = ~w(-proto_dist inet_tls -ssl_dist_optfile #{options})
           victim = start_ours("app#{tag}", port, flags: tls)
           attacker = Attacker.reflect(port, node_port(victim), "app#{tag}_evil")

@@ -3,9 +3,9 @@ defmodule EmbeddedEpmd.ComesLaterTest do
   # mount namespace or a network namespace.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
-  alias EmbeddedEpmd.{Folder, Network, Registration, Watch}
+  alias Support.{Folder, Network, Registration, Watch}
 
   @nobody "whom the settings name"
 

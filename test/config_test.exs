@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.ConfigTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, hold: 1]
+  import Support.Vm, only: [eventually: 1, free_port: 0, hold: 1]
 
   alias EmbeddedEpmd.Boot.Config
 
@@ -92,7 +92,7 @@ defmodule EmbeddedEpmd.ConfigTest do
     end
 
     test "a library that cannot be loaded stops it, and is named with the reason and the remedy" do
-      ebin = Path.join(EmbeddedEpmd.Folder.new("no_library"), "embedded_epmd/ebin")
+      ebin = Path.join(Support.Folder.new("no_library"), "embedded_epmd/ebin")
       File.mkdir_p!(ebin)
       File.cp_r!(Path.join(:code.lib_dir(:embedded_epmd), "ebin"), ebin)
 
@@ -112,7 +112,7 @@ defmodule EmbeddedEpmd.ConfigTest do
 
     test "nobody may hear it, and then a crash dump has the sentence" do
       port = free_port()
-      dump = Path.join(EmbeddedEpmd.Folder.new("detached"), "dump")
+      dump = Path.join(Support.Folder.new("detached"), "dump")
       hold(port)
       bad = "ERL_EPMD_PORT (-epmd_port) must be a port from 1 to 65535, got: \"0\"\n"
       held = "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"

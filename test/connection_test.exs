@@ -2,10 +2,10 @@ defmodule EmbeddedEpmd.ConnectionTest do
   # The steps of a connection up to the other node's port, and connections without a fault.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Faults, Vm}
+  import Support.{Faults, Vm}
 
-  alias EmbeddedEpmd.{Attacker, Carrier, Folder, Network, Tls}
   alias EmbeddedEpmd.Doctor.Connection
+  alias Support.{Attacker, Carrier, Folder, Network, Tls}
 
   @moduletag timeout: 120_000
   @quiet ~w(-kernel logger_level none)

@@ -2,11 +2,12 @@ defmodule EmbeddedEpmd.ContractTest do
   # Corner cases of the contract with OTP, by the functions that OTP calls. OTP's client is the model.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Faults, only: [inetrc: 1]
-  import EmbeddedEpmd.Vm
+  import Support.Faults, only: [inetrc: 1]
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.Client
-  alias EmbeddedEpmd.{Discovery, Folder}
+  alias EmbeddedEpmd.Discovery
+  alias Support.Folder
 
   @localhost {127, 0, 0, 1}
 

@@ -2,10 +2,11 @@ defmodule EmbeddedEpmd.DepartedTest do
   # Who came and went is told: by the table and its copies, the log and the doctor.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Registration, Vm}
+  import Support.{Registration, Vm}
 
-  alias EmbeddedEpmd.{Doctor, Folder, Watch}
+  alias EmbeddedEpmd.Doctor
   alias EmbeddedEpmd.Doctor.Connection
+  alias Support.{Folder, Watch}
 
   setup do
     port = free_port()

@@ -2,12 +2,12 @@ defmodule EmbeddedEpmd.DependencyTest.Cargo do
   # What a real cargo compiles.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Project, except: [new: 0]
-  import EmbeddedEpmd.Vm, only: [free_port: 0, stock_names: 1, unique: 1]
+  import Support.Project, except: [new: 0]
+  import Support.Vm, only: [free_port: 0, stock_names: 1, unique: 1]
 
   alias EmbeddedEpmd.Build.Target
-  alias EmbeddedEpmd.Project
-  alias EmbeddedEpmd.Release
+  alias Support.Project
+  alias Support.Release
 
   @moduletag timeout: 600_000
 
@@ -145,10 +145,10 @@ defmodule EmbeddedEpmd.DependencyTest do
   # Without cargo, or with one that is not real.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Project, except: [new: 0]
+  import Support.Project, except: [new: 0]
 
   alias EmbeddedEpmd.Build.{Prebuilt, Target}
-  alias EmbeddedEpmd.Project
+  alias Support.Project
 
   @moduletag timeout: 600_000
 

@@ -2,14 +2,14 @@ defmodule EmbeddedEpmd.DistributionTest do
   # Each kind of OTP's distribution, between two real VMs whose lookups go through this library.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   setup do
     %{port: free_port(), first: unique("first"), second: unique("second")}
   end
 
   test "TLS", %{port: port, first: first, second: second} do
-    flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{EmbeddedEpmd.Tls.options()})
+    flags = ~w(-proto_dist inet_tls -ssl_dist_optfile #{Support.Tls.options()})
     [a, b] = for name <- [first, second], do: start_ours(name, port, flags: flags)
     assert_connected(a, b)
     assert registered(port) == Enum.sort([first, second])

@@ -2,14 +2,14 @@ defmodule EmbeddedEpmd.DoctorHostTest do
   # What the doctor sees in network namespaces and under the restrictions of systemd units, which the tests create.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Doctor.{Linux, Owner}
 
   @moduletag timeout: 120_000
 
   setup do
-    %{folder: EmbeddedEpmd.Folder.new("host")}
+    %{folder: Support.Folder.new("host")}
   end
 
   test "daemons of another network namespace, and of another port, are nobody's business here" do
@@ -71,7 +71,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   test "of a process's arguments only the beginning is read, since they may have megabytes" do
     # It has the name of a VM's program.
-    beam = Path.join(EmbeddedEpmd.Folder.new("beam"), "beam.smp")
+    beam = Path.join(Support.Folder.new("beam"), "beam.smp")
     File.ln_s!(System.find_executable("perl"), beam)
 
     started = fn arguments ->
@@ -127,7 +127,7 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   # The checkout may be where only its owner can read.
   defp as_nobody(port) do
-    folder = EmbeddedEpmd.Folder.new("ebin")
+    folder = Support.Folder.new("ebin")
     File.cp_r!(ebin(), folder)
     {_, 0} = System.cmd("chmod", ["-R", "a+rX", folder])
     run(~w(setpriv --reuid 65534 --regid 65534 --clear-groups), owner_of(port, folder))

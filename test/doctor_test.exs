@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.DoctorTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Doctor
   alias EmbeddedEpmd.Doctor.Findings

@@ -1,10 +1,11 @@
 defmodule EmbeddedEpmd.EndpointsTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.Config
-  alias EmbeddedEpmd.{Discovery, Endpoints, Forwarder, Mesh, Network}
+  alias EmbeddedEpmd.{Discovery, Endpoints}
+  alias Support.{Forwarder, Mesh, Network}
 
   @moduletag timeout: 120_000
 

@@ -1,11 +1,11 @@
 defmodule EmbeddedEpmd.EventsTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Registration, only: [alive2: 2]
-  import EmbeddedEpmd.Vm
+  import Support.Registration, only: [alive2: 2]
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.Client
-  alias EmbeddedEpmd.{Mailbox, Watch}
+  alias Support.{Mailbox, Watch}
 
   @localhost {127, 0, 0, 1}
 

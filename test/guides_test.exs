@@ -3,7 +3,7 @@ for guide <- ["getting_started", "development", "troubleshooting"] do
   defmodule Module.concat(EmbeddedEpmd.GuidesTest, Macro.camelize(guide)) do
     use ExUnit.Case, async: true
 
-    import EmbeddedEpmd.Guide
+    import Support.Guide
 
     @moduletag timeout: 300_000
     @guide Path.expand("../guides/#{guide}.md", __DIR__)
@@ -20,7 +20,7 @@ end
 defmodule EmbeddedEpmd.GuidesTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Guide
+  import Support.Guide
 
   test "a guide may say the same twice, and each time it is checked" do
     same = "<!-- run -->\n```sh\necho more >>lines\nwc -l <lines\n#=> 1\n```\n"

@@ -1,11 +1,11 @@
 defmodule EmbeddedEpmd.HandOverTest do
   # Measures how long nobody accepts, so with EMBEDDED_EPMD_ROUNDS=full no other test runs beside it.
-  use ExUnit.Case, async: not EmbeddedEpmd.Rounds.full?()
+  use ExUnit.Case, async: not Support.Rounds.full?()
 
-  import EmbeddedEpmd.{Registration, Rounds, Vm}
+  import Support.{Registration, Rounds, Vm}
 
   alias EmbeddedEpmd.Boot.Client
-  alias EmbeddedEpmd.{Folder, Prober, Watch}
+  alias Support.{Folder, Prober, Watch}
 
   @moduletag timeout: 600_000
 

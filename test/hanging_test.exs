@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.HangingTest do
   # These tests mostly wait, since a VM counts as hanging only after some time.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Host, Rounds, Vm}
+  import Support.{Host, Rounds, Vm}
 
   setup do
     %{port: free_port()}

@@ -2,11 +2,11 @@ defmodule EmbeddedEpmd.HealthTest do
   # The health checks over HTTP on the EPMD's port.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Host, Http, Vm}
-  import EmbeddedEpmd.Faults, only: [suspended: 2]
+  import Support.{Host, Http, Vm}
+  import Support.Faults, only: [suspended: 2]
 
   alias EmbeddedEpmd.Boot.Client
-  alias EmbeddedEpmd.{Registration, Schedulers}
+  alias Support.{Registration, Schedulers}
 
   @health ~w(-embedded_epmd health true)
   # Twice the time that a VM has for its answer: this machine may be busy.

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.InstallTest do
   # The tasks install and doctor: what they find in the files of a project, and write into them.
-  use EmbeddedEpmd.InstallCase, async: true
+  use Support.InstallCase, async: true
 
   alias EmbeddedEpmd.Doctor.Facts
 

@@ -1,6 +1,6 @@
 defmodule EmbeddedEpmd.InstallUmbrellaTest do
   # The tasks install and doctor in an umbrella: in its root, and in one of its applications.
-  use EmbeddedEpmd.InstallCase, async: true
+  use Support.InstallCase, async: true
 
   @condition "<%= if Map.has_key?(@release.applications, :embedded_epmd) do %>"
 

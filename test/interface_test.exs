@@ -3,10 +3,10 @@ defmodule EmbeddedEpmd.InterfaceTest do
   # network of its own, and a second one that plays the other hosts.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.Interface
-  alias EmbeddedEpmd.{Carrier, Folder, Network, Tls}
+  alias Support.{Carrier, Folder, Network, Tls}
 
   @moduletag timeout: 60_000
 
@@ -121,8 +121,8 @@ defmodule EmbeddedEpmd.InterfaceTest do
     vm = node(host, :ours, "-name", unique("node"), "127.0.0.1", [])
     hush(vm)
     supervise(vm)
-    :ok = call(vm, :supervisor, :terminate_child, [EmbeddedEpmd.Vm.Supervisor, EmbeddedEpmd])
-    assert {:error, reason} = supervise_second(vm, EmbeddedEpmd.Vm.Supervisor, local: true)
+    :ok = call(vm, :supervisor, :terminate_child, [Support.Vm.Supervisor, EmbeddedEpmd])
+    assert {:error, reason} = supervise_second(vm, Support.Vm.Supervisor, local: true)
     sentence = inspect(reason)
     assert sentence =~ "the option local says true, but this node listens without it"
     assert sentence =~ "Set -embedded_epmd local true in vm.args, or local in config.exs"

@@ -2,12 +2,12 @@ defmodule EmbeddedEpmd.LifecycleTest do
   # How long the server lives, in every kind of VM.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Attacker, only: [register_as_nobody: 2, register_as_nobody: 3]
-  import EmbeddedEpmd.Vm
+  import Support.Attacker, only: [register_as_nobody: 2, register_as_nobody: 3]
+  import Support.Vm
 
-  alias EmbeddedEpmd.{Mailbox, Watch}
+  alias Support.{Mailbox, Watch}
 
-  @supervisor EmbeddedEpmd.Vm.Supervisor
+  @supervisor Support.Vm.Supervisor
   @everywhere [env: [{"ERL_EPMD_ADDRESS", ""}]]
 
   setup :port_and_name
@@ -172,7 +172,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
     end
 
     test "whose discovery module passes all on to ours is open to other hosts", %{port: port, name: name} do
-      flags = ["-epmd_module", "Elixir.EmbeddedEpmd.PassingOn"]
+      flags = ["-epmd_module", "Elixir.Support.PassingOn"]
       vm = start_stock(name, port, [flags: flags] ++ @everywhere)
       supervise(vm)
       assert [%{name: ^name}] = stock_names(port)
@@ -360,7 +360,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
 
   # The modules in a folder of their own, as on a machine for which the library was not built.
   defp without_library do
-    ebin = Path.join(EmbeddedEpmd.Folder.new("no_library"), "embedded_epmd/ebin")
+    ebin = Path.join(Support.Folder.new("no_library"), "embedded_epmd/ebin")
     File.mkdir_p!(Path.dirname(ebin))
     File.cp_r!(Path.join(:code.lib_dir(:embedded_epmd), "ebin"), ebin)
     ebin

@@ -2,10 +2,10 @@ defmodule EmbeddedEpmd.LogLevelTest do
   # What `epmd -d -d` is used for: who asks for what, who is refused, and why, at a running system.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Registration, Vm}
+  import Support.{Registration, Vm}
 
   alias EmbeddedEpmd.Boot.Client
-  alias EmbeddedEpmd.Watch
+  alias Support.Watch
 
   @localhost {127, 0, 0, 1}
 

@@ -2,9 +2,10 @@ defmodule EmbeddedEpmd.LogTest do
   # Whatever this library logs is a report with its domain, and what it logs while the VM boots is seen.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
-  alias EmbeddedEpmd.{Cluster, Discovery, Folder, Registration, Watch}
+  alias EmbeddedEpmd.{Cluster, Discovery}
+  alias Support.{Folder, Registration, Watch}
 
   setup :port_and_name
 
@@ -27,7 +28,7 @@ defmodule EmbeddedEpmd.LogTest do
       formatter = "{logger_formatter,\#{template=>[level,\" \",msg,\"\\n\"]}}"
       handler = "[{handler,file,logger_std_h,\#{config=>\#{file=>#{inspect(file)}},formatter=>#{formatter}}}]"
       vm = start_ours(name, port, flags: ["-kernel", "logger", handler])
-      :ok = call(vm, EmbeddedEpmd.Vm.Application, :start)
+      :ok = call(vm, Support.Vm.Application, :start)
       pid = pid(vm)
 
       if unquote(has_standby) do

@@ -2,9 +2,9 @@ defmodule EmbeddedEpmd.MirrorTest do
   # The copy of the table in VMs that have joined, and their events.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Host, Rounds, Vm}
+  import Support.{Host, Rounds, Vm}
 
-  alias EmbeddedEpmd.Mailbox
+  alias Support.Mailbox
 
   @count 10
 

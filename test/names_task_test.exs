@@ -1,9 +1,9 @@
 defmodule EmbeddedEpmd.NamesTaskTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Registration, Vm}
+  import Support.{Registration, Vm}
 
-  alias EmbeddedEpmd.Attacker
+  alias Support.Attacker
 
   @root Path.expand("..", __DIR__)
 

@@ -1,7 +1,7 @@
 defmodule EmbeddedEpmd.NodeTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   setup :port_and_name
 

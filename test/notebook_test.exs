@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.NotebookTest do
   # the notebook shows below it.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm, only: [free_port: 0]
+  import Support.Vm, only: [free_port: 0]
 
   @moduletag timeout: 300_000
   @root Path.expand("..", __DIR__)
@@ -11,7 +11,7 @@ defmodule EmbeddedEpmd.NotebookTest do
   @cell ~r/^```elixir\n(.*?)^```\n(?:\n<!-- livebook:\{"output":true\} -->\n\n```\n(.*?)^```\n)?/ms
 
   setup do
-    %{folder: EmbeddedEpmd.Folder.new("notebook")}
+    %{folder: Support.Folder.new("notebook")}
   end
 
   test "every cell of the notebook returns what the notebook shows", %{folder: folder} do

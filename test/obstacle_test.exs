@@ -2,9 +2,10 @@ defmodule EmbeddedEpmd.ObstacleTest do
   # Where the system denies the sockets over which VMs stand by for each other, who has tried knows why.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
-  alias EmbeddedEpmd.{Doctor, Folder}
+  alias EmbeddedEpmd.Doctor
+  alias Support.Folder
 
   setup do
     library = Path.join(Folder.new("obstacle"), "no_abstract_sockets.so")

@@ -50,7 +50,7 @@ defmodule EmbeddedEpmd.PackageTest do
 
   describe "bin/release check" do
     setup do
-      folder = EmbeddedEpmd.Folder.new("release")
+      folder = Support.Folder.new("release")
       own = ~w(bin Cargo.toml Cargo.lock mix.exs CHANGELOG.md)
       # Cargo reads them, too.
       for file <- File.ls!(@root) -- own, do: File.ln_s!(Path.join(@root, file), Path.join(folder, file))

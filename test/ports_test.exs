@@ -2,10 +2,10 @@ defmodule EmbeddedEpmd.PortsTest do
   # The port that a node listens on. What an owner plans is tested in native/epmd_core/tests/ports.rs.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.Client
-  alias EmbeddedEpmd.Registration
+  alias Support.Registration
 
   @localhost {127, 0, 0, 1}
 

@@ -1,8 +1,8 @@
 defmodule EmbeddedEpmd.PrebuiltTest do
   use ExUnit.Case, async: true
 
-  alias EmbeddedEpmd.Attacker
   alias EmbeddedEpmd.Build.{Cargo, Download, Prebuilt, Target}
+  alias Support.Attacker
 
   @moduletag timeout: 300_000
 
@@ -13,7 +13,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   @archive @name <> ".tar.gz"
 
   setup do
-    %{folder: EmbeddedEpmd.Folder.new("prebuilt")}
+    %{folder: Support.Folder.new("prebuilt")}
   end
 
   test "an archive that is not what was promised is refused with a sentence, and nothing is installed", %{
@@ -89,7 +89,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
 
     assert {:build, sentence} = read.("file://#{folder}", "s390x-unknown-linux-gnu")
     assert sentence =~ "there is no libepmd_nif-v#{@version}-nif-2.15-s390x-unknown-linux-gnu.so.tar.gz"
-    assert {:build, sentence} = read.("http://127.0.0.1:#{EmbeddedEpmd.Vm.free_port()}", @triple)
+    assert {:build, sentence} = read.("http://127.0.0.1:#{Support.Vm.free_port()}", @triple)
     assert sentence =~ "cannot be read: :econnrefused"
 
     # An invalid setting is an error: it does not fall back to building.
@@ -301,7 +301,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   defp ends(function), do: function |> Task.async() |> Task.await(60_000)
 
   defp download(url, environment, limits \\ []) do
-    path = Path.join(EmbeddedEpmd.Folder.new("download"), "file")
+    path = Path.join(Support.Folder.new("download"), "file")
     with :ok <- ends(fn -> Download.save(url, path, environment, limits) end), do: File.read(path)
   end
 
@@ -377,7 +377,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   end
 
   defp archive(files) do
-    path = Path.join(EmbeddedEpmd.Folder.new("archive"), "tar.gz")
+    path = Path.join(Support.Folder.new("archive"), "tar.gz")
     {:ok, tar} = :erl_tar.open(path, [:write, :compressed])
     for {name, contents} <- files, do: :ok = :erl_tar.add(tar, contents, String.to_charlist(name), [])
     :ok = :erl_tar.close(tar)
@@ -385,7 +385,7 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   end
 
   defp link do
-    folder = EmbeddedEpmd.Folder.new("archive")
+    folder = Support.Folder.new("archive")
     File.ln_s!("/etc/passwd", Path.join(folder, @name))
     {contents, 0} = System.cmd("tar", ["-cz", "-C", folder, @name])
     contents

@@ -1,9 +1,9 @@
 defmodule EmbeddedEpmd.RefusedTest do
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Host, Vm}
+  import Support.{Host, Vm}
 
-  alias EmbeddedEpmd.Watch
+  alias Support.Watch
 
   setup do
     %{port: free_port()}

@@ -1,9 +1,9 @@
 defmodule EmbeddedEpmd.ReleaseTest.Commands do
-  use EmbeddedEpmd.ReleaseCase, async: true
+  use Support.ReleaseCase, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
-  alias EmbeddedEpmd.Release
+  alias Support.Release
 
   # No interface and no addresses, but the setting.
   @closed [{"ERL_AFLAGS", "-embedded_epmd local true"}, {"ERL_EPMD_ADDRESS", nil}]
@@ -54,11 +54,11 @@ defmodule EmbeddedEpmd.ReleaseTest.Commands do
 end
 
 defmodule EmbeddedEpmd.ReleaseTest do
-  use EmbeddedEpmd.ReleaseCase, async: true
+  use Support.ReleaseCase, async: true
 
-  import EmbeddedEpmd.{Rounds, Vm}
+  import Support.{Rounds, Vm}
 
-  alias EmbeddedEpmd.Release
+  alias Support.Release
 
   test "the name is registered before the applications start", %{release: release} do
     Release.start(release)

@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.ReloadTest do
   # Modules are reloaded while the server runs: by hand, by code reloaders, for coverage.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.{Client, Config, Lifecycle}
   alias EmbeddedEpmd.Server.Subscribers
@@ -43,7 +43,7 @@ defmodule EmbeddedEpmd.ReloadTest do
   end
 
   test "where the native module is thrown away, the node gets another server", %{vm: vm, name: name} = context do
-    call(vm, EmbeddedEpmd.Mailbox, :subscribe)
+    call(vm, Support.Mailbox, :subscribe)
     call(vm, :code, :delete, [Native])
     call(vm, :code, :purge, [Native])
     # The supervised process notices it at the next event.
@@ -57,7 +57,7 @@ defmodule EmbeddedEpmd.ReloadTest do
   end
 
   test "a release upgrade from another version restarts the VM" do
-    folder = EmbeddedEpmd.Folder.new("relup")
+    folder = Support.Folder.new("relup")
     ebin = Path.join(:code.lib_dir(:embedded_epmd), "ebin")
     {:ok, [{:application, name, properties}]} = :file.consult(Path.join(ebin, "embedded_epmd.app"))
     needed = [:kernel, :stdlib, :elixir, :logger]
@@ -121,11 +121,11 @@ defmodule EmbeddedEpmd.ReloadTest do
     eventually(fn -> match?([%{name: ^name}], stock_names(port)) end)
     assert {:port, _, 6} = call(vm, Discovery, :port_please, [to_charlist(name), {127, 0, 0, 1}])
     stock = unique("stock")
-    {subscriber, %{role: :serving}} = call(vm, EmbeddedEpmd.Mailbox, :subscribe)
+    {subscriber, %{role: :serving}} = call(vm, Support.Mailbox, :subscribe)
     :peer.stop(start_stock(stock, port))
 
     eventually(fn ->
-      events = call(vm, EmbeddedEpmd.Mailbox, :messages, [subscriber])
+      events = call(vm, Support.Mailbox, :messages, [subscriber])
       match?([{_, {:registered, %{name: ^stock}}}, {_, {:unregistered, _}}], events)
     end)
 

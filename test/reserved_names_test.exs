@@ -2,9 +2,9 @@ defmodule EmbeddedEpmd.ReservedNamesTest do
   # Names that belong to users, with real nodes. Those of a second user are tried in native/epmd_core/tests/reserved_names.rs.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
-  alias EmbeddedEpmd.Watch
+  alias Support.Watch
 
   @other 4_711
 

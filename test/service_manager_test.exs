@@ -3,8 +3,8 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
   # store across restarts.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Registration, only: [register: 2]
-  import EmbeddedEpmd.Vm, only: [eventually: 1, free_port: 0, listening: 1, stock_names: 1, unique: 1]
+  import Support.Registration, only: [register: 2]
+  import Support.Vm, only: [eventually: 1, free_port: 0, listening: 1, stock_names: 1, unique: 1]
 
   setup_all do
     program = Path.join(System.tmp_dir!(), unique("service_manager"))
@@ -156,10 +156,10 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
         Map.get(context, :node, ["-name", "#{name}@127.0.0.1"]) ++
         ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"] ++
         paths ++
-        ["-pa", "#{Path.dirname(:code.which(EmbeddedEpmd.Vm))}"] ++
+        ["-pa", "#{Path.dirname(:code.which(Support.Vm))}"] ++
         [
           "-eval",
-          "{ok, _} = application:ensure_all_started(elixir), 'Elixir.EmbeddedEpmd.Vm.Application':start(), #{says}, #{then}."
+          "{ok, _} = application:ensure_all_started(elixir), 'Elixir.Support.Vm.Application':start(), #{says}, #{then}."
         ]
 
     arguments = ["#{store}" | sockets] ++ ["--", System.find_executable("erl") | flags]

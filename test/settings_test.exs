@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.SettingsTest do
   # refused with a sentence that says where to set it.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Boot.Config.Schema
   alias EmbeddedEpmd.Boot.{Config, Lifecycle}
@@ -21,7 +21,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     descriptor_share: 33,
     hand_over: false,
     standbys: 3,
-    endpoints: [{"app@db.internal", {"10.0.0.2", 9100}}, {"*@mesh.internal", {EmbeddedEpmd.Mesh, :mine}}],
+    endpoints: [{"app@db.internal", {"10.0.0.2", 9100}}, {"*@mesh.internal", {Support.Mesh, :mine}}],
     log_level: :error
   ]
   @addresses ["127.0.0.1", "127.0.0.2"]
@@ -217,7 +217,7 @@ defmodule EmbeddedEpmd.SettingsTest do
     assert [%{status: :warning}] = for(found <- call(vm, EmbeddedEpmd, :examine), found.what == sentence, do: found)
 
     # At the end of its boot, and again when the child starts.
-    log = Path.join(EmbeddedEpmd.Folder.new("misspelt"), "log")
+    log = Path.join(Support.Folder.new("misspelt"), "log")
     handler = "[{handler,default,logger_std_h,\#{config=>\#{file=>#{inspect(log)}}}}]"
     flags = ["-kernel", "logger", handler] ++ ~w(-embedded_epmd adresses ["127.0.0.1"])
     vm = start_ours(unique("other"), port, flags: flags)
@@ -332,13 +332,13 @@ defmodule EmbeddedEpmd.SettingsTest do
 
   defp give(vm, source, settings) do
     # Under this supervisor, without its own child, the child with the settings is started.
-    if call(vm, :erlang, :whereis, [EmbeddedEpmd.Vm.Supervisor]) == :undefined do
+    if call(vm, :erlang, :whereis, [Support.Vm.Supervisor]) == :undefined do
       supervise(vm)
-      :ok = call(vm, :supervisor, :terminate_child, [EmbeddedEpmd.Vm.Supervisor, EmbeddedEpmd])
+      :ok = call(vm, :supervisor, :terminate_child, [Support.Vm.Supervisor, EmbeddedEpmd])
     end
 
     if source == :runtime, do: call(vm, :application, :set_env, [[embedded_epmd: settings], [persistent: true]])
-    supervise_second(vm, EmbeddedEpmd.Vm.Supervisor, if(source == :option, do: settings, else: []))
+    supervise_second(vm, Support.Vm.Supervisor, if(source == :option, do: settings, else: []))
   end
 
   # What a VM reads and ignores, with each of these lists of settings.
@@ -361,7 +361,7 @@ defmodule EmbeddedEpmd.SettingsTest do
 
   defp read(:file, lists) do
     for settings <- lists do
-      file = Path.join(EmbeddedEpmd.Folder.new("settings"), "sys.config")
+      file = Path.join(Support.Folder.new("settings"), "sys.config")
       File.write!(file, :io_lib.format("~tp.~n", [[embedded_epmd: settings]]))
       load(start_plain(nil, flags: ["-config", file], env: @unset), [])
     end
@@ -378,7 +378,7 @@ defmodule EmbeddedEpmd.SettingsTest do
   end
 
   defp load(vm, options) do
-    answer = call(vm, EmbeddedEpmd.Attempt, :run, [Config, :load, [options]])
+    answer = call(vm, Support.Attempt, :run, [Config, :load, [options]])
     with config when is_map(config) <- answer, do: {config, call(vm, Config, :ignored)}
   end
 

@@ -2,9 +2,9 @@ defmodule EmbeddedEpmd.UmbrellaTest do
   # An umbrella from `mix new --umbrella` to `rpc`, as in guides/installation.md, and the doctor when `rpc` cannot reach the node.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.{Umbrella, Vm}
+  import Support.{Umbrella, Vm}
 
-  alias EmbeddedEpmd.{Release, Umbrella}
+  alias Support.{Release, Umbrella}
 
   @moduletag timeout: 300_000
 

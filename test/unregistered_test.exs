@@ -2,7 +2,7 @@ defmodule EmbeddedEpmd.UnregisteredTest do
   # A VM that runs and is not registered is found, and what the doctor says brings it back.
   use ExUnit.Case, async: true
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Doctor
   alias EmbeddedEpmd.Doctor.{Connection, Unregistered}

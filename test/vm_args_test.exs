@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.VmArgsTest do
 
   alias EmbeddedEpmd.Doctor.VmArgs
   alias EmbeddedEpmd.Doctor.VmArgs.Words
-  alias EmbeddedEpmd.Folder
+  alias Support.Folder
 
   @module "Elixir.EmbeddedEpmd.Discovery"
 

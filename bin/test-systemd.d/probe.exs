@@ -2,7 +2,7 @@
 # failed since the last one, the milliseconds that the longest took, and the wrong answers; at the end with how many
 # there were.
 alias EmbeddedEpmd.Boot.Client
-alias EmbeddedEpmd.Prober
+alias Support.Prober
 
 port = 4369
 

@@ -1,12 +1,12 @@
-defmodule EmbeddedEpmd.Attacker do
+defmodule Support.Attacker do
   @moduledoc """
   Those who attack from outside of the VM: servers that lie, above all a false EPMD, and programs of another user.
   They end with the test.
   """
 
-  import EmbeddedEpmd.Vm, only: [eventually: 1, start_program: 1]
+  import Support.Vm, only: [eventually: 1, start_program: 1]
 
-  alias EmbeddedEpmd.{Folder, Registration}
+  alias Support.{Folder, Registration}
 
   ## Servers that lie
 

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Attempt do
+defmodule Support.Attempt do
   @moduledoc "Runs in a VM of a test: calls a function that may raise."
 
   @doc "What the function returns, or `{:error, message}`."

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Carrier do
+defmodule Support.Carrier do
   @moduledoc """
   The carriers of the distribution that OTP 29 has beside its older modules: `-proto_dist inet_epmd`.
   """
@@ -8,7 +8,7 @@ defmodule EmbeddedEpmd.Carrier do
 
   @doc "The flags of a carrier: `socket` or `tls_socket`."
   def flags("tls_socket" = carrier),
-    do: ~w(-proto_dist inet_epmd -inet_epmd #{carrier} -ssl_dist_optfile #{EmbeddedEpmd.Tls.options()})
+    do: ~w(-proto_dist inet_epmd -inet_epmd #{carrier} -ssl_dist_optfile #{Support.Tls.options()})
 
   def flags(carrier), do: ~w(-proto_dist inet_epmd -inet_epmd #{carrier})
 end

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Faults do
+defmodule Support.Faults do
   @moduledoc """
   Two real VMs with one fault between them, made on purpose. What the doctor finds is compared with what OTP does:
   with a fault the nodes do not connect, without one they do. EMBEDDED_EPMD_TABLE=1 prints a table of faults and
@@ -7,10 +7,10 @@ defmodule EmbeddedEpmd.Faults do
 
   import ExUnit.Assertions
   import ExUnit.Callbacks, only: [on_exit: 1]
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
   alias EmbeddedEpmd.Doctor.Connection
-  alias EmbeddedEpmd.Registration
+  alias Support.Registration
 
   @doc "For `setup_all`: a table of the findings, printed at the end if EMBEDDED_EPMD_TABLE is set."
   def table(_context) do
@@ -87,7 +87,7 @@ defmodule EmbeddedEpmd.Faults do
 
   # Flags for OTP's own resolver with these lines, so that only name servers of the test are asked.
   def inetrc(lines, sources \\ [:file]) do
-    file = Path.join(EmbeddedEpmd.Folder.new("inetrc"), "inetrc")
+    file = Path.join(Support.Folder.new("inetrc"), "inetrc")
     lookup = Enum.join(sources, ",")
     File.write!(file, "{lookup,[#{lookup}]}.\n{hosts_file,\"\"}.\n{resolv_conf,\"\"}.\n#{lines}\n")
     ["-kernel", "inetrc", inspect(file)]

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Folder do
+defmodule Support.Folder do
   @moduledoc """
   Folders for tests.
   """

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Forwarder do
+defmodule Support.Forwarder do
   @moduledoc """
   A port forwarder, like that of a container's published port: accepts connections at one address and passes their
   bytes on to another. It runs in a VM of a test, in the network of that VM, and uses plain functions only.

@@ -1,13 +1,13 @@
-defmodule EmbeddedEpmd.Guide do
+defmodule Support.Guide do
   @moduledoc """
   Runs the commands of a guide. A block of shell after the line <!-- run --> is run, a block after <!-- file: PATH --> is
   written to that file, and the text after #=> must be in the output of its block.
   """
 
-  import EmbeddedEpmd.Vm, only: [free_port: 0]
+  import Support.Vm, only: [free_port: 0]
   import ExUnit.Assertions
 
-  alias EmbeddedEpmd.Release
+  alias Support.Release
 
   @root Path.expand("../..", __DIR__)
   @block ~r/^<!-- (run|file: \S+|setup: greeter) -->\n(?:```\w+\n(.*?)^```$)?/ms

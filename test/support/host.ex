@@ -1,12 +1,12 @@
-defmodule EmbeddedEpmd.Host do
+defmodule Support.Host do
   @moduledoc """
   A host in a test: several VMs on one port, by the names of their nodes. Starts them, and checks promises.
   """
 
-  import EmbeddedEpmd.Vm
   import ExUnit.Assertions
+  import Support.Vm
 
-  alias EmbeddedEpmd.Watch
+  alias Support.Watch
 
   @doc "Options for VMs that do not stand by for each other: the handover has tests of its own."
   def alone, do: [flags: ~w(-kernel logger_level error -embedded_epmd hand_over false)]

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Http do
+defmodule Support.Http do
   @moduledoc """
   Probes over HTTP, as Kubernetes and Prometheus send them.
   """

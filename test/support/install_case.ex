@@ -1,15 +1,15 @@
-defmodule EmbeddedEpmd.InstallCase do
+defmodule Support.InstallCase do
   @moduledoc """
   For tests of the tasks install and doctor. Each gets an umbrella of its own, `context.root`, without `releases:`.
   """
 
   use ExUnit.CaseTemplate
 
-  alias EmbeddedEpmd.Umbrella
+  alias Support.Umbrella
 
   using do
     quote do
-      import EmbeddedEpmd.Umbrella, except: [new: 0]
+      import Support.Umbrella, except: [new: 0]
 
       @moduletag timeout: 180_000
 

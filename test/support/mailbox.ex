@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Mailbox do
+defmodule Support.Mailbox do
   @moduledoc """
   A process in a VM of a test that keeps all its messages.
   """

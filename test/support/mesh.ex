@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Mesh do
+defmodule Support.Mesh do
   @moduledoc """
   Functions for `:endpoints`, as a user might write them.
   """

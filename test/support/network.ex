@@ -1,10 +1,10 @@
-defmodule EmbeddedEpmd.Network do
+defmodule Support.Network do
   @moduledoc """
   Network namespaces for tests, in which VMs can be started. A namespace ends with the process that created it. For
   users other than root it comes with a user namespace, in which they are root.
   """
 
-  import EmbeddedEpmd.Vm, only: [eventually: 1]
+  import Support.Vm, only: [eventually: 1]
 
   @doc "Creates a network with only a loopback."
   def start, do: start(nil)

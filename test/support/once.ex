@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Once do
+defmodule Support.Once do
   @moduledoc """
   What takes long to make and is used by several test modules, which run side by side.
   """

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.PassingOn do
+defmodule Support.PassingOn do
   @moduledoc """
   A discovery module of a user's own, which passes all on to ours.
   """

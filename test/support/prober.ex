@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Prober do
+defmodule Support.Prober do
   @moduledoc """
   Looks names up over TCP at a constant rate, without waiting for earlier lookups, and records how long each took.
   """

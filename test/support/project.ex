@@ -1,11 +1,11 @@
-defmodule EmbeddedEpmd.Project do
+defmodule Support.Project do
   @moduledoc "A project of somebody who depends on this library, as it is packed."
 
   @repository Path.expand("../..", __DIR__)
 
   @doc "Creates one; returns its folder, which is deleted at the end of the test."
   def new do
-    project = EmbeddedEpmd.Folder.new("user")
+    project = Support.Folder.new("user")
 
     File.write!(Path.join(project, "mix.exs"), """
     defmodule User.MixProject do

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Registration do
+defmodule Support.Registration do
   @moduledoc """
   Registers names over TCP, as stock nodes do, without a node.
   """

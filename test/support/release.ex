@@ -1,9 +1,9 @@
-defmodule EmbeddedEpmd.Release do
+defmodule Support.Release do
   @moduledoc """
   The release of `examples/greeter`, assembled once for all tests and run with its own scripts.
   """
 
-  import EmbeddedEpmd.Vm, only: [eventually: 1]
+  import Support.Vm, only: [eventually: 1]
 
   @example Path.expand("../../examples/greeter", __DIR__)
 
@@ -11,7 +11,7 @@ defmodule EmbeddedEpmd.Release do
   The folder of the release `prod` with the library that these tests were compiled with. It is assembled once, and deleted
   when all tests have run.
   """
-  def assemble, do: EmbeddedEpmd.Once.get(__MODULE__, &assemble_new/0, &File.rm_rf!/1)
+  def assemble, do: Support.Once.get(__MODULE__, &assemble_new/0, &File.rm_rf!/1)
 
   defp assemble_new do
     folder = Path.join(System.tmp_dir!(), "embedded_epmd_release_#{System.pid()}")

@@ -1,11 +1,11 @@
-defmodule EmbeddedEpmd.ReleaseCase do
+defmodule Support.ReleaseCase do
   @moduledoc "Each test gets a release of its own, `context.release`: its own name, port and processes."
 
   use ExUnit.CaseTemplate
 
-  import EmbeddedEpmd.Vm
+  import Support.Vm
 
-  alias EmbeddedEpmd.Release
+  alias Support.Release
 
   setup context do
     folder = Release.assemble()

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Rounds do
+defmodule Support.Rounds do
   @moduledoc """
   How often a test that depends on chance is repeated, and how long it may take.
 

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Schedulers do
+defmodule Support.Schedulers do
   @moduledoc """
   Keeps the schedulers of a VM from running any other process for a time.
   """

@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Tls do
+defmodule Support.Tls do
   @moduledoc """
   Certificates and options for a distribution over TLS, as in OTP's "Using TLS for Erlang Distribution". They are
   deleted at the end of the test.
@@ -19,7 +19,7 @@ defmodule EmbeddedEpmd.Tls do
   def certificate, do: elem(make(), 0)
 
   defp make do
-    folder = EmbeddedEpmd.Folder.new("tls")
+    folder = Support.Folder.new("tls")
     # The defaults of pkix_test_data are too weak for current versions of OTP.
     modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
     chain = %{root: modern, intermediates: [], peer: modern}

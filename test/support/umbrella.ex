@@ -1,16 +1,16 @@
-defmodule EmbeddedEpmd.Umbrella do
+defmodule Support.Umbrella do
   @moduledoc """
   An umbrella as `mix new --umbrella` creates it, with an application `web` that depends on this library and
   supervises `EmbeddedEpmd`, and an application `back` that does not.
   """
 
-  alias EmbeddedEpmd.Release
+  alias Support.Release
 
   @repository Path.expand("../..", __DIR__)
   @releases "[prod: [applications: [web: :permanent]], back: [applications: [back: :permanent]]]"
 
   @doc "One in a folder of its own, compiled; returns its root, which has no `releases:` yet."
-  def new, do: EmbeddedEpmd.Once.get(__MODULE__, &create/0, &clean_up/1) |> copy()
+  def new, do: Support.Once.get(__MODULE__, &create/0, &clean_up/1) |> copy()
 
   defp create do
     folder =

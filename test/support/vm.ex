@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Vm do
+defmodule Support.Vm do
   @moduledoc """
   Real VMs for tests. Each is an operating system process, controlled over its standard input and output, so that a
   test needs neither distribution nor an EPMD to call functions in it.
@@ -278,7 +278,7 @@ defmodule EmbeddedEpmd.Vm do
   end
 end
 
-defmodule EmbeddedEpmd.Vm.Supervisor do
+defmodule Support.Vm.Supervisor do
   @moduledoc false
   use Supervisor
 
@@ -293,7 +293,7 @@ defmodule EmbeddedEpmd.Vm.Supervisor do
   end
 end
 
-defmodule EmbeddedEpmd.Vm.Application do
+defmodule Support.Vm.Application do
   @moduledoc false
   # The application of a service: it ends with its VM, before the VM's kernel does.
   use Application

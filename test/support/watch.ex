@@ -1,4 +1,4 @@
-defmodule EmbeddedEpmd.Watch do
+defmodule Support.Watch do
   @moduledoc """
   Runs in a VM of a test: looks other nodes up continuously, as the distribution would, and records which nodes go
   down.
