@@ -12,7 +12,7 @@ defmodule EmbeddedEpmd.Server do
   alias EmbeddedEpmd.Boot.{Config, Environment, Exposure, HostAddress, Interface, Lifecycle, Log}
   alias EmbeddedEpmd.Doctor.{Exposed, Facts}
   alias EmbeddedEpmd.Native
-  alias EmbeddedEpmd.Server.Subscribers
+  alias EmbeddedEpmd.Server.{Settings, Subscribers}
 
   # The time over which the native side limits and counts log entries; milliseconds.
   @window 1_000
@@ -255,7 +255,7 @@ defmodule EmbeddedEpmd.Server do
     unrouted? = not Environment.routed?()
     open? = not unrouted? or Exposure.open?(Native.status(server).port, state.open? or Lifecycle.registered?())
 
-    with :ok <- Lifecycle.configure(server, open?) do
+    with :ok <- Settings.configure(server, open?) do
       case Native.claim(server, self()) do
         {:ok, :ok} ->
           if Environment.distributed?(), do: HostAddress.warn_if_missing(server)
@@ -331,7 +331,7 @@ defmodule EmbeddedEpmd.Server do
 
     with true <- Interface.local(),
          %{server: server} when server != nil <- state,
-         {:error, sentence} <- Lifecycle.configure(server, state.open?),
+         {:error, sentence} <- Settings.configure(server, state.open?),
          do: warn_once(state, sentence),
          else: (_ -> log_from(state))
   end
@@ -350,7 +350,7 @@ defmodule EmbeddedEpmd.Server do
         state
 
       open? ->
-        case Lifecycle.configure(server, open?) do
+        case Settings.configure(server, open?) do
           :ok -> log_from(%{state | open?: open?, last_warning: nil})
           {:error, sentence} -> warn_once(state, sentence)
         end

@@ -34,10 +34,12 @@ defmodule EmbeddedEpmd.Boot.Exposure do
   defp peer({:"$inet", _module, _socket} = socket), do: :inet.peername(socket)
   defp peer(_other), do: :none
 
-  @doc "The settings of a server that other hosts may not reach: loopback addresses only, and no handover."
-  @spec loopback_only(Native.config()) :: Native.config()
+  @doc "The settings of a server that is `open?` to other hosts, or is not: then loopback addresses only, and no handover."
+  @spec limit(Native.config(), open? :: boolean()) :: Native.config()
+  def limit(config, true), do: config
+
   # The addresses of a socket unit cannot be changed; they count unless others have been chosen.
-  def loopback_only(config),
+  def limit(config, false),
     do: %{config | addresses: loopbacks(config.addresses), addresses_chosen: false, hand_over: false}
 
   defp loopbacks([]), do: ["127.0.0.1", "::1"]

@@ -167,7 +167,7 @@ defmodule EmbeddedEpmd.Boot.Lifecycle do
     with {:ok, config} <- config(),
          # Nobody tells us when it becomes a node.
          :ok <- if(Environment.distributed?(), do: :ok, else: Interface.choose(:unknown, config.local)),
-         do: start(exposed(config, Exposure.open?(config.port, registered?())), :erlang.whereis(:kernel_sup))
+         do: start(Exposure.limit(config, Exposure.open?(config.port, registered?())), :erlang.whereis(:kernel_sup))
   end
 
   @doc "Stops the server, if there is one, and waits for its end."
@@ -175,94 +175,6 @@ defmodule EmbeddedEpmd.Boot.Lifecycle do
   def stop do
     with {:ok, server} <- server(), do: Native.stop(server, Environment.stopping?())
     :ok
-  end
-
-  @doc """
-  Applies the current settings to a running server, unless it is to be `open?` on its loopback addresses only. Refuses
-  those that cannot be changed any more.
-  """
-  @spec configure(Native.server(), open? :: boolean()) :: :ok | {:error, String.t()}
-  def configure(server, open?) do
-    with {:ok, config} <- config(),
-         :ok <- same_port(config, Native.status(server).port),
-         :ok <- same_advertised(config, :persistent_term.get(@node, :none)),
-         :ok <- same_ports(config.ports, :persistent_term.get(@planned, :none)),
-         :ok <- same_local(config.local, Interface.local(), Environment.distributed?()) do
-      if not (Environment.routed?() or registered?()), do: Native.name_node(server, if(open?, do: own_name()))
-
-      case prefix_error(Native.configure(server, exposed(config, open?))) do
-        {:ok, :ok} -> :ok
-        {:error, sentence} -> {:error, sentence}
-      end
-    end
-  end
-
-  defp own_name, do: :erlang.node() |> :erlang.atom_to_binary() |> :string.split("@") |> hd()
-
-  defp exposed(config, true), do: config
-  defp exposed(config, false), do: Exposure.loopback_only(config)
-
-  # The nodes are registered at this port, so a server never changes it. A default contradicts nothing: the port may
-  # be that of a socket unit.
-  defp same_port(%{port: port}, port), do: :ok
-  defp same_port(%{port_chosen: false}, _), do: :ok
-
-  defp same_port(%{port: wanted}, port) do
-    wanted = :erlang.integer_to_binary(wanted)
-
-    too_late(:port, wanted, [
-      "this VM's server runs on port ",
-      :erlang.integer_to_binary(port),
-      ": it starts with the node, before runtime.exs and the child's options are read. ",
-      "Set ERL_EPMD_PORT, or -embedded_epmd port ",
-      wanted,
-      " in vm.args, or the port in config.exs"
-    ])
-  end
-
-  defp same_advertised(%{advertised_port: wanted}, {_name, port, _creation, registrant})
-       when wanted not in [nil, port] do
-    # Otherwise the registration is that of a node that was stopped.
-    if :erlang.whereis(:net_kernel) == registrant, do: registered_already(wanted, port), else: :ok
-  end
-
-  defp same_advertised(_config, _node), do: :ok
-
-  defp registered_already(wanted, port) do
-    wanted = :erlang.integer_to_binary(wanted)
-
-    too_late(:advertised_port, wanted, [
-      "this node is registered with port ",
-      :erlang.integer_to_binary(port),
-      ": it registers when it starts, before runtime.exs and the child's options are read. ",
-      "Set -embedded_epmd advertised_port ",
-      wanted,
-      " in vm.args, or advertised_port in config.exs"
-    ])
-  end
-
-  # Where the node listens is settled when it starts.
-  defp same_ports(nil, _planned), do: :ok
-
-  defp same_ports(range, {planned, listener}) when planned != range do
-    if :erlang.whereis(:net_kernel) == listener, do: listens_already(range), else: :ok
-  end
-
-  defp same_ports(range, :none) do
-    if Environment.distributed?() and not Environment.routed?(), do: listens_already(range), else: :ok
-  end
-
-  defp same_ports(_range, _planned), do: :ok
-
-  defp listens_already(range) do
-    range = Ports.text(range)
-
-    too_late(:ports, range, [
-      "this node has chosen its port already: it listens when it starts, before runtime.exs and the child's options are ",
-      "read, and only -epmd_module Elixir.EmbeddedEpmd.Discovery knows the setting. Set -embedded_epmd ports \"",
-      range,
-      "\" in vm.args, or ports in config.exs"
-    ])
   end
 
   @doc "The port that the node is to listen on, 0 for any. `name` is its name without the host."
@@ -278,24 +190,12 @@ defmodule EmbeddedEpmd.Boot.Lifecycle do
     end
   end
 
-  # The distribution listens already.
-  defp same_local(wanted, local, distributed?) when wanted in [nil, local] or not distributed?, do: :ok
-
-  defp same_local(wanted, _local, _distributed?) do
-    wanted = :erlang.atom_to_binary(wanted)
-
-    too_late(:local, wanted, [
-      "this node listens without it: it does so when it starts, before runtime.exs and the child's options are read. ",
-      "Set -embedded_epmd local ",
-      wanted,
-      " in vm.args, or local in config.exs"
-    ])
-  end
-
-  defp too_late(key, wanted, why) do
-    source = Config.source(key, options())
-    {:error, :unicode.characters_to_binary(["embedded_epmd: ", source, " says ", wanted, ", but " | why])}
-  end
+  @doc """
+  The setting `:ports` as it was when the node got its port, and the `net_kernel` that listens there. `:none` if no node
+  of this VM has asked for a port.
+  """
+  @spec planned() :: {Ports.range() | nil, pid() | :undefined} | :none
+  def planned, do: :persistent_term.get(@planned, :none)
 
   @doc """
   Registers the local node, for as long as its `net_kernel` lives. If the server is restarted meanwhile, the new one
@@ -322,10 +222,16 @@ defmodule EmbeddedEpmd.Boot.Lifecycle do
 
   @doc "Whether the node has been registered by `register/2`."
   @spec registered?() :: boolean()
-  def registered? do
-    with {_, _, _, registrant} <- :persistent_term.get(@node, :none),
-         do: :erlang.whereis(:net_kernel) == registrant,
-         else: (:none -> false)
+  def registered?, do: registered_port() != :none
+
+  @doc "The port with which the node has been registered by `register/2`."
+  @spec registered_port() :: :inet.port_number() | :none
+  def registered_port do
+    case :persistent_term.get(@node, :none) do
+      # Otherwise the registration is that of a node that was stopped.
+      {_name, port, _creation, registrant} -> if :erlang.whereis(:net_kernel) == registrant, do: port, else: :none
+      :none -> :none
+    end
   end
 
   # The node keeps the creation that it booted with. The owner may not have seen the end of the last registration yet.
@@ -369,7 +275,9 @@ defmodule EmbeddedEpmd.Boot.Lifecycle do
     end
   end
 
-  defp config, do: read(fn -> Config.load(options()) end)
+  @doc "The settings that hold now."
+  @spec config() :: {:ok, Native.config()} | {:error, String.t()}
+  def config, do: read(fn -> Config.load(options()) end)
 
   defp read(settings) do
     {:ok, settings.()}
