@@ -6,9 +6,10 @@ mod wanted;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
 
 use mio::net::TcpListener;
+use rustix::fd::AsFd;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{getsockname, AddressFamily, SocketType};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -71,7 +72,7 @@ impl OpenError {
 
 /// Whether an error says that this host has no such address.
 fn is_absent(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+    error.kind() == ErrorKind::AddrNotAvailable || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
 }
 
 /// Where a listener on this address can be reached from this host.
@@ -157,7 +158,7 @@ pub(crate) fn open_beside(
         share(&overlapped, true)?;
         let opened = bound(address, true).and_then(listening);
         share(&overlapped, false)?;
-        opened.inspect(|socket| drop(SockRef::from(socket).set_reuse_port(false))).map(Beside::New)
+        opened.inspect(|socket| drop(os::set_reuse_port(&SockRef::from(socket), false))).map(Beside::New)
     })
 }
 
@@ -229,12 +230,13 @@ impl HasPort for Beside {
 
 /// The port of a TCP socket.
 pub(crate) fn port_of(socket: impl AsFd) -> Option<u16> {
-    let bound = SockRef::from(&socket).local_addr().ok()?;
+    let bound = SockRef::from(&socket.as_fd()).local_addr().ok()?;
     bound.as_socket().map(|bound| bound.port())
 }
 
 /// The addresses that a listener accepts on: one on `::` may accept IPv4 as well.
 pub(crate) fn addresses_of(listener: impl AsFd) -> Vec<IpAddr> {
+    let listener = listener.as_fd();
     let socket = SockRef::from(&listener);
     let bound = socket.local_addr().ok().and_then(|bound| bound.as_socket()).map(|bound| bound.ip());
     match bound {
@@ -246,13 +248,13 @@ pub(crate) fn addresses_of(listener: impl AsFd) -> Vec<IpAddr> {
 /// Whether a descriptor is that of a TCP socket.
 pub(crate) fn is_tcp(descriptor: impl AsFd) -> bool {
     let is_internet = |family| [AddressFamily::INET, AddressFamily::INET6].contains(&family);
-    socket_type(&descriptor).is_ok_and(|kind| kind == SocketType::STREAM)
-        && getsockname(&descriptor).is_ok_and(|address| is_internet(address.address_family()))
+    socket_type(descriptor.as_fd()).is_ok_and(|kind| kind == SocketType::STREAM)
+        && getsockname(descriptor.as_fd()).is_ok_and(|address| is_internet(address.address_family()))
 }
 
 /// Whether a descriptor is that of a TCP socket that listens.
 pub(crate) fn is_listener(descriptor: impl AsFd) -> bool {
-    is_tcp(&descriptor) && os::is_listening(&descriptor)
+    is_tcp(descriptor.as_fd()) && os::is_listening(descriptor)
 }
 
 /// Checks that this host has all required addresses, whoever listens there.
@@ -308,7 +310,7 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
-        socket.set_reuse_port(true)?;
+        os::set_reuse_port(&socket, true)?;
     }
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -326,7 +328,7 @@ fn listening(socket: Socket) -> io::Result<TcpListener> {
 
 /// Lets other sockets of this user bind the same addresses, or no longer.
 fn share(sockets: &[&&TcpListener], shared: bool) -> io::Result<()> {
-    sockets.iter().try_for_each(|socket| SockRef::from(**socket).set_reuse_port(shared))
+    sockets.iter().try_for_each(|socket| os::set_reuse_port(&SockRef::from(**socket), shared))
 }
 
 /// Makes Linux forget that a port was shared. It remembers the `SO_REUSEPORT` of the last socket that was bound to the

@@ -1,45 +1,29 @@
 //! What differs between operating systems, and what no safe interface offers. All unsafe code of the crate is here.
+//!
+//! Descriptors are named by `rustix::fd`, on Windows too. There a reference to what is `AsFd` need not be so itself.
+//! That is why generic code passes on `as_fd()`.
 #![allow(unsafe_code)]
 
-pub(crate) mod passing;
 #[cfg(feature = "simulation")]
 mod simulation;
+#[cfg_attr(not(unix), path = "os/without_unix.rs")]
+mod unix;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(target_os = "linux")]
+use rustix::fd::{AsRawFd, FromRawFd};
 use rustix::io::Errno;
 use rustix::net::{shutdown, Shutdown};
-use rustix::process::{getrlimit, Resource};
 use socket2::Socket;
-use tokio::io::unix::AsyncFd;
-use tokio::io::Interest;
 
 #[cfg(feature = "simulation")]
 pub use simulation::{act_as_bsd, act_as_jail};
-
-/// Registers a socket with the runtime for reading.
-pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: a type that converts into `OwnedFd` owns its descriptor and always returns the same one, and it stays in
-    // the `AsyncFd`.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
-}
-
-/// Waits until a watched socket ends, or receives something.
-pub(crate) async fn ended<T: AsRawFd>(socket: &AsyncFd<T>)
-where
-    for<'a> &'a T: Read,
-{
-    let mut bytes = [0; 64];
-    while let Ok(mut ready) = socket.readable().await {
-        if ready.try_io(|socket| socket.get_ref().read(&mut bytes)).is_ok() {
-            return;
-        }
-    }
-}
+pub(crate) use unix::*;
 
 /// Makes the kernel report a connection together with its first bytes, or after a second if it stays silent.
 ///
@@ -62,27 +46,6 @@ pub(crate) fn defer_accept(listener: &Socket) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn defer_accept(_listener: &Socket) {}
-
-/// Inspects a descriptor that this process was started with, by its number.
-///
-/// # Errors
-///
-/// Also if there is no such descriptor.
-pub(crate) fn look_at_passed<T>(number: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
-    // SAFETY: `fcntl` accepts any number, and fails if it is no open descriptor.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is open, no other part of this process owns it, and it is borrowed only for this call.
-    look(unsafe { BorrowedFd::borrow_raw(number) })
-}
-
-/// Takes a descriptor that this process was started with, by its number. It can be taken once.
-pub(crate) fn take_passed(number: RawFd) -> io::Result<OwnedFd> {
-    look_at_passed(number, |_| Ok(()))?;
-    // SAFETY: it is open, and the service manager passed it to this process to own.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
 
 /// A file in memory. It lasts as long as any process has its descriptor.
 #[cfg(target_os = "linux")]
@@ -108,11 +71,6 @@ pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
     Err(io::ErrorKind::Unsupported.into())
-}
-
-/// How many descriptors the process may have open.
-pub(crate) fn descriptor_limit() -> usize {
-    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Whether a listener can be ended for every process that has a copy.

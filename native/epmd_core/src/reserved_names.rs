@@ -49,7 +49,7 @@ impl Kernel {
         Self
     }
 
-    pub(crate) fn user_of(&self, _connection: impl std::os::fd::AsFd) -> Result<u32, Unknown> {
+    pub(crate) fn user_of(&self, _connection: impl rustix::fd::AsFd) -> Result<u32, Unknown> {
         Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
     }
 }

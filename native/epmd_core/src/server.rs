@@ -21,13 +21,12 @@ use mio::net::TcpListener;
 use parking_lot::RwLock;
 use rustix::io::Errno;
 use rustix::net::{shutdown, Shutdown};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::address::{self, Beside, Listeners, OpenError, Wanted};
 use crate::limits::Limits;
-use crate::os;
+use crate::os::{self, AsyncFd};
 use crate::registry::{Descriptor, NodeConnection, Registration, Registry};
 use crate::reserve::Reserve;
 use crate::reserved_names::Kernel;
@@ -287,7 +286,7 @@ impl Server {
             let _ = os::end_listener(listener);
         }
         for connection in self.shared.registry.entries().iter().filter_map(|entry| entry.connection()) {
-            let _ = shutdown(&*connection, Shutdown::Both);
+            let _ = shutdown(connection.as_fd(), Shutdown::Both);
         }
     }
 
@@ -379,7 +378,7 @@ impl AcceptError {
     fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             _ if error.kind() == ErrorKind::WouldBlock => Self::WouldBlock,
-            Some(Errno::NOMEM | Errno::NOBUFS | Errno::NFILE | Errno::MFILE) => Self::OutOfDescriptors,
+            Some(error) if os::OUT_OF_DESCRIPTORS.contains(&error) => Self::OutOfDescriptors,
             Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK) => Self::Listener,
             _ => Self::Peer,
         }

@@ -14,14 +14,12 @@ mod young;
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::io::{dup2, fcntl_getfd, fcntl_setfd, FdFlags};
+use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
 use socket2::SockRef;
 
 use crate::address::{self, Wanted};
@@ -81,7 +79,7 @@ impl ServiceManager {
                 if !is_named(&name) && bound != Some(port) {
                     return Ok(None);
                 }
-                fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+                os::close_on_exec(descriptor)?;
                 Ok(Some((bound, descriptor.try_clone_to_owned()?)))
             };
             match os::look_at_passed(number, look) {
@@ -176,17 +174,15 @@ impl ServiceManager {
 /// that is closed in other programs tells them apart, so its number stays in use.
 fn taken(stored: Vec<Passed>) -> io::Result<Vec<Named>> {
     let Some((first, _)) = stored.first() else { return Ok(Vec::new()) };
-    if os::look_at_passed(*first, |descriptor| Ok(fcntl_getfd(descriptor)?))?.contains(FdFlags::CLOEXEC) {
+    if os::look_at_passed(*first, |descriptor| os::is_closed_on_exec(descriptor))? {
         return Ok(Vec::new());
     }
     let first = *first;
     let take = |(number, name)| {
-        let mut descriptor = os::take_passed(number)?;
+        let descriptor = os::take_passed(number)?;
         let stored = descriptor.try_clone()?;
         if number == first {
-            dup2(File::open("/dev/null")?, &mut descriptor)?;
-            fcntl_setfd(&descriptor, FdFlags::CLOEXEC)?;
-            let _ = descriptor.into_raw_fd();
+            os::occupy(descriptor)?;
         }
         Ok((name, stored))
     };

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use nix::unistd::{Group, User};
+use crate::os;
 
 /// The user of this process, as the kernel reports it to others.
 pub fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
+    os::own_user()
 }
 
 /// Whether that is what the kernel says of every user who has no number in this user namespace.
@@ -75,8 +75,8 @@ impl Account {
     pub(crate) fn resolved(&self) -> Self {
         let number = match self.kind {
             _ if !self.is_named() => Ok(self.number),
-            Kind::User => User::from_name(&self.name).map(|user| user.map(|user| user.uid.as_raw())),
-            Kind::Group => Group::from_name(&self.name).map(|group| group.map(|group| group.gid.as_raw())),
+            Kind::User => os::user_of_name(&self.name),
+            Kind::Group => os::group_of_name(&self.name),
         };
         Self { number: number.unwrap_or(self.number), ..self.clone() }
     }

@@ -2,15 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use tokio::io::Interest;
-use tokio::net::UnixStream;
 
 use super::message::{self, Message, MAX_MESSAGE};
-use crate::os::passing;
+use crate::os::{passing, UnixStream};
 
 /// Descriptors that may wait for their messages.
 const DESCRIPTORS: usize = 64;

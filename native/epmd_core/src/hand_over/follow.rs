@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::ioctl_fionbio;
 use tokio::sync::{watch, Notify};
 use tokio::task::JoinSet;

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::io::Errno;
-use rustix::net::{recv, RecvFlags};
+use rustix::fd::OwnedFd;
 use socket2::{SockAddr, SockRef};
 
 use super::lock::PendingLock;
@@ -131,7 +129,7 @@ impl Holdings {
                 }
                 // Another node has the name.
                 Some(_) => {}
-                None if is_open(&connection.socket) => self.missing.push(connection),
+                None if os::is_open(&connection.socket) => self.missing.push(connection),
                 None => {}
             }
         }
@@ -178,7 +176,7 @@ impl OwnNode {
             Some((ours, owners)) => {
                 address(socket.local_addr()) == Some(owners) && address(socket.peer_addr()) == Some(ours)
             }
-            None => !is_open(connection),
+            None => !os::is_open(connection),
         };
         (entry.name(), entry.port()) == (&self.name[..], self.port) && is_link()
     }
@@ -186,12 +184,6 @@ impl OwnNode {
 
 fn watched(socket: OwnedFd) -> io::Result<NodeConnection> {
     os::watch(TcpStream::from(socket)).map(Arc::new)
-}
-
-/// Whether the node at the other end has neither closed the connection nor been closed.
-fn is_open(socket: &OwnedFd) -> bool {
-    let mut byte = [0];
-    recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err_and(|error| error == Errno::AGAIN)
 }
 
 #[cfg(test)]

@@ -10,12 +10,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
 use parking_lot::Mutex;
-use rustix::fs::{fcntl_lock, fstat, FlockOperation};
-use rustix::io::Errno;
-use rustix::process::{fcntl_getlk, Flock, FlockType};
+use rustix::fd::{AsFd, OwnedFd};
+
+use crate::os;
 
 /// The sockets whose locks are held in this process, by their inodes.
 static HELD: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
@@ -39,13 +38,13 @@ impl PendingLock {
     /// The lock on these listeners.
     pub(crate) fn on(listeners: &[impl AsFd]) -> io::Result<Self> {
         let mut lock = Self::default();
-        listeners.iter().try_for_each(|listener| lock.extend(listener))?;
+        listeners.iter().try_for_each(|listener| lock.extend(listener.as_fd()))?;
         Ok(lock)
     }
 
     /// It is on this listener as well.
     pub(crate) fn extend(&mut self, listener: impl AsFd) -> io::Result<()> {
-        let inode = inode(&listener)?;
+        let inode = os::inode(listener.as_fd())?;
         if !self.is_on(inode) {
             self.0.push(Record { listener: listener.as_fd().try_clone_to_owned()?, inode });
         }
@@ -104,11 +103,11 @@ impl OwnerLock {
     pub(crate) fn follow(&mut self, listeners: &[impl AsFd]) -> io::Result<Self> {
         let (mut served, mut new) = (BTreeSet::new(), PendingLock::default());
         for listener in listeners {
-            let inode = inode(listener)?;
+            let inode = os::inode(listener.as_fd())?;
             served.insert(inode);
             // No copy of one that is locked: to close that would end the lock.
             if !self.0.is_on(inode) {
-                new.extend(listener)?;
+                new.extend(listener.as_fd())?;
             }
         }
         let mut new = new.try_lock().map_err(|(_, error)| error.unwrap_or(io::ErrorKind::WouldBlock.into()))?;
@@ -144,35 +143,27 @@ impl Record {
         if !HELD.lock().insert(self.inode) {
             return Err(None);
         }
-        fcntl_lock(&self.listener, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            HELD.lock().remove(&self.inode);
-            let is_taken = matches!(error, Errno::AGAIN | Errno::ACCESS);
-            (!is_taken).then(|| error.into())
-        })
+        let failed = match os::try_lock(&self.listener) {
+            Ok(true) => return Ok(()),
+            Ok(false) => None,
+            Err(error) => Some(error),
+        };
+        HELD.lock().remove(&self.inode);
+        Err(failed)
     }
 
     fn unlock(&self) {
-        let _ = fcntl_lock(&self.listener, FlockOperation::NonBlockingUnlock);
+        let _ = os::unlock(&self.listener);
         HELD.lock().remove(&self.inode);
     }
 
     fn is_free(&self) -> bool {
-        !HELD.lock().contains(&self.inode) && matches!(self.other(), Ok(None))
+        !HELD.lock().contains(&self.inode) && matches!(os::lock_holder(&self.listener), Ok(None))
     }
 
     fn holder(&self) -> Option<i32> {
-        let holder = self.other().ok()??;
-        holder.pid.map(|pid| pid.as_raw_nonzero().get())
+        os::lock_holder(&self.listener).ok()?.filter(|pid| *pid > 0)
     }
-
-    /// The lock of another process that is in the way.
-    fn other(&self) -> rustix::io::Result<Option<Flock>> {
-        fcntl_getlk(&self.listener, &Flock::from(FlockType::WriteLock))
-    }
-}
-
-fn inode(listener: impl AsFd) -> io::Result<u64> {
-    Ok(fstat(listener)?.st_ino)
 }
 
 #[cfg(test)]

@@ -6,20 +6,20 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fd::OwnedFd;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio::try_join;
 
 use super::channel::{self, Receiver, Sender};
 use super::peer;
 use super::settings::Trusted;
-use crate::os;
+use crate::os::{self, UnixListener, UnixStream};
 use crate::protocol::{self, MEETING};
 
 /// How long the owner may take to answer, and to call. It normally takes less than a millisecond; one that has ended
@@ -85,7 +85,7 @@ pub(crate) async fn meet(owner: SocketAddr, trusted: &Trusted) -> Result<(Sender
 
 /// Calls the follower that waits at this name. The caller checks who it is.
 pub(crate) async fn call(name: Name) -> io::Result<UnixStream> {
-    UnixStream::connect(path(name)).await
+    os::connect(path(name)).await
 }
 
 /// Whether this process may meet others, as far as it can find out alone: calls itself.

@@ -6,12 +6,11 @@
 
 use std::fs;
 use std::io::{Error, ErrorKind};
-use std::os::fd::AsFd;
 
-use tokio::net::UnixStream;
+use rustix::fd::AsFd;
 
 use super::settings::Trusted;
-use crate::os;
+use crate::os::{self, UnixStream};
 use crate::users::{is_unmapped, own_user};
 
 /// The namespaces that make a process one of this host's, as in `/proc/PID/ns`.
@@ -25,8 +24,7 @@ const NAMESPACES: [&str; 3] = ["user", "mnt", "pid"];
 /// `PermissionDenied` with a sentence that says why it is not trusted, or `NotConnected` if it has ended: it may have been
 /// trusted.
 pub(crate) fn check(stream: &UnixStream, trusted: &Trusted) -> Result<Option<i32>, Error> {
-    let peer = stream.peer_cred()?;
-    let (user, pid) = (peer.uid(), peer.pid().filter(|pid| *pid > 0));
+    let (user, group, pid) = os::peer_of(stream)?;
     let denied = |why: &str| {
         let process = pid.map_or("a process".into(), |pid| format!("process {pid}"));
         let text = format!("{process} of the user {user} {why}");
@@ -35,7 +33,7 @@ pub(crate) fn check(stream: &UnixStream, trusted: &Trusted) -> Result<Option<i32
     if is_unmapped(user) {
         return denied("is outside of the user namespace of this VM");
     }
-    if trusted.lists(user, peer.gid(), || os::peer_groups(stream.as_fd())) {
+    if trusted.lists(user, group, || os::peer_groups(stream.as_fd())) {
         return Ok(pid);
     }
     if user != own_user() {

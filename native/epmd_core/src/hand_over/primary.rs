@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::UnixStream;
+use rustix::fd::{AsFd, OwnedFd};
 use tokio::sync::{mpsc, oneshot, watch, Notify};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at, Instant};
@@ -28,7 +27,7 @@ use super::settings::HandOver;
 use super::succession::Stopped;
 use crate::health::{Question, Report};
 use crate::node::NodeName;
-use crate::os;
+use crate::os::{self, UnixStream};
 use crate::registry::log::Subscription;
 use crate::registry::{Descriptor, Entry, Holder, NodeConnection, Registration, Registry};
 use crate::reserve::Reserve;

@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -12,7 +11,7 @@ use tokio::time::timeout;
 use super::settings::StartError;
 use super::trouble::ended_unanswered;
 use crate::node::Node;
-use crate::os;
+use crate::os::{self, AsyncFd};
 use crate::protocol::{self, Alive2Reply, Malformed};
 
 /// How long a reply may take. A slower EPMD is of no use.

@@ -272,8 +272,9 @@ async fn replace(
 /// Locks the listeners that are served now, before anybody is given them. Returns the lock on those that were replaced, to
 /// be held until they are shut.
 fn follow(lock: &mut Option<OwnerLock>, server: &Server) -> Option<OwnerLock> {
+    let listeners = server.listeners();
     lock.as_mut()?
-        .follow(&server.listeners())
+        .follow(&listeners.iter().map(|listener| listener.as_fd()).collect::<Vec<_>>())
         .inspect_err(|error| {
             tracing::warn!(%error, "standbys may serve beside this owner: a new listener cannot be locked");
         })

@@ -36,7 +36,7 @@ pub(super) fn bind(socket: &Socket, mut address: SocketAddr) -> io::Result<()> {
     if address.port() != 0 && listened_on(address.port())?.contains(&address.ip()) {
         return Err(ErrorKind::AddrInUse.into());
     }
-    socket.set_reuse_port(true)?;
+    super::set_reuse_port(socket, true)?;
     socket.bind(&address.into())?;
     socket.listen(1)
 }

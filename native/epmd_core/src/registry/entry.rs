@@ -4,14 +4,14 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, OnceLock, Weak};
 
-use tokio::io::unix::AsyncFd;
+use rustix::fd::AsFd;
 use tokio::sync::Notify;
 
 use super::life::Life;
 use crate::journal::Change;
+use crate::os::{self, AsyncFd};
 use crate::protocol::Port2Reply;
 
 /// What keeps a registration alive.
@@ -88,7 +88,7 @@ impl Entry {
 
     /// Sets what keeps the registration alive, once.
     pub(super) fn hold(&self, holder: Holder) {
-        let descriptor = holder.connection().map_or(-1, |connection| connection.as_fd().as_raw_fd());
+        let descriptor = holder.connection().map_or(-1, |connection| os::number_of(connection.as_fd()));
         let _ = self.held.set(Held { holder, descriptor });
     }
 

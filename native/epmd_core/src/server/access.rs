@@ -1,9 +1,9 @@
 //! Who may ask what, decided here and nowhere else.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::str::FromStr;
 
+use rustix::fd::AsFd;
 use rustix::net::getsockname;
 
 use crate::protocol::Request;
@@ -66,7 +66,7 @@ impl Policy {
 impl Origin {
     /// Where the peer of a connection is.
     pub(crate) fn of_peer(peer: SocketAddr, connection: impl AsFd) -> Self {
-        Self::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(&connection)?)?))
+        Self::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(connection.as_fd())?)?))
     }
 
     /// A peer is local when it comes from a loopback address, or from the very address it dialled.

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream as StdStream};
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use rustix::fd::AsFd;
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -235,7 +235,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
-    let origin = Origin::of_peer(peer, &connection);
+    let origin = Origin::of_peer(peer, connection.as_fd());
     let policy = &shared.settings.read().policy;
     if let Some(reason) = policy.refuses(&request, origin) {
         metrics.not_permitted.count();
@@ -259,7 +259,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
             found => Answer::Reply(looked_up(metrics, peer, name.as_bytes(), found)),
         },
         Request::Alive2 { node: Ok(node), highest_version } => {
-            let user = shared.kernel.user_of(&connection);
+            let user = shared.kernel.user_of(connection.as_fd());
             match policy.reserved_names.admit(&node.name, user) {
                 Ok(()) => Answer::Register(node, user.ok()),
                 Err(not_theirs) => {

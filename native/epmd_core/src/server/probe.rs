@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 
+use rustix::fd::AsFd;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -28,7 +28,7 @@ pub(super) fn begun(shared: &Shared, bytes: &[u8], peer: SocketAddr, connection:
     if !policy.health {
         return None;
     }
-    if let Some(reason) = policy.refuses_probes(Origin::of_peer(peer, &connection)) {
+    if let Some(reason) = policy.refuses_probes(Origin::of_peer(peer, connection.as_fd())) {
         shared.metrics().not_permitted.count();
         tracing::debug!(%peer, %reason, "a probe is not permitted");
         return None;

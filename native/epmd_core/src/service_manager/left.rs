@@ -3,9 +3,10 @@
 //!
 //! The descriptors stay open. Which they are stands in a file in memory, which is found by its name.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+
+use rustix::fd::{AsRawFd, IntoRawFd, RawFd};
 
 use super::Named;
 use crate::os;
@@ -22,14 +23,14 @@ pub(super) fn leave(stored: Vec<Named>) -> io::Result<()> {
     for (_, descriptor) in stored {
         let _ = descriptor.into_raw_fd();
     }
-    let _ = list.into_raw_fd();
+    let _ = os::descriptor_of(list)?.into_raw_fd();
     Ok(())
 }
 
 /// Takes what was left, if anything was.
 pub(super) fn take() -> io::Result<Vec<Named>> {
     let Some(number) = find() else { return Ok(Vec::new()) };
-    let (mut list, mut lines) = (File::from(os::take_passed(number)?), String::new());
+    let (mut list, mut lines) = (os::file_of(os::take_passed(number)?)?, String::new());
     list.rewind()?;
     list.read_to_string(&mut lines)?;
     let take = |line: &str| {

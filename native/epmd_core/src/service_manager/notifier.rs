@@ -4,15 +4,12 @@
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UnixDatagram;
 
-use crate::os::passing;
+use crate::os::{self, passing, UnixDatagram};
 
 /// The socket on which the service manager listens.
 #[derive(Debug)]
@@ -21,13 +18,9 @@ pub(crate) struct Notifier(UnixDatagram);
 impl Notifier {
     /// Connects to the socket of that name; one that begins with `@` is abstract.
     pub(crate) fn open(name: &OsStr) -> io::Result<Self> {
-        let mut path = name.as_bytes().to_vec();
-        if let Some(first @ b'@') = path.first_mut() {
-            *first = 0;
-        }
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(PathBuf::from(std::ffi::OsString::from_vec(path)))?)?;
+        socket.connect(&os::unix_address(name)?)?;
         Ok(Self(UnixDatagram::from_std(OwnedFd::from(socket).into())?))
     }
 

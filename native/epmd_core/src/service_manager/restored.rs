@@ -3,9 +3,9 @@
 //! What has no descriptor in the store has ended, and so has what ended meanwhile.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+
+use rustix::fd::OwnedFd;
 
 use super::table::{Log, Table};
 use crate::address::{is_listener, is_tcp, port_of};
@@ -49,7 +49,7 @@ impl Kept {
         let of_port = |descriptor: &OwnedFd| port_of(descriptor) == Some(port);
         for (name, descriptor) in stored {
             if let Some(number) = number(&name, TABLE) {
-                tables.insert(number, File::from(descriptor));
+                tables.insert(number, descriptor);
             } else if name == LISTENER && is_listener(&descriptor) && of_port(&descriptor) {
                 let listener = TcpListener::from(descriptor);
                 if listener.set_nonblocking(true).is_ok() {
@@ -60,7 +60,7 @@ impl Kept {
             }
         }
         // The newest may have been begun and not completed.
-        let read = |(number, file)| Some((number, Log::read(file)?));
+        let read = |(number, descriptor)| Some((number, Log::read(descriptor)?));
         if let Some((number, (log, table))) = tables.into_iter().rev().find_map(read) {
             kept.table = Some(table);
             kept.stored.table = number;

@@ -8,14 +8,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::iter;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::unix::AsyncFd;
+use rustix::fd::{AsFd, OwnedFd};
+use socket2::Socket;
 use tokio::time::{sleep, timeout, timeout_at, Instant};
 
 use super::notifier::{removal, storing, Notifier};
@@ -26,7 +25,7 @@ use super::young::Young;
 use crate::backoff::until;
 use crate::hand_over::message::Message;
 use crate::hand_over::Hello;
-use crate::os;
+use crate::os::{self, AsyncFd};
 use crate::registry::log::{LogEntry, Subscription};
 use crate::registry::{Descriptor, Registry};
 
@@ -64,7 +63,7 @@ struct State {
     /// What the service manager has not been sent yet.
     outgoing: VecDeque<(String, Option<Arc<dyn Descriptor>>)>,
     /// Our end of the witness, while that should be in the store.
-    witness: Option<Arc<AsyncFd<UnixStream>>>,
+    witness: Option<Arc<AsyncFd<Socket>>>,
     /// When the first thing was stored of which no witness tells.
     unwitnessed: Option<Instant>,
     /// What the store has no room for is left out.
@@ -225,7 +224,7 @@ impl Store {
     /// Copies of what is stored, when that is everything; of the listeners, these.
     pub(crate) fn copies(&self, listeners: &[Arc<dyn Descriptor>]) -> io::Result<Vec<(String, OwnedFd)>> {
         let state = self.state.lock();
-        let table = (format!("{TABLE}{}", state.table), state.log.copy()?.into());
+        let table = (format!("{TABLE}{}", state.table), state.log.copy()?);
         let copy = |name: String, descriptor: &dyn Descriptor| Ok((name, descriptor.as_fd().try_clone_to_owned()?));
         let listeners = listeners.iter().map(|listener| copy(LISTENER.into(), listener.as_ref()));
         let entries = state.registry.entries();

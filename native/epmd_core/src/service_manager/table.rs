@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+
+use rustix::fd::OwnedFd;
 
 use crate::hand_over::message::{self, Message};
 use crate::hand_over::{Hello, VERSION};
@@ -39,10 +40,11 @@ impl Log {
     }
 
     /// A log as its owner has left it, and the last table in it that is whole. The last message may have been cut off.
-    pub(super) fn read(file: File) -> Option<(Self, Table)> {
+    pub(super) fn read(descriptor: OwnedFd) -> Option<(Self, Table)> {
+        let file = os::file_of(descriptor).ok()?;
         let length = file.metadata().ok()?.len().min(LONGEST);
         let mut bytes = vec![0; usize::try_from(length).ok()?];
-        file.read_exact_at(&mut bytes, 0).ok()?;
+        os::read_exact_at(&file, &mut bytes, 0).ok()?;
         let (mut rest, mut tables) = (bytes.as_slice(), Vec::<Table>::new());
         while let Some(message) = next(&mut rest)? {
             match message {
@@ -57,8 +59,8 @@ impl Log {
     }
 
     /// Another descriptor of it.
-    pub(super) fn copy(&self) -> io::Result<File> {
-        self.file.try_clone()
+    pub(super) fn copy(&self) -> io::Result<OwnedFd> {
+        os::descriptor_of(self.file.try_clone()?)
     }
 
     /// Appends a whole table.
@@ -68,7 +70,7 @@ impl Log {
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.length)?;
+        os::write_all_at(&self.file, bytes, self.length)?;
         self.length += bytes.len() as u64;
         Ok(())
     }

@@ -4,15 +4,14 @@
 //! end sees it open, the store has room.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
+use rustix::fd::{AsFd, OwnedFd};
+use socket2::Socket;
 use tokio::time::timeout;
 
 use super::notifier::{removal, storing, Notifier};
-use crate::os;
+use crate::os::{self, AsyncFd};
 
 /// How long the service manager may take to answer.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,8 +39,8 @@ pub(super) async fn has_room(notifier: &Notifier) -> io::Result<bool> {
 }
 
 /// A pair of sockets, of which one tells when the other is closed.
-pub(super) fn pair() -> io::Result<(AsyncFd<UnixStream>, OwnedFd)> {
-    let (own, others) = UnixStream::pair()?;
+pub(super) fn pair() -> io::Result<(AsyncFd<Socket>, OwnedFd)> {
+    let (own, others) = os::socket_pair()?;
     own.set_nonblocking(true)?;
     Ok((os::watch(own)?, others.into()))
 }
