@@ -1,6 +1,6 @@
 //! Names that belong to users: only a process of theirs may register one.
 
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), path = "reserved_names/without_linux.rs")]
 mod linux;
 mod unknown;
 
@@ -9,7 +9,6 @@ use std::fmt;
 use crate::node::NodeName;
 use crate::users::{own_user, Account};
 
-#[cfg(target_os = "linux")]
 pub(crate) use linux::Kernel;
 pub(crate) use unknown::Unknown;
 
@@ -36,22 +35,6 @@ struct Rule {
 pub(crate) struct NotTheirs {
     owners: String,
     is: Result<u32, Unknown>,
-}
-
-/// A way to ask the kernel whose a connection is.
-#[cfg(not(target_os = "linux"))]
-#[derive(Debug)]
-pub(crate) struct Kernel;
-
-#[cfg(not(target_os = "linux"))]
-impl Kernel {
-    pub(crate) fn new() -> Self {
-        Self
-    }
-
-    pub(crate) fn user_of(&self, _connection: impl rustix::fd::AsFd) -> Result<u32, Unknown> {
-        Err(Unknown::Unasked(rustix::io::Errno::OPNOTSUPP))
-    }
 }
 
 impl ReservedNames {
