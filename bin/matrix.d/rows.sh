@@ -1,7 +1,7 @@
 # Rows of bin/matrix about what is built, packed and downloaded. A row that needs what another one made takes it from
 # its folder of results, or runs that row first.
 
-row_types() { # Apple, FreeBSD, NetBSD, musl, ARM of 32 bits: the compiler's word, with Debian unstable's Rust
+row_types() { # Apple, FreeBSD, NetBSD, musl, ARM of 32 bits, Windows: the compiler's word, with Debian unstable's Rust
   in_root sid_rust env CARGO_TARGET_DIR=/results/target bin/matrix.d/types
 }
 
@@ -61,8 +61,8 @@ equip_sid_rust() { # ROOT, which is a copy of sid
   local machine
   for machine in arm64 armhf riscv64; do chroot_clean "$1" dpkg --add-architecture "$machine"; done
   chroot_clean "$1" apt-get update
-  chroot_clean "$1" apt-get install -y --no-install-recommends rustc cargo rust-src binutils python3-venv qemu-user \
-    musl musl:arm64 libc6-{arm64,armhf,riscv64}-cross
+  chroot_clean "$1" apt-get install -y --no-install-recommends rustc cargo rust-src binutils{,-mingw-w64-x86-64} \
+    python3-venv qemu-user musl musl:arm64 libc6-{arm64,armhf,riscv64}-cross
   for machine in arm64 armhf riscv64; do
     chroot_clean "$1" apt-get install -y --no-install-recommends "libstd-rust-dev:$machine" || true
   done
