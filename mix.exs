@@ -21,7 +21,8 @@ defmodule EmbeddedEpmd.MixProject do
       compilers: [:embedded_epmd_native] ++ Mix.compilers() ++ [:embedded_epmd_appup],
       elixirc_paths: if(Mix.env() == :test, do: ["lib", "test/support"], else: ["lib"]),
       base_url: @source_url && "#{@source_url}/releases/download/v#{@version}",
-      description: "The Erlang port mapper (EPMD) inside the VM: no daemon, nothing to lose with a service",
+      description:
+        "Runs EPMD inside your Elixir release: no separate epmd daemon, and node discovery survives restarts and crashes",
       source_url: @source_url,
       package: package(),
       docs: docs(),

@@ -28,10 +28,10 @@ defmodule EmbeddedEpmd.ComesLaterTest do
     watch(vm)
     eventually(fn -> match?([_], nobody(vm)) end)
     assert [what] = nobody(vm)
-    assert what =~ "nobody has now the user late, whom the settings name"
+    assert what =~ "the settings name the user late, which does not exist on this host"
     assert register(name, port) == :refused
     eventually(fn -> logged(vm, "registration refused") != [] end)
-    reason = "the name belongs to user late (whom nobody has now), and user #{user} asks for it"
+    reason = "the name belongs to user late (unknown on this host), and user #{user} asks for it"
     assert [%{name: ^name, reason: ^reason}] = logged(vm, "registration refused")
     # Another name is anybody's.
     assert register(unique("other"), port) == :granted

@@ -88,7 +88,7 @@ defmodule EmbeddedEpmd.ConfigTest do
       port = free_port()
       hold(port)
       assert {text, 1} = boot([{"ERL_EPMD_PORT", "#{port}"}])
-      assert text =~ "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"
+      assert text =~ "127.0.0.1:#{port} is in use by a program that does not answer as an EPMD"
     end
 
     test "a library that cannot be loaded stops it, and is named with the reason and the remedy" do
@@ -115,7 +115,7 @@ defmodule EmbeddedEpmd.ConfigTest do
       dump = Path.join(Support.Folder.new("detached"), "dump")
       hold(port)
       bad = "ERL_EPMD_PORT (-epmd_port) must be a port from 1 to 65535, got: \"0\"\n"
-      held = "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"
+      held = "127.0.0.1:#{port} is in use by a program that does not answer as an EPMD"
 
       for {port, flags, redirection, status, sentence} <- [
             {"0", ["-detached"], "", 0, bad},

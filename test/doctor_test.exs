@@ -124,8 +124,8 @@ defmodule EmbeddedEpmd.DoctorTest do
 
   for {fault, changes, status, sentence} <- [
         {"a setting that is misspelt",
-         %{ignored: ["config :embedded_epmd, adresses is no setting: did you mean addresses?"]}, :warning,
-         "config :embedded_epmd, adresses is no setting: did you mean addresses?"},
+         %{ignored: ["config :embedded_epmd, adresses is ignored, since it is not a setting: did you mean addresses?"]},
+         :warning, "config :embedded_epmd, adresses is ignored, since it is not a setting: did you mean addresses?"},
         {"a setting that is not valid", %{settings: "embedded_epmd: ERL_EPMD_PORT must be a port"}, :problem,
          "A setting is not valid: embedded_epmd: ERL_EPMD_PORT"},
         {"OTP's discovery module", %{module: "erl_epmd"}, :problem, "The discovery module of this VM is erl_epmd."},

@@ -97,12 +97,12 @@ defmodule EmbeddedEpmd.InstallUmbrellaTest do
 
       for {file, misspelt, setting} <- [{"config", "adresses", "addresses"}, {"runtime", "prot", "port"}] do
         assert text =~
-                 "warning  config/#{file}.exs: config :embedded_epmd, #{misspelt} is no setting, and is ignored: " <>
+                 "warning  config/#{file}.exs: config :embedded_epmd, #{misspelt} is ignored, since it is not a setting: " <>
                    "did you mean #{setting}?\n"
       end
 
-      refute text =~ "build is no setting"
-      refute text =~ "standbys is no setting"
+      refute text =~ "build is ignored"
+      refute text =~ "standbys is ignored"
     end
 
     test "says that there are no releases", %{root: root} do

@@ -153,7 +153,7 @@ defmodule EmbeddedEpmd.LifecycleTest do
       vm = start_unnamed(port)
       hush(vm)
       assert {:error, reason} = become_node(vm, name)
-      assert inspect(reason) =~ "127.0.0.1:#{port} is in use by something that does not answer as an EPMD"
+      assert inspect(reason) =~ "127.0.0.1:#{port} is in use by a program that does not answer as an EPMD"
     end
   end
 

@@ -19,7 +19,7 @@ defmodule EmbeddedEpmd.LogTest do
     eventually(fn -> File.read!(file) =~ "\n" end)
 
     assert File.read!(file) =~
-             ~r/^ warning embedded_epmd: [^\n]*127\.0\.0\.1:#{port} is in use by something that does not answer as an EPMD[^\n]*; the node goes on without EPMD, since its port is fixed\n/
+             ~r/^ warning embedded_epmd: [^\n]*127\.0\.0\.1:#{port} is in use by a program that does not answer as an EPMD[^\n]*; the node goes on without EPMD, since its port is fixed\n/
   end
 
   for {who, has_standby} <- [nobody: false, "a standby": true] do
@@ -40,7 +40,7 @@ defmodule EmbeddedEpmd.LogTest do
       Process.unlink(vm)
       call(vm, :init, :stop)
       eventually(fn -> not File.exists?("/proc/#{pid}") end)
-      told = ~r/^warning embedded_epmd: nobody stands by for this VM, which leaves the port: [^\n]* names=left$/m
+      told = ~r/^warning embedded_epmd: leaving the port without a standby: [^\n]* names=left$/m
       assert File.read!(file) =~ told == not unquote(has_standby)
     end
   end

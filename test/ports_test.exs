@@ -84,20 +84,21 @@ defmodule EmbeddedEpmd.PortsTest do
           {ports({first, first - 1}), "ports must be a range of at most 1000 ports, such as 9100..9199, got: {"},
           {ports({first, first + 1_000}), "ports must be a range of at most 1000 ports"},
           {ports({first, first}) ++ ~w(-kernel inet_dist_listen_min 9000),
-           "ports says #{first}..#{first}, and inet_dist_listen_min of kernel says where the node listens, too: " <>
+           "ports (#{first}..#{first}) and the kernel parameter inet_dist_listen_min both set this node's port: " <>
              "remove one of them"},
-          {ports({first, first}) ++ ~w(-kernel inet_dist_listen_max 9000), "and inet_dist_listen_max of kernel says"}
+          {ports({first, first}) ++ ~w(-kernel inet_dist_listen_max 9000),
+           "and the kernel parameter inet_dist_listen_max both set"}
         ] do
       assert {text, 1} = erl(port, flags)
       assert text =~ "embedded_epmd: " and text =~ sentence
     end
 
     assert {text, 0} = erl(port, ports({first, first}) ++ ["-erl_epmd_port", "#{free_port()}"])
-    assert text =~ "ports says #{first}..#{first}, and is ignored: the port of this node is fixed"
+    assert text =~ "ports (#{first}..#{first}) is ignored, since this node's port is fixed"
 
     {:ok, _} = :gen_tcp.listen(first, ip: @localhost)
     assert {text, 1} = erl(port, ports({first, first}))
-    assert text =~ "embedded_epmd: no port of #{first}..#{first} is free for this node: ports must name more of them"
+    assert text =~ "embedded_epmd: no port of #{first}..#{first} is free for this node: let ports name more"
   end
 
   test "a VM of a release's command takes none, nor one whose name is registered", %{

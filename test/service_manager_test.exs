@@ -25,7 +25,7 @@ defmodule EmbeddedEpmd.ServiceManagerTest do
     assert eventually(fn -> names(port) == [name] end)
     assert listening(port) == ["127.0.0.1"]
     assert eventually(fn -> said?(service, "LISTEN_FDS is unset") end)
-    assert eventually(fn -> said?(service, "keeps nothing for this service") end)
+    assert eventually(fn -> said?(service, "has no descriptor store") end)
 
     tell(service, "t")
     assert eventually(fn -> said?(service, "ended") end)

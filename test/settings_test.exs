@@ -150,7 +150,8 @@ defmodule EmbeddedEpmd.SettingsTest do
           assert Enum.sort(ignored) ==
                    Enum.sort(
                      for {key, misspelt} <- @misspelt,
-                         do: "config :embedded_epmd, #{misspelt} is no setting, and is ignored: did you mean #{key}?"
+                         do:
+                           "config :embedded_epmd, #{misspelt} is ignored, since it is not a setting: did you mean #{key}?"
                    )
         end
       end
@@ -194,7 +195,7 @@ defmodule EmbeddedEpmd.SettingsTest do
             {"ERL_EPMD_RELAXED_COMMANDCHECK", "ERL_EPMD_RELAXED_COMMAND_CHECK"}
           ] do
         {_, ignored} = load_with(vm, [{misspelt, "1"}, {"ERL_EPMD_DIST_LOW", "5"}], [])
-        assert ignored == ["#{misspelt} is no setting, and is ignored: did you mean #{variable}?"]
+        assert ignored == ["#{misspelt} is ignored, since it is not a setting: did you mean #{variable}?"]
       end
     end
 
@@ -213,7 +214,7 @@ defmodule EmbeddedEpmd.SettingsTest do
 
   test "a node with a misspelt setting warns once, and the doctor says it", %{port: port, name: name} do
     vm = start_ours(name, port, flags: ~w(-kernel logger_level none -embedded_epmd adresses ["127.0.0.1"]))
-    sentence = "config :embedded_epmd, adresses is no setting, and is ignored: did you mean addresses?"
+    sentence = "config :embedded_epmd, adresses is ignored, since it is not a setting: did you mean addresses?"
     assert [%{status: :warning}] = for(found <- call(vm, EmbeddedEpmd, :examine), found.what == sentence, do: found)
 
     # At the end of its boot, and again when the child starts.

@@ -309,7 +309,7 @@ defmodule EmbeddedEpmd.Cluster do
       if user,
         do: "a node that fits the cluster belongs to user #{user}: name the user in users: to connect to it",
         else:
-          "whose a node is that fits the cluster cannot be known: it is connected over TLS with verified certificates only"
+          "the user of a node that fits the cluster cannot be determined: it is connected only over TLS with verified certificates"
 
     tell_once(state, if(user, do: :other_user, else: :unknown_user), sentence, name: name)
   end

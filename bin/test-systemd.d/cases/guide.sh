@@ -32,7 +32,7 @@ case_taken() { # when it does not start: the port is no EPMD's
     'push @l, IO::Socket::INET->new(Listen => 9, LocalAddr => "0.0.0.0:4369", ReuseAddr => 1) or die; sleep 1000'
   need 10 "the port is taken" is_taken
   inside systemctl start prod
-  need 30 "it is told" journal_has prod "is in use by something that does not answer as an EPMD"
+  need 30 "it is told" journal_has prod "is in use by a program that does not answer as an EPMD"
   figure "$(journal prod | grep -o 'embedded_epmd: .*does not answer as an EPMD' | tail -n 1)"
   # It is tried again, and works when the port is free.
   inside systemctl stop other-holder

@@ -15,7 +15,7 @@ case_no_store() { # no store: nodes are back after 2 seconds; it is told once, w
     setting prod "$set"
     start_nodes prod
     start_stock 2
-    told=$(journal prod | grep -c "keeps nothing for this service" || true)
+    told=$(journal prod | grep -c "has no descriptor store" || true)
     [[ $told == $([[ $set == NotifyAccess* ]] && echo 1 || echo 0) ]] || fail "$set: it was told $told times."
     inside systemctl restart prod
     await_node prod
@@ -30,8 +30,8 @@ case_no_store() { # no store: nodes are back after 2 seconds; it is told once, w
 case_small_store() { # a store that is too small keeps what fits, and it is told
   with_store 8
   start_stock 10
-  need 10 "it is told" journal_has prod "keeps no more for this service"
-  [[ $(journal prod | grep -c "keeps no more for this service") == 1 ]] || fail "It was told more than once."
+  need 10 "it is told" journal_has prod "descriptor store of this service is full"
+  [[ $(journal prod | grep -c "descriptor store of this service is full") == 1 ]] || fail "It was told more than once."
   local before kept
   before=$(sockets "${stock[@]}")
   inside kill -9 "$(main_pid prod)"
@@ -67,7 +67,7 @@ case_too_many() { # 4,500 registrations: 4,000 are kept, and it is told
   with_store 10000
   inside systemd-run --quiet --unit=other-many --property=LimitNOFILE=65536 elixir /opt/made/many.exs 4500
   need 120 "4,500 are registered" has_names 4501
-  need 120 "it is told" journal_has prod "given no more to keep"
+  need 120 "it is told" journal_has prod "no more nodes are stored"
   need 120 "they are stored" has_stored prod 4003
   kept=$(stored prod)
   inside kill -9 "$(main_pid prod)"

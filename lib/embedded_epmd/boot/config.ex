@@ -120,7 +120,7 @@ defmodule EmbeddedEpmd.Boot.Config do
 
   defp unknown(given, known, what) do
     :lists.map(
-      fn one -> what <> name(one) <> " is no setting, and is ignored: " <> Nearest.hint(one, known) end,
+      fn one -> what <> name(one) <> " is ignored, since it is not a setting: " <> Nearest.hint(one, known) end,
       :lists.filter(fn one -> not :lists.member(one, known) end, given)
     )
   end

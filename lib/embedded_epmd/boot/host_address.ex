@@ -120,8 +120,8 @@ defmodule EmbeddedEpmd.Boot.HostAddress do
       with ip when ip != nil <- missing(server, node()) do
         Log.log(
           :warning,
-          "this node's host name has an address at which no server listens: nodes of this host, as of bin/app rpc, remote " <>
-            "and stop, will not find it; add it to the addresses (ERL_EPMD_ADDRESS, or addresses of config :embedded_epmd)",
+          "no EPMD listens at the address of this node's host name, so that bin/app rpc, remote and stop do not find the " <>
+            "node: add it to addresses (ERL_EPMD_ADDRESS, or config :embedded_epmd)",
           name: :erlang.atom_to_binary(node()),
           address: :erlang.list_to_binary(:inet.ntoa(ip))
         )

@@ -261,7 +261,7 @@ defmodule EmbeddedEpmd.Boot.Lifecycle do
            reason,
            if(:init.get_argument(:escript) == :error and not in_archive?(file),
              do: "; rebuild the release for this machine (mix deps.compile embedded_epmd --force, then mix release)",
-             else: "; an escript has no room for it: its node uses the EPMD that it finds, or make it a release"
+             else: "; an escript cannot contain it: its node uses the EPMD that it finds, or make it a release"
            )
          ])}
     end

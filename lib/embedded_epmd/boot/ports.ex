@@ -23,7 +23,7 @@ defmodule EmbeddedEpmd.Boot.Ports do
   def check(range) do
     cond do
       Environment.fixed_port?() ->
-        ignored = ["ports says ", text(range), ", and is ignored: the port of this node is fixed (-erl_epmd_port)"]
+        ignored = ["ports (", text(range), ") is ignored, since this node's port is fixed (-erl_epmd_port)"]
         Log.log(:warning, ignored)
 
       set?(:inet_dist_listen_min) ->
@@ -41,8 +41,8 @@ defmodule EmbeddedEpmd.Boot.Ports do
 
   defp contradiction(range, other) do
     {:error,
-     "embedded_epmd: ports says " <>
-       text(range) <> ", and " <> other <> " of kernel says where the node listens, too: remove one of them"}
+     "embedded_epmd: ports (" <>
+       text(range) <> ") and the kernel parameter " <> other <> " both set this node's port: remove one of them"}
   end
 
   @doc """
@@ -57,7 +57,7 @@ defmodule EmbeddedEpmd.Boot.Ports do
         {:ok, 0}
 
       {0, _} ->
-        {:error, "embedded_epmd: no port of " <> text(range) <> " is free for this node: ports must name more of them"}
+        {:error, "embedded_epmd: no port of " <> text(range) <> " is free for this node: let ports name more"}
 
       {port, 0} ->
         {:ok, port}

@@ -49,7 +49,7 @@ defmodule EmbeddedEpmd.Doctor.Findings do
 
   # Neither this VM nor its release is a node.
   defp flags(%{look_up: nil}),
-    do: ok("This VM is no node, and is of no release that is one: it needs no EPMD.")
+    do: ok("Neither this VM nor its release is a node, so it needs no EPMD.")
 
   defp flags(facts),
     do:

@@ -123,7 +123,7 @@ impl Rule {
 fn told(users: &[Account]) -> String {
     let user = |user: &Account| match (user.is_named(), user.number()) {
         (true, Some(number)) => format!("{} ({number})", user.name()),
-        (true, None) => format!("{} (whom nobody has now)", user.name()),
+        (true, None) => format!("{} (unknown on this host)", user.name()),
         (false, _) => user.name().into(),
     };
     let mut list: Vec<_> = users.iter().take(TOLD).map(user).collect();
@@ -151,7 +151,9 @@ impl fmt::Display for NotTheirs {
         let Self { owners, is } = self;
         match is {
             Ok(user) => write!(f, "the name belongs to {owners}, and user {user} asks for it"),
-            Err(unknown) => write!(f, "the name belongs to {owners}, and who asks for it cannot be known: {unknown}"),
+            Err(unknown) => {
+                write!(f, "the name belongs to {owners}, and the user that asks for it cannot be determined: {unknown}")
+            }
         }
     }
 }
@@ -219,7 +221,7 @@ mod tests {
         assert_eq!(said(Ok(7)), "the name belongs to users root (0), 4711, and user 7 asks for it");
         assert_eq!(
             said(Err(Unknown::Closed)),
-            "the name belongs to users root (0), 4711, and who asks for it cannot be known: the other end of the connection is closed"
+            "the name belongs to users root (0), 4711, and the user that asks for it cannot be determined: the other end of the connection is closed"
         );
         let many: Vec<_> = (1..100).map(|user: u32| Account::user(&user.to_string())).collect();
         assert_eq!(told(&many), "users 1, 2, 3, 4, 5, others");
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!(list.admit(&name, Ok(4711)), Ok(()));
         assert_eq!(
             list.admit(&name, Ok(7)).expect_err("not theirs").to_string(),
-            "the name belongs to users nobody-of-that-name (whom nobody has now), 4711, and user 7 asks for it"
+            "the name belongs to users nobody-of-that-name (unknown on this host), 4711, and user 7 asks for it"
         );
         // This process may be that user's.
         assert_eq!(list.admit_own_user(&name), Ok(()));

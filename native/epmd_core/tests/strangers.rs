@@ -78,7 +78,7 @@ fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
         let started = || Running::try_start(settings(&["127.0.0.1".parse().unwrap()], port)).err().unwrap();
         let (said, taken) = timed(started);
         assert!(taken < in_time(), "{taken:?}");
-        let expected = format!("127.0.0.1:{port} is in use by something that does not answer as an EPMD: ");
+        let expected = format!("127.0.0.1:{port} is in use by a program that does not answer as an EPMD: ");
         assert!(said.starts_with(&expected) && said.contains(&format!("sport = :{port}")), "{said}");
     };
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The settings as `EmbeddedEpmd.Config` sends them, each already checked there for type and range.
+//! The settings as `EmbeddedEpmd.Boot.Config` sends them, each already checked there for type and range.
 
 use std::time::Duration;
 

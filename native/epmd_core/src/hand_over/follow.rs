@@ -471,7 +471,7 @@ impl Following {
             }
             Failed::Malformed => {
                 self.pause = LONG_PAUSE;
-                self.log("what it says is no message of the handover");
+                self.log("the owner sent an invalid message");
             }
             Failed::OutOfDescriptors => {
                 self.unfit_until = Some(Instant::now() + LONG_PAUSE);

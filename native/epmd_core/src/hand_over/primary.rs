@@ -457,7 +457,7 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
     if was_listed {
         let reason = reason.describe();
         if offer.standbys.borrow().is_empty() {
-            tracing::info!(%standby, %reason, "nobody stands by for this owner any more");
+            tracing::info!(%standby, %reason, "no standby is left");
         } else {
             tracing::info!(%standby, %reason, "a standby has gone, and another is left");
         }

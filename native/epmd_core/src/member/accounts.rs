@@ -83,8 +83,8 @@ impl Accounts {
             for account in reserved.accounts().chain(trusted.accounts()) {
                 if account.number().is_none() && told.insert(account.to_string()) {
                     tracing::warn!(
-                        "nobody has now the {account}, whom the settings name: the names of nodes that belong to it are \
-                         refused to others, nobody stands by as it, and it is looked for every 5 seconds"
+                        "the settings name the {account}, which does not exist on this host: its node names are refused to \
+                         others, no VM stands by as it, and it is looked up again every 5 seconds"
                     );
                 }
             }

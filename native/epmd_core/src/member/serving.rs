@@ -225,8 +225,8 @@ fn warn_of_left(registry: &Registry, own: Option<&NodeName>) {
     }
     tracing::warn!(
         names,
-        "nobody stands by for this VM, which leaves the port: these nodes cannot be found until an EPMD serves it again, \
-         and C nodes do not register again by themselves"
+        "leaving the port without a standby: these nodes cannot be found until an EPMD serves it again, and C nodes do \
+         not register again by themselves"
     );
 }
 

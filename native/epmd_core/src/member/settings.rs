@@ -89,7 +89,7 @@ impl fmt::Display for StartError {
             Self::Open(error) => error.fmt(f),
             Self::Lent(sentence) => f.write_str(sentence),
             Self::Held { address, error } => {
-                write!(f, "{address} is in use by something that does not answer as an EPMD: {error}; ")?;
+                write!(f, "{address} is in use by a program that does not answer as an EPMD: {error}; ")?;
                 write_who(f, address.port())
             }
             Self::Unanswered { wanted, asked, listening } => {
@@ -135,7 +135,7 @@ impl fmt::Display for ListenError {
 
 /// Writes how to see which process holds a port.
 fn write_who(f: &mut fmt::Formatter<'_>, port: u16) -> fmt::Result {
-    f.write_str("to see who it is: ")?;
+    f.write_str("to see which one: ")?;
     if cfg!(target_os = "linux") {
         write!(f, "ss -ltnp 'sport = :{port}' (as root)")
     } else {

@@ -87,7 +87,7 @@ impl Shared {
                 tracing::warn!(
                     nodes,
                     descriptors,
-                    "no more nodes are registered: they have this server's share of the VM's descriptors"
+                    "no more nodes can register: those that have use up this server's share of the VM's descriptors"
                 );
             }
             return Some("this VM's share of descriptors is used up");

@@ -141,8 +141,8 @@ async fn keep(
         Ok(Some(store)) => store,
         Ok(None) => {
             tracing::warn!(
-                "the service manager keeps nothing for this service, whose nodes are unknown for 2 seconds when it \
-                 restarts: give it FileDescriptorStoreMax=, above the number of nodes"
+                "this service has no descriptor store, so stock nodes are unknown for 2 seconds when it restarts: set \
+                 FileDescriptorStoreMax= above the number of nodes"
             );
             return shared.settle(StoreState::None);
         }
@@ -154,11 +154,12 @@ async fn keep(
         told.call_once(|| {
             let nodes = shared.registry.len();
             match why {
-                Full::Refused => tracing::warn!(
-                    nodes,
-                    "the service manager keeps no more for this service: raise its FileDescriptorStoreMax="
-                ),
-                Full::Most => tracing::warn!(nodes, "the service manager is given no more to keep: these are too many"),
+                Full::Refused => {
+                    tracing::warn!(nodes, "the descriptor store of this service is full: raise FileDescriptorStoreMax=")
+                }
+                Full::Most => {
+                    tracing::warn!(nodes, "no more nodes are stored: these are the most that a store can have")
+                }
             }
         });
     };
