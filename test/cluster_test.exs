@@ -111,7 +111,7 @@ defmodule EmbeddedEpmd.ClusterTest do
           attacker = Attacker.reflect(port, node_port(victim), name <> "_evil")
           later = start_ours(name <> "_later", port)
           eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
-          if flags == without_copy, do: eventually(fn -> logged(victim, ~r/whose a node is/) != [] end)
+          if flags == without_copy, do: eventually(fn -> logged(victim, ~r/the user of a node that fits/) != [] end)
           refute Attacker.connected?(attacker)
         end
       end
@@ -144,7 +144,7 @@ defmodule EmbeddedEpmd.ClusterTest do
         attacker = Attacker.reflect(port, node_port(victim), "app#{tag}_evil")
         later = start_ours("app#{tag}_later", port)
         eventually(fn -> call(later, :erlang, :node) in call(victim, Node, :list) end)
-        eventually(fn -> logged(victim, ~r/whose a node is/) != [] end)
+        eventually(fn -> logged(victim, ~r/the user of a node that fits/) != [] end)
         refute Attacker.connected?(attacker)
       end
     end

@@ -7,7 +7,7 @@ defmodule EmbeddedEpmd.ComesLaterTest do
 
   alias Support.{Folder, Network, Registration, Watch}
 
-  @nobody "whom the settings name"
+  @nobody "which does not exist on this host"
 
   setup do
     passwd = Path.join(Folder.new("later"), "passwd")
