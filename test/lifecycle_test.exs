@@ -248,7 +248,11 @@ defmodule EmbeddedEpmd.LifecycleTest do
       supervise(vm)
       logged = fn -> call(vm, Watch, :seen).logged end
       eventually(fn -> List.keymember?(logged.(), :notice, 0) end)
-      warnings = fn -> for {:warning, "no EPMD listens at the address of" <> _, report} <- logged.(), do: report.address end
+
+      warnings = fn ->
+        for {:warning, "no EPMD listens at the address of" <> _, report} <- logged.(), do: report.address
+      end
+
       if told, do: eventually(fn -> warnings.() == ["127.0.1.1"] end), else: assert(warnings.() == [])
       pid = pid(vm)
       :peer.stop(vm)
