@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -131,6 +132,13 @@ impl Process {
         self.tcp(|local, remote, state| local != port && remote == port && state != LISTENS)
             .map(|(local, _)| local)
             .collect()
+    }
+
+    /// Its end of this connection, by its inode.
+    pub fn end_of(&self, connection: &TcpStream) -> Option<String> {
+        let port = |address: io::Result<SocketAddr>| address.expect("a connection").port();
+        let (near, far) = (port(connection.peer_addr()), port(connection.local_addr()));
+        self.tcp(move |local, remote, _| local == near && remote == far).map(|(_, inode)| inode).next()
     }
 
     /// Its IPv4 sockets whose local port, remote port and state fit: the local port and the inode.
