@@ -175,14 +175,13 @@ fn a_stranger_that_calls_does_not_keep_a_member_from_asking_its_owner_again_soon
 #[test]
 fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
     const NODES: usize = 110;
-    const LIMIT: usize = 200;
+    const LIMIT: u32 = 200;
     if !users::are_there() {
         return;
     }
-    let port = free_port();
-    let server = SocketAddr::new(LOOPBACK.into(), port);
+    let server = client::free_address();
     let flags = ["-descriptor_share", "80", "-trust", "root", "-name", "owner"];
-    let mut owner = users::member_of_limited(NOBODY, LIMIT, port, &flags);
+    let mut owner = users::limited_member_of(NOBODY, Some(LIMIT), server.port(), &flags);
     owner.serves();
     let _nodes = fill(server, NODES);
     let mut followers = [1, 2].map(|name| called_by(server, name));
@@ -190,7 +189,7 @@ fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
         follower.write_all(&Hello::RIGHT.framed()).unwrap();
     }
     // One more may be on its way than the limit says.
-    eventually("no more can be sent", || followers.iter().map(descriptors_on_their_way).sum::<usize>() > LIMIT);
+    eventually("no more can be sent", || followers.iter().map(descriptors_on_their_way).sum::<u32>() > LIMIT);
     followers.iter_mut().for_each(read_until_in_sync);
     owner.has_standbys(followers.len());
 }
@@ -272,7 +271,7 @@ fn what_an_owner_says_is_checked_by_the_member() {
 }
 
 /// How many descriptors this end has not received yet.
-fn descriptors_on_their_way(channel: &UnixStream) -> usize {
+fn descriptors_on_their_way(channel: &UnixStream) -> u32 {
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", channel.as_raw_fd())).unwrap();
     let count = about.lines().find_map(|line| line.strip_prefix("scm_fds:")).expect("Linux 5.19 or later");
     count.trim().parse().unwrap()

@@ -59,9 +59,14 @@ impl Process {
 
     /// Starts a member with a limit of descriptors.
     pub fn start_limited(port: u16, descriptors: Option<u32>, flags: &[&str]) -> Self {
+        Self::run(descriptors, "exec \"$0\" \"$@\"", port, flags)
+    }
+
+    /// One that a shell runs like this, after it has set a limit of descriptors. `$0` is the program, `$@` its flags.
+    pub fn run(descriptors: Option<u32>, script: &str, port: u16, flags: &[&str]) -> Self {
         let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit} && "));
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("{limit}exec \"$0\" \"$@\"")]).arg(standalone());
+        command.args(["-c", &format!("{limit}{script}")]).arg(standalone());
         Self::spawn(command, port, flags)
     }
 

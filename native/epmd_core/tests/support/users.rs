@@ -7,7 +7,6 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use super::process::Process;
 use super::request::alive2;
-use super::server::standalone;
 use super::skip::not_run;
 
 /// The other user, and one more.
@@ -41,19 +40,14 @@ pub fn say(user: u32, script: &str) -> String {
 
 /// A member that is run by this user, who need not see where its program is.
 pub fn member_of(user: u32, port: u16, flags: &[&str]) -> Process {
-    run_member_of(user, "", port, flags)
+    limited_member_of(user, None, port, flags)
 }
 
 /// The same, with a limit of descriptors.
-pub fn member_of_limited(user: u32, descriptors: usize, port: u16, flags: &[&str]) -> Process {
-    run_member_of(user, &format!("ulimit -n {descriptors}; "), port, flags)
-}
-
-fn run_member_of(user: u32, first: &str, port: u16, flags: &[&str]) -> Process {
-    let run = format!("exec setpriv --reuid {user} --regid {user} --clear-groups /proc/self/fd/3 \"$@\"");
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("{first}exec 3<\"$0\"; {run}")]).arg(standalone());
-    Process::spawn(command, port, flags)
+pub fn limited_member_of(user: u32, descriptors: Option<u32>, port: u16, flags: &[&str]) -> Process {
+    let script =
+        format!("exec 3<\"$0\" && exec setpriv --reuid {user} --regid {user} --clear-groups /proc/self/fd/3 \"$@\"");
+    Process::run(descriptors, &script, port, flags)
 }
 
 /// What a client does when it has sent its request.
