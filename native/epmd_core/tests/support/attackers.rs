@@ -239,14 +239,15 @@ const WIN_PORT: &str = r#"
 "#;
 
 /// Sends a request from one address and port to another address, and reads the reply. The kernel chooses the
-/// source port, so it connects until that is the right one, or any if that is 0.
+/// source port, from a range of one since Linux 6.3. Before, it connects until that is the right one. 0 is any.
 const SEND_FROM: &str = r#"
-    use constant NO_PORT_YET => 24; # IP_BIND_ADDRESS_NO_PORT
+    use constant { NO_PORT_YET => 24, PORT_RANGE => 51 }; # IP_BIND_ADDRESS_NO_PORT, IP_LOCAL_PORT_RANGE
     my ($host, $port, $source, $source_port, $request) = @ARGV;
     my $to = pack_sockaddr_in($port, inet_aton($host));
     for my $attempt (1..500_000) {
         my $s = tcp();
         setsockopt($s, IPPROTO_IP, NO_PORT_YET, 1) or die "setsockopt: $!";
+        setsockopt($s, IPPROTO_IP, PORT_RANGE, pack("L", $source_port << 16 | $source_port));
         setsockopt($s, SOL_SOCKET, SO_LINGER, pack("ii", 1, 0));
         bind($s, pack_sockaddr_in(0, inet_aton($source))) or die "bind: $!";
         connect($s, $to) or die "connect: $!";
