@@ -17,7 +17,7 @@ use std::time::Duration;
 use epmd_core::{Role, Settings};
 use rustix::process::Signal;
 use support::attackers::{call_and_end, called_by, heard_when_called, FalseOwner, Hello};
-use support::client::{self, eventually, exchange, register};
+use support::client::{self, eventually, eventually_within, exchange, register};
 use support::member::Running;
 use support::nodes::fill;
 use support::process::Process;
@@ -319,14 +319,6 @@ fn hears_nothing(user: u32, server: SocketAddr, name: u128) {
 
 fn settings(port: u16) -> Settings {
     support::member::settings(&[LOOPBACK.into()], port)
-}
-
-fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + patience;
-    while !condition() {
-        assert!(std::time::Instant::now() < deadline, "not within {patience:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The reply to `DUMP_REQ` without the numbers of descriptors.

@@ -9,12 +9,12 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use epmd_core::{HandOver, Trusted};
 use rustix::process::Signal;
 use support::attackers::Attackers;
-use support::client::{self, eventually, exchange, free_address, listing};
+use support::client::{self, eventually, eventually_within, exchange, free_address, listing};
 use support::member::{settings, Running};
 use support::network::Network;
 use support::nodes::{all_found, fill};
@@ -311,14 +311,6 @@ fn owner_and_standby(server: SocketAddr, flags: &[&str]) -> (Process, Process, V
     let standby = Process::start_named(server.port(), "standby", flags);
     standby.stands_by();
     (owner, standby, nodes)
-}
-
-fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Every name at which an owner of this address has ever been found.

@@ -9,10 +9,12 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::attackers::Attackers;
-use support::client::{self, connect_from, eventually, exchange, free_address, listing, register, PATIENCE};
+use support::client::{
+    self, connect_from, eventually, eventually_within, exchange, free_address, listing, register, PATIENCE,
+};
 use support::network::{Network, OTHER_PEER, PEER, SERVER, SERVER_V6};
 use support::nodes::{all_found, fill, need_descriptors};
 use support::request::{alive2, dump, names, port_please2, Alive2};
@@ -31,12 +33,13 @@ const OF_ONE_SOURCE: usize = 32;
 fn who_does_not_read_a_listing_has_no_copy_of_it() {
     const NODES: u16 = 5_000;
     const READERS: usize = 100;
+    /// Not over before all are there, also on a busy machine.
+    const DEADLINE: Duration = Duration::from_secs(9);
     if !users::are_there() {
         return;
     }
     need_descriptors(usize::from(NODES) + 500);
-    // The deadline is not over before all are there, also on a busy machine.
-    let server = Settings::ours().packet_timeout(9).start();
+    let server = Settings::ours().packet_timeout(DEADLINE.as_secs()).start();
     let address = server.ipv4();
     // 1,020 bytes each, so that the kernel does not take the whole listing.
     let name = |number| format!("{}{number:05}", "😀".repeat(250));
@@ -53,7 +56,7 @@ fn who_does_not_read_a_listing_has_no_copy_of_it() {
         assert!((1..256 * 1024).contains(&of_each), "the kernel has {of_each} bytes for each that does not read");
         assert_eq!(listing(address).unwrap(), whole, "another reader");
         // At the deadline nothing is left of them, though they are still there.
-        eventually("the kernel has nothing for them", || self::unread(&server) == 0);
+        eventually_within(DEADLINE + PATIENCE, "the kernel has nothing for them", || self::unread(&server) == 0);
         drop(attackers);
     }
 }
