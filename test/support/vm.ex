@@ -208,16 +208,10 @@ defmodule Support.Vm do
   end
 
   @doc "The addresses with a listener on this port, according to the kernel."
-  def listening(port), do: Enum.uniq(for {address, _} <- listening_sockets(port), do: address)
-
-  # Not from /proc/net/tcp: to read that, the kernel walks its whole table of connections, which can take 20 ms.
-  defp listening_sockets(port) do
-    {sockets, 0} = System.cmd("ss", ~w(--no-header --listening --tcp --numeric --extended) ++ ["sport = :#{port}"])
-
-    for line <- String.split(sockets, "\n", trim: true) do
-      [_, _, _, local | _] = String.split(line)
-      [_, inode] = Regex.run(~r/ ino:(\d+)/, line)
-      {address(String.trim_trailing(local, ":#{port}")), "socket:[#{inode}]"}
+  def listening(port) do
+    for socket <- listening_sockets(port), uniq: true do
+      [_, _, _, local | _] = String.split(socket)
+      address(String.trim_trailing(local, ":#{port}"))
     end
   end
 
@@ -226,13 +220,17 @@ defmodule Support.Vm do
 
   @doc "The processes that hold a listener on this port, according to the kernel."
   def listeners(port) do
-    inodes = for {_, socket} <- listening_sockets(port), do: socket
-
-    for pid <- File.ls!("/proc"),
-        pid =~ ~r/^\d+$/,
-        {:ok, fds} <- [File.ls("/proc/#{pid}/fd")],
-        Enum.any?(fds, &(match?({:ok, _}, link = File.read_link("/proc/#{pid}/fd/#{&1}")) and elem(link, 1) in inodes)),
+    for socket <- listening_sockets(port, ["--processes"]),
+        [_, pid] <- Regex.scan(~r/pid=(\d+)/, socket),
+        uniq: true,
         do: pid
+  end
+
+  # Not from /proc/net/tcp: to read that, the kernel walks its whole table of connections, which can take 20 ms. Nor the
+  # processes from /proc here: the file server, which all tests share, would read each descriptor of each process.
+  defp listening_sockets(port, options \\ []) do
+    {sockets, 0} = System.cmd("ss", ~w(--no-header --listening --tcp --numeric) ++ options ++ ["sport = :#{port}"])
+    String.split(sockets, "\n", trim: true)
   end
 
   @doc "How many threads of the native server the VM has."
