@@ -104,6 +104,11 @@ defmodule EmbeddedEpmd.DoctorHostTest do
       text = run(command, ["elixir" | node] ++ ["--erl", flags, "-e", expression], environment)
       assert text =~ sentence
     end
+
+    # Nor can interfaces be listed there.
+    addresses = "[{0, 0, 0, 0, 0, 0, 0, 1}, {203, 0, 113, 7}]"
+    expression = "IO.inspect(Enum.map(#{addresses}, &EmbeddedEpmd.Boot.HostAddress.own?/1))"
+    assert run([program], ["elixir", "-pa", ebin(), "-e", expression]) == "[true, false]\n"
   end
 
   defp host(port) do

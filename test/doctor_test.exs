@@ -272,6 +272,8 @@ defmodule EmbeddedEpmd.DoctorTest do
         {"a loopback for both", %{distribution: @closed, addresses: ["127.0.0.1", "::1"], weak_cookie: true}},
         {"a loopback, and an EPMD that answers no others", %{distribution: @closed, allow: []}},
         {"a host without a network", %{networks: [], weak_cookie: true}},
+        {"a host whose networks cannot be listed", %{networks: :unknown}},
+        {"a loopback on such a host", %{networks: :unknown, distribution: @closed, addresses: ["127.0.0.1", "::1"]}},
         {"a public address with TLS", %{networks: @public, distribution: %{@open | tls: true}}},
         {"an EPMD on loopback beside a node that is meant to be open", %{addresses: ["127.0.0.1"], local: false}},
         {"a public address that is meant so, as behind a firewall", %{networks: @public, local: false}},
@@ -313,6 +315,11 @@ defmodule EmbeddedEpmd.DoctorTest do
          [
            "The distribution listens at 127.0.0.1, port 41234 (TCP, not encrypted): only this host reaches it, and its cookie is weak",
            "The EPMD is reached by this host only."
+         ]},
+        {%{networks: :unknown},
+         [
+           "(TCP, not encrypted): hosts of networks that cannot be listed here (RestrictAddressFamilies= without AF_NETLINK) reach it",
+           "The EPMD answers lookups of networks that cannot be listed here"
          ]},
         {%{allow: []}, ["The EPMD answers this host only (:allow), though 10.0.0.7/24, fd00::7/64 can connect to it."]}
       ] do

@@ -138,7 +138,19 @@ defmodule EmbeddedEpmd.Boot.HostAddress do
   def own?({0, 0, 0, 0, 0, 0xFFFF, _, _} = ip), do: own?(:inet.ipv4_mapped_ipv6_address(ip))
 
   def own?(ip) do
-    {:ok, interfaces} = :inet.getifaddrs()
-    :lists.any(fn {_, options} -> :lists.member({:addr, ip}, options) end, interfaces)
+    case :inet.getifaddrs() do
+      {:ok, interfaces} -> :lists.any(fn {_, options} -> :lists.member({:addr, ip}, options) end, interfaces)
+      # Without netlink sockets, as where systemd's RestrictAddressFamilies= leaves out AF_NETLINK.
+      {:error, _} -> bindable?(ip)
+    end
+  end
+
+  defp bindable?(ip) do
+    family = if :erlang.tuple_size(ip) == 8, do: :inet6, else: :inet
+
+    case :gen_udp.open(0, [family, ip: ip]) do
+      {:ok, socket} -> :gen_udp.close(socket) == :ok
+      {:error, _} -> false
+    end
   end
 end

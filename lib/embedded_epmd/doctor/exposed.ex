@@ -29,7 +29,7 @@ defmodule EmbeddedEpmd.Doctor.Exposed do
 
   def distribution(%{distribution: listener} = facts) do
     reached_from = Listener.reached_from(facts.networks, listener.ip)
-    public = for {ip, _} <- reached_from, Listener.public?(ip), do: format_ip(ip)
+    public = for {ip, _} <- known(reached_from), Listener.public?(ip), do: format_ip(ip)
     where = "port #{listener.port} (#{transport(listener)})"
 
     cond do
@@ -75,7 +75,8 @@ defmodule EmbeddedEpmd.Doctor.Exposed do
 
   defp epmd(%{status: %{role: :serving, addresses: addresses}} = facts) do
     ips = Enum.map(addresses, &HostAddress.parse/1)
-    reached_from = Enum.uniq(Enum.flat_map(ips, &Listener.reached_from(facts.networks, &1)))
+    reached_from = Enum.map(ips, &Listener.reached_from(facts.networks, &1))
+    reached_from = if :unknown in reached_from, do: :unknown, else: Enum.uniq(Enum.concat(reached_from))
 
     cond do
       reached_from == [] ->
@@ -154,6 +155,10 @@ defmodule EmbeddedEpmd.Doctor.Exposed do
   defp closed?(address), do: HostAddress.loopback?(HostAddress.parse(address))
   defp any?(ip), do: Enum.all?(Tuple.to_list(ip), &(&1 == 0))
 
+  defp known(:unknown), do: []
+  defp known(networks), do: networks
+
+  defp networks(:unknown), do: "networks that cannot be listed here (RestrictAddressFamilies= without AF_NETLINK)"
   defp networks(networks), do: shown(for {ip, bits} <- networks, do: "#{format_ip(ip)}/#{bits}")
 
   defp shown(texts) do

@@ -68,11 +68,15 @@ defmodule EmbeddedEpmd.Doctor.Listener do
     end
   end
 
-  @doc "The networks of this machine, but the loopback's and those of one link."
-  @spec networks() :: [network()]
+  @doc """
+  The networks of this machine, but the loopback's and those of one link. They are unknown where there are no netlink
+  sockets, as where systemd's `RestrictAddressFamilies=` leaves out `AF_NETLINK`.
+  """
+  @spec networks() :: [network()] | :unknown
   def networks do
-    {:ok, interfaces} = :inet.getifaddrs()
-    for {_name, options} <- interfaces, network <- addresses(options), outer?(network), do: network
+    with {:ok, interfaces} <- :inet.getifaddrs(),
+         do: for({_name, options} <- interfaces, network <- addresses(options), outer?(network), do: network),
+         else: ({:error, _} -> :unknown)
   end
 
   defp addresses([{:addr, ip}, {:netmask, mask} | rest]), do: [{ip, bits(mask)} | addresses(rest)]
@@ -85,7 +89,8 @@ defmodule EmbeddedEpmd.Doctor.Listener do
   defp outer?({ip, _bits}), do: not HostAddress.loopback?(ip)
 
   @doc "Those of these networks from which a listener at this address can be reached. One at `::` takes IPv4 as well."
-  @spec reached_from([network()], :inet.ip_address()) :: [network()]
+  @spec reached_from([network()] | :unknown, :inet.ip_address()) :: [network()] | :unknown
+  def reached_from(:unknown, ip), do: if(HostAddress.loopback?(ip), do: [], else: :unknown)
   def reached_from(networks, {0, 0, 0, 0}), do: for({ip, _} = network <- networks, tuple_size(ip) == 4, do: network)
   def reached_from(networks, {0, 0, 0, 0, 0, 0, 0, 0}), do: networks
   def reached_from(networks, ip), do: for({^ip, _} = network <- networks, do: network)
