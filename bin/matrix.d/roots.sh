@@ -21,7 +21,7 @@ clean_up() { [[ ! $scratch ]] || rm -rf "$scratch"; }
 
 readonly base=(ca-certificates curl git procps) \
   equipment=(elixir erlang-nox erlang-dev erlang-src erlang-hex elixir-ex-doc erlang-dialyzer gcc libc6-dev iproute2) \
-  service_host=(systemd systemd-sysv iproute2 elixir erlang-nox erlang-dev gcc libc6-dev rustc-web cargo-web \
+  service_host=(systemd systemd-sysv libnss-systemd iproute2 elixir erlang-nox erlang-dev gcc libc6-dev rustc-web cargo-web \
     rabbitmq-server ejabberd)
 
 installed_in() { # ROOT
