@@ -3,6 +3,8 @@
 //!
 //! The variables are those that the process was started with, also where the VM has unset them for its children since.
 
+mod filling;
+mod item;
 mod keeper;
 mod left;
 mod notifier;
@@ -25,9 +27,10 @@ use socket2::SockRef;
 use crate::address::{self, Wanted};
 use crate::os;
 
+pub(crate) use item::Item;
 pub(crate) use keeper::{Keeper, StoreSender, StoreState};
 use notifier::Notifier;
-pub(crate) use restored::{Kept, Stored, LISTENER};
+pub(crate) use restored::{Kept, Stored};
 pub(crate) use store::remove;
 
 /// A descriptor from the store, and its name.

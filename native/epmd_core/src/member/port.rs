@@ -11,7 +11,7 @@ use super::Member;
 use crate::address::{self, addresses_of, Listeners, OpenError, Wanted};
 use crate::hand_over::OwnerLock;
 use crate::os;
-use crate::service_manager::{self, Kept, LISTENER};
+use crate::service_manager::{self, Item, Kept};
 
 impl Member {
     pub(super) async fn bind(&mut self) -> Event {
@@ -94,9 +94,9 @@ impl Member {
             return;
         }
         // The listeners are stored anew under the same name.
-        let names: Vec<_> = kept.stored.names.into_iter().filter(|name| !serves || name != LISTENER).collect();
+        let items: Vec<_> = kept.stored.items.into_iter().filter(|item| !serves || *item != Item::Listener).collect();
         if let Some(Ok(notifier)) = self.settings.service_manager.notifier() {
-            service_manager::remove(&notifier, &names).await;
+            service_manager::remove(&notifier, items).await;
         }
     }
 

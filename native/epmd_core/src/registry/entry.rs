@@ -162,7 +162,7 @@ impl Entry {
     }
 
     /// Whether it is this VM's own node.
-    pub(super) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.held.get().is_some_and(|held| matches!(held.holder, Holder::Local))
     }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::filling::Full;
 use super::left;
 use super::notifier::Notifier;
 use super::restored::Stored;
-use super::store::{Full, Store};
+use super::store::Store;
 use super::witness::has_room;
 use crate::hand_over::Hello;
 use crate::registry::{Descriptor, Registry};
@@ -82,8 +83,7 @@ impl Keeper {
     /// Leaves the same to the next run of the VM in this process, if it is the process that goes on.
     pub(crate) async fn leave(&self) -> io::Result<()> {
         let Some(store) = self.shared.store().await else { return Ok(()) };
-        let listeners = self.listeners.borrow().clone();
-        left::leave(store.copies(&listeners)?)
+        left::leave(store.copies()?)
     }
 
     /// Stops, and empties the store.
@@ -131,7 +131,7 @@ async fn keep(
     stored: Stored,
 ) {
     let begin = async {
-        if !has_room(&notifier).await? && stored.names.is_empty() {
+        if !has_room(&notifier).await? && stored.items.is_empty() {
             return Ok(None);
         }
         let listeners = listeners.borrow_and_update().clone();

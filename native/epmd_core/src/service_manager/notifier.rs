@@ -9,7 +9,11 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 
+use super::item::Item;
 use crate::os::{self, passing, UnixDatagram};
+
+/// The message with which the service manager is asked to close its descriptor once it has read everything before.
+pub(super) const BARRIER: &str = "BARRIER=1";
 
 /// The socket on which the service manager listens.
 #[derive(Debug)]
@@ -49,12 +53,12 @@ impl Notifier {
     }
 }
 
-/// The message with which a descriptor is stored under a name.
-pub(crate) fn storing(name: &str) -> String {
-    format!("FDSTORE=1\nFDNAME={name}")
+/// The message with which a descriptor is stored as this.
+pub(super) fn storing(item: Item) -> String {
+    format!("FDSTORE=1\nFDNAME={item}")
 }
 
-/// The message that takes what has this name out of the store.
-pub(crate) fn removal(name: &str) -> String {
-    format!("FDSTOREREMOVE=1\nFDNAME={name}")
+/// The message that takes this out of the store.
+pub(super) fn removal(item: Item) -> String {
+    format!("FDSTOREREMOVE=1\nFDNAME={item}")
 }

@@ -7,17 +7,12 @@ use std::net::TcpListener;
 
 use rustix::fd::OwnedFd;
 
+use super::item::Item;
 use super::table::{Log, Table};
 use crate::address::{is_listener, is_tcp, port_of};
 use crate::hand_over::Holdings;
 use crate::registry::Registry;
 
-/// The name of a listener in the store.
-pub(crate) const LISTENER: &str = "epmd-listener";
-/// What the name of a table begins with; a number follows, the newest being the highest.
-pub(crate) const TABLE: &str = "epmd-table-";
-/// What the name of a connection begins with; the number of its registration follows.
-pub(crate) const CONNECTION: &str = "epmd-";
 /// What was found in the store.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
@@ -36,27 +31,33 @@ pub(crate) struct Stored {
     pub(crate) table: u64,
     /// Its log, if the owner goes on with it.
     pub(super) log: Option<Log>,
-    /// All names.
-    pub(crate) names: Vec<String>,
+    /// All of ours.
+    pub(crate) items: Vec<Item>,
 }
 
 impl Kept {
     /// Sorts what was in the store, for an owner of this port.
     pub(crate) fn sort(stored: Vec<(String, OwnedFd)>, port: u16) -> Self {
         let mut kept = Self::default();
-        kept.stored.names = stored.iter().map(|(name, _)| name.clone()).collect();
         let mut tables = BTreeMap::new();
         let of_port = |descriptor: &OwnedFd| port_of(descriptor) == Some(port);
         for (name, descriptor) in stored {
-            if let Some(number) = number(&name, TABLE) {
-                tables.insert(number, descriptor);
-            } else if name == LISTENER && is_listener(&descriptor) && of_port(&descriptor) {
-                let listener = TcpListener::from(descriptor);
-                if listener.set_nonblocking(true).is_ok() {
-                    kept.listeners.push(listener);
+            let Some(item) = Item::named(&name) else { continue };
+            kept.stored.items.push(item);
+            match item {
+                Item::Table(number) => {
+                    tables.insert(number, descriptor);
                 }
-            } else if let Some(id) = number(&name, CONNECTION).filter(|_| is_tcp(&descriptor) && of_port(&descriptor)) {
-                kept.connections.insert(id, descriptor);
+                Item::Listener if is_listener(&descriptor) && of_port(&descriptor) => {
+                    let listener = TcpListener::from(descriptor);
+                    if listener.set_nonblocking(true).is_ok() {
+                        kept.listeners.push(listener);
+                    }
+                }
+                Item::Connection(id) if is_tcp(&descriptor) && of_port(&descriptor) => {
+                    kept.connections.insert(id, descriptor);
+                }
+                Item::Listener | Item::Connection(_) | Item::Witness => {}
             }
         }
         // The newest may have been begun and not completed.
@@ -83,9 +84,4 @@ impl Kept {
         }
         true
     }
-}
-
-/// The number in a name in the store.
-pub(crate) fn number(name: &str, before: &str) -> Option<u64> {
-    name.strip_prefix(before)?.parse().ok()
 }

@@ -5,37 +5,31 @@
 //! of the table. The store subscribes to the table as a follower does; what the service manager does not take it closes
 //! without a word, so it gets a [witness](super::witness) as well.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::iter;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, OwnedFd};
-use socket2::Socket;
 use tokio::time::{sleep, timeout, timeout_at, Instant};
 
-use super::notifier::{removal, storing, Notifier};
-use super::restored::{number, Stored, CONNECTION, LISTENER, TABLE};
+use super::filling::{Action, Filling, Full, MOST};
+use super::item::Item;
+use super::notifier::{removal, storing, Notifier, BARRIER};
+use super::restored::Stored;
 use super::table::Log;
-use super::witness::{pair, TIMEOUT, WITNESS};
-use super::young::Young;
+use super::witness::{Heard, Witness, TIMEOUT};
 use crate::backoff::until;
 use crate::hand_over::message::Message;
 use crate::hand_over::Hello;
-use crate::os::{self, AsyncFd};
+use crate::os;
 use crate::registry::log::{LogEntry, Subscription};
 use crate::registry::{Descriptor, Registry};
 
 /// Log entries that are taken before other peers get a turn.
 const ENTRIES_AT_ONCE: usize = 256;
-/// How many connections are kept. systemd compares each with all that it has, which takes its time; and the next life is
-/// told of them in one variable, of which Linux takes 131,072 bytes.
-const MOST: usize = 4_000;
-/// How long after something was stored the witness is. In between others may be stored, of which it tells as well.
-const WITNESS_DELAY: Duration = Duration::from_millis(100);
 /// A pause before a message is sent again that was refused for another reason than a full queue.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -49,35 +43,18 @@ pub(crate) struct Store {
 
 #[derive(Debug)]
 struct State {
+    filling: Filling,
     notifier: Arc<Notifier>,
     registry: Registry,
     hello: Hello,
+    listeners: Vec<Arc<dyn Descriptor>>,
     subscription: Arc<Subscription>,
     log: Log,
-    /// The number of the table in the store.
-    table: u64,
-    /// The registrations whose connections are in the store.
-    connections: BTreeSet<u64>,
-    /// Those whose connections are not stored yet.
-    young: Young,
     /// What the service manager has not been sent yet.
     outgoing: VecDeque<(String, Option<Arc<dyn Descriptor>>)>,
-    /// Our end of the witness, while that should be in the store.
-    witness: Option<Arc<AsyncFd<Socket>>>,
-    /// When the first thing was stored of which no witness tells.
-    unwitnessed: Option<Instant>,
-    /// What the store has no room for is left out.
-    full: Option<Full>,
+    /// While it should be in the store.
+    witness: Option<Arc<Witness>>,
     is_full: Arc<AtomicBool>,
-}
-
-/// Why no more is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
-    /// The service manager took no more.
-    Refused,
-    /// There are as many as are kept.
-    Most,
 }
 
 /// How far the passing came.
@@ -100,31 +77,20 @@ impl Store {
         stored: Stored,
         listeners: Vec<Arc<dyn Descriptor>>,
     ) -> io::Result<Self> {
-        let connections = stored.names.iter().filter_map(|name| number(name, CONNECTION)).collect();
-        let (log, is_stored) = match stored.log {
-            Some(log) => (log, true),
-            None => (Log::new()?, false),
-        };
+        let filling = Filling::new(stored.items, stored.table, stored.log.is_some(), MOST, Instant::now());
         let mut state = State {
+            filling,
             notifier: Arc::new(notifier),
             registry: registry.clone(),
             hello,
+            listeners,
             subscription: registry.subscribe(None),
-            log,
-            table: stored.table,
-            connections,
-            young: Young::default(),
+            log: stored.log.map_or_else(Log::new, Ok)?,
             outgoing: VecDeque::new(),
             witness: None,
-            unwitnessed: None,
-            full: None,
             is_full: Arc::default(),
         };
-        listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
-        if !is_stored {
-            state.store_log()?;
-        }
-        state.write_table()?;
+        state.carry_out()?;
         let is_full = Arc::clone(&state.is_full);
         Ok(Self { state: Arc::new(Mutex::new(state)), is_full })
     }
@@ -143,51 +109,45 @@ impl Store {
     /// Has these listeners kept in the place of those that are.
     pub(crate) fn renew(&self, listeners: Vec<Arc<dyn Descriptor>>) {
         let mut state = self.state.lock();
-        state.remove(LISTENER.into());
-        listeners.into_iter().for_each(|listener| state.store(LISTENER.into(), listener));
+        state.listeners = listeners;
+        state.filling.relisten(Instant::now());
         let _ = state.pass();
     }
 
     /// Tends the store for as long as the service manager hears; calls `full` when it has no more room.
     pub(crate) async fn tend(&self, full: impl Fn(Full)) -> io::Error {
         loop {
-            let (progress, notifier, subscription, witness, witness_due, young_due) = {
+            let (progress, notifier, subscription, witness, due) = {
                 let mut state = self.state.lock();
                 let progress = match state.pass() {
                     Ok(progress) => progress,
                     Err(error) => return error,
                 };
-                state.full.map(&full);
+                state.filling.full().map(&full);
                 let (notifier, subscription) = (Arc::clone(&state.notifier), Arc::clone(&state.subscription));
-                let witness_due = state.unwitnessed.map(|since| since + WITNESS_DELAY);
-                (progress, notifier, subscription, state.witness.clone(), witness_due, state.young.due())
+                (progress, notifier, subscription, state.witness.clone(), state.filling.due())
             };
             let is_done = progress == Progress::Done;
-            let closed = async {
+            let heard = async {
                 match &witness {
-                    Some(witness) => os::ended(witness).await,
+                    Some(witness) => witness.heard().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = closed => {
-                    // One that has given way is closed as well.
-                    let is_refused = |current: &mut Arc<_>| witness.is_some_and(|old| Arc::ptr_eq(current, &old));
+                heard = heard => {
                     let mut state = self.state.lock();
-                    if state.witness.take_if(is_refused).is_some() {
-                        state.set_full(Some(Full::Refused));
+                    // One that has given way is closed as well.
+                    let is_current = state.witness.as_ref().zip(witness).is_some_and(|(now, then)| Arc::ptr_eq(now, &then));
+                    if is_current {
+                        state.hear(heard);
                     }
                 }
                 () = tokio::task::yield_now(), if progress == Progress::More => {}
                 () = notifier.writable(), if progress == Progress::Blocked => {}
                 () = sleep(PAUSE), if progress == Progress::Crowded => {}
                 () = subscription.appended(), if is_done => {}
-                () = until(young_due), if is_done => self.state.lock().store_due(),
-                () = until(witness_due), if is_done => {
-                    if let Err(error) = self.state.lock().send_witness() {
-                        return error;
-                    }
-                }
+                () = until(due), if is_done => self.state.lock().filling.on_time(Instant::now()),
             }
         }
     }
@@ -199,7 +159,7 @@ impl Store {
         if !timeout_at(deadline, self.passed()).await.unwrap_or(false) {
             return false;
         }
-        let young = async { while self.state.lock().store_oldest() && self.passed().await {} };
+        let young = async { while self.state.lock().filling.hurry(Instant::now()) && self.passed().await {} };
         let _ = timeout_at(deadline, young).await;
         true
     }
@@ -221,38 +181,34 @@ impl Store {
         }
     }
 
-    /// Copies of what is stored, when that is everything; of the listeners, these.
-    pub(crate) fn copies(&self, listeners: &[Arc<dyn Descriptor>]) -> io::Result<Vec<(String, OwnedFd)>> {
+    /// Copies of what is stored, when that is everything.
+    pub(crate) fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let state = self.state.lock();
-        let table = (format!("{TABLE}{}", state.table), state.log.copy()?);
-        let copy = |name: String, descriptor: &dyn Descriptor| Ok((name, descriptor.as_fd().try_clone_to_owned()?));
-        let listeners = listeners.iter().map(|listener| copy(LISTENER.into(), listener.as_ref()));
-        let entries = state.registry.entries();
-        let stored = entries.iter().filter(|entry| state.connections.contains(&entry.id()));
-        let connections = stored.filter_map(|entry| Some((entry.id(), entry.connection()?)));
-        let connections = connections.map(|(id, connection)| copy(name_of(id), connection.as_ref()));
-        iter::once(Ok(table)).chain(listeners).chain(connections).collect()
+        let mut copies = Vec::new();
+        for item in state.filling.items().filter(|item| *item != Item::Witness) {
+            for descriptor in state.descriptors(item)? {
+                copies.push((item.to_string(), descriptor.as_fd().try_clone_to_owned()?));
+            }
+        }
+        Ok(copies)
     }
 
     /// Takes everything back, waiting a moment for the service manager where it must.
     pub(crate) async fn empty(&self) {
-        let (notifier, outgoing) = {
+        let (notifier, items) = {
             let mut state = self.state.lock();
-            let names = state.connections.iter().map(|id| name_of(*id));
-            let table = format!("{TABLE}{}", state.table);
-            let names: Vec<_> = names.chain([LISTENER.into(), table, WITNESS.into()]).collect();
             state.outgoing.clear();
-            (Arc::clone(&state.notifier), names)
+            (Arc::clone(&state.notifier), state.filling.items().collect::<Vec<_>>())
         };
-        remove(&notifier, &outgoing).await;
+        remove(&notifier, items).await;
     }
 }
 
-/// Takes everything of these names from the store, waiting a moment for the service manager where it must.
-pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
+/// Takes these from the store, waiting a moment for the service manager where it must.
+pub(crate) async fn remove(notifier: &Notifier, items: Vec<Item>) {
     let removed = async {
-        for name in names {
-            if notifier.deliver(&removal(name), None).await.is_err() {
+        for item in items {
+            if notifier.deliver(&removal(item), None).await.is_err() {
                 return;
             }
         }
@@ -260,37 +216,56 @@ pub(crate) async fn remove(notifier: &Notifier, names: &[String]) {
     let _ = timeout(TIMEOUT, removed).await;
 }
 
-fn name_of(connection: u64) -> String {
-    format!("{CONNECTION}{connection}")
-}
-
 impl State {
-    /// Begins another table, and has it kept in the place of the last.
-    fn begin(&mut self) -> io::Result<()> {
-        self.log = Log::new()?;
-        self.store_log()?;
-        self.write_table()
+    /// Does what the rules say.
+    fn carry_out(&mut self) -> io::Result<()> {
+        while let Some(action) = self.filling.next_action() {
+            match action {
+                Action::NewLog => self.log = Log::new()?,
+                Action::WriteTable => self.write_table()?,
+                Action::Store(Item::Witness) => self.store_witness()?,
+                Action::Store(item) => {
+                    let descriptors = self.descriptors(item)?;
+                    self.outgoing.extend(descriptors.into_iter().map(|descriptor| (storing(item), Some(descriptor))));
+                }
+                Action::Remove(item) => {
+                    if item == Item::Witness {
+                        self.witness = None;
+                    }
+                    self.outgoing.push_back((removal(item), None));
+                }
+            }
+        }
+        self.is_full.store(self.filling.full().is_some(), Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Has the log kept in the place of the last.
-    fn store_log(&mut self) -> io::Result<()> {
-        let stored = Arc::new(self.log.copy()?);
-        let last = self.table;
-        self.table += 1;
-        // Where the store is full, the new table needs room before the old one can go.
-        let gives_way = self.connections.first().copied().filter(|_| last > 0);
-        let gives_way = gives_way.and_then(|id| Some((id, self.connection(id)?)));
-        if let Some((id, _)) = gives_way {
-            self.remove(name_of(id));
-        }
-        // It is sent once the table is in it, and before the connections of which it tells: without them it is of more
-        // use than they are without it.
-        self.store(format!("{TABLE}{}", self.table), stored);
-        self.remove(format!("{TABLE}{last}"));
-        if let Some((id, connection)) = gives_way {
-            self.store(name_of(id), connection);
-        }
+    /// What is stored as this. There is nothing where a connection has just ended, or another table has come.
+    fn descriptors(&self, item: Item) -> io::Result<Vec<Arc<dyn Descriptor>>> {
+        Ok(match item {
+            Item::Listener => self.listeners.clone(),
+            Item::Table(number) if number == self.filling.table() => vec![Arc::new(self.log.copy()?)],
+            Item::Connection(id) => self.registry.get(id).and_then(|entry| entry.connection()).into_iter().collect(),
+            Item::Table(_) | Item::Witness => Vec::new(),
+        })
+    }
+
+    fn store_witness(&mut self) -> io::Result<()> {
+        let (witness, stored, asked) = Witness::new()?;
+        self.witness = Some(Arc::new(witness));
+        self.outgoing.push_back((storing(Item::Witness), Some(Arc::new(stored))));
+        self.outgoing.push_back((BARRIER.into(), Some(Arc::new(asked))));
         Ok(())
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Read => self.filling.answered(Instant::now()),
+            Heard::Refused => {
+                self.witness = None;
+                self.filling.refused(Instant::now());
+            }
+        }
     }
 
     /// Writes the whole table to the log, and each of its changes from now on.
@@ -300,60 +275,46 @@ impl State {
         while let Ok(Some(entry)) = self.subscription.take() {
             self.follow(entry, &mut bytes);
         }
+        // The ends of others may have been lost.
+        let registry = &self.registry;
+        self.filling.keep_only(|id| registry.get(id).is_some(), Instant::now());
         self.log.begin(&bytes)
     }
 
-    fn set_full(&mut self, full: Option<Full>) {
-        self.full = full;
-        self.is_full.store(full.is_some(), Ordering::Relaxed);
-    }
-
-    fn connection(&self, id: u64) -> Option<Arc<dyn Descriptor>> {
-        self.registry.get(id)?.connection()
-    }
-
+    /// Passes what there is, as far as the service manager takes it.
     fn pass(&mut self) -> io::Result<Progress> {
+        self.carry_out()?;
         // What it does not read waits in the subscription, not here.
         let sent = self.send()?;
         if sent != Progress::Done {
             return Ok(sent);
         }
         let mut bytes = Vec::new();
+        let mut progress = Progress::More;
         for _ in 0..ENTRIES_AT_ONCE {
-            let taken = self.subscription.take();
-            match taken {
+            match self.subscription.take() {
                 Ok(Some(entry)) => self.follow(entry, &mut bytes),
                 Ok(None) => {
-                    self.log.append(&bytes)?;
-                    if self.log.is_long() {
-                        self.begin()?;
-                    }
-                    return self.send();
+                    progress = Progress::Done;
+                    break;
                 }
                 // Entries were lost.
                 Err(_) => {
-                    self.begin()?;
                     bytes.clear();
+                    self.filling.begin_table(Instant::now());
+                    break;
                 }
             }
         }
         self.log.append(&bytes)?;
-        Ok(match self.send()? {
-            Progress::Done => Progress::More,
-            progress => progress,
-        })
-    }
-
-    /// Stores another witness, of everything so far.
-    fn send_witness(&mut self) -> io::Result<Progress> {
-        self.unwitnessed = None;
-        let (own, others) = pair()?;
-        self.witness = Some(Arc::new(own));
-        if self.full == Some(Full::Refused) {
-            self.set_full(None);
+        if self.log.is_long() {
+            self.filling.begin_table(Instant::now());
         }
-        self.outgoing.push_back((storing(WITNESS), Some(Arc::new(others))));
-        self.send()
+        self.carry_out()?;
+        Ok(match self.send()? {
+            Progress::Done => progress,
+            waiting => waiting,
+        })
     }
 
     fn send(&mut self) -> io::Result<Progress> {
@@ -373,49 +334,10 @@ impl State {
         match &entry {
             // A log begins with nothing to resume, and who observes lives no longer than this owner.
             LogEntry::Resumed(_) | LogEntry::Retained(_) | LogEntry::Settled | LogEntry::Refused(_) => return,
-            LogEntry::Ended(id, _) if self.connections.remove(id) => self.remove(name_of(*id)),
-            LogEntry::Ended(id, _) => self.young.remove(*id),
-            LogEntry::Registered(entry) if !self.connections.contains(&entry.id()) => {
-                self.young.add(entry.id(), Instant::now());
-            }
+            LogEntry::Ended(id, _) => self.filling.ended(*id, Instant::now()),
+            LogEntry::Registered(entry) if !entry.is_local() => self.filling.registered(entry.id(), Instant::now()),
             _ => {}
         }
         bytes.extend(Message::Log(entry).encode());
-    }
-
-    /// Has those registrations kept that have lived long enough.
-    fn store_due(&mut self) {
-        let due = self.young.take_due(Instant::now());
-        due.into_iter().for_each(|id| self.store_connection(id));
-    }
-
-    /// Has the oldest of those kept that are not. Whether there were any.
-    fn store_oldest(&mut self) -> bool {
-        let oldest = self.young.take_oldest();
-        oldest.iter().for_each(|id| self.store_connection(*id));
-        !oldest.is_empty()
-    }
-
-    fn store_connection(&mut self, id: u64) {
-        // This VM's own node has none.
-        let Some(connection) = self.connection(id) else { return };
-        if self.connections.len() >= MOST {
-            self.set_full(Some(Full::Most));
-            return;
-        }
-        self.connections.insert(id);
-        self.store(name_of(id), connection);
-    }
-
-    fn store(&mut self, name: String, descriptor: Arc<dyn Descriptor>) {
-        self.unwitnessed.get_or_insert_with(Instant::now);
-        if self.witness.take().is_some() {
-            self.remove(WITNESS.into());
-        }
-        self.outgoing.push_back((storing(&name), Some(descriptor)));
-    }
-
-    fn remove(&mut self, name: String) {
-        self.outgoing.push_back((removal(&name), None));
     }
 }

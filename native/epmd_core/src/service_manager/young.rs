@@ -2,7 +2,7 @@
 //! to outlive the service that was registered a moment ago: so one is stored once it has lived for a while, and not more
 //! than so many at a time. Then nobody makes it busy by registering again and again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,52 +13,69 @@ const AGE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Registrations by their numbers, and since when each waits to be stored.
+/// Registrations by their numbers, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Young {
-    since: BTreeMap<u64, Instant>,
+    /// By turn, each with the time since when it waits.
+    waiting: BTreeMap<u64, (u64, Instant)>,
+    turns: HashMap<u64, u64>,
+    next_turn: u64,
     /// Not before this are the next ones stored.
     next: Option<Instant>,
 }
 
 impl Young {
-    /// Adds one that is newer than all others, or is there already.
+    /// Adds one, if it is not there already.
     pub(super) fn add(&mut self, number: u64, now: Instant) {
-        self.since.entry(number).or_insert(now);
+        if !self.contains(number) {
+            self.turns.insert(number, self.next_turn);
+            self.waiting.insert(self.next_turn, (number, now));
+            self.next_turn += 1;
+        }
     }
 
     pub(super) fn remove(&mut self, number: u64) {
-        self.since.remove(&number);
+        if let Some(turn) = self.turns.remove(&number) {
+            self.waiting.remove(&turn);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn contains(&self, number: u64) -> bool {
+        self.turns.contains_key(&number)
+    }
+
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        self.turns.keys().copied()
     }
 
     /// When the next ones are to be stored.
     pub(super) fn due(&self) -> Option<Instant> {
-        let (_, oldest) = self.since.first_key_value()?;
-        Some((*oldest + AGE).max(self.next.unwrap_or(*oldest)))
+        let (_, (_, since)) = self.waiting.first_key_value()?;
+        Some((*since + AGE).max(self.next.unwrap_or(*since)))
     }
 
-    /// Those that are to be stored now, the oldest first.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<u64> {
+    /// Those that are to be stored now, in their order, and no more than `most`.
+    pub(super) fn take_due(&mut self, now: Instant, most: usize) -> Vec<u64> {
         if self.due().is_none_or(|due| due > now) {
             return Vec::new();
         }
         self.next = Some(now + PAUSE);
-        self.take_while(|since| since + AGE <= now)
+        self.take(most, |since| since + AGE <= now)
     }
 
-    /// The oldest, however young they are.
-    pub(super) fn take_oldest(&mut self) -> Vec<u64> {
-        self.take_while(|_| true)
+    /// The first ones, however young they are, and no more than `most`.
+    pub(super) fn take_oldest(&mut self, most: usize) -> Vec<u64> {
+        self.take(most, |_| true)
     }
 
-    fn take_while(&mut self, is_wanted: impl Fn(Instant) -> bool) -> Vec<u64> {
-        let mut taken = Vec::new();
-        while let Some(oldest) = self.since.first_entry().filter(|oldest| is_wanted(*oldest.get())) {
-            if taken.len() == AT_ONCE {
-                break;
-            }
-            taken.push(oldest.remove_entry().0);
-        }
+    fn take(&mut self, most: usize, is_wanted: impl Fn(Instant) -> bool) -> Vec<u64> {
+        let waiting = self.waiting.values().take_while(|(_, since)| is_wanted(*since));
+        let taken: Vec<_> = waiting.map(|(number, _)| *number).take(most.min(AT_ONCE)).collect();
+        taken.iter().for_each(|number| self.remove(*number));
         taken
     }
 }
@@ -66,6 +83,8 @@ impl Young {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MANY: usize = usize::MAX;
 
     fn young(count: u64, now: Instant) -> Young {
         let mut young = Young::default();
@@ -81,11 +100,11 @@ mod tests {
         young.add(0, now + AGE / 2);
         young.remove(1);
         assert_eq!(young.due(), Some(now + AGE));
-        assert_eq!(young.take_due(now + AGE - PAUSE / 2), []);
-        assert_eq!(young.take_due(now + AGE), [0]);
-        assert_eq!(young.take_due(now + AGE), []);
+        assert_eq!(young.take_due(now + AGE - PAUSE / 2, MANY), []);
+        assert_eq!(young.take_due(now + AGE, MANY), [0]);
+        assert_eq!(young.take_due(now + AGE, MANY), []);
         assert_eq!(young.due(), Some(now + AGE * 3 / 2));
-        assert_eq!(young.take_due(now + AGE * 3 / 2), [2]);
+        assert_eq!(young.take_due(now + AGE * 3 / 2, MANY), [2]);
         assert_eq!(young.due(), None);
     }
 
@@ -93,16 +112,17 @@ mod tests {
     fn no_more_than_so_many_are_due_at_a_time() {
         let now = Instant::now();
         let mut young = young(AT_ONCE as u64 + 5, now);
-        assert_eq!(young.take_due(now + AGE).len(), AT_ONCE);
+        assert_eq!(young.take_due(now + AGE, MANY).len(), AT_ONCE);
         assert_eq!(young.due(), Some(now + AGE + PAUSE));
-        assert_eq!(young.take_due(now + AGE + PAUSE), [20, 21, 22, 23, 24]);
+        assert_eq!(young.take_due(now + AGE + PAUSE, MANY), [20, 21, 22, 23, 24]);
     }
 
     #[test]
     fn the_oldest_can_be_had_sooner() {
-        let mut young = young(AT_ONCE as u64 + 1, Instant::now());
-        assert_eq!(young.take_oldest().first(), Some(&0));
-        assert_eq!(young.take_oldest(), [AT_ONCE as u64]);
-        assert_eq!(young.take_oldest(), []);
+        let mut young = young(AT_ONCE as u64 + 2, Instant::now());
+        assert_eq!(young.take_oldest(1), [0]);
+        assert_eq!(young.take_oldest(MANY).first(), Some(&1));
+        assert_eq!(young.take_oldest(MANY), [AT_ONCE as u64 + 1]);
+        assert_eq!(young.take_oldest(MANY), []);
     }
 }
