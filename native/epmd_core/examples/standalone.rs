@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     policy.reserved_names = ReservedNames::named(reserved)?.resolved();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if is_member {
-        let (service_manager, journal) = (ServiceManager::of_this_process(port)?, Journal::default());
+        let (service_manager, journal) = (ServiceManager::from_environment(port)?, Journal::default());
         let settings = Settings {
             addresses,
             port,

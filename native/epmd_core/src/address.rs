@@ -88,7 +88,7 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
 impl Listeners {
     /// Binds the addresses. No addresses means any address, of both families where the host has both.
     pub fn open(addresses: &[IpAddr], port: u16) -> Result<Self, OpenError> {
-        Self::open_all(&Wanted::of(addresses, false), port)
+        Self::open_all(&Wanted::new(addresses, false), port)
     }
 
     pub(crate) fn open_all(wanted: &Wanted, port: u16) -> Result<Self, OpenError> {

@@ -99,7 +99,7 @@ impl Member {
         let lent = settings.service_manager.agree(settings.port, &settings.addresses).map_err(StartError::Lent)?;
         let stored = settings.service_manager.take_stored();
         let kept = (!stored.is_empty()).then(|| Kept::sort(stored, settings.port));
-        let wanted = lent.unwrap_or_else(|| Wanted::of(&settings.addresses, settings.inet6));
+        let wanted = lent.unwrap_or_else(|| Wanted::new(&settings.addresses, settings.inet6));
         let (handle, commands, moves) = Handle::new(&settings, wanted);
         let (policy, hand_over) = handle.identify(settings.policy.clone(), settings.hand_over.clone());
         handle.configure(policy, settings.limits.clone(), hand_over);

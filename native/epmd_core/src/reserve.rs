@@ -17,11 +17,11 @@ pub(crate) struct Reserve {
 impl Reserve {
     /// The reserve of a server.
     pub(crate) fn new() -> Self {
-        Self::of(RESERVE)
+        Self::with_size(RESERVE)
     }
 
     /// A reserve of this size, or smaller if the process has fewer descriptors left.
-    pub(crate) fn of(size: usize) -> Self {
+    pub(crate) fn with_size(size: usize) -> Self {
         let reserve = Self { kept: Mutex::default(), size };
         reserve.restore();
         reserve

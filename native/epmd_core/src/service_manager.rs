@@ -65,7 +65,7 @@ impl ServiceManager {
     /// # Errors
     ///
     /// A sentence that tells what was passed and cannot be used.
-    pub fn of_this_process(port: u16) -> Result<Self, String> {
+    pub fn from_environment(port: u16) -> Result<Self, String> {
         let (stored, passed): (Vec<_>, Vec<_>) = passed()?.into_iter().partition(|(_, name)| is_stored(name));
         let mut ours: Vec<_> = stored.iter().map(|(number, _)| *number).collect();
         let stored = taken(stored).map_err(|error| format!("what the store had cannot be taken: {error}"))?;
@@ -160,7 +160,7 @@ impl ServiceManager {
                 "the socket unit listens on port {lent}, but the settings say {port}: give both the same port"
             ));
         }
-        let named = Wanted::of(addresses, false);
+        let named = Wanted::new(addresses, false);
         let is_listening = addresses.iter().all(|address| listening.contains(address));
         let is_named = listening.iter().all(|address| named.addresses().any(|named| named == *address));
         if addresses.is_empty() || (is_listening && is_named) {

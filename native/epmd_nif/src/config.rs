@@ -37,7 +37,7 @@ pub(crate) struct Config {
 impl Config {
     /// What the service manager has passed to this process.
     pub(crate) fn service_manager(&self) -> Result<ServiceManager, Error> {
-        ServiceManager::of_this_process(self.port).map_err(Error::CannotListen)
+        ServiceManager::from_environment(self.port).map_err(Error::CannotListen)
     }
 
     /// The settings of the member, given what the service manager has passed.

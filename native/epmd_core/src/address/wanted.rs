@@ -32,13 +32,13 @@ impl Wanted {
     /// A list with an address that other hosts reach gets both loopbacks in front: nodes register there, so they
     /// decide. In a list of loopbacks only, the first named one decides. The loopback where this VM's nodes register
     /// comes last.
-    pub(crate) fn of(addresses: &[IpAddr], inet6: bool) -> Self {
+    pub(crate) fn new(addresses: &[IpAddr], inet6: bool) -> Self {
         Self::on_a_system(addresses, inet6, os::any_excludes_others())
     }
 
     /// These addresses and no others, in the order in which a list of them would be bound.
     pub(crate) fn exactly(addresses: &[IpAddr]) -> Self {
-        let mut wanted = Self::of(addresses, false);
+        let mut wanted = Self::new(addresses, false);
         wanted.0.retain(|target| addresses.contains(&target.ip));
         wanted
     }
@@ -164,7 +164,7 @@ mod tests {
     use crate::address::parse_addresses;
 
     fn of(list: &str) -> Wanted {
-        Wanted::of(&parse_addresses(list).expect("addresses"), false)
+        Wanted::new(&parse_addresses(list).expect("addresses"), false)
     }
 
     /// In the order of binding, with those that are not required in brackets.
@@ -206,7 +206,7 @@ mod tests {
             ("0.0.0.0", "0.0.0.0 (::1)"),
             ("::", ":: (127.0.0.1)"),
         ] {
-            let wanted = Wanted::of(&parse_addresses(list).expect("addresses"), true);
+            let wanted = Wanted::new(&parse_addresses(list).expect("addresses"), true);
             assert_eq!(shown(&wanted), expected, "{list:?}");
         }
     }

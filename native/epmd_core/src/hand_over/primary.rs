@@ -352,7 +352,7 @@ fn places(settings: &HandOver, resume_until: Instant) -> Arc<Places> {
 }
 
 async fn call_followers(context: Arc<Context>, mut names: mpsc::Receiver<Name>) {
-    let spare = Reserve::of(1);
+    let spare = Reserve::with_size(1);
     let mut settings = context.offer.settings.clone();
     let obstacle = context.offer.obstacle.clone();
     obstacle.clear();

@@ -257,7 +257,7 @@ impl Handle {
             return self.service_manager.agree(port, &addresses).map(drop).map_err(ListenError::Lent);
         }
         let (reply, answer) = std_mpsc::sync_channel(1);
-        let wanted = Wanted::of(&addresses, self.inet6);
+        let wanted = Wanted::new(&addresses, self.inet6);
         self.moves.send(Move { wanted, reply }).map_err(|_| ListenError::Stopped)?;
         match answer.recv_timeout(patience) {
             Ok(outcome) => outcome.map_err(ListenError::Open),

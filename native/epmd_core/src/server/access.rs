@@ -65,12 +65,12 @@ impl Policy {
 
 impl Origin {
     /// Where the peer of a connection is.
-    pub(crate) fn of_peer(peer: SocketAddr, connection: impl AsFd) -> Self {
-        Self::of(peer.ip(), || Ok(SocketAddr::try_from(getsockname(connection.as_fd())?)?))
+    pub(crate) fn from_connection(peer: SocketAddr, connection: impl AsFd) -> Self {
+        Self::new(peer.ip(), || Ok(SocketAddr::try_from(getsockname(connection.as_fd())?)?))
     }
 
     /// A peer is local when it comes from a loopback address, or from the very address it dialled.
-    pub(crate) fn of(peer: IpAddr, own: impl FnOnce() -> std::io::Result<SocketAddr>) -> Self {
+    pub(crate) fn new(peer: IpAddr, own: impl FnOnce() -> std::io::Result<SocketAddr>) -> Self {
         let peer = peer.to_canonical();
         let is_own = || own().is_ok_and(|own| own.ip().to_canonical() == peer);
         if peer.is_loopback() || is_own() {
@@ -126,7 +126,7 @@ mod tests {
 
     fn origin(peer: &str, own: &str) -> Origin {
         let own = SocketAddr::new(own.parse().expect("an address"), 1);
-        Origin::of(peer.parse().expect("an address"), || Ok(own))
+        Origin::new(peer.parse().expect("an address"), || Ok(own))
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, stream: StdStream, peer: SocketAddr, i
         Pending::Do(Answer::Register(_, user)) => *user,
         _ => shared.kernel.user_of(&stream).ok(),
     };
-    let source = Source::of(Origin::of_peer(peer, &stream), user);
+    let source = Source::of(Origin::from_connection(peer, &stream), user);
     shared.connections.spawn_waiting(source, &limits, |slot| {
         let shared = Arc::clone(shared);
         async move { run(&shared, stream, peer, pending, deadline, slot).await }
@@ -235,7 +235,7 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         tracing::debug!(%peer, "not a request");
         return Answer::Nothing;
     };
-    let origin = Origin::of_peer(peer, connection.as_fd());
+    let origin = Origin::from_connection(peer, connection.as_fd());
     let policy = &shared.settings.read().policy;
     if let Some(reason) = policy.refuses(&request, origin) {
         metrics.not_permitted.count();

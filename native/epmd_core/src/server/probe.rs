@@ -28,7 +28,7 @@ pub(super) fn begun(shared: &Shared, bytes: &[u8], peer: SocketAddr, connection:
     if !policy.health {
         return None;
     }
-    if let Some(reason) = policy.refuses_probes(Origin::of_peer(peer, connection.as_fd())) {
+    if let Some(reason) = policy.refuses_probes(Origin::from_connection(peer, connection.as_fd())) {
         shared.metrics().not_permitted.count();
         tracing::debug!(%peer, %reason, "a probe is not permitted");
         return None;

@@ -129,7 +129,7 @@ mod tests {
         assert_ne!(remote("2001:db8::1"), remote("2001:db8:0:1::1"));
         assert_ne!(remote("192.0.2.1"), remote("192.0.2.2"));
         let mapped =
-            Origin::of("::ffff:192.0.2.1".parse().expect("an address"), || Err(std::io::ErrorKind::Other.into()));
+            Origin::new("::ffff:192.0.2.1".parse().expect("an address"), || Err(std::io::ErrorKind::Other.into()));
         assert_eq!(Source::of(mapped, || None), remote("192.0.2.1"));
     }
 
