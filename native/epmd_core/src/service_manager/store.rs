@@ -341,3 +341,30 @@ impl State {
         bytes.extend(Message::Log(entry).encode());
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::ffi::OsString;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whether_it_has_all_is_told_while_a_table_is_stored() {
+        let name = OsString::from(format!("@embedded_epmd_store_{}", std::process::id()));
+        let manager = Socket::new(Domain::UNIX, Type::DGRAM, None).expect("a socket");
+        manager.bind(&os::unix_address(&name).expect("a name")).expect("it is free");
+        let notifier = Notifier::open(&name).expect("it is there");
+        let hello = Hello::new(vec![[127, 0, 0, 1].into()], None);
+        let store = Store::new(notifier, &Registry::default(), hello, Stored::default(), Vec::new()).expect("a store");
+        let busy = store.state.lock();
+        let (tell, told) = mpsc::channel();
+        let asked = store.clone();
+        thread::spawn(move || tell.send(asked.has_all()));
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+        drop(busy);
+    }
+}
