@@ -3,7 +3,7 @@
 //! A connection lasts as long as any process holds its descriptor. So the owner passes its listeners and the connection
 //! of every registered node to its standbys, and sends them every change of the table as it happens ([`primary`],
 //! [`session`]). When the owner ends, in whatever way, the standbys hold everything ([`holdings`]), and the one that locks
-//! the listener serves ([`lock`]). Every member that has joined follows the table ([`follow`]), also one for which there
+//! the listener serves ([`lock`]). Every member that has joined follows the table ([`mod@follow`]), also one for which there
 //! is no place to stand by ([`places`]). What is kept and given up is decided in one place ([`succession`]).
 //!
 //! They find each other over the port ([`meeting`]), check each other's process ([`peer`]), and exchange messages

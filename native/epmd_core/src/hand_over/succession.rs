@@ -4,7 +4,7 @@
 //! Exclusion and meeting are two things. Exclusive is the lock on the listeners, which only those can try who were given
 //! them: whoever holds it serves. Meeting the owner may fail at any time, and then nothing is given up.
 //!
-//! [`super::follow`] and [`super::primary`] carry this out. The walk in the tests explores every order in which four
+//! [`mod@super::follow`] and [`super::primary`] carry this out. The walk in the tests explores every order in which four
 //! members can act.
 
 #[cfg(test)]
