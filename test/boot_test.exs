@@ -51,8 +51,10 @@ defmodule EmbeddedEpmd.BootTest do
         def log, do: :io.format(~c"x")
       end
 
-    expected = [{String.Chars, :to_string, 1}, {Enum, :reduce, 3}, {File, :read, 1}, {:io, :format, 1}]
+    expected = [{String.Chars, :to_string, 1}, {File, :read, 1}, {:io, :format, 1}]
     assert expected -- calls(code) == []
+    # `for` calls another function with each version of Elixir.
+    assert Enum.any?(calls(code), &match?({Enum, _, _}, &1))
   end
 
   defp permitted?({module, _, _} = call) do
