@@ -69,7 +69,7 @@ defmodule EmbeddedEpmd.Server do
 
     if first?() do
       Lifecycle.put_options(options)
-      if Node.alive?(), do: warn_if_exposed()
+      _ = if Node.alive?(), do: warn_if_exposed()
 
       case look_after(new()) do
         {:ok, state} -> {:ok, state, {:continue, :drain}}
@@ -313,7 +313,7 @@ defmodule EmbeddedEpmd.Server do
     if timer && (Process.read_timer(timer) || 0) <= delay do
       state
     else
-      if timer, do: Process.cancel_timer(timer)
+      _ = if timer, do: Process.cancel_timer(timer)
       %{state | timers: Map.put(timers, what, Process.send_after(self(), {:timer, what}, delay))}
     end
   end
@@ -372,7 +372,7 @@ defmodule EmbeddedEpmd.Server do
 
   defp drain(state) do
     {entries, changes, lost, again} = Native.take(state.server)
-    log(entries)
+    _ = log(entries)
     state = if again, do: schedule(state, :drain, @window), else: state
     state = schedule_overflow(update_in(state.subscribers, &Subscribers.notify(&1, changes, lost)))
     if changes == [] and lost == 0, do: state, else: update_exposure(state)

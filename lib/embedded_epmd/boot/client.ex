@@ -207,7 +207,7 @@ defmodule EmbeddedEpmd.Boot.Client do
 
   defp receive_all(socket, deadline, received, size) do
     case receive_some(socket, deadline) do
-      {:ok, bytes} -> receive_all(socket, deadline, [received | bytes], size + byte_size(bytes))
+      {:ok, bytes} -> receive_all(socket, deadline, [received, bytes], size + byte_size(bytes))
       {:error, :closed} -> {:ok, :erlang.iolist_to_binary(received)}
       {:error, reason} -> {:error, reason}
     end

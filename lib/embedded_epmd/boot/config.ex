@@ -23,7 +23,7 @@ defmodule EmbeddedEpmd.Boot.Config do
   @spec load(keyword()) :: EmbeddedEpmd.Native.config()
   def load(options \\ []) do
     known!(options)
-    load_application()
+    _ = load_application()
 
     settings = closed(:maps.from_list(:lists.map(fn key -> {key, get(key, options)} end, Schema.names())), options)
     {hand_over, users, groups} = trusted(settings.hand_over)
@@ -109,7 +109,7 @@ defmodule EmbeddedEpmd.Boot.Config do
   """
   @spec ignored() :: [String.t()]
   def ignored do
-    load_application()
+    _ = load_application()
     keys = :lists.map(fn {key, _} -> key end, :application.get_all_env(:embedded_epmd))
     ignored(keys) ++ unknown(:lists.sort(variables()), @variables, "")
   end

@@ -18,7 +18,11 @@ defmodule EmbeddedEpmd.Boot.Log do
   @doc "Lets entries from this level on through, whatever the logger's primary level is; `nil` leaves it to that again."
   @spec let_through(:none | :logger.level() | nil) :: :ok
   def let_through(level) when level in [nil, :none], do: :logger.unset_module_level(__MODULE__)
-  def let_through(level), do: :logger.set_module_level(__MODULE__, level)
+
+  def let_through(level) do
+    _ = :logger.set_module_level(__MODULE__, level)
+    :ok
+  end
 
   # Without Elixir's Logger there is only OTP's handler, which drops every domain but OTP's own.
   defp domain, do: if(:erlang.whereis(Logger.Supervisor) == :undefined, do: %{}, else: %{domain: [:embedded_epmd]})

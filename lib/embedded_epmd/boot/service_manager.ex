@@ -14,10 +14,12 @@ defmodule EmbeddedEpmd.Boot.ServiceManager do
   def forget(ours) do
     with true <- :os.getenv(~c"LISTEN_PID") == :os.getpid(),
          {count, []} <- :string.to_integer(:os.getenv(~c"LISTEN_FDS", ~c"")),
-         others when others != count <- without_last(count, ours),
-         do: tell(others)
-
-    :ok
+         others when others != count <- without_last(count, ours) do
+      _ = tell(others)
+      :ok
+    else
+      _ -> :ok
+    end
   end
 
   # The others keep their numbers, so only ours that come after all of them can be left out. systemd passes what was stored

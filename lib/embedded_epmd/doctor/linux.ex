@@ -180,7 +180,7 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   defp arguments(pid) do
     with {:ok, file} <- :file.open("/proc/#{pid}/cmdline", [:read, :raw, :binary]) do
       line = :file.read(file, @longest_arguments)
-      :file.close(file)
+      _ = :file.close(file)
       with {:ok, line} <- line, do: String.split(line, "\0"), else: (_ -> [])
     else
       _ -> []
