@@ -25,7 +25,7 @@ use crate::backoff::until;
 use crate::hand_over::message::Message;
 use crate::hand_over::Hello;
 use crate::os;
-use crate::registry::log::{LogEntry, Subscription};
+use crate::registry::log::{Lagged, LogEntry, Subscription};
 use crate::registry::{Descriptor, Registry};
 
 /// Log entries that are taken before other peers get a turn.
@@ -290,7 +290,7 @@ impl State {
             return Ok(sent);
         }
         let mut bytes = Vec::new();
-        let mut progress = Progress::More;
+        let (mut progress, mut are_lost) = (Progress::More, false);
         for _ in 0..ENTRIES_AT_ONCE {
             match self.subscription.take() {
                 Ok(Some(entry)) => self.follow(entry, &mut bytes),
@@ -298,16 +298,16 @@ impl State {
                     progress = Progress::Done;
                     break;
                 }
-                // Entries were lost.
-                Err(_) => {
-                    bytes.clear();
-                    self.filling.begin_table(Instant::now());
+                Err(Lagged) => {
+                    are_lost = true;
                     break;
                 }
             }
         }
-        self.log.append(&bytes)?;
-        if self.log.is_long() {
+        if !are_lost {
+            self.log.append(&bytes)?;
+        }
+        if are_lost || self.log.is_long() {
             self.filling.begin_table(Instant::now());
         }
         self.carry_out()?;
