@@ -31,6 +31,9 @@ install_release() { # NAME [FOLDER]
 # What stands in the guide for a service, beside the unit.
 install_drop_in() { write_unit "$1.service.d/${2:-guide}.conf"; } # NAME [NAME OF THE DROP-IN]
 
+# A case ends a service more often within 10 seconds than systemd lets it start.
+let_it_restart() { printf '[Unit]\nStartLimitIntervalSec=0\n' | install_drop_in "$1" limit; } # NAME
+
 setting() { # NAME LINE...
   drop_ins=$((drop_ins + 1))
   printf '%s\n' '[Service]' "${@:2}" | install_drop_in "$1" "set$drop_ins"

@@ -57,8 +57,7 @@ readonly all_ends=(restart crash halt kill memory deploy)
 case_one() { # one release with the descriptor store: restart, crash, halt, kill, out of memory, another version
   install_release prod
   guide_block FileDescriptorStoreMax | install_drop_in prod
-  # It ends more often within 10 seconds than systemd lets it.
-  printf '[Unit]\nStartLimitIntervalSec=0\n' | install_drop_in prod limit
+  let_it_restart prod
   setting prod "${limited[@]}"
   start_nodes prod
   start_stock 3

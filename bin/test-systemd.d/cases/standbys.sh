@@ -30,7 +30,7 @@ case_deaths() { # three releases of two users: owner and first standby are kille
   setting third User=stage
   name_users prod stage third
   for name in prod stage third; do setting "$name" Restart=always; done
-  for name in prod stage third; do printf '[Unit]\nStartLimitIntervalSec=0\n' | install_drop_in "$name" limit; done
+  for name in prod stage third; do let_it_restart "$name"; done
   start_nodes prod stage third
   start_stock 5
   remember_sockets "${stock[@]}"
