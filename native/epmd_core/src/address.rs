@@ -129,12 +129,12 @@ pub(crate) struct Opened<S> {
     pub(crate) port: u16,
 }
 
-/// A listener that was opened beside others.
+/// A listener that was opened beside others, or while it is only bound, a socket.
 #[derive(Debug)]
-pub(crate) enum Beside {
+pub(crate) enum Beside<S = TcpListener> {
     /// One of the others, by its place among them. It is used again as it is: closing a copy would end its lock.
     Old(usize),
-    New(TcpListener),
+    New(S),
 }
 
 /// Opens the wanted addresses while the `old` listeners are still open. Those of them that are `reusable` are used again
@@ -145,21 +145,36 @@ pub(crate) fn open_beside(
     reusable: impl Fn(usize) -> bool,
     port: u16,
 ) -> Result<Opened<Beside>, OpenError> {
-    open_each(wanted, port, |address| {
+    let opened = open_each(wanted, port, |address| {
         let of_old = |socket: &TcpListener| socket.local_addr().map_or(address.ip(), |bound| bound.ip());
         let there = resolved(address.ip());
         if let Some(place) = old.iter().position(|socket| of_old(socket) == there).filter(|place| reusable(*place)) {
             return Ok(Beside::Old(place));
         }
         let overlapped: Vec<_> = old.iter().filter(|socket| overlap(of_old(socket), address.ip())).collect();
-        if overlapped.is_empty() {
-            return listen(address).map(Beside::New);
-        }
-        share(&overlapped, true)?;
-        let opened = bound(address, true).and_then(listening);
-        share(&overlapped, false)?;
-        opened.inspect(|socket| drop(os::set_reuse_port(&SockRef::from(socket), false))).map(Beside::New)
-    })
+        overlapped.iter().try_for_each(|socket| share(socket, true))?;
+        bound(address, !overlapped.is_empty()).map(Beside::New)
+    });
+    // Not one by one: of those who connect, the kernel gives some to each that listens, and they would end with it if the
+    // next address failed.
+    let listening = opened.and_then(|Opened { sockets, missing, absent, port }| {
+        let sockets = sockets.into_iter().map(|socket| match socket {
+            Beside::Old(place) => Ok(Beside::Old(place)),
+            Beside::New(socket) => listening_beside(socket, port).map(Beside::New),
+        });
+        Ok(Opened { sockets: sockets.collect::<Result<_, _>>()?, missing, absent, port })
+    });
+    old.iter().for_each(|socket| drop(share(socket, false)));
+    listening
+}
+
+/// Listens with a socket that is bound beside others, and from then on shares its address with none.
+fn listening_beside(socket: Socket, port: u16) -> Result<TcpListener, OpenError> {
+    let bound = socket.local_addr().ok().and_then(|bound| bound.as_socket());
+    let address = bound.unwrap_or_else(|| SocketAddr::new(ANY[0], port));
+    let listener = listening(socket).map_err(|error| OpenError { address, error })?;
+    let _ = share(&listener, false);
+    Ok(listener)
 }
 
 fn open_each<S: HasPort>(
@@ -219,11 +234,11 @@ impl HasPort for TcpListener {
     }
 }
 
-impl HasPort for Beside {
+impl HasPort for Beside<Socket> {
     fn port(&self) -> Option<u16> {
         match self {
             Self::Old(_) => None,
-            Self::New(listener) => listener.port(),
+            Self::New(socket) => port_of(socket),
         }
     }
 }
@@ -326,9 +341,9 @@ fn listening(socket: Socket) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// Lets other sockets of this user bind the same addresses, or no longer.
-fn share(sockets: &[&&TcpListener], shared: bool) -> io::Result<()> {
-    sockets.iter().try_for_each(|socket| os::set_reuse_port(&SockRef::from(**socket), shared))
+/// Lets other sockets of this user bind the same address, or no longer.
+fn share(socket: &TcpListener, shared: bool) -> io::Result<()> {
+    os::set_reuse_port(&SockRef::from(socket), shared)
 }
 
 /// Makes Linux forget that a port was shared. It remembers the `SO_REUSEPORT` of the last socket that was bound to the
@@ -349,6 +364,48 @@ mod tests {
         assert_ne!(listeners.port, 0);
         let taken = Listeners::open(&[Ipv4Addr::LOCALHOST.into()], listeners.port).expect_err("a taken port");
         assert!(taken.is_taken(), "{taken}");
+    }
+
+    // Elsewhere the kernel gives all connections to one of the listeners.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_connection_ends_with_a_listener_that_is_not_kept() {
+        use std::io::{Read, Write};
+        use std::net::{TcpListener as StdListener, TcpStream};
+        use std::time::Duration;
+
+        let [first, second] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+        let old = Listeners::open(&[first], 0).expect("a free port");
+        let port = old.port;
+        let _taken = StdListener::bind((second, port)).expect("a free port");
+        let wanted = Wanted::new(&[first, second], false);
+        let connect_and_answer = || {
+            for answered in 0..1_000 {
+                let mut client = TcpStream::connect((first, port)).expect("it listens");
+                client.write_all(b"?").expect("it is connected");
+                let mut accepted = loop {
+                    match old.sockets[0].accept() {
+                        Ok((accepted, _)) => break TcpStream::from(accepted),
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            let mut none = [0];
+                            client.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket");
+                            let waits =
+                                client.read(&mut none).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+                            assert!(waits, "the connection ended unanswered, after {answered}");
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                };
+                accepted.write_all(b"!").expect("it is connected");
+            }
+        };
+        std::thread::scope(|scope| {
+            let clients = scope.spawn(connect_and_answer);
+            while !clients.is_finished() {
+                let opened = open_beside(&wanted, &[&old.sockets[0]], |_| false, port);
+                assert!(opened.expect_err("a taken address").is_taken());
+            }
+        });
     }
 
     #[test]
