@@ -349,22 +349,21 @@ impl Member {
                 };
                 tracing::info!(port, ?addresses, "{how}");
                 self.trouble = Trouble::default();
-                let origin = startup.origin;
-                self.change(|status| {
-                    status.role = Role::Serving;
-                    status.owner = None;
-                    status.owner_answers = true;
-                    status.addresses = addresses;
-                    status.port = port;
-                });
                 // Nodes whose connections are not here have this time to register again.
-                let can_return = match origin {
+                let can_return = match startup.origin {
                     Origin::Bound => self.was_joined,
                     Origin::Restored => false,
                     Origin::TookOver { is_behind } => is_behind,
                 };
                 let settles_at = can_return.then(|| std::time::Instant::now() + GRACE_PERIOD);
-                let restored = self.handle.registry.promote(held, settles_at);
+                let restored = self.change(Role::Serving, |status| {
+                    status.owner = None;
+                    status.owner_answers = true;
+                    status.addresses = addresses;
+                    status.port = port;
+                    // Whoever sees the role looks names up in the table.
+                    self.handle.registry.promote(held, settles_at)
+                });
                 if let Some(startup) = &mut self.startup {
                     startup.restored = restored;
                 }
@@ -378,10 +377,7 @@ impl Member {
                     return;
                 }
                 tracing::info!(%owner, "joined the owner of the port");
-                self.change(|status| {
-                    status.role = Role::Joined;
-                    status.owner = Some(owner);
-                });
+                self.change(Role::Joined, |status| status.owner = Some(owner));
                 self.joined.notify_one();
             }
             // The role stays: after a change of node or addresses it is most likely the same owner.
@@ -390,8 +386,7 @@ impl Member {
                 if let Some(owner) = self.owner.take() {
                     tracing::info!(%owner, "the link to the owner of the port ended");
                 }
-                self.change(|status| {
-                    status.role = Role::Searching;
+                self.change(Role::Searching, |status| {
                     status.owner = None;
                     status.owner_answers = true;
                 });
@@ -400,12 +395,13 @@ impl Member {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Status)) {
+    fn change<T>(&self, role: Role, change: impl FnOnce(&mut Status) -> T) -> T {
         let mut status = self.handle.status.lock();
-        change(&mut status);
-        self.handle.registry.journal().record(|| Change::Role(status.role));
+        status.role = role;
         status.since = SystemTime::now();
         status.changes += 1;
+        self.handle.registry.journal().record(|| Change::Role(role));
+        change(&mut status)
     }
 
     fn owner_answers(&self, owner: SocketAddr, answers: bool) {

@@ -21,5 +21,5 @@ pub use life::{Life, Past, Series};
 pub use plan::{plan, Planned};
 pub(crate) use refusals::{Refusal, NAME_TAKEN};
 pub(crate) use replica::{Held, Incoming, Restored};
-pub use table::{NameTaken, Registration, Registry};
+pub use table::{Known, NameTaken, Registration, Registry};
 pub use tombstones::Tombstone;

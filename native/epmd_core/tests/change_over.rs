@@ -6,15 +6,18 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use epmd_core::NodeName;
+use epmd_core::{Answer, HandOver, NodeName, Settings};
 use support::client::{eventually, free_address, listing, register};
 use support::member::{settings, Running};
 use support::process::Process;
 
 const MEMBERS: usize = 10;
 const KILLS: usize = 14;
+/// The moment when a member begins to serve is short: about one of a hundred times a lookup falls into it.
+const ROUNDS: usize = 300;
 
 #[test]
 fn the_next_owner_is_found_as_fast_after_many_kills_in_a_row_as_after_the_first() {
@@ -91,4 +94,28 @@ fn an_owner_that_leaves_nodes_to_nobody_names_them() {
     let log = owner.log.clone();
     owner.stop();
     assert_eq!(log.lines("WARN"), Vec::<String>::new());
+}
+
+#[test]
+fn no_lookup_in_a_vm_that_begins_to_serve_misses_a_node() {
+    for _ in 0..ROUNDS {
+        let server = free_address();
+        let alone = || Settings {
+            hand_over: HandOver { standbys: 0, ..HandOver::default() },
+            ..settings(&[server.ip()], server.port())
+        };
+        let owner = Running::start(alone());
+        let next = Running::start(alone());
+        next.register("next", 1).unwrap();
+        let handle = next.handle.clone();
+        let looking = thread::spawn(move || loop {
+            match handle.find(server.ip(), "next") {
+                Answer::Found(_) => return,
+                Answer::NotFound => panic!("it is not found"),
+                _ => {}
+            }
+        });
+        owner.kill();
+        looking.join().unwrap();
+    }
 }

@@ -18,7 +18,7 @@ use crate::health::Health;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
-use crate::registry::{Entry, Registry, Tombstone};
+use crate::registry::{Entry, Known, Registry, Tombstone};
 use crate::role::Role;
 use crate::server::{Connections, Open, Policy, Rules};
 use crate::service_manager::{ServiceManager, StoreSender, StoreState};
@@ -334,10 +334,10 @@ impl Handle {
                     None => Answer::Unsettled,
                 }
             }
-            Some(Role::Serving) => match self.registry.find(name.as_bytes()) {
-                Some(entry) => Answer::Found(entry),
-                None if self.registry.is_settled() => Answer::NotFound,
-                None => Answer::Unsettled,
+            Some(Role::Serving) => match self.registry.look_up(name.as_bytes()) {
+                Known::Registered(entry) => Answer::Found(entry),
+                Known::Missing => Answer::NotFound,
+                Known::Unsettled => Answer::Unsettled,
             },
         }
     }

@@ -203,6 +203,7 @@ mod tests {
     use super::super::life::{Life, Past, Series};
     use super::super::log::Counters;
     use super::super::refusals::Refusal;
+    use super::super::table::Known;
     use super::super::tombstones::Tombstone;
     use super::*;
     use crate::journal::Journal;
@@ -478,7 +479,7 @@ mod tests {
         // Observers know "a", and the member's own node.
         assert_eq!(taken(&told), ["-b"]);
         assert_eq!(names(&registry), ["own", "a"]);
-        assert!(!registry.is_replica() && registry.is_settled());
+        assert!(!registry.is_replica() && matches!(registry.look_up(b"b"), Known::Missing));
         assert!(registry.get(1).is_some_and(|entry| entry.connection().is_some() && entry.creation() == CREATION));
         assert!(registry.get(3).is_some_and(|entry| entry.is_local() && entry.creation() == CREATION));
         // Other replicas of the last table go on with this one.
@@ -500,7 +501,7 @@ mod tests {
         let _restored = registry.promote(held, Some(Instant::now() + GRACE));
         // To observers they are registered, and to clients they are not.
         assert_eq!(names(&registry), ["a", "d", "c", "b"]);
-        assert!(registry.find(b"b").is_none() && !registry.is_settled());
+        assert!(matches!(registry.look_up(b"b"), Known::Unsettled));
         let holder = Holder::Local;
         let _b = registry.restore(&node("b"), None, holder.clone(), CREATION).expect("a free name");
         assert_eq!(taken(&told), Vec::<String>::new());

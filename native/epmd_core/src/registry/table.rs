@@ -39,6 +39,17 @@ struct Table {
     hook: OnceLock<Hook>,
 }
 
+/// What a table knows of a name.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// It is registered.
+    Registered(Arc<Entry>),
+    /// It is not.
+    Missing,
+    /// It is not yet: nodes of the last owner may still register again.
+    Unsettled,
+}
+
 struct Hook(Box<dyn Fn() + Send + Sync>);
 
 impl fmt::Debug for Hook {
@@ -200,9 +211,14 @@ impl Registry {
         self.state().settles_at
     }
 
-    /// Whether a missing name is certainly not registered.
-    pub fn is_settled(&self) -> bool {
-        self.settles_at().is_none_or(|settles_at| settles_at <= Instant::now())
+    /// What the table knows of a name.
+    pub fn look_up(&self, name: &[u8]) -> Known {
+        let state = self.state();
+        match state.contents.nodes().find(name) {
+            Some(entry) => Known::Registered(Arc::clone(entry)),
+            None if state.settles_at.is_none_or(|settles_at| settles_at <= Instant::now()) => Known::Missing,
+            None => Known::Unsettled,
+        }
     }
 
     /// Finds a node by its name, and waits for it in the grace period.

@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, NodeName};
 use crate::os;
 use crate::protocol::{self, Request, INBOX};
-use crate::registry::{Entry, Holder, NodeConnection, Past, Planned, Registration, Series, NAME_TAKEN};
+use crate::registry::{Entry, Holder, Known, NodeConnection, Past, Planned, Registration, Series, NAME_TAKEN};
 
 /// How long to wait for a taken name before its new holder is refused: the end of a node that was just stopped may not
 /// have been noticed yet. A live holder keeps its name.
@@ -251,12 +251,13 @@ fn answer(shared: &Shared, frame: &[u8], peer: SocketAddr, connection: impl AsFd
         tracing::trace!(%peer, %request, "request");
     }
     match request {
-        Request::PortPlease2(name) => match shared.registry.find(name.as_bytes()) {
-            None if !shared.registry.is_settled() && NodeName::new(name.as_bytes()).is_ok() => {
+        Request::PortPlease2(name) => match shared.registry.look_up(name.as_bytes()) {
+            Known::Registered(entry) => Answer::Reply(looked_up(metrics, peer, name.as_bytes(), Some(entry))),
+            Known::Unsettled if NodeName::new(name.as_bytes()).is_ok() => {
                 tracing::trace!(%peer, ?name, "lookup waits, since nodes of the last owner may register again");
                 Answer::Await(name.as_bytes().into())
             }
-            found => Answer::Reply(looked_up(metrics, peer, name.as_bytes(), found)),
+            Known::Missing | Known::Unsettled => Answer::Reply(looked_up(metrics, peer, name.as_bytes(), None)),
         },
         Request::Alive2 { node: Ok(node), highest_version } => {
             let user = shared.kernel.user_of(connection.as_fd());
