@@ -340,6 +340,9 @@ impl Following {
         if !matches!(met, Err(NotMet::NotAMember)) {
             self.was_not_answered = false;
         }
+        if let Err(why) = &met {
+            tracing::debug!(?why, pause = ?self.pause, "the owner was not met");
+        }
         self.not_called = if matches!(met, Err(NotMet::NotCalled)) { self.not_called.saturating_add(1) } else { 0 };
         let why = match met {
             Ok(channel) => return self.greet(channel).await,
@@ -465,7 +468,7 @@ impl Following {
         self.end_session();
         self.has_diverged = matches!(failed, Failed::Diverged(_));
         match failed {
-            Failed::Gone => {}
+            Failed::Gone => tracing::debug!("the session with the owner ended"),
             Failed::Diverged(InvalidEntry(what)) => {
                 tracing::debug!(%what, "the replica of the owner's table begins anew, since it was sent something invalid");
             }

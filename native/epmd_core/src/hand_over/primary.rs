@@ -466,7 +466,9 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
         Reason::Silent | Reason::Slow => true,
         Reason::Changed => {
             let now = settings.borrow().clone();
-            now.standbys == 0 || peer::check(&stream, &now.trusted).is_err()
+            // One that has ended has no copies any more.
+            let is_denied = |error: io::Error| error.kind() == ErrorKind::PermissionDenied;
+            now.standbys == 0 || peer::check(&stream, &now.trusted).is_err_and(is_denied)
         }
         Reason::Gone | Reason::Malformed | Reason::Failed(_) => false,
     };

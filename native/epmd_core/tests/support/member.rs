@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use epmd_core::{
     HandOver, Handle, Health, Journal, Limits, Member, Node, NodeName, Policy, RegisterError, Role, ServiceManager,
@@ -98,6 +98,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("a member's log:{}", self.log.whole());
+        }
         self.end();
     }
 }
@@ -116,27 +119,39 @@ pub fn settings(addresses: &[IpAddr], port: u16) -> Settings {
     }
 }
 
-/// The log of a member, from level info on.
+/// The log of a member, from level debug on.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log(Arc<Mutex<Vec<(SystemTime, Level, String)>>>);
 
 impl Log {
-    /// The lines that contain a text.
+    /// The lines from level info on that contain a text.
     pub fn lines(&self, text: &str) -> Vec<String> {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().filter(|line| line.contains(text)).cloned().collect()
+        let told = lines.iter().filter(|(_, level, _)| *level <= Level::INFO).map(|(.., line)| line);
+        told.filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    fn whole(&self) -> String {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = String::new();
+        for (time, _, line) in lines.iter() {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let _ = write!(whole, "\n{:.4} {line}", since.as_secs_f64() % 1_000.0);
+        }
+        whole
     }
 }
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
+        *metadata.level() <= Level::DEBUG
     }
 
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(event.metadata().level().to_string());
         event.record(&mut line);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line.0);
+        let entry = (SystemTime::now(), *event.metadata().level(), line.0);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
