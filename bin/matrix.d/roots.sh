@@ -113,12 +113,9 @@ run_in_copy() { # SCRATCH ROOT COMMAND...
   mkdir "$copy/results" "$copy/cache"
   mount --bind "$results" "$copy/results"
   mount --bind "$cache" "$copy/cache"
-  # What git has or would take, as it stands.
+  # What git has or would take, as it stands, without its history: nothing here needs that.
   git -C "$repository" ls-files -z --cached --others --exclude-standard |
     tar -C "$repository" --null --files-from=- --ignore-failed-read -c | tar -C "$copy/checkout" --no-same-owner -x
-  # A test builds an earlier commit.
-  git clone --quiet --bare --no-local "$repository" "$copy/checkout/.git"
-  git -C "$copy/checkout/.git" config core.bare false
   chroot_clean "$copy" sh -c 'cd /checkout && exec "$@"' sh "${@:3}"
 }
 

@@ -12,14 +12,13 @@ defmodule EmbeddedEpmd.Boot.ServiceManager do
   """
   @spec forget([non_neg_integer()]) :: :ok
   def forget(ours) do
-    with true <- :os.getenv(~c"LISTEN_PID") == :os.getpid(),
-         {count, []} <- :string.to_integer(:os.getenv(~c"LISTEN_FDS", ~c"")),
-         others when others != count <- without_last(count, ours) do
-      _ = tell(others)
-      :ok
-    else
-      _ -> :ok
-    end
+    _ =
+      with true <- :os.getenv(~c"LISTEN_PID") == :os.getpid(),
+           {count, []} <- :string.to_integer(:os.getenv(~c"LISTEN_FDS", ~c"")),
+           others when others != count <- without_last(count, ours),
+           do: tell(others)
+
+    :ok
   end
 
   # The others keep their numbers, so only ours that come after all of them can be left out. systemd passes what was stored
