@@ -56,6 +56,7 @@ defmodule EmbeddedEpmd.HealthTest do
       assert {:port, _, _} = Client.port(name, {127, 0, 0, 1}, port, 5_000)
       assert {503, _} = get(port, "/live")
       for {took, response} <- Task.await_many(probes, 10_000), do: assert({took < @within, response} == {true, silent})
+      assert [%{name: ^name}] = stock_names(port)
       eventually(fn -> match?({200, _}, get(port, "/live")) end)
       {:ok, %{requests: requests}} = call(vm, EmbeddedEpmd, :stats)
       assert requests.probes - before.probes > 100
