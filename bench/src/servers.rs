@@ -22,8 +22,9 @@ const START: Duration = Duration::from_secs(20);
 /// A server is up once it has used less than `QUIET_CPU` during `QUIET`: a VM goes on booting after the port is open.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_CPU: Duration = Duration::from_millis(1);
-/// Ports to choose from: below the ephemeral range, so that no outgoing connection uses one of them.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// Ports to choose from: below the ephemeral range, so that no outgoing connection uses one of them, and none of those of
+/// the tests beside it.
+const PORTS: std::ops::Range<u16> = 20_000..21_000;
 
 /// The share of its descriptors that our server may use: the most that can be set. The default leaves more than half to
 /// the application.

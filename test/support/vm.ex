@@ -11,9 +11,15 @@ defmodule Support.Vm do
   @first_pause 10
   @longest_pause 160
 
-  @doc "A port that nobody listens on, outside the range that the system uses for outgoing connections."
+  # Below the range that the system uses for outgoing connections, and above that of Rust's suites, which run side by side
+  # with these (native/epmd_core/tests/support/server.rs).
+  @ports 21_000..31_999
+
+  @doc "A port that nobody listens on, and that no other test of this run is given."
   def free_port do
-    port = Enum.random(10_000..31_999)
+    # Neighbouring runs start far apart.
+    number = String.to_integer(System.pid()) * 1_297 + System.unique_integer([:positive, :monotonic])
+    port = @ports.first + rem(number, Range.size(@ports))
 
     case :gen_tcp.listen(port, ip: {127, 0, 0, 1}) do
       {:ok, socket} ->

@@ -4,6 +4,8 @@
 
 #[path = "../../tests/support/client.rs"]
 pub mod client;
+#[path = "../../tests/support/ports.rs"]
+pub mod ports;
 #[path = "../../tests/support/process.rs"]
 pub mod process;
 #[path = "../../tests/support/random.rs"]

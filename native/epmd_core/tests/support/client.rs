@@ -1,13 +1,13 @@
 //! Clients: plain sockets with time-outs, so that no test hangs.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::request;
+use super::{ports, request};
 
 /// How long to wait for anything that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,8 +24,7 @@ pub enum End {
 
 /// An address on 127.0.0.1 whose port nobody uses.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address")
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports::free())
 }
 
 pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {

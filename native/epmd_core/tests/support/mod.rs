@@ -8,6 +8,7 @@ pub mod client;
 pub mod member;
 pub mod network;
 pub mod nodes;
+pub mod ports;
 pub mod process;
 pub mod random;
 pub mod request;

@@ -2,18 +2,17 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 use super::client::{self, PATIENCE};
+use super::ports::ClaimedPort;
 
 /// How often the reference is asked whether it answers, which it does a few milliseconds after its start.
 const POLL: Duration = Duration::from_millis(2);
@@ -90,7 +89,7 @@ impl Settings {
     }
 
     fn try_start(&self, claimed: Option<ClaimedPort>) -> Result<Server, String> {
-        let port = claimed.as_ref().map_or(0, |claimed| claimed.number);
+        let port = claimed.as_ref().map_or(0, |claimed| claimed.number());
         let errors = error_file();
         let mut child = self
             .command(port)
@@ -245,44 +244,6 @@ impl Drop for Server {
             assert!(!matches!(ended, Ok(Some(_))), "our server ended by itself ({ended:?}): {errors}");
         }
     }
-}
-
-/// A port on both loopback addresses that no other test uses, in this process or another, while this is held.
-#[derive(Debug)]
-struct ClaimedPort {
-    number: u16,
-    _ipv4: OwnedFd,
-    _ipv6: OwnedFd,
-}
-
-impl ClaimedPort {
-    /// Below the ephemeral range, so that no client's socket sits on it.
-    fn new() -> Self {
-        const FIRST: u32 = 10_000;
-        const COUNT: u32 = 22_000;
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Neighbouring pids start far apart, so that processes side by side seldom meet.
-        let start = std::process::id().wrapping_mul(1_297);
-        for _ in 0..COUNT {
-            let next = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-            let number = (FIRST + next % COUNT) as u16;
-            let (ipv4, ipv6) = (claim(Ipv4Addr::LOCALHOST, number), claim(Ipv6Addr::LOCALHOST, number));
-            if let (Ok(ipv4), Ok(ipv6)) = (ipv4, ipv6) {
-                return Self { number, _ipv4: ipv4, _ipv6: ipv6 };
-            }
-        }
-        panic!("no free port on 127.0.0.1 and ::1 (is IPv6 switched off on the loopback interface?)");
-    }
-}
-
-/// Binds exclusively, which fails if anybody else is bound there, and only then allows a server to bind there too.
-fn claim(address: impl Into<IpAddr>, port: u16) -> io::Result<OwnedFd> {
-    let address = SocketAddr::new(address.into(), port);
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    net::bind(&socket, &address)?;
-    net::sockopt::set_socket_reuseaddr(&socket, true)?;
-    Ok(socket)
 }
 
 fn reference() -> PathBuf {
