@@ -8,17 +8,18 @@ mod support;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use epmd_core::{Role, Settings};
-use rustix::process::Signal;
+use epmd_core::{HandOver, Limits, NodeName, Policy, Role, Settings};
+use rustix::process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags, Signal};
 use support::attackers::{call_and_end, called_by, heard_when_called, FalseOwner, Hello};
 use support::client::{self, eventually, eventually_within, exchange, register};
 use support::member::Running;
+use support::network::Network;
 use support::nodes::fill;
 use support::process::Process;
 use support::request::{dump, names, port_please2, stop, tagged, Alive2};
@@ -172,6 +173,44 @@ fn a_stranger_that_calls_does_not_keep_a_member_from_asking_its_owner_again_soon
 }
 
 /// The kernel allows a user who is not root as many descriptors on their way as a process may have open.
+#[test]
+fn a_member_that_connects_again_has_its_place_though_the_end_of_its_last_session_was_not_noticed() {
+    Network::new().on_server_host(|| {
+        let server = client::free_address();
+        let start = |name, port| {
+            let hand_over = HandOver { standbys: 1, ..HandOver::default() };
+            let member = Running::start(Settings { hand_over, ..settings(server.port()) });
+            member.register(name, port).unwrap();
+            member
+        };
+        let (owner, standby) = (start("owner", 1), start("standby", 2));
+        standby.stands_by_for(&owner);
+        // As a process has that is just being started. They keep the session open.
+        let _copies = copies_of_unix_sockets();
+        standby.handle.configure(Policy::default(), Limits::default(), HandOver { standbys: 3, ..HandOver::default() });
+        eventually("it stands by again", || owner.log.lines("a standby has a copy of everything").len() == 2);
+        let [listed] = &owner.handle.status().standbys[..] else { panic!("not one") };
+        assert_eq!(listed.node, NodeName::new(b"standby").ok());
+        standby.stands_by_for(&owner);
+    });
+}
+
+/// Of those of this process that are in this network namespace.
+fn copies_of_unix_sockets() -> Vec<OwnedFd> {
+    let table = fs::read_to_string("/proc/thread-self/net/unix").unwrap();
+    let here: Vec<_> = table.lines().filter_map(|line| line.split_whitespace().nth(6)).collect();
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let copy = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned();
+        let number = entry.file_name().to_str()?.parse().ok().filter(|_| here.contains(&&*inode))?;
+        pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).ok()
+    };
+    let copies: Vec<_> = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| copy(entry.ok()?)).collect();
+    assert!(!copies.is_empty(), "there is no session");
+    copies
+}
+
 #[test]
 fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
     const NODES: usize = 110;

@@ -111,9 +111,10 @@ struct Table {
 struct Link {
     sender: Sender,
     session: Session,
-    /// The follower's node, if it has one.
-    node: Option<NodeName>,
-    /// Notified when the follower is asked something.
+    follower: Standby,
+    /// Whether it was told that this one stands by.
+    is_listed: bool,
+    /// Notified when the follower is asked something, and when the link is ended.
     asked: Arc<Notify>,
     /// The message that the socket had no room for.
     waiting: Option<Outgoing>,
@@ -181,6 +182,11 @@ impl Link {
         }
         Ok(Progress::More)
     }
+
+    /// Whether it stands by, and was not listed yet. From now on it is.
+    fn is_new_standby(&mut self) -> bool {
+        self.session.stands_by() && !std::mem::replace(&mut self.is_listed, true)
+    }
 }
 
 impl Links {
@@ -196,18 +202,32 @@ impl Links {
     /// Asks the follower with this node about the health of its VM, if there is one.
     pub(crate) fn ask(&self, node: &NodeName, question: Question) -> Option<oneshot::Receiver<Report>> {
         let mut table = self.0.lock();
-        // One that has connected again may still have an old session.
-        let link = table.links.values_mut().rev().find(|link| link.node.as_ref() == Some(node))?;
+        let link = table.links.values_mut().rev().find(|link| link.follower.node.as_ref() == Some(node))?;
         link.asked.notify_one();
         Some(link.session.ask(question))
     }
 
-    fn begin(&self, sender: Sender, session: Session, node: Option<NodeName>, asked: Arc<Notify>) -> u64 {
+    /// Begins a link. A follower has one: that its last one has ended may not have been noticed yet, as long as a process
+    /// that it is just starting has a copy of the socket.
+    fn begin(&self, sender: Sender, session: Session, follower: Standby, asked: Arc<Notify>) -> u64 {
         let mut table = self.0.lock();
+        table.links.retain(|_, last| {
+            let is_same = follower.node.is_some() && last.follower == follower;
+            if is_same {
+                last.asked.notify_one();
+            }
+            !is_same
+        });
         table.last_id += 1;
         let id = table.last_id;
-        table.links.insert(id, Link { sender, session, node, asked, waiting: None });
+        table.links.insert(id, Link { sender, session, follower, is_listed: false, asked, waiting: None });
         id
+    }
+
+    /// The followers of which it was told that they stand by.
+    fn standbys(&self) -> Vec<Standby> {
+        let table = self.0.lock();
+        table.links.values().filter(|link| link.is_listed).map(|link| link.follower.clone()).collect()
     }
 
     /// Does something with the link of this number, while it is there.
@@ -423,8 +443,8 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
     let may_stand_by = said.stands_by && said.fits(&hello).is_ok();
     let stream = sender.stream();
     let (session, asked) = (Session::new(Arc::clone(&subscription), has_retained), Arc::<Notify>::default());
-    let id = offer.links.begin(sender, session, said.node.clone(), Arc::clone(&asked));
     let standby = Standby { node: said.node, pid };
+    let id = offer.links.begin(sender, session, standby.clone(), Arc::clone(&asked));
     let run = Run {
         context: &context,
         id,
@@ -446,15 +466,12 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
         *context.heirs_until.lock() = Instant::now() + HEIRS_COME;
     }
     offer.links.end(id, matches!(reason, Reason::Changed));
-    let was_listed = offer.standbys.send_if_modified(|standbys| {
-        let before = standbys.len();
-        standbys.retain(|other| *other != standby);
-        standbys.len() < before
-    });
+    let was_listed = offer.standbys.borrow().contains(&standby);
+    context.list_standbys();
     if offer.registry.is_closed() {
         return;
     }
-    if was_listed {
+    if was_listed && !offer.standbys.borrow().contains(&standby) {
         let reason = reason.describe();
         if offer.standbys.borrow().is_empty() {
             tracing::info!(%standby, %reason, "no standby is left");
@@ -481,6 +498,15 @@ async fn serve(context: Arc<Context>, stream: UnixStream) {
 }
 
 impl Context {
+    fn list_standbys(&self) {
+        let now = self.offer.links.standbys();
+        self.offer.standbys.send_if_modified(|listed| {
+            let changed = *listed != now;
+            *listed = now;
+            changed
+        });
+    }
+
     fn log_uncallable(&self, reason: &str) {
         if self.offer.obstacle.get().as_deref() != Some(reason) || self.logged.lock().insert(reason.into()) {
             tracing::warn!(%reason, "VMs that ask to stand by for this owner cannot be called");
@@ -518,22 +544,21 @@ impl Run<'_> {
         place: &mut Option<Place<'p>>,
         may_stand_by: bool,
     ) -> Reason {
-        let Offer { links, registry, standbys, lent, .. } = &self.context.offer;
-        let (mut heard, mut is_listed, mut is_permitted) = (Instant::now(), false, false);
+        let Offer { links, registry, lent, .. } = &self.context.offer;
+        let (mut heard, mut is_permitted) = (Instant::now(), false);
         loop {
             if place.is_some() && !std::mem::replace(&mut is_permitted, true) {
                 let listeners = self.context.listeners.borrow().clone();
                 links.with(self.id, |link| link.session.permit(listeners, *lent, registry.entries()));
             }
-            let (progress, stands_by) = match links.with(self.id, |link| (link.pass(), link.session.stands_by())) {
-                Some((Ok(progress), stands_by)) => (progress, stands_by),
+            let (progress, is_new) = match links.with(self.id, |link| (link.pass(), link.is_new_standby())) {
+                Some((Ok(progress), is_new)) => (progress, is_new),
                 Some((Err(reason), _)) => return reason,
                 None => return Reason::Gone,
             };
-            if stands_by && !is_listed {
-                is_listed = true;
+            if is_new {
                 tracing::info!(standby = %self.standby, "a standby has a copy of everything");
-                standbys.send_modify(|standbys| standbys.push(self.standby.clone()));
+                self.context.list_standbys();
             }
             let waits = may_stand_by && !is_permitted;
             tokio::select! {
@@ -559,7 +584,7 @@ impl Run<'_> {
                 _ = self.stream.writable(), if progress == Progress::Blocked => {}
                 () = sleep(CROWDED_PAUSE), if progress == Progress::Crowded => {}
                 () = self.subscription.appended(), if progress == Progress::Done => {}
-                () = self.asked.notified(), if progress == Progress::Done => {}
+                () = self.asked.notified() => {}
                 taken = places.take(self.has_retained), if waits => *place = taken,
             }
         }

@@ -14,9 +14,9 @@ use crate::{bound, listening, local, move_to, ports, start, PORT};
 
 #[test]
 fn an_owner_moves_and_keeps_registrations_links_and_its_standby() {
-    let network = Network::new();
-    network.on_server_host(|| {
-        for (from, to) in [("", "127.0.0.1"), ("127.0.0.1", ""), ("127.0.0.1,10.77.0.1", "127.0.0.1"), ("::", "::1")] {
+    for (from, to) in [("", "127.0.0.1"), ("127.0.0.1", ""), ("127.0.0.1,10.77.0.1", "127.0.0.1"), ("::", "::1")] {
+        // Each in a network of its own: a process that another test is just starting may still have the last listeners.
+        Network::new().on_server_host(|| {
             let owner = start(from);
             let standby = start(from);
             owner.register("owner", 1).unwrap();
@@ -43,16 +43,15 @@ fn an_owner_moves_and_keeps_registrations_links_and_its_standby() {
             assert_eq!(listening(), bound(to), "{from} to {to}");
             assert_eq!(ports(at(to)), [2, 3], "{from} to {to}");
             assert!(!client::is_closed(&node));
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn a_member_that_has_joined_moves_first_and_stands_by_when_its_owner_follows() {
-    let network = Network::new();
-    network.on_server_host(|| {
-        // In the first case the rendezvous changes with the first address, in the second it does not.
-        for (from, to) in [("", "127.0.0.1"), ("127.0.0.1", "10.77.0.1")] {
+    // In the first case the rendezvous changes with the first address, in the second it does not.
+    for (from, to) in [("", "127.0.0.1"), ("127.0.0.1", "10.77.0.1")] {
+        Network::new().on_server_host(|| {
             let owner = start(from);
             let member = start(from);
             member.register("member", 2).unwrap();
@@ -68,8 +67,8 @@ fn a_member_that_has_joined_moves_first_and_stands_by_when_its_owner_follows() {
             member.serves();
             assert_eq!(listening(), bound(to));
             assert_eq!(ports(local()), [2]);
-        }
-    });
+        });
+    }
 }
 
 #[test]
