@@ -27,7 +27,8 @@ defmodule EmbeddedEpmd.ReloadTest do
   test "the other modules are, as often as one likes", %{vm: vm} = context do
     for _ <- 1..3, module <- [EmbeddedEpmd, Client, Config, Discovery, Lifecycle, Server, Subscribers] do
       assert {:module, ^module} = call(vm, :code, :load_file, [module])
-      call(vm, :code, :purge, [module])
+      # To purge it kills whoever is just running the last version, so it is waited for a moment in which nobody is.
+      eventually(fn -> call(vm, :code, :soft_purge, [module]) end)
     end
 
     assert_unharmed(context)
