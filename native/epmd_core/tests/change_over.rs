@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epmd_core::{Answer, HandOver, NodeName, Settings};
+use epmd_core::{Answer, HandOver, NodeName, Role, Settings};
 use support::client::{eventually, free_address, listing, register};
 use support::member::{settings, Running};
 use support::process::Process;
@@ -113,6 +113,29 @@ fn no_lookup_in_a_vm_that_begins_to_serve_misses_a_node() {
                 Answer::Found(_) => return,
                 Answer::NotFound => panic!("it is not found"),
                 _ => {}
+            }
+        });
+        owner.kill();
+        looking.join().unwrap();
+    }
+}
+
+#[test]
+fn a_standby_that_begins_to_serve_finds_its_nodes_at_every_moment() {
+    for _ in 0..ROUNDS {
+        let server = free_address();
+        let start = |name: &str| {
+            let member = Running::start(settings(&[server.ip()], server.port()));
+            member.register(name, 1).unwrap();
+            member
+        };
+        let (owner, next) = (start("owner"), start("next"));
+        next.stands_by_for(&owner);
+        let handle = next.handle.clone();
+        let looking = thread::spawn(move || {
+            while handle.status().role != Role::Serving {
+                let answer = handle.find(server.ip(), "next");
+                assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
             }
         });
         owner.kill();

@@ -324,17 +324,26 @@ impl Handle {
         if self.is_stopped() {
             return Answer::Stopped;
         }
-        match self.place_of(address) {
-            None => Answer::Elsewhere,
-            Some(role @ (Role::Joined | Role::Searching)) => {
-                match self.registry.find_replicated(address, name.as_bytes()) {
-                    Some(entry) => Answer::Found(entry),
-                    // It may not have reached the copy yet.
-                    None if role == Role::Joined => Answer::AskOwner,
-                    None => Answer::Unsettled,
-                }
+        loop {
+            let role = self.place_of(address);
+            let answer = self.answer(role, address, name.as_bytes());
+            // A member that begins to serve makes its replica the table in between.
+            if matches!(answer, Answer::Found(_)) || self.place_of(address) == role {
+                return answer;
             }
-            Some(Role::Serving) => match self.registry.look_up(name.as_bytes()) {
+        }
+    }
+
+    fn answer(&self, role: Option<Role>, address: IpAddr, name: &[u8]) -> Answer {
+        match role {
+            None => Answer::Elsewhere,
+            Some(role @ (Role::Joined | Role::Searching)) => match self.registry.find_replicated(address, name) {
+                Some(entry) => Answer::Found(entry),
+                // It may not have reached the copy yet.
+                None if role == Role::Joined => Answer::AskOwner,
+                None => Answer::Unsettled,
+            },
+            Some(Role::Serving) => match self.registry.look_up(name) {
                 Known::Registered(entry) => Answer::Found(entry),
                 Known::Missing => Answer::NotFound,
                 Known::Unsettled => Answer::Unsettled,
