@@ -121,7 +121,7 @@ fn no_lookup_in_a_vm_that_begins_to_serve_misses_a_node() {
 }
 
 #[test]
-fn a_standby_that_begins_to_serve_finds_its_nodes_at_every_moment() {
+fn a_standby_that_begins_to_serve_has_its_nodes_at_every_moment() {
     for _ in 0..ROUNDS {
         let server = free_address();
         let start = |name: &str| {
@@ -136,6 +136,7 @@ fn a_standby_that_begins_to_serve_finds_its_nodes_at_every_moment() {
             while handle.status().role != Role::Serving {
                 let answer = handle.find(server.ip(), "next");
                 assert!(matches!(answer, Answer::Found(_)), "{answer:?}");
+                assert!(handle.entries().is_some() && handle.departed().is_some(), "the owner is to be asked");
             }
         });
         owner.kill();

@@ -304,10 +304,12 @@ impl Handle {
 
     /// The member's state.
     pub fn status(&self) -> Status {
+        // Before the role: a replica that becomes the table in between has its role by then.
+        let is_replica = self.registry.is_replica();
         let status = self.status.lock().clone();
         let table = match status.role {
             Role::Serving => Table::Here,
-            _ if self.registry.is_replica() => Table::Copy,
+            _ if is_replica => Table::Copy,
             _ => Table::Owner,
         };
         let kept = match &*self.store.borrow() {
@@ -363,17 +365,16 @@ impl Handle {
 
     /// The registered nodes, the newest first, if the table is here or a copy of it.
     pub fn entries(&self) -> Option<Vec<Arc<Entry>>> {
-        if self.status.lock().role == Role::Serving {
-            Some(self.registry.entries())
-        } else {
-            self.registry.is_replica().then(|| self.registry.snapshot().1)
+        match self.status().table {
+            Table::Here => Some(self.registry.entries()),
+            Table::Copy => Some(self.registry.snapshot().1),
+            Table::Owner => None,
         }
     }
 
     /// The remembered names that left, the first to leave first, if the table is here or a copy of it.
     pub fn departed(&self) -> Option<Vec<Tombstone>> {
-        let is_here = self.status.lock().role == Role::Serving || self.registry.is_replica();
-        is_here.then(|| self.registry.tombstones())
+        (self.status().table != Table::Owner).then(|| self.registry.tombstones())
     }
 
     /// The current state, to which an observer adds later changes.
