@@ -54,6 +54,8 @@ defmodule EmbeddedEpmd.HealthTest do
       # They all wait for one answer.
       probes = for _ <- 1..100, do: Task.async(fn -> timed(fn -> get(port, "/live") end) end)
       assert {:port, _, _} = Client.port(name, {127, 0, 0, 1}, port, 5_000)
+      # It does not wait for theirs.
+      assert Enum.all?(probes, &(Task.yield(&1, 0) == nil))
       assert {503, _} = get(port, "/live")
       for {took, response} <- Task.await_many(probes, 10_000), do: assert({took < @within, response} == {true, silent})
       assert [%{name: ^name}] = stock_names(port)
