@@ -183,8 +183,8 @@ impl Link {
         Ok(Progress::More)
     }
 
-    /// Whether it stands by, and was not listed yet. From now on it is.
-    fn is_new_standby(&mut self) -> bool {
+    /// Lists it if it stands by. Returns whether that is new.
+    fn list(&mut self) -> bool {
         self.session.stands_by() && !std::mem::replace(&mut self.is_listed, true)
     }
 }
@@ -551,7 +551,7 @@ impl Run<'_> {
                 let listeners = self.context.listeners.borrow().clone();
                 links.with(self.id, |link| link.session.permit(listeners, *lent, registry.entries()));
             }
-            let (progress, is_new) = match links.with(self.id, |link| (link.pass(), link.is_new_standby())) {
+            let (progress, is_new) = match links.with(self.id, |link| (link.pass(), link.list())) {
                 Some((Ok(progress), is_new)) => (progress, is_new),
                 Some((Err(reason), _)) => return reason,
                 None => return Reason::Gone,
