@@ -129,10 +129,10 @@ impl Launcher {
                 command
             }
             (Who::Ours, Form::Standalone) => {
-                let mut command = Command::new(self.root.join("target/release/examples/standalone"));
+                let mut command = Command::new(env::current_exe()?.with_file_name("examples/standalone"));
                 command.args(arguments);
                 if owned {
-                    command.args(["-owner", &format!("*={user}")]);
+                    command.args(["-reserve", &format!("*={user}")]);
                 }
                 command
             }
