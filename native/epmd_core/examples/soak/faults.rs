@@ -40,7 +40,7 @@ faults! {
 
 impl Fault {
     pub fn random(random: &mut Random) -> Self {
-        random.one_of(FAULTS)
+        FAULTS[random.below(FAULTS.len())]
     }
 
     /// Makes it happen on a host that is whole. Returns whether a whole standby was spared, so that nothing may be

@@ -42,7 +42,7 @@ impl Host {
     pub fn fill(&mut self, random: &mut Random) {
         self.reap();
         for number in 0..MEMBERS {
-            let limit = random.one_of(&[None, Some(256), Some(1024)]);
+            let limit = [None, Some(256), Some(1024)][random.below(3)];
             let name = format!("member{number}");
             if !self.members.iter().any(|member| member.name == name) {
                 let process = Process::start_limited(self.server.port(), limit, &["-name", &name]);

@@ -2,15 +2,15 @@
 
 #![allow(dead_code, reason = "the tests use more of it")]
 
-#[path = "../../tests/support/client.rs"]
+#[path = "../../tests/suites/support/client.rs"]
 pub mod client;
-#[path = "../../tests/support/ports.rs"]
+#[path = "../../tests/suites/support/ports.rs"]
 pub mod ports;
-#[path = "../../tests/support/process.rs"]
+#[path = "../../tests/suites/support/process.rs"]
 pub mod process;
-#[path = "../../tests/support/random.rs"]
+#[path = "../../tests/suites/support/random.rs"]
 pub mod random;
-#[path = "../../tests/support/request.rs"]
+#[path = "../../tests/suites/support/request.rs"]
 pub mod request;
 
 pub mod server {
