@@ -120,7 +120,8 @@ defmodule EmbeddedEpmd.HealthTest do
       call(vm, :erlang, :disconnect_node, [other_node])
       soon(port, {503, "the VM is not ready: 1 of the 2 expected nodes are connected\n"})
       call(vm, :erlang, :set_cookie, [other_node, :test])
-      call(vm, Node, :connect, [other_node])
+      # It ends as an attempt of the cluster does that has just begun with the wrong cookie.
+      eventually(fn -> call(vm, Node, :connect, [other_node]) end)
       soon(port, ready)
     end
   end
