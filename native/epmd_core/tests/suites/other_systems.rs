@@ -1,6 +1,8 @@
 //! What differs on macOS and the BSDs. The tests run on Linux, with system calls that behave as on those systems.
 
+use std::env;
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -8,6 +10,9 @@ use crate::support::client::{self, eventually, exchange, free_address, register}
 use crate::support::member::{settings, Running};
 use crate::support::process::Process;
 use crate::support::request::{names, port_please2};
+
+/// The environment variable of a process that runs one test.
+const ALONE: &str = "EMBEDDED_EPMD_ALONE";
 
 #[test]
 fn nobody_stands_by_so_that_a_member_that_hangs_holds_nothing() {
@@ -111,6 +116,10 @@ fn a_jail_in_which_any_is_the_loopback_is_served() {
 
 #[test]
 fn that_nobody_can_stand_by_is_told_once() {
+    // What it acts as, the whole process does.
+    if !is_alone("other_systems::that_nobody_can_stand_by_is_told_once") {
+        return;
+    }
     epmd_core::act_as_bsd();
     let server = free_address();
     let told = |member: &Running| member.log.lines("no VM can stand by").len();
@@ -122,6 +131,19 @@ fn that_nobody_can_stand_by_is_told_once() {
     second.serves();
     eventually("it answers, and would have a standby", || is_found(server, "second"));
     assert_eq!(told(&second), 0, "{:?}", second.log.lines(""));
+}
+
+/// Whether this is a process of this test alone. If not, it is run in one, and fails as that does.
+fn is_alone(test: &str) -> bool {
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
+    let output = command.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().expect("a second process");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    false
 }
 
 fn start(server: SocketAddr, name: &str) -> Process {
