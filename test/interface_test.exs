@@ -1,30 +1,8 @@
-defmodule EmbeddedEpmd.InterfaceTest do
-  # Where nodes listen, by their names and settings: the rows of erlang/otp#11617 and those of `:local`. Each row has a
-  # network of its own, and a second one that plays the other hosts.
-  use ExUnit.Case, async: true
+defmodule EmbeddedEpmd.InterfaceTest.Names do
+  # Where nodes listen by their names: the rows of erlang/otp#11617.
+  use Support.InterfaceCase, async: true
 
-  import Support.Vm
-
-  alias EmbeddedEpmd.Boot.Interface
-  alias Support.{Carrier, Folder, Network, Tls}
-
-  @moduletag timeout: 60_000
-
-  # Addresses of the host, and the names that its hosts file has, in Debian's way.
-  @outer "10.99.7.1"
-  @outer6 "fd99::1"
-  @hosts """
-  127.0.0.1 localhost
-  ::1 localhost
-  127.0.1.1 debian
-  #{@outer} outer.example
-  """
-  @local ~w(-embedded_epmd local true)
-  @inet6 ~w(-proto_dist inet6_tcp)
-
-  # The name's flag and host, the flags; where OTP's own node of that name listens, and where ours does; and what another
-  # host gets from our distribution and our EPMD.
-  for {row, flag, host, flags, before, now, distribution, epmd} <- [
+  for {row, _, _, flags, before, now, _, _} = expected <- [
         {"a loopback address", "-name", "127.0.0.1", [], "0.0.0.0", "127.0.0.1", :closed, :open},
         {"another loopback address", "-name", "127.0.0.2", [], "0.0.0.0", "127.0.0.2", :closed, :open},
         {"localhost", "-sname", "localhost", [], "0.0.0.0", "127.0.0.1", :closed, :open},
@@ -37,7 +15,20 @@ defmodule EmbeddedEpmd.InterfaceTest do
         {"a short name that OTP completes", "-sname", nil, [], "0.0.0.0", "0.0.0.0", :open, :open},
         {"an outer address", "-name", @outer, [], "0.0.0.0", "0.0.0.0", :open, :open},
         {"a long name", "-name", "outer.example", [], "0.0.0.0", "0.0.0.0", :open, :open},
-        {"an outer address of IPv6", "-name", @outer6, @inet6, "*", "*", :open, :open},
+        {"an outer address of IPv6", "-name", @outer6, @inet6, "*", "*", :open, :open}
+      ] do
+    @tag skip: not available?(flags) and "needs the carriers of OTP 29"
+    test "#{row}: #{before} becomes #{now}" do
+      assert_row(unquote(Macro.escape(expected)))
+    end
+  end
+end
+
+defmodule EmbeddedEpmd.InterfaceTest.Settings do
+  # Where nodes listen by `:local`, and by the carrier and the interface of their flags.
+  use Support.InterfaceCase, async: true
+
+  for {row, _, _, flags, before, now, _, _} = expected <- [
         {"local: a loopback address", "-name", "127.0.0.1", @local, "0.0.0.0", "127.0.0.1", :closed, :closed},
         {"local: the loopback of IPv6", "-name", "::1", @local ++ @inet6, "*", "[::1]", :closed, :closed},
         {"local: a short name at 127.0.1.1", "-sname", "debian", @local, "0.0.0.0", "127.0.1.1", :closed, :closed},
@@ -58,24 +49,19 @@ defmodule EmbeddedEpmd.InterfaceTest do
         {"an interface among the options of listeners", "-name", "127.0.0.1",
          ~w(-kernel inet_dist_listen_options [{ip,{0,0,0,0}}]), "0.0.0.0", "0.0.0.0", :open, :open}
       ] do
-    @tag skip:
-           match?({kind, _} when kind in [:carrier, :tls_carrier], flags) and not Carrier.available?() and
-             "needs the carriers of OTP 29"
+    @tag skip: not available?(flags) and "needs the carriers of OTP 29"
     test "#{row}: #{before} becomes #{now}" do
-      host = host()
-      flags = flags(unquote(Macro.escape(flags)))
-      name = unique("node")
-      ours = node(host, :ours, unquote(flag), name, unquote(host), flags)
-      # A VM with OTP's client, as those of `bin/app rpc` are.
-      stock = node(host, :stock, unquote(flag), unique("stock"), unquote(host), flags)
-
-      assert listens(host, ours) == unquote(now)
-      assert listens(host, stock) == unquote(before)
-      assert seen_from_outside(host, port_of(ours)) == unquote(distribution)
-      assert seen_from_outside(host, host.port, name) == unquote(epmd)
-      assert_usable(ours, stock, flags)
+      assert_row(unquote(Macro.escape(expected)))
     end
   end
+end
+
+defmodule EmbeddedEpmd.InterfaceTest do
+  # Nodes that start later, what is refused, and what is told.
+  use Support.InterfaceCase, async: true
+
+  alias EmbeddedEpmd.Boot.Interface
+  alias Support.{Folder, Network}
 
   describe "a node that starts later" do
     test "is closed by the setting, whatever its name" do
@@ -202,92 +188,6 @@ defmodule EmbeddedEpmd.InterfaceTest do
     end
   end
 
-  ## What is asked
-
-  # What rpc and remote do, then nodes that the node starts, then what stop does.
-  defp assert_usable(ours, stock, flags) do
-    node = call(ours, :erlang, :node)
-    assert call(stock, :erpc, :call, [node, :erlang, :node, []]) == node
-    assert call(ours, :net_adm, :ping, [call(stock, :erlang, :node)]) == :pong
-    [name, host] = String.split(Atom.to_string(node), "@")
-
-    options = %{
-      name: String.to_charlist("peer-" <> name),
-      host: String.to_charlist(host),
-      longnames: call(ours, :net_kernel, :longnames),
-      args: Enum.map(~w(-start_epmd false -setcookie test) ++ flags, &String.to_charlist/1)
-    }
-
-    assert {:ok, peer, peer_node} = call(ours, :peer, :start, [options])
-    assert call(ours, :erpc, :call, [peer_node, :erlang, :node, []]) == peer_node
-    call(ours, :peer, :stop, [peer])
-
-    pid = pid(ours)
-    Process.unlink(ours)
-    call(stock, :erpc, :call, [node, :init, :stop, []])
-    eventually(fn -> not File.exists?("/proc/#{pid}/exe") end)
-  end
-
-  defp listens(host, vm) do
-    text = Network.run(host.network, ~w(ss --no-header --listening --tcp --numeric) ++ ["sport = :#{port_of(vm)}"])
-    [[_, _, _, local | _]] = for line <- String.split(text, "\n", trim: true), do: String.split(line)
-    String.trim_trailing(local, ":#{port_of(vm)}")
-  end
-
-  defp port_of(vm), do: call(vm, EmbeddedEpmd.Doctor.Listener, :of_distribution).port
-
-  defp seen_from_outside(host, port) do
-    case Enum.uniq(
-           for ip <- outer_addresses(),
-               do: call(host.outside, :gen_tcp, :connect, [ip, port, [family(ip)], 5_000]) |> elem(0)
-         ) do
-      [:error] -> :closed
-      _ -> :open
-    end
-  end
-
-  # What other hosts get that ask the EPMD.
-  defp seen_from_outside(host, port, name) do
-    answers =
-      for ip <- outer_addresses(), do: call(host.outside, EmbeddedEpmd.Boot.Client, :port, [name, ip, port, 5_000])
-
-    cond do
-      Enum.any?(answers, &match?({:port, _, _}, &1)) -> :open
-      Enum.all?(answers, &(&1 == {:error, :econnrefused})) -> :closed
-      true -> :silent
-    end
-  end
-
-  defp outer_addresses do
-    for address <- [@outer, @outer6], do: elem(:inet.parse_address(String.to_charlist(address)), 1)
-  end
-
-  defp family(ip), do: if(tuple_size(ip) == 4, do: :inet, else: :inet6)
-
-  ## What runs
-
-  defp host do
-    [network, other] = Network.start_linked(@outer, "10.99.7.2")
-
-    for {network, address} <- [{network, @outer6}, {other, "fd99::2"}],
-        do: Network.run(network, ~w(ip address add #{address}/64 dev wire nodad))
-
-    port = free_port()
-    %{network: network, hosts: hosts_file(), port: port, outside: start_plain(port, [Network.option(other)])}
-  end
-
-  defp hosts_file do
-    hosts = Path.join(Folder.new("hosts"), "hosts")
-    File.write!(hosts, @hosts)
-    hosts
-  end
-
-  defp flags(:tls), do: flags({:tls, []})
-  defp flags({:tls, more}), do: ~w(-proto_dist inet_tls -ssl_dist_optfile #{Tls.options()}) ++ more
-  defp flags({:carrier, more}), do: Carrier.flags("socket") ++ more
-  defp flags({:tls_carrier, more}), do: Carrier.flags("tls_socket") ++ more
-  defp flags(flags), do: flags
-
   defp start_later(host, flags),
     do:
       start_unnamed(host.port, flags, [Network.option(host.network), interface: false, env: [{"ERL_EPMD_ADDRESS", ""}]])
@@ -311,14 +211,4 @@ defmodule EmbeddedEpmd.InterfaceTest do
   defp ebins, do: for(app <- [:embedded_epmd, :elixir], do: Path.join(:code.lib_dir(app), "ebin"))
 
   defp otp, do: List.to_integer(:erlang.system_info(:otp_release))
-
-  defp node(host, whose, flag, name, node_host, flags, more \\ []) do
-    flags = [flag, if(node_host, do: "#{name}@#{node_host}", else: name) | flags]
-    place = Network.option(host.network, host.hosts, "debian")
-    options = [place, interface: false, env: [{"ERL_EPMD_ADDRESS", ""}]] ++ more
-
-    if whose == :ours,
-      do: start_unnamed(host.port, flags, options),
-      else: start_plain(host.port, [{:flags, flags} | options])
-  end
 end
