@@ -36,36 +36,29 @@ defmodule Support.Prober do
 
   # Waits until the lookups that have begun by now have ended.
   defp since(prober, mark) do
-    asked = now()
-    await(prober, asked)
-    send(prober, {:results, self()})
+    send(prober, {:since, mark, now(), self()})
 
     receive do
-      {:results, results} -> for {began, took, _} = result <- results, began + took >= mark, do: result
-    end
-  end
-
-  defp await(prober, asked) do
-    send(prober, {:results, self()})
-
-    receive do
-      {:results, [{began, took, _} | _]} when began > asked and took >= 0 ->
-        :ok
-
-      {:results, _} ->
-        Process.sleep(2)
-        await(prober, asked)
+      {:results, results} -> results
     end
   end
 
   defp collect(results) do
     receive do
+      {:since, mark, asked, from} ->
+        results = await(results, asked)
+        send(from, {:results, for({began, took, _} = result <- results, began + took >= mark, do: result)})
+        collect(results)
+
       {:result, result} ->
         collect([result | results])
+    end
+  end
 
-      {:results, from} ->
-        send(from, {:results, results})
-        collect(results)
+  defp await(results, asked) do
+    receive do
+      {:result, {began, _, _} = result} when began > asked -> [result | results]
+      {:result, result} -> await([result | results], asked)
     end
   end
 

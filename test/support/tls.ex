@@ -21,7 +21,7 @@ defmodule Support.Tls do
   defp make do
     folder = Support.Folder.new("tls")
     # The defaults of pkix_test_data are too weak for current versions of OTP.
-    modern = [digest: :sha256, key: {:rsa, 2048, 65_537}]
+    modern = [digest: :sha256, key: {:namedCurve, :secp256r1}]
     chain = %{root: modern, intermediates: [], peer: modern}
     %{server_config: config} = :public_key.pkix_test_data(%{server_chain: chain, client_chain: chain})
     {type, key} = config[:key]

@@ -13,6 +13,7 @@ use crate::support::client::{
 use crate::support::network::{Network, OTHER_PEER, PEER, SERVER, SERVER_V6};
 use crate::support::nodes::{all_found, fill, need_descriptors};
 use crate::support::request::{alive2, dump, names, port_please2, Alive2};
+use crate::support::rounds::rounds;
 use crate::support::server::{Server, Settings};
 use crate::support::service::Service;
 use crate::support::users;
@@ -27,9 +28,9 @@ const OF_ONE_SOURCE: usize = 32;
 #[test]
 fn who_does_not_read_a_listing_has_no_copy_of_it() {
     const NODES: u16 = 5_000;
-    const READERS: usize = 100;
     /// Not over before all are there, also on a busy machine.
     const DEADLINE: Duration = Duration::from_secs(9);
+    let readers = rounds(40, 100);
     if !users::are_there() {
         return;
     }
@@ -44,10 +45,10 @@ fn who_does_not_read_a_listing_has_no_copy_of_it() {
     assert_eq!(whole.lines().count(), usize::from(NODES));
     for request in [names(), dump()] {
         let before = server.resident_megabytes();
-        let attackers = Attackers::that_do_not_read(READERS, address, &request);
+        let attackers = Attackers::that_do_not_read(readers, address, &request);
         let used = server.resident_megabytes().saturating_sub(before);
-        assert!(used < 20, "{READERS} that do not read use {used} MB");
-        let of_each = unread(&server) / READERS;
+        assert!(used < 20, "{readers} that do not read use {used} MB");
+        let of_each = unread(&server) / readers;
         assert!((1..256 * 1024).contains(&of_each), "the kernel has {of_each} bytes for each that does not read");
         assert_eq!(listing(address).unwrap(), whole, "another reader");
         // At the deadline nothing is left of them, though they are still there.

@@ -150,9 +150,15 @@ pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
 /// The same, for what is due later than at once.
 #[track_caller]
 pub fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        thread::sleep(Duration::from_millis(2));
+    let started = Instant::now();
+    loop {
+        let looked = Instant::now();
+        if condition() {
+            return;
+        }
+        assert!(started.elapsed() < patience, "not within {patience:?}: {what}");
+        // The later it comes and the longer it takes to look, the less often.
+        let pause = (started.elapsed() / 50).max(4 * looked.elapsed());
+        thread::sleep(pause.clamp(Duration::from_millis(2), Duration::from_millis(50)));
     }
 }
