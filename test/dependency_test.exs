@@ -23,7 +23,9 @@ defmodule EmbeddedEpmd.DependencyTest.Cargo do
     # The crates of others need not be compiled again, which saves a minute.
     compiled = Path.join(Path.dirname(Mix.Project.build_path()), "cargo_target")
     File.mkdir_p!(Path.join(project, "_build"))
-    {_, 0} = System.cmd("cp", ["-a", compiled, Path.join(project, "_build/cargo_target")])
+    # bin/test may be compiling there: cargo has this file locked meanwhile.
+    lock = Path.join(compiled, "release/.cargo-lock")
+    {_, 0} = System.cmd("flock", [lock, "cp", "-a", compiled, Path.join(project, "_build/cargo_target")])
 
     File.write!(Path.join(project, "Cargo.toml"), """
     [workspace]
