@@ -16,6 +16,8 @@ use super::server::standalone;
 
 /// The state of a listener in `/proc/net/tcp`.
 const LISTENS: &str = "0A";
+/// The state of a connected socket in `/proc/net/unix`.
+const UNIX_CONNECTED: &str = "03";
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,10 +123,24 @@ impl Process {
 
     /// How many Unix sockets it has.
     pub fn unix_sockets(&self) -> usize {
+        self.unix(|_| true).len()
+    }
+
+    /// Its sessions with other processes: connected Unix sockets, by their inodes.
+    pub fn sessions(&self) -> BTreeSet<String> {
+        self.unix(|state| state == UNIX_CONNECTED)
+    }
+
+    /// Its Unix sockets whose state fits, by their inodes.
+    fn unix(&self, fits: impl Fn(&str) -> bool) -> BTreeSet<String> {
         let table = fs::read_to_string(format!("/proc/{}/net/unix", self.id())).expect("a running process");
-        let inodes = table.lines().filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(6)?)));
-        let all: BTreeSet<_> = inodes.collect();
-        self.sockets().values().filter(|socket| all.contains(*socket)).count()
+        let own: BTreeSet<String> = self.sockets().into_values().collect();
+        let socket = |line: &str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let inode = format!("socket:[{}]", fields.get(6)?);
+            (fits(fields[5]) && own.contains(&inode)).then_some(inode)
+        };
+        table.lines().filter_map(socket).collect()
     }
 
     /// Its sockets of this port that listen, however many other processes have them, by their inodes.
