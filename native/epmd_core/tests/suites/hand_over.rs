@@ -218,7 +218,7 @@ fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
     let mut owner = users::limited_member_of(NOBODY, Some(LIMIT), server.port(), &flags);
     owner.serves();
     let _nodes = fill(server, NODES);
-    let mut followers = [1, 2].map(|name| called_by(server, name));
+    let mut followers = [(); 2].map(|()| called_by(server));
     for follower in &mut followers {
         follower.write_all(&Hello::RIGHT.framed()).unwrap();
     }
@@ -245,8 +245,8 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
     let is_told_the_table = [later_version.as_slice(), &other_address, &too_much, &of_the_owner, &too_soon];
     let of_both =
         is_told_little.map(|said| (said, false)).into_iter().chain(is_told_the_table.map(|said| (said, true)));
-    for (number, (said, is_told)) in (0..).zip(of_both) {
-        let mut channel = called_by(server, number);
+    for (said, is_told) in of_both {
+        let mut channel = called_by(server);
         let _ = channel.write_all(said);
         let mut heard = Vec::new();
         let _ = channel.read_to_end(&mut heard);
@@ -259,11 +259,11 @@ fn what_a_member_says_is_checked_and_never_delays_the_owner() {
         eventually("nobody stands by", || owner.handle.status().standbys.is_empty());
     }
     // One that sends a right hello and then neither sends nor reads must not delay registrations.
-    let mut silent = called_by(server, 100);
+    let mut silent = called_by(server);
     silent.write_all(&hello).unwrap();
     eventually("it stands by", || !owner.handle.status().standbys.is_empty());
     // So does one that reads no more before it has everything, and one that says no hello.
-    let (mut deaf, dumb) = (called_by(server, 101), called_by(server, 102));
+    let (mut deaf, dumb) = (called_by(server), called_by(server));
     deaf.write_all(&hello).unwrap();
     let mut nodes: Vec<_> = (0..2_000).map(|n| register(server, format!("node{n}"), 1).unwrap()).collect();
     nodes.drain(..1_000).for_each(client::close);

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{mpsc, Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -53,9 +54,12 @@ pub fn meet_request(name: [u8; 16]) -> Vec<u8> {
     framed(&[MEET, &name].concat())
 }
 
-/// Has the owner of this port call, as it calls members, and returns the channel. With another name each time.
-pub fn called_by(server: SocketAddr, name: u128) -> UnixStream {
-    let name = name.to_be_bytes();
+/// Has the owner of this port call, as it calls members, and returns the channel. It has another name each time, of which
+/// the host has one, as of a port.
+pub fn called_by(server: SocketAddr) -> UnixStream {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = (u128::from(std::process::id()) << 32 | u128::from(number)).to_be_bytes();
     let listener = UnixListener::bind_addr(&UnixAddr::from_abstract_name(meeting_place(name)).unwrap()).unwrap();
     assert_eq!(exchange(server, &meet_request(name)).unwrap(), MEETING);
     let (channel, _) = listener.accept().unwrap();
