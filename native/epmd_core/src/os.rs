@@ -28,9 +28,17 @@ pub(crate) use unix::*;
 /// Makes the kernel report a connection together with its first bytes, or after a second if it stays silent.
 ///
 /// On other systems a connection is reported at once, which only costs time.
-#[cfg(target_os = "linux")]
 pub(crate) fn defer_accept(listener: &Socket) {
-    let seconds: libc::c_int = 1;
+    set_defer_accept(listener.as_fd(), 1);
+}
+
+/// Makes the kernel report new connections at once.
+pub(crate) fn accept_at_once(listener: impl AsFd) {
+    set_defer_accept(listener.as_fd(), 0);
+}
+
+#[cfg(target_os = "linux")]
+fn set_defer_accept(listener: BorrowedFd<'_>, seconds: libc::c_int) {
     let length = size_of_val(&seconds) as libc::socklen_t;
     // SAFETY: the kernel copies `length` bytes from the address, which is that of an integer of this length.
     unsafe {
@@ -45,7 +53,7 @@ pub(crate) fn defer_accept(listener: &Socket) {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn defer_accept(_listener: &Socket) {}
+fn set_defer_accept(_listener: BorrowedFd<'_>, _seconds: i32) {}
 
 /// A file in memory. It lasts as long as any process has its descriptor.
 #[cfg(target_os = "linux")]

@@ -263,7 +263,9 @@ impl Server {
         if old.is_empty() {
             return;
         }
-        // Clients that are just connecting to an old listener send their requests in a moment.
+        // Who connects from here on is accepted, though its request may come when the listener has ended.
+        old.iter().for_each(|one| os::accept_at_once(&*one.listener));
+        // Who is connected and not accepted yet sends its request in a moment.
         tokio::time::sleep(DRAIN).await;
         for Accepting { listener, task } in old {
             task.abort();
@@ -389,6 +391,15 @@ impl AcceptError {
 mod tests {
     use super::*;
 
+    const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn started() -> Server {
+        let listeners = Listeners::open(&[LOOPBACK], 0).expect("a free port");
+        let rules = Arc::default();
+        Server::start(listeners, Registry::default(), rules, Connections::default(), None, None, Reserve::new())
+            .expect("a runtime")
+    }
+
     // Elsewhere the kernel does not tell, and there is no handover.
     #[cfg(target_os = "linux")]
     #[tokio::test]
@@ -399,12 +410,8 @@ mod tests {
         use crate::protocol;
         use crate::registry::Holder;
 
-        let listeners = Listeners::open(&[IpAddr::from([127, 0, 0, 1])], 0).expect("a free port");
-        let registry = Registry::default();
-        let rules = Arc::default();
-        let server =
-            Server::start(listeners, registry.clone(), rules, Connections::default(), None, None, Reserve::new())
-                .expect("a runtime");
+        let server = started();
+        let registry = &server.shared.registry;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         for (name, told) in [("silent", &b""[..]), ("told", b"?")] {
             let mut node =
@@ -424,6 +431,40 @@ mod tests {
             let mut heard = Vec::new();
             node.read_to_end(&mut heard).expect("the connection ends");
             assert_eq!(heard, if told.is_empty() { reply } else { told.to_vec() }, "{name}");
+        }
+    }
+
+    // Elsewhere a listener that was replaced goes on.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_request_that_comes_after_the_end_of_its_listener_is_answered() {
+        use std::future::{poll_fn, Future};
+        use std::pin::pin;
+        use std::task::Poll;
+
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tokio::net::TcpStream;
+
+        const NAMES: &[u8] = &[0, 1, b'n'];
+        let mut server = started();
+        let port = server.shared.port;
+        let connected = || async { TcpStream::connect((LOOPBACK, port)).await.expect("it listens") };
+        let mut earlier = connected().await;
+        // The kernel prefers the old listener, whose address is the nearer one.
+        let replaced = server.listen_on(&Wanted::new(&[], false)).expect("a port of this process");
+        let old = Arc::clone(&replaced.0[0].listener);
+        let mut shut = pin!(server.shut(replaced));
+        let waits = poll_fn(|context| Poll::Ready(shut.as_mut().poll(context).is_pending())).await;
+        assert!(waits && os::is_listening(&*old));
+        let mut later = connected().await;
+        earlier.write_all(NAMES).await.expect("it is served");
+        shut.await;
+        assert!(!os::is_listening(&*old));
+        later.write_all(NAMES).await.expect("it is served");
+        for (when, mut client) in [("earlier", earlier), ("later", later)] {
+            let mut reply = Vec::new();
+            client.read_to_end(&mut reply).await.unwrap_or_else(|error| panic!("{when}: {error}"));
+            assert_eq!(reply, u32::from(port).to_be_bytes(), "{when}");
         }
     }
 
