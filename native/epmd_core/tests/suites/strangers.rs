@@ -65,8 +65,8 @@ fn whoever_does_not_answer_a_registration_is_named() {
 
 #[test]
 fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = TcpListener::bind(free_address()).unwrap();
+    let closing = TcpListener::bind(free_address()).unwrap();
     let (silent_port, closing_port) = (silent.local_addr().unwrap().port(), closing.local_addr().unwrap().port());
     serve(closing, |_| Ok(()));
     let is_named = |port| {
@@ -87,9 +87,11 @@ fn whoever_is_no_epmd_at_all_is_named_at_the_start() {
 fn a_port_that_the_system_refuses_and_nobody_has_is_no_stranger() {
     for ip in ["127.0.0.1", "0.0.0.0"] {
         // A socket that has the port and does not listen. No list of the system shows it.
+        let address = SocketAddr::new(ip.parse().unwrap(), free_address().port());
+        let port = address.port();
         let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        bound.bind(&SocketAddr::new(ip.parse().unwrap(), 0).into()).unwrap();
-        let port = bound.local_addr().unwrap().as_socket().unwrap().port();
+        // A process that another test is just starting may have a copy of the socket that tried the port.
+        eventually("a free port", || bound.bind(&address.into()).is_ok());
         let (said, taken) = timed(|| Running::try_start(settings(&[ip.parse().unwrap()], port)).err().unwrap());
         assert!(taken < in_time(), "{taken:?}");
         let expected = format!(
@@ -101,8 +103,9 @@ fn a_port_that_the_system_refuses_and_nobody_has_is_no_stranger() {
 
 #[test]
 fn the_address_that_is_in_the_way_of_any_is_named() {
-    let other = TcpListener::bind("127.0.0.9:0").unwrap();
-    let port = other.local_addr().unwrap().port();
+    // A port that no other test has at 127.0.0.1: its server may answer.
+    let port = free_address().port();
+    let _other = TcpListener::bind(("127.0.0.9", port)).unwrap();
     let (said, taken) = timed(|| Running::try_start(settings(&[], port)).err().unwrap());
     assert!(taken < in_time(), "{taken:?}");
     let expected = format!(
@@ -164,7 +167,7 @@ enum Answer {
 
 /// Starts a server that answers lookups like an EPMD, and registrations in the given way. Returns its port.
 fn stranger(answer: Answer) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(free_address()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut asked = 0;
     serve(listener, move |mut stream| {
