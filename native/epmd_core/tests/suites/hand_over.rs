@@ -5,7 +5,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,17 +16,20 @@ use crate::support::nodes::fill;
 use crate::support::process::Process;
 use crate::support::request::{dump, names, port_please2, stop, tagged, Alive2};
 use crate::support::rounds::rounds;
+use crate::support::turn::with_descriptors;
 use crate::support::users::{self, NOBODY, THIRD};
 use epmd_core::{HandOver, Limits, NodeName, Policy, Role, Settings};
 use rustix::process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags, Signal};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Descriptors for every node's connection, in each process.
+const NEEDED: usize = 12_000;
 
 #[test]
 fn many_nodes_stay_registered_and_no_descriptor_is_left_behind() {
     let count: u16 = rounds(1_000, 10_000);
     let half = count / 2;
-    let _alone = alone();
+    let _turn = with_descriptors(NEEDED);
     let port = free_port();
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let mut owner = Process::start(port);
@@ -230,7 +232,7 @@ fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
 
 #[test]
 fn what_a_member_says_is_checked_and_never_delays_the_owner() {
-    let _alone = alone();
+    let _turn = with_descriptors(NEEDED);
     let port = free_port();
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let owner = Running::start(settings(port));
@@ -369,22 +371,4 @@ fn only_head(server: SocketAddr) -> bool {
 
 fn free_port() -> u16 {
     client::free_address().port()
-}
-
-/// Two tests need many descriptors: each process has a connection for every node. They run one at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    need_descriptors();
-    alone
-}
-
-fn need_descriptors() {
-    use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
-    const NEEDED: u64 = 12_000;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < NEEDED) {
-        let maximum = limit.maximum.map(|maximum| maximum.max(NEEDED));
-        setrlimit(Resource::Nofile, Rlimit { current: Some(NEEDED), maximum }).expect("12,000 descriptors");
-    }
 }

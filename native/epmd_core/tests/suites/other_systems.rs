@@ -2,13 +2,12 @@
 
 use std::env;
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
 
 use rustix::process::Signal;
 
 use crate::support::client::{self, eventually, exchange, free_address, register};
 use crate::support::member::{settings, Running};
-use crate::support::process::Process;
+use crate::support::process::{this_test, Process};
 use crate::support::request::{names, port_please2};
 
 /// The environment variable of a process that runs one test.
@@ -138,8 +137,7 @@ fn is_alone(test: &str) -> bool {
     if env::var_os(ALONE).is_some() {
         return true;
     }
-    let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
-    let output = command.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().expect("a second process");
+    let output = this_test(test).env(ALONE, "1").output().expect("a second process");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");

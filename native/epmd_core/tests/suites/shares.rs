@@ -11,11 +11,11 @@ use crate::support::client::{
     self, connect_from, eventually, eventually_within, exchange, free_address, listing, register, PATIENCE,
 };
 use crate::support::network::{Network, OTHER_PEER, PEER, SERVER, SERVER_V6};
-use crate::support::nodes::{all_found, fill, need_descriptors};
+use crate::support::nodes::{all_found, fill};
 use crate::support::request::{alive2, dump, names, port_please2, Alive2};
-use crate::support::rounds::rounds;
 use crate::support::server::{Server, Settings};
 use crate::support::service::Service;
+use crate::support::turn::with_descriptors;
 use crate::support::users;
 
 /// The reply to a registration whose name is taken.
@@ -28,13 +28,13 @@ const OF_ONE_SOURCE: usize = 32;
 #[test]
 fn who_does_not_read_a_listing_has_no_copy_of_it() {
     const NODES: u16 = 5_000;
+    const READERS: usize = 100;
     /// Not over before all are there, also on a busy machine.
     const DEADLINE: Duration = Duration::from_secs(9);
-    let readers = rounds(40, 100);
     if !users::are_there() {
         return;
     }
-    need_descriptors(usize::from(NODES) + 500);
+    let _turn = with_descriptors(usize::from(NODES) + 500);
     let server = Settings::ours().packet_timeout(DEADLINE.as_secs()).start();
     let address = server.ipv4();
     // 1,020 bytes each, so that the kernel does not take the whole listing.
@@ -45,10 +45,10 @@ fn who_does_not_read_a_listing_has_no_copy_of_it() {
     assert_eq!(whole.lines().count(), usize::from(NODES));
     for request in [names(), dump()] {
         let before = server.resident_megabytes();
-        let attackers = Attackers::that_do_not_read(readers, address, &request);
+        let attackers = Attackers::that_do_not_read(READERS, address, &request);
         let used = server.resident_megabytes().saturating_sub(before);
-        assert!(used < 20, "{readers} that do not read use {used} MB");
-        let of_each = unread(&server) / readers;
+        assert!(used < 20, "{READERS} that do not read use {used} MB");
+        let of_each = unread(&server) / READERS;
         assert!((1..256 * 1024).contains(&of_each), "the kernel has {of_each} bytes for each that does not read");
         assert_eq!(listing(address).unwrap(), whole, "another reader");
         // At the deadline nothing is left of them, though they are still there.

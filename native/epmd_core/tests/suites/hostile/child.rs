@@ -2,11 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal};
 
 use crate::support::client::register;
+use crate::support::process::this_test;
 
 /// A client in a child process, ended when dropped.
 pub(crate) struct ClientProcess(Child);
@@ -14,8 +15,8 @@ pub(crate) struct ClientProcess(Child);
 impl ClientProcess {
     /// Starts the process, and waits until it has registered the name at port 4711.
     pub(crate) fn start(server: SocketAddr, name: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("a test knows its own path"))
-            .args(["--exact", "hostile::child::client_process", "--ignored", "--nocapture"])
+        let mut child = this_test("hostile::child::client_process")
+            .arg("--ignored")
             .env("CLIENT_OF", server.to_string())
             .env("CLIENT_NAME", name)
             .stdout(Stdio::null())

@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::hostile::only_names_of;
-use crate::hostile::usage::{alone, busy_share, open_descriptors, report};
+use crate::hostile::usage::{busy_share, open_descriptors, report};
 use crate::hostile::watch::{Latencies, Watch};
 use crate::support::client::{self, connect, eventually, exchange, listing, register, End, PATIENCE};
-use crate::support::nodes::need_descriptors;
 use crate::support::random::Random;
 use crate::support::request::{self, alive2, names, port_please2, Alive2};
 use crate::support::rounds::{limit, rounds};
 use crate::support::server::Settings;
+use crate::support::turn::{alone, with_descriptors};
 
 #[test]
 fn idle_slow_and_reset_connections_do_not_keep_a_node_from_being_found() {
@@ -24,8 +24,7 @@ fn idle_slow_and_reset_connections_do_not_keep_a_node_from_being_found() {
     // end.
     const BATCH: usize = 25;
     let (idle_count, resets) = (rounds(1_000, 5_000), rounds(2_000, 10_000));
-    let _alone = alone();
-    need_descriptors(idle_count + SLOW + 500);
+    let _turn = with_descriptors(idle_count + SLOW + 500);
     let server = Settings::ours().start();
     let address = server.ipv4();
     let _anchor = register(address, "anchor", 4711).expect("a name nobody has");
@@ -73,7 +72,7 @@ fn idle_slow_and_reset_connections_do_not_keep_a_node_from_being_found() {
 
 #[test]
 fn idle_connections_with_few_descriptors_neither_end_it_nor_keep_a_node_from_being_found() {
-    let _alone = alone();
+    let _turn = alone();
     let mut server = Settings::ours().descriptors(64).start();
     let address = server.ipv4();
     let anchor = register(address, "anchor", 4711).expect("a name nobody has");
@@ -92,7 +91,7 @@ fn idle_connections_with_few_descriptors_neither_end_it_nor_keep_a_node_from_bei
 
 #[test]
 fn more_registrations_than_descriptors_neither_end_it_nor_keep_a_node_from_being_found() {
-    let _alone = alone();
+    let _turn = alone();
     let mut server = Settings::ours().descriptors(64).start();
     let address = server.ipv4();
     let anchor = register(address, "anchor", 4711).expect("a name nobody has");
@@ -137,8 +136,7 @@ fn more_registrations_than_descriptors_neither_end_it_nor_keep_a_node_from_being
 fn clients_that_do_not_read_a_large_listing_stall_nobody() {
     const NODES: u16 = 5_000;
     const CLIENTS: usize = 20;
-    let _alone = alone();
-    need_descriptors(usize::from(NODES) + 500);
+    let _turn = with_descriptors(usize::from(NODES) + 500);
     let server = Settings::ours().packet_timeout(5).start();
     let address = server.ipv4();
     let _anchor = register(address, "anchor", 4711).expect("a name nobody has");
@@ -185,8 +183,7 @@ fn clients_that_do_not_read_a_large_listing_stall_nobody() {
 fn many_nodes_are_registered_at_once_and_all_are_found() {
     const WORKERS: usize = 4;
     let count = rounds(2_000, 10_000);
-    let _alone = alone();
-    need_descriptors(count + 500);
+    let _turn = with_descriptors(count + 500);
     let server = Settings::ours().start();
     let address = server.ipv4();
     let name = |number: usize| format!("node-{number:05}");

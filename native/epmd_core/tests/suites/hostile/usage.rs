@@ -1,18 +1,11 @@
-//! What a server uses of the machine, and the turns of those tests that measure it.
+//! What a server uses of the machine.
 
 use std::fs;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::server::Server;
-
-/// Tests that measure latency or use up descriptors run one at a time: both are shared by the whole process or machine.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Writes to standard error directly, so that the figures are shown when the test passes too.
 pub(crate) fn report(line: &str) {

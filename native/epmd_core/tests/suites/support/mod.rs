@@ -14,4 +14,5 @@ pub mod rounds;
 pub mod server;
 pub mod service;
 pub mod skip;
+pub mod turn;
 pub mod users;

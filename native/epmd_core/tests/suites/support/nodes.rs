@@ -3,21 +3,8 @@
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
-use rustix::process::{Resource, Rlimit};
-
 use super::client::{self, exchange, register};
 use super::request::{port_please2, Alive2};
-
-/// Raises this process's descriptor limit, which the server inherits.
-pub fn need_descriptors(needed: usize) {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let possible = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    assert!(
-        possible >= needed as u64,
-        "this test needs {needed} file descriptors, but the hard limit is {possible}: raise `ulimit -Hn`"
-    );
-}
 
 /// Registers so many, from the first on. All must be granted.
 pub fn fill(server: SocketAddr, count: usize) -> Vec<TcpStream> {

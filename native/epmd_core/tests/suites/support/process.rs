@@ -1,6 +1,7 @@
 //! A member as a process of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +19,13 @@ use super::server::standalone;
 const LISTENS: &str = "0A";
 /// The state of a connected socket in `/proc/net/unix`.
 const UNIX_CONNECTED: &str = "03";
+
+/// This program, to run one of its tests in a process of its own.
+pub fn this_test(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
+    command.args(["--exact", name, "--nocapture"]);
+    command
+}
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
