@@ -21,7 +21,7 @@ defmodule EmbeddedEpmd.DependencyTest.Cargo do
     %{project: project} = context
 
     # The crates of others need not be compiled again, which saves a minute.
-    compiled = Path.join(Path.dirname(Mix.Project.build_path()), "cargo_target")
+    compiled = System.get_env("CARGO_TARGET_DIR") || Path.join(Path.dirname(Mix.Project.build_path()), "cargo_target")
     File.mkdir_p!(Path.join(project, "_build"))
     # bin/test may be compiling there: cargo has this file locked meanwhile.
     lock = Path.join(compiled, "release/.cargo-lock")

@@ -2,58 +2,48 @@ defmodule EmbeddedEpmd.InterfaceTest.Names do
   # Where nodes listen by their names: the rows of erlang/otp#11617.
   use Support.InterfaceCase, async: true
 
-  for {row, _, _, flags, before, now, _, _} = expected <- [
-        {"a loopback address", "-name", "127.0.0.1", [], "0.0.0.0", "127.0.0.1", :closed, :open},
-        {"another loopback address", "-name", "127.0.0.2", [], "0.0.0.0", "127.0.0.2", :closed, :open},
-        {"localhost", "-sname", "localhost", [], "0.0.0.0", "127.0.0.1", :closed, :open},
-        {"the loopback of IPv6", "-name", "::1", @inet6, "*", "[::1]", :closed, :open},
-        {"a loopback of IPv4 in IPv6", "-name", "::ffff:127.0.0.1", @inet6, "*", "[::ffff:127.0.0.1]", :closed, :open},
-        {"localhost over IPv6", "-sname", "localhost", @inet6, "*", "[::1]", :closed, :open},
-        {"a loopback address over TLS", "-name", "127.0.0.1", :tls, "0.0.0.0", "127.0.0.1", :closed, :open},
-        # Other hosts may mean the node by its name, whatever that is here.
-        {"a short name at 127.0.1.1", "-sname", "debian", [], "0.0.0.0", "0.0.0.0", :open, :open},
-        {"a short name that OTP completes", "-sname", nil, [], "0.0.0.0", "0.0.0.0", :open, :open},
-        {"an outer address", "-name", @outer, [], "0.0.0.0", "0.0.0.0", :open, :open},
-        {"a long name", "-name", "outer.example", [], "0.0.0.0", "0.0.0.0", :open, :open},
-        {"an outer address of IPv6", "-name", @outer6, @inet6, "*", "*", :open, :open}
-      ] do
-    @tag skip: not available?(flags) and "needs the carriers of OTP 29"
-    test "#{row}: #{before} becomes #{now}" do
-      assert_row(unquote(Macro.escape(expected)))
-    end
-  end
+  rows([
+    {"a loopback address", "-name", "127.0.0.1", [], "0.0.0.0", "127.0.0.1", :closed, :open},
+    {"another loopback address", "-name", "127.0.0.2", [], "0.0.0.0", "127.0.0.2", :closed, :open},
+    {"localhost", "-sname", "localhost", [], "0.0.0.0", "127.0.0.1", :closed, :open},
+    {"the loopback of IPv6", "-name", "::1", @inet6, "*", "[::1]", :closed, :open},
+    {"a loopback of IPv4 in IPv6", "-name", "::ffff:127.0.0.1", @inet6, "*", "[::ffff:127.0.0.1]", :closed, :open},
+    {"localhost over IPv6", "-sname", "localhost", @inet6, "*", "[::1]", :closed, :open},
+    {"a loopback address over TLS", "-name", "127.0.0.1", :tls, "0.0.0.0", "127.0.0.1", :closed, :open},
+    # Other hosts may mean the node by its name, whatever that is here.
+    {"a short name at 127.0.1.1", "-sname", "debian", [], "0.0.0.0", "0.0.0.0", :open, :open},
+    {"a short name that OTP completes", "-sname", nil, [], "0.0.0.0", "0.0.0.0", :open, :open},
+    {"an outer address", "-name", @outer, [], "0.0.0.0", "0.0.0.0", :open, :open},
+    {"a long name", "-name", "outer.example", [], "0.0.0.0", "0.0.0.0", :open, :open},
+    {"an outer address of IPv6", "-name", @outer6, @inet6, "*", "*", :open, :open}
+  ])
 end
 
 defmodule EmbeddedEpmd.InterfaceTest.Settings do
   # Where nodes listen by `:local`, and by the carrier and the interface of their flags.
   use Support.InterfaceCase, async: true
 
-  for {row, _, _, flags, before, now, _, _} = expected <- [
-        {"local: a loopback address", "-name", "127.0.0.1", @local, "0.0.0.0", "127.0.0.1", :closed, :closed},
-        {"local: the loopback of IPv6", "-name", "::1", @local ++ @inet6, "*", "[::1]", :closed, :closed},
-        {"local: a short name at 127.0.1.1", "-sname", "debian", @local, "0.0.0.0", "127.0.1.1", :closed, :closed},
-        {"local: a short name that OTP completes", "-sname", nil, @local, "0.0.0.0", "127.0.1.1", :closed, :closed},
-        {"local: a short name over TLS", "-sname", "debian", {:tls, @local}, "0.0.0.0", "127.0.1.1", :closed, :closed},
-        {"local: a short name without an address of the family", "-sname", "debian", @local ++ @inet6, "*", "*%lo",
-         :closed, :closed},
-        # These carriers of OTP 29 listen at all addresses, whatever OTP is told, but for a device.
-        {"a loopback address, over inet_epmd and socket", "-name", "127.0.0.1", {:carrier, []}, "0.0.0.0", "0.0.0.0%lo",
-         :closed, :open},
-        {"local: a short name over inet_epmd and socket", "-sname", "debian", {:carrier, @local}, "0.0.0.0",
-         "0.0.0.0%lo", :closed, :closed},
-        {"local: a short name over inet_epmd and tls_socket", "-sname", "debian", {:tls_carrier, @local}, "0.0.0.0",
-         "0.0.0.0%lo", :closed, :closed},
-        {"local: false", "-name", "127.0.0.1", ~w(-embedded_epmd local false), "0.0.0.0", "0.0.0.0", :open, :open},
-        {"an interface of its own", "-name", "127.0.0.1", ~w(-kernel inet_dist_use_interface {0,0,0,0}), "0.0.0.0",
-         "0.0.0.0", :open, :open},
-        {"an interface among the options of listeners", "-name", "127.0.0.1",
-         ~w(-kernel inet_dist_listen_options [{ip,{0,0,0,0}}]), "0.0.0.0", "0.0.0.0", :open, :open}
-      ] do
-    @tag skip: not available?(flags) and "needs the carriers of OTP 29"
-    test "#{row}: #{before} becomes #{now}" do
-      assert_row(unquote(Macro.escape(expected)))
-    end
-  end
+  rows([
+    {"local: a loopback address", "-name", "127.0.0.1", @local, "0.0.0.0", "127.0.0.1", :closed, :closed},
+    {"local: the loopback of IPv6", "-name", "::1", @local ++ @inet6, "*", "[::1]", :closed, :closed},
+    {"local: a short name at 127.0.1.1", "-sname", "debian", @local, "0.0.0.0", "127.0.1.1", :closed, :closed},
+    {"local: a short name that OTP completes", "-sname", nil, @local, "0.0.0.0", "127.0.1.1", :closed, :closed},
+    {"local: a short name over TLS", "-sname", "debian", {:tls, @local}, "0.0.0.0", "127.0.1.1", :closed, :closed},
+    {"local: a short name without an address of the family", "-sname", "debian", @local ++ @inet6, "*", "*%lo", :closed,
+     :closed},
+    # These carriers of OTP 29 listen at all addresses, whatever OTP is told, but for a device.
+    {"a loopback address, over inet_epmd and socket", "-name", "127.0.0.1", {:carrier, []}, "0.0.0.0", "0.0.0.0%lo",
+     :closed, :open},
+    {"local: a short name over inet_epmd and socket", "-sname", "debian", {:carrier, @local}, "0.0.0.0", "0.0.0.0%lo",
+     :closed, :closed},
+    {"local: a short name over inet_epmd and tls_socket", "-sname", "debian", {:tls_carrier, @local}, "0.0.0.0",
+     "0.0.0.0%lo", :closed, :closed},
+    {"local: false", "-name", "127.0.0.1", ~w(-embedded_epmd local false), "0.0.0.0", "0.0.0.0", :open, :open},
+    {"an interface of its own", "-name", "127.0.0.1", ~w(-kernel inet_dist_use_interface {0,0,0,0}), "0.0.0.0",
+     "0.0.0.0", :open, :open},
+    {"an interface among the options of listeners", "-name", "127.0.0.1",
+     ~w(-kernel inet_dist_listen_options [{ip,{0,0,0,0}}]), "0.0.0.0", "0.0.0.0", :open, :open}
+  ])
 end
 
 defmodule EmbeddedEpmd.InterfaceTest do

@@ -31,14 +31,24 @@ defmodule Support.InterfaceCase do
     end
   end
 
-  @doc "Whether this OTP has what such flags need."
+  @doc """
+  A test for each row: what it is, the name's flag and host, the flags; where OTP's own node of that name listens, and
+  where ours does; and what another host gets from our distribution and our EPMD.
+  """
+  defmacro rows(rows) do
+    quote bind_quoted: [rows: rows] do
+      for {row, _, _, flags, before, now, _, _} = expected <- rows do
+        @tag skip: not available?(flags) and "needs the carriers of OTP 29"
+        test "#{row}: #{before} becomes #{now}" do
+          assert_row(unquote(Macro.escape(expected)))
+        end
+      end
+    end
+  end
+
   def available?({kind, _}) when kind in [:carrier, :tls_carrier], do: Carrier.available?()
   def available?(_flags), do: true
 
-  @doc """
-  A row: what it is, the name's flag and host, the flags; where OTP's own node of that name listens, and where ours does;
-  and what another host gets from our distribution and our EPMD.
-  """
   def assert_row({_row, flag, node_host, flags, before, now, distribution, epmd}) do
     host = host()
     flags = flags(flags)
