@@ -47,7 +47,7 @@ defmodule EmbeddedEpmd.MixProject do
       # The checksum file exists only when a release is made (RELEASE.md).
       files:
         ~w(lib mix.exs .formatter.exs Cargo.toml Cargo.lock .cargo/config.toml native/mix native/*/Cargo.toml native/*/build.rs
-           native/*/src README.md CHANGELOG.md SECURITY.md LICENSE usage-rules.md guides) ++
+           native/*/src bench/Cargo.toml bench/src README.md CHANGELOG.md SECURITY.md LICENSE usage-rules.md guides) ++
           Path.wildcard("checksum-*.exs")
     ]
   end

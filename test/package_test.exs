@@ -56,7 +56,7 @@ defmodule EmbeddedEpmd.PackageTest do
       for file <- File.ls!(@root) -- own, do: File.ln_s!(Path.join(@root, file), Path.join(folder, file))
       for file <- own, do: File.cp_r!(Path.join(@root, file), Path.join(folder, file))
       edit(folder, "Cargo.toml", ~r/^version = ".*"$/m, ~s(version = "9.8.7"))
-      edit(folder, "Cargo.lock", ~r/(name = "epmd_\w+"\nversion = )".*"/, ~s(\\1"9.8.7"))
+      edit(folder, "Cargo.lock", ~r/(name = "(?:epmd_\w+|bench)"\nversion = )".*"/, ~s(\\1"9.8.7"))
       edit(folder, "mix.exs", ~r/@source_url .*/, ~s(@source_url "https://example.com/us/embedded_epmd"))
       edit(folder, "CHANGELOG.md", ~r/\z/, "\n## [9.8.7] - 2030-01-01\n\nNews.\n\n## [9.8.6] - 2029-01-01\n\nOld.\n")
       %{folder: folder}

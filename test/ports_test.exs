@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.PortsTest do
-  # The port that a node listens on. What an owner plans is tested in native/epmd_core/tests/suites/ports.rs.
+  # The port that a node listens on. What an owner plans is tested in native/epmd_tools/tests/suites/ports.rs.
   use ExUnit.Case, async: true
 
   import Support.Vm

@@ -1,5 +1,5 @@
 defmodule EmbeddedEpmd.ReservedNamesTest do
-  # Names that belong to users, with real nodes. Those of a second user are tried in native/epmd_core/tests/suites/reserved_names.rs.
+  # Names that belong to users, with real nodes. Those of a second user are tried in native/epmd_tools/tests/suites/reserved_names.rs.
   use ExUnit.Case, async: true
 
   import Support.Vm

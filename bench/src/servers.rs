@@ -129,7 +129,7 @@ impl Launcher {
                 command
             }
             (Who::Ours, Form::Standalone) => {
-                let mut command = Command::new(env::current_exe()?.with_file_name("examples/standalone"));
+                let mut command = Command::new(env::current_exe()?.with_file_name("standalone"));
                 command.args(arguments);
                 if owned {
                     command.args(["-reserve", &format!("*={user}")]);

@@ -33,11 +33,14 @@ defmodule Support.Project do
 
   @doc "Takes from a package what cargo would compile."
   def hollow(package) do
-    File.rm_rf!(Path.join(package, "native/epmd_core"))
+    for crate <- ~w(native/epmd_core native/epmd_tools bench), do: File.rm_rf!(Path.join(package, crate))
     workspace = Path.join(package, "Cargo.toml")
     # Without its profile, which takes time.
     [kept, _] =
-      workspace |> File.read!() |> String.replace(~s("native/epmd_core", ), "") |> String.split("[profile", parts: 2)
+      workspace
+      |> File.read!()
+      |> String.replace(~r/^members = .*/m, ~s(members = ["native/epmd_nif"]))
+      |> String.split("[profile", parts: 2)
 
     File.write!(workspace, kept)
     version = Mix.Project.config()[:version]

@@ -12,7 +12,7 @@ defmodule Support.Vm do
   @longest_pause 160
 
   # Below the range that the system uses for outgoing connections, and above that of Rust's suites, which run side by side
-  # with these (native/epmd_core/tests/suites/support/ports.rs).
+  # with these (native/epmd_tools/src/ports.rs).
   @ports 21_000..31_999
 
   @doc "A port that nobody listens on, and that no other test of this run is given."
