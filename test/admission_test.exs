@@ -7,7 +7,6 @@ defmodule EmbeddedEpmd.AdmissionTest do
   alias EmbeddedEpmd.Doctor.Connection.Admission
   alias Support.{Attacker, Tls}
 
-  @moduletag timeout: 120_000
   @quiet ~w(-kernel logger_level none)
 
   setup_all :table

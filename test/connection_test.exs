@@ -6,7 +6,6 @@ defmodule EmbeddedEpmd.ConnectionTest do
 
   alias Support.{Attacker, Network}
 
-  @moduletag timeout: 120_000
   @quiet ~w(-kernel logger_level none)
 
   setup_all :table

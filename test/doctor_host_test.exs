@@ -6,8 +6,6 @@ defmodule EmbeddedEpmd.DoctorHostTest do
 
   alias EmbeddedEpmd.Doctor.{Linux, Owner}
 
-  @moduletag timeout: 120_000
-
   setup do
     %{folder: Support.Folder.new("host")}
   end

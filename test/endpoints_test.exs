@@ -7,8 +7,6 @@ defmodule EmbeddedEpmd.EndpointsTest do
   alias EmbeddedEpmd.{Discovery, Endpoints}
   alias Support.{Forwarder, Mesh, Network}
 
-  @moduletag timeout: 120_000
-
   @outside {10, 99, 0, 1}
   @other_outside {10, 99, 0, 2}
 

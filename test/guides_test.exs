@@ -5,7 +5,6 @@ for guide <- ["getting_started", "development", "troubleshooting"] do
 
     import Support.Guide
 
-    @moduletag timeout: 300_000
     @guide Path.expand("../guides/#{guide}.md", __DIR__)
 
     test "guides/#{guide}.md does what it says" do

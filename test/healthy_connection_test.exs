@@ -7,8 +7,6 @@ defmodule EmbeddedEpmd.HealthyConnectionTest do
   alias EmbeddedEpmd.Doctor.Connection
   alias Support.{Carrier, Folder, Tls}
 
-  @moduletag timeout: 120_000
-
   setup_all :table
   setup :names
 

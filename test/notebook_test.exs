@@ -5,7 +5,6 @@ defmodule EmbeddedEpmd.NotebookTest do
 
   import Support.Vm, only: [free_port: 0]
 
-  @moduletag timeout: 300_000
   @root Path.expand("..", __DIR__)
   @notebook Path.join(@root, "guides/two_nodes.livemd")
   @cell ~r/^```elixir\n(.*?)^```\n(?:\n<!-- livebook:\{"output":true\} -->\n\n```\n(.*?)^```\n)?/ms

@@ -4,8 +4,6 @@ defmodule EmbeddedEpmd.PrebuiltTest do
   alias EmbeddedEpmd.Build.{Cargo, Download, Prebuilt, Target}
   alias Support.Attacker
 
-  @moduletag timeout: 300_000
-
   @repository Path.expand("..", __DIR__)
   @triple "x86_64-unknown-linux-gnu"
   @version Mix.Project.config()[:version]

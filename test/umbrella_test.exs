@@ -6,8 +6,6 @@ defmodule EmbeddedEpmd.UmbrellaTest do
 
   alias Support.{Release, Umbrella}
 
-  @moduletag timeout: 300_000
-
   setup_all do
     root = Umbrella.new()
     on_exit(fn -> clean_up(root) end)

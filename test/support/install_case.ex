@@ -11,8 +11,6 @@ defmodule Support.InstallCase do
     quote do
       import Support.Umbrella, except: [new: 0]
 
-      @moduletag timeout: 180_000
-
       @vm_args "rel/vm.args.eex"
       @remote "rel/remote.vm.args.eex"
       @both_flags ["-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]

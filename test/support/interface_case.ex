@@ -23,7 +23,6 @@ defmodule Support.InterfaceCase do
     quote do
       import Support.{InterfaceCase, Vm}
 
-      @moduletag timeout: 60_000
       @outer unquote(@outer)
       @outer6 unquote(@outer6)
       @local ~w(-embedded_epmd local true)
