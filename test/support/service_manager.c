@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -32,12 +33,14 @@
 struct kept { int fd; dev_t device; ino_t inode; char name[256]; };
 
 static struct kept sockets[16], store[MOST];
-static int n_sockets, n_store, n_heard, store_max, notify, service_input = -1;
+static int n_sockets, n_store, n_heard, store_max, notify, ends, service_input = -1;
 static pid_t service;
 static char **command, notify_name[108];
 
 static void forget(int i)
 {
+    /* The service may have a copy, so that close alone would not do. */
+    epoll_ctl(ends, EPOLL_CTL_DEL, store[i].fd, NULL);
     close(store[i].fd);
     memmove(&store[i], &store[i + 1], (--n_store - i) * sizeof *store);
 }
@@ -52,6 +55,17 @@ static void keep(int fd, const char *name)
     store[n_store].device = kept.st_dev;
     store[n_store].inode = kept.st_ino;
     snprintf(store[n_store++].name, sizeof store->name, "%s", name);
+    /* Ends and errors are always told. What cannot be watched has no end. */
+    epoll_ctl(ends, EPOLL_CTL_ADD, fd, &(struct epoll_event) { .data.fd = fd });
+}
+
+static void forget_ended(void)
+{
+    struct epoll_event ended[64];
+    int n = epoll_wait(ends, ended, 64, 0);
+    for (int e = 0; e < n; e++)
+        for (int i = 0; i < n_store; i++)
+            if (store[i].fd == ended[e].data.fd) { forget(i); break; }
 }
 
 static void hear(void)
@@ -170,14 +184,14 @@ int main(int argc, char **argv)
     notify = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (bind(notify, (void *)&name, offsetof(struct sockaddr_un, sun_path) + 1 + length)) err(1, "bind");
 
+    ends = epoll_create1(EPOLL_CLOEXEC);
     start();
     for (;;) {
-        struct pollfd polled[MOST + 2] = { { .fd = 0, .events = POLLIN }, { .fd = notify, .events = POLLIN } };
-        for (int s = 0; s < n_store; s++) polled[s + 2].fd = store[s].fd;
-        int before = n_store;
-        poll(polled, before + 2, 5);
-        for (int s = before - 1; s >= 0; s--)
-            if (polled[s + 2].revents & (POLLHUP | POLLERR)) forget(s);
+        struct pollfd polled[] = {
+            { .fd = 0, .events = POLLIN }, { .fd = notify, .events = POLLIN }, { .fd = ends, .events = POLLIN },
+        };
+        poll(polled, 3, 5);
+        if (polled[2].revents) forget_ended();
         if (polled[1].revents) hear();
         if (service > 0 && waitpid(service, NULL, WNOHANG) == service) {
             service = 0;

@@ -28,22 +28,27 @@ pub fn free_address() -> SocketAddr {
 }
 
 pub fn connect(server: SocketAddr) -> io::Result<TcpStream> {
-    ready(TcpStream::connect_timeout(&server, PATIENCE)?)
+    connected(socket(server)?, server)
 }
 
 /// Connects from a chosen source address.
 pub fn connect_from(source: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    let socket = socket(server)?;
     socket.bind(&SocketAddr::new(source, 0).into())?;
-    socket.connect(&server.into())?;
-    ready(socket.into())
+    connected(socket, server)
 }
 
-fn ready(stream: TcpStream) -> io::Result<TcpStream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+fn socket(server: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(server), Type::STREAM, None)
+}
+
+fn connected(socket: Socket, server: SocketAddr) -> io::Result<TcpStream> {
+    socket.set_read_timeout(Some(PATIENCE))?;
+    // This bounds connecting as well.
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.connect(&server.into())?;
+    Ok(socket.into())
 }
 
 /// Closes with a FIN at once. Dropping the socket is not enough: a child process that another thread is just starting
@@ -68,17 +73,17 @@ pub fn converse(mut stream: TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
     // A server that refuses before it has read everything resets; what it sent before can still be read.
     let _ = stream.write_all(request);
     let mut heard = Vec::new();
-    match read_until(&stream, &mut heard, Instant::now() + PATIENCE, usize::MAX) {
-        End::ClosedByServer => {
+    match stream.read_to_end(&mut heard) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(io::Error::new(
+            ErrorKind::TimedOut,
+            format!("silent for {PATIENCE:?} and not closed, {} bytes read", heard.len()),
+        )),
+        _ => {
             // The server closes first, so without a reset each of 100,000 round trips would leave a socket in
             // TIME_WAIT.
             reset(stream);
             Ok(heard)
         }
-        _ => Err(io::Error::new(
-            ErrorKind::TimedOut,
-            format!("not closed after {PATIENCE:?}, {} bytes read", heard.len()),
-        )),
     }
 }
 
@@ -158,7 +163,7 @@ pub fn eventually_within(patience: Duration, what: &str, mut condition: impl FnM
         }
         assert!(started.elapsed() < patience, "not within {patience:?}: {what}");
         // The later it comes and the longer it takes to look, the less often.
-        let pause = (started.elapsed() / 50).max(4 * looked.elapsed());
-        thread::sleep(pause.clamp(Duration::from_millis(2), Duration::from_millis(50)));
+        let pause = (started.elapsed() / 50).clamp(Duration::from_millis(2), Duration::from_millis(50));
+        thread::sleep(pause.max(4 * looked.elapsed()));
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::differential::observation::{without_port_and_descriptors, Creations, Heard, Observation, Reply, Table};
 use crate::differential::script::{Script, Step};
+use crate::support::server::Kind;
 use epmd_tools::client::{self, End, PATIENCE};
 use epmd_tools::request;
 
@@ -17,14 +18,23 @@ use epmd_tools::request;
 const QUIET: Duration = Duration::from_millis(150);
 
 /// Runs the steps. `expected`, where it is known, says how long to wait for replies and closes.
-pub(crate) fn run(script: &Script, server: SocketAddr, expected: Option<&Observation>) -> io::Result<Observation> {
-    let mut session = Session { server, peers: BTreeMap::new() };
+pub(crate) fn run(
+    script: &Script,
+    kind: Kind,
+    server: SocketAddr,
+    expected: Option<&Observation>,
+) -> io::Result<Observation> {
+    let mut session = Session { kind, server, peers: BTreeMap::new() };
     let mut steps = script.steps.iter().peekable();
     while let Some(step) = steps.next() {
         session.take(step)?;
         // Whoever replies has read the request.
-        let mut is_answered = |asked| matches!(steps.peek(), Some(Step::Reply(connection)) if *connection == asked);
-        if !matches!(step, Step::Send(connection, _) if is_answered(*connection)) {
+        let is_read = match (step, steps.peek()) {
+            (Step::Register(..), _) => true,
+            (Step::Send(asked, _), Some(Step::Reply(connection))) => asked == connection,
+            _ => false,
+        };
+        if !is_read {
             session.let_the_server_catch_up();
         }
     }
@@ -36,6 +46,7 @@ pub(crate) fn run(script: &Script, server: SocketAddr, expected: Option<&Observa
 }
 
 struct Session {
+    kind: Kind,
     server: SocketAddr,
     peers: BTreeMap<usize, Peer>,
 }
@@ -55,6 +66,11 @@ impl Session {
                 self.peer(*connection)?;
             }
             Step::Send(connection, segment) => self.peer(*connection)?.send(segment),
+            Step::Register(connection, alive2) => {
+                let peer = self.peer(*connection)?;
+                peer.send(alive2);
+                peer.hear(Instant::now() + PATIENCE, 1);
+            }
             Step::SendAndHalfClose(connection, segment) => {
                 let peer = self.peer(*connection)?;
                 // Corked, so that the data and the FIN arrive together.
@@ -86,10 +102,15 @@ impl Session {
         })
     }
 
-    /// Two round trips on other connections. Everything that had arrived before the first has been read when the second
-    /// is answered, because both servers go round their event loop in between.
+    /// Round trips on other connections, until everything that had arrived before the first has been read. The reference
+    /// reads from all connections after it has accepted one, and from that one when it goes round its loop again. Ours
+    /// may reply to the first at once, but not to the second.
     fn let_the_server_catch_up(&self) {
-        for _ in 0..2 {
+        let round_trips = match self.kind {
+            Kind::Reference => 1,
+            Kind::Ours => 2,
+        };
+        for _ in 0..round_trips {
             // After a KILL nobody may be there.
             let _ = client::exchange(self.server, &request::names());
         }

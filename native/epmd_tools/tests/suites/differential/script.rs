@@ -8,6 +8,8 @@ pub(crate) enum Step {
     Open(usize),
     /// One segment.
     Send(usize, Vec<u8>),
+    /// A registration and its reply, which is one segment: then nothing is left to do for this connection.
+    Register(usize, Vec<u8>),
     /// One segment with the end of the stream behind it.
     SendAndHalfClose(usize, Vec<u8>),
     HalfClose(usize),
@@ -59,6 +61,10 @@ impl Script {
         self.step(Step::SendAndHalfClose(connection, segment.into()))
     }
 
+    pub(crate) fn register(self, connection: usize, alive2: impl Into<Vec<u8>>) -> Self {
+        self.step(Step::Register(connection, alive2.into()))
+    }
+
     /// Sends a request and waits for the reply or the close.
     pub(crate) fn ask(self, connection: usize, request: impl Into<Vec<u8>>) -> Self {
         self.send(connection, request).step(Step::Reply(connection))
@@ -96,7 +102,11 @@ impl Script {
     /// All bytes sent on a connection.
     pub(crate) fn sent(&self, connection: usize) -> Vec<u8> {
         let segments = self.steps.iter().filter_map(|step| match step {
-            Step::Send(on, segment) | Step::SendAndHalfClose(on, segment) if *on == connection => Some(&segment[..]),
+            Step::Send(on, segment) | Step::Register(on, segment) | Step::SendAndHalfClose(on, segment)
+                if *on == connection =>
+            {
+                Some(&segment[..])
+            }
             _ => None,
         });
         segments.collect::<Vec<_>>().concat()

@@ -76,7 +76,7 @@ pub(super) fn listings() -> Vec<Script> {
     for count in [2, 3, 10, 100] {
         let registered = |script: Script| {
             (0..count).fold(script, |script, number| {
-                script.ask(number, alive2(format!("node{number}"), 4001 + number as u16))
+                script.register(number, alive2(format!("node{number}"), 4001 + number as u16))
             })
         };
         let newest_first = registered(Script::new("listing", format!("{count} nodes")));
@@ -102,7 +102,7 @@ pub(super) fn listings() -> Vec<Script> {
     // Reset, so that thousands of closed sockets are not left in TIME_WAIT.
     let old = |title: &str, count: usize| {
         (0..count).fold(Script::new("listing", title), |script, number| {
-            script.ask(number, alive2(format!("old{number}"), 4001)).reset(number)
+            script.register(number, alive2(format!("old{number}"), 4001)).reset(number)
         })
     };
     scripts.push(ask_both(old("as many old nodes as are remembered", 1_001), 1_001));
@@ -111,7 +111,7 @@ pub(super) fn listings() -> Vec<Script> {
         .ask(0, alive2("once", 4001))
         .close(0);
     let back_and_gone = (1..=1_001)
-        .fold(back_and_gone, |script, number| script.ask(number, alive2("often", 4002)).reset(number))
+        .fold(back_and_gone, |script, number| script.register(number, alive2("often", 4002)).reset(number))
         .ask(1_002, alive2("new", 4003));
     scripts.push(ask_both(back_and_gone, 1_003));
     for (title, name) in [("a new node", "new"), ("the oldest back", "old0"), ("the newest back", "old1000")] {
