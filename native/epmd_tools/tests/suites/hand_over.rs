@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::attackers::{call_and_end, called_by, heard_when_called, FalseOwner, Hello};
+use crate::support::attackers::{called_by, heard_when_called, Caller, FalseOwner, Hello};
 use crate::support::member::Running;
 use crate::support::network::Network;
 use crate::support::nodes::fill;
@@ -127,16 +127,11 @@ fn another_users_process_that_calls_gets_no_member_to_stand_by() {
     if !users::are_there() {
         return;
     }
-    let false_owner = FalseOwner::start();
+    let (false_owner, mut caller) = (FalseOwner::start(), Caller::start(NOBODY));
     let member = Running::start(settings(false_owner.address.port()));
     member.joins();
-    let script = format!(
-        r#"use Socket; $SIG{{PIPE}} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0) or die; connect(S, pack("S a*", AF_UNIX, "\0{}")) or die "connect: $!";
-           my $n = sysread(S, my $b, 100); print defined $n ? "heard $n" : "reset";"#,
-        false_owner.place()
-    );
-    let said = users::say(NOBODY, &script);
-    assert!(said == "heard 0" || said == "reset", "the member said something to another user's process: {said}");
+    let said = caller.call_and_hear(&false_owner.place());
+    assert!(said == "0" || said == "reset", "the member said something to another user's process: {said}");
     assert!(!member.handle.status().stands_by);
     eventually("it says why", || !member.log.lines("is not listed in :hand_over").is_empty());
 }
@@ -144,10 +139,11 @@ fn another_users_process_that_calls_gets_no_member_to_stand_by() {
 #[test]
 fn a_caller_that_has_ended_may_have_been_the_owner_so_the_next_one_is_asked_soon() {
     let false_owner = FalseOwner::start();
+    let mut caller = Caller::start(rustix::process::geteuid().as_raw());
     let member = Process::start(false_owner.address.port());
     let place = false_owner.place();
     member.signal(Signal::STOP);
-    call_and_end(rustix::process::geteuid().as_raw(), &place);
+    caller.call_and_end(&place);
     member.signal(Signal::CONT);
     let mut heard = [0; 7];
     false_owner.call().read_exact(&mut heard).unwrap();
@@ -159,10 +155,10 @@ fn a_stranger_that_calls_does_not_keep_a_member_from_asking_its_owner_again_soon
     if !users::are_there() {
         return;
     }
-    let false_owner = FalseOwner::start();
+    let (false_owner, mut caller) = (FalseOwner::start(), Caller::start(NOBODY));
     let _member = Process::start(false_owner.address.port());
     for _ in 0..3 {
-        call_and_end(NOBODY, &false_owner.place());
+        caller.call_and_end(&false_owner.place());
     }
     let mut heard = [0; 7];
     false_owner.call().read_exact(&mut heard).unwrap();

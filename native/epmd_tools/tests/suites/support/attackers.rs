@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{mpsc, Arc, Mutex};
 use std::thread;
@@ -163,9 +163,62 @@ fn answer(
     Some(())
 }
 
-/// A process of this user calls a member, and ends at once.
-pub fn call_and_end(user: u32, place: &str) {
-    say(user, &format!(r#"{BEGIN} socket(my $s, AF_UNIX, SOCK_STREAM, 0); connect($s, name("{place}")) or die "$!";"#));
+/// A process of a user that calls members. It runs before it is told whom: a member waits for a few seconds only, in which
+/// a busy machine may not have started it.
+pub struct Caller {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Caller {
+    pub fn start(user: u32) -> Self {
+        let script = format!(
+            r#"{BEGIN}
+            print "ready\n";
+            while (<STDIN>) {{
+                my ($what, $place) = split;
+                socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die "socket: $!";
+                connect($s, name($place)) or die "connect: $!";
+                my $n = $what eq "hear" ? sysread($s, my $b, 100) : 0;
+                print defined $n ? "$n\n" : "reset\n";
+            }}"#
+        );
+        let mut command = run_as(user, "perl");
+        command.args(["-e", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("perl");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut caller = Self { child, lines };
+        assert_eq!(caller.says(), "ready");
+        caller
+    }
+
+    /// Calls a member, and ends the connection at once.
+    pub fn call_and_end(&mut self, place: &str) {
+        assert_eq!(self.call("end", place), "0");
+    }
+
+    /// Calls a member. Returns how many bytes it says first, 0 at the end of the connection, or that it resets it.
+    pub fn call_and_hear(&mut self, place: &str) -> String {
+        self.call("hear", place)
+    }
+
+    fn call(&mut self, what: &str, place: &str) -> String {
+        writeln!(self.child.stdin.as_mut().expect("it is piped"), "{what} {place}").expect("it reads");
+        self.says()
+    }
+
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("text");
+        line.trim_end().into()
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What all of them begin with. `name` is a Unix address in the abstract namespace.
