@@ -94,11 +94,10 @@ defmodule EmbeddedEpmd.InstallTest do
       write(root, "rel/more.args", "-epmd_module 'Elixir.EmbeddedEpmd.Discovery'\n")
       write(root, @vm_args, "-start_epmd \"false\" -args_file rel/more.args\n-args_file /nowhere/else.args\n")
       write(root, @remote, "-start_epmd 'fal'se\n")
-      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert {text, 0} = mix(root, @install_and_doctor)
       assert text =~ "* #{@vm_args} has all it needs"
       assert text =~ "* #{@vm_args} includes /nowhere/else.args, which cannot be read here: its flags count as well"
       assert text =~ "* #{@remote} has all it needs"
-      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
       assert text =~ "warning  #{@vm_args} includes /nowhere/else.args, which cannot be read here."
     end
 
@@ -112,9 +111,8 @@ defmodule EmbeddedEpmd.InstallTest do
       assert text =~ "PROBLEM  #{@remote} does not have #{Enum.join(tls, " and ")}."
       assert text =~ "bin/app rpc, remote, stop and pid cannot connect to a node with another transport."
 
-      assert {_, 0} = mix(root, ["embedded_epmd.install", "--yes"])
+      assert {_, 0} = mix(root, @install_and_doctor)
       assert flags(root, @remote) == ["-start_epmd false" | tls]
-      assert {_, 0} = mix(root, ["embedded_epmd.doctor"])
 
       write(root, @vm_args, Enum.join(@both_flags, "\n"))
       assert {text, 0} = mix(root, ["embedded_epmd.install"], "n\\n")

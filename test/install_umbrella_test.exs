@@ -17,11 +17,9 @@ defmodule EmbeddedEpmd.InstallUmbrellaTest do
       assert flags(root, @remote) == ["-start_epmd false"]
 
       written = File.read!(Path.join(root, @vm_args))
-      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert {text, 0} = mix(root, @install_and_doctor)
       assert text =~ "* #{@vm_args} has all it needs"
       assert File.read!(Path.join(root, @vm_args)) == written
-
-      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
       assert text =~ "ok       #{@vm_args} has all it needs."
       refute text =~ "PROBLEM"
     end
@@ -47,12 +45,10 @@ defmodule EmbeddedEpmd.InstallUmbrellaTest do
 
     test "a release without the library shares the files, and keeps OTP's daemon", %{root: root} do
       releases(root)
-      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert {text, 0} = mix(root, @install_and_doctor)
       assert text =~ "* the release back does not contain embedded_epmd, and keeps OTP's daemon"
       assert flags(root, @vm_args) == [@condition] ++ @both_flags ++ ["<% end %>"]
       assert flags(root, @remote) == [@condition, "-start_epmd false", "<% end %>"]
-
-      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
       assert text =~ "ok       #{@vm_args} has all it needs."
       assert text =~ "ok       The release back does not contain embedded_epmd: none of its applications"
     end
@@ -79,12 +75,10 @@ defmodule EmbeddedEpmd.InstallUmbrellaTest do
        back: [applications: [back: :permanent], rel_templates_path: "rel/back"]]
       """)
 
-      assert {_, 0} = mix(root, ["embedded_epmd.install"])
+      assert {text, 0} = mix(root, @install_and_doctor)
       assert flags(root, "rel/web/vm.args.eex") == @both_flags
       assert flags(root, "rel/web/remote.vm.args.eex") == ["-start_epmd false"]
       assert File.ls!(Path.join(root, "rel")) == ["web"]
-
-      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
       assert text =~ "ok       rel/web/vm.args.eex has all it needs."
     end
 
@@ -116,10 +110,9 @@ defmodule EmbeddedEpmd.InstallUmbrellaTest do
 
     test "a release whose applications are not known here is taken for one that has it", %{root: root} do
       releases(root, "[prod: [applications: [web: :permanent]], odd: [applications: [nowhere: :permanent]]]")
-      assert {text, 0} = mix(root, ["embedded_epmd.install"])
+      assert {text, 0} = mix(root, @install_and_doctor)
       assert text =~ "* whether the release odd contains embedded_epmd cannot be told here: "
       assert flags(root, @vm_args) == @both_flags
-      assert {text, 0} = mix(root, ["embedded_epmd.doctor"])
       assert text =~ "warning  Whether the release odd contains embedded_epmd cannot be told"
     end
 

@@ -33,10 +33,15 @@ defmodule Support.Guide do
 
   defp script({"file: " <> path, text, _}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
 
-  # The example project without its build folder.
+  # The example project, with nothing compiled but the library, which the first guide has Mix compile.
   defp script({"setup: greeter", _, _}) do
-    "mkdir project && cp -r embedded_epmd/examples/greeter/{lib,rel,mix.exs} project && cd project\n" <>
-      "sed -i 's#path: \"../..\"#path: \"../embedded_epmd\"#' mix.exs\n"
+    """
+    mkdir -p project/_build/{dev,prod}/lib
+    cp -r embedded_epmd/examples/greeter/{lib,rel,mix.exs} project
+    cd project
+    for environment in dev prod; do cp -a #{Release.compiled_library()} _build/$environment/lib; done
+    sed -i 's#path: "../.."#path: "../embedded_epmd"#' mix.exs
+    """
   end
 
   defp expectations(text), do: for([_, expected] <- Regex.scan(~r/^#=> (.*)$/m, text), do: expected)

@@ -13,6 +13,12 @@ defmodule Support.Release do
   """
   def assemble, do: Support.Once.get(__MODULE__, &assemble_new/0, &File.rm_rf!/1)
 
+  @doc """
+  The library as that release compiled it, which takes seconds. In `_build/ENVIRONMENT/lib` of another project, with the
+  times of its files, Mix takes it for compiled.
+  """
+  def compiled_library, do: Path.join([assemble(), "build", "lib", "embedded_epmd"])
+
   defp assemble_new do
     folder = Path.join(System.tmp_dir!(), "embedded_epmd_release_#{System.pid()}")
     library = Path.join([:code.lib_dir(:embedded_epmd), "priv", "native", "epmd_nif.so"])

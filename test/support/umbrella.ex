@@ -29,6 +29,9 @@ defmodule Support.Umbrella do
     children = [EmbeddedEpmd
     """)
 
+    builds = Path.join(root, "_build/prod/lib")
+    File.mkdir_p!(builds)
+    {_, 0} = System.cmd("cp", ["-a", Release.compiled_library(), builds])
     {_, 0} = mix(root, ["compile"])
     root
   end
