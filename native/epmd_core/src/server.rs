@@ -391,8 +391,10 @@ impl AcceptError {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    #[cfg(target_os = "linux")]
     fn started() -> Server {
         let listeners = Listeners::open(&[LOOPBACK], 0).expect("a free port");
         let rules = Arc::default();
