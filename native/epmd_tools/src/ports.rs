@@ -5,10 +5,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
+use socket2::{Domain, Socket, Type};
 
 const PORTS: Range<u16> = 10_000..20_000;
 
@@ -21,8 +20,8 @@ pub fn free() -> u16 {
 #[derive(Debug)]
 pub struct ClaimedPort {
     number: u16,
-    _ipv4: OwnedFd,
-    _ipv6: OwnedFd,
+    _ipv4: Socket,
+    _ipv6: Socket,
 }
 
 impl ClaimedPort {
@@ -52,11 +51,10 @@ fn numbers() -> impl Iterator<Item = u16> {
 }
 
 /// Binds exclusively, which fails if anybody else is bound there, and only then allows a server to bind there too.
-fn claim(address: impl Into<IpAddr>, port: u16) -> io::Result<OwnedFd> {
+fn claim(address: impl Into<IpAddr>, port: u16) -> io::Result<Socket> {
     let address = SocketAddr::new(address.into(), port);
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    net::bind(&socket, &address)?;
-    net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&address.into())?;
+    socket.set_reuse_address(true)?;
     Ok(socket)
 }
