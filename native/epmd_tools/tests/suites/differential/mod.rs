@@ -127,8 +127,7 @@ fn observe(
         settings = settings.packet_timeout(seconds);
     }
     let server = settings.start();
-    run::run(script, kind, address(&server), expected)
-        .map_err(|error| format!("{kind:?}: {error}; {}", server.errors()))
+    run::run(script, address(&server), expected).map_err(|error| format!("{kind:?}: {error}; {}", server.errors()))
 }
 
 /// Describes only what is not as expected.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crate::differential::observation::{without_port_and_descriptors, Creations, Heard, Observation, Reply, Table};
 use crate::differential::script::{Script, Step};
-use crate::support::server::Kind;
 use epmd_tools::client::{self, End, PATIENCE};
 use epmd_tools::request;
 
@@ -18,13 +17,8 @@ use epmd_tools::request;
 const QUIET: Duration = Duration::from_millis(150);
 
 /// Runs the steps. `expected`, where it is known, says how long to wait for replies and closes.
-pub(crate) fn run(
-    script: &Script,
-    kind: Kind,
-    server: SocketAddr,
-    expected: Option<&Observation>,
-) -> io::Result<Observation> {
-    let mut session = Session { kind, server, peers: BTreeMap::new() };
+pub(crate) fn run(script: &Script, server: SocketAddr, expected: Option<&Observation>) -> io::Result<Observation> {
+    let mut session = Session { server, peers: BTreeMap::new() };
     let mut steps = script.steps.iter().peekable();
     while let Some(step) = steps.next() {
         session.take(step)?;
@@ -46,7 +40,6 @@ pub(crate) fn run(
 }
 
 struct Session {
-    kind: Kind,
     server: SocketAddr,
     peers: BTreeMap<usize, Peer>,
 }
@@ -102,15 +95,11 @@ impl Session {
         })
     }
 
-    /// Round trips on other connections, until everything that had arrived before the first has been read. The reference
-    /// reads from all connections after it has accepted one, and from that one when it goes round its loop again. Ours
-    /// may reply to the first at once, but not to the second.
+    /// Two round trips on other connections. Everything that had arrived before the first has been read when the second
+    /// is answered, because both servers go round their event loop in between. One would not do: both may answer a new
+    /// connection before they read from an older one.
     fn let_the_server_catch_up(&self) {
-        let round_trips = match self.kind {
-            Kind::Reference => 1,
-            Kind::Ours => 2,
-        };
-        for _ in 0..round_trips {
+        for _ in 0..2 {
             // After a KILL nobody may be there.
             let _ = client::exchange(self.server, &request::names());
         }
