@@ -111,7 +111,7 @@ defmodule EmbeddedEpmd.InstallTest do
       assert text =~ "PROBLEM  #{@remote} does not have #{Enum.join(tls, " and ")}."
       assert text =~ "bin/app rpc, remote, stop and pid cannot connect to a node with another transport."
 
-      assert {_, 0} = mix(root, @install_and_doctor)
+      assert {_, 0} = mix(root, ~w(do embedded_epmd.install --yes + embedded_epmd.doctor))
       assert flags(root, @remote) == ["-start_epmd false" | tls]
 
       write(root, @vm_args, Enum.join(@both_flags, "\n"))

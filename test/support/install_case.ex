@@ -15,7 +15,7 @@ defmodule Support.InstallCase do
       @remote "rel/remote.vm.args.eex"
       @both_flags ["-start_epmd false", "-epmd_module Elixir.EmbeddedEpmd.Discovery"]
       # One after the other in one VM, of which the first must succeed.
-      @install_and_doctor ~w(do embedded_epmd.install --yes + embedded_epmd.doctor)
+      @install_and_doctor ~w(do embedded_epmd.install + embedded_epmd.doctor)
       @only "[prod: [applications: [web: :permanent]]]"
     end
   end

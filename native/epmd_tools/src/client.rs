@@ -73,17 +73,17 @@ pub fn converse(mut stream: TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
     // A server that refuses before it has read everything resets; what it sent before can still be read.
     let _ = stream.write_all(request);
     let mut heard = Vec::new();
-    match stream.read_to_end(&mut heard) {
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(io::Error::new(
-            ErrorKind::TimedOut,
-            format!("silent for {PATIENCE:?} and not closed, {} bytes read", heard.len()),
-        )),
-        _ => {
+    match read_until(&stream, &mut heard, Instant::now() + PATIENCE, usize::MAX) {
+        End::ClosedByServer => {
             // The server closes first, so without a reset each of 100,000 round trips would leave a socket in
             // TIME_WAIT.
             reset(stream);
             Ok(heard)
         }
+        _ => Err(io::Error::new(
+            ErrorKind::TimedOut,
+            format!("not closed after {PATIENCE:?}, {} bytes read", heard.len()),
+        )),
     }
 }
 
@@ -164,6 +164,8 @@ pub fn eventually_within(patience: Duration, what: &str, mut condition: impl FnM
         assert!(started.elapsed() < patience, "not within {patience:?}: {what}");
         // The later it comes and the longer it takes to look, the less often.
         let pause = (started.elapsed() / 50).clamp(Duration::from_millis(2), Duration::from_millis(50));
-        thread::sleep(pause.max(4 * looked.elapsed()));
+        // The last look is due at the end of the patience.
+        let left = patience.saturating_sub(started.elapsed());
+        thread::sleep(pause.max(4 * looked.elapsed()).min(left));
     }
 }

@@ -27,7 +27,7 @@ const OF_ONE_SOURCE: usize = 32;
 
 #[test]
 fn who_does_not_read_a_listing_has_no_copy_of_it() {
-    const NODES: u16 = 2_000;
+    const NODES: u16 = 5_000;
     const READERS: usize = 100;
     /// Not over before all are there, also on a busy machine.
     const DEADLINE: Duration = Duration::from_secs(9);
