@@ -263,9 +263,8 @@ impl Drop for Process {
 /// The program `standalone`. Cargo makes it beside `soak`, and one folder above a program of tests.
 pub fn standalone() -> PathBuf {
     let this = env::current_exe().expect("a program knows its own path");
-    let programs = this.ancestors().skip(1).take(2).map(|folder| folder.join("standalone"));
-    programs.clone().find(|program| program.is_file()).unwrap_or_else(|| {
-        let tried: Vec<_> = programs.collect();
-        panic!("none of {tried:?} is there: run `cargo build -p epmd_tools`")
+    let mut programs = this.ancestors().skip(1).take(2).map(|folder| folder.join("standalone"));
+    programs.find(|program| program.is_file()).unwrap_or_else(|| {
+        panic!("standalone is neither beside {} nor a folder above: `cargo build -p epmd_tools`", this.display())
     })
 }

@@ -1,4 +1,4 @@
-//! The server without a VM, with the flags of OTP's C daemon: for tests and benchmarks, not shipped.
+//! The server without a VM, with the flags of OTP's C daemon, for tests and benchmarks.
 
 use std::env;
 use std::error::Error;
