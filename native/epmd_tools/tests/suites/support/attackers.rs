@@ -8,13 +8,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{mpsc, Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::users::{run_as, say, NOBODY};
+use super::users::{run_as, say, Perl, NOBODY};
 use epmd_tools::client::{eventually, exchange, PATIENCE};
 use epmd_tools::request::{framed, tagged, Alive2, ALIVE2, NAMES, PORT_PLEASE2};
 
@@ -165,10 +165,7 @@ fn answer(
 
 /// A process of a user that calls members. It runs before it is told whom: a member waits for a few seconds only, in which
 /// a busy machine may not have started it.
-pub struct Caller {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
+pub struct Caller(Perl);
 
 impl Caller {
     pub fn start(user: u32) -> Self {
@@ -183,13 +180,9 @@ impl Caller {
                 print defined $n ? "$n\n" : "reset\n";
             }}"#
         );
-        let mut command = run_as(user, "perl");
-        command.args(["-e", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("perl");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut caller = Self { child, lines };
-        assert_eq!(caller.says(), "ready");
-        caller
+        let mut perl = Perl::start(user, &script, []);
+        assert_eq!(perl.says(), "ready");
+        Self(perl)
     }
 
     /// Calls a member, and ends the connection at once.
@@ -203,21 +196,8 @@ impl Caller {
     }
 
     fn call(&mut self, what: &str, place: &str) -> String {
-        writeln!(self.child.stdin.as_mut().expect("it is piped"), "{what} {place}").expect("it reads");
-        self.says()
-    }
-
-    fn says(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("text");
-        line.trim_end().into()
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.0.tell(&format!("{what} {place}"));
+        self.0.says()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Other users of this host, as whom a test does something.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -29,6 +29,44 @@ pub fn run_as(user: u32, program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &user, "--regid", &user, "--clear-groups", program]).stdin(Stdio::null());
     command
+}
+
+/// A Perl script that is run by a user, and says lines. It ends with the test.
+pub struct Perl {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Perl {
+    pub fn start(user: u32, script: &str, arguments: impl IntoIterator<Item = String>) -> Self {
+        let mut command = run_as(user, "perl");
+        command.args(["-e", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("perl");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped"));
+        Self { child, lines }
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().expect("it is piped"), "{line}").expect("it reads");
+    }
+
+    /// The next line that it says, or nothing when it has ended.
+    pub fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("text");
+        line.trim_end().to_owned()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+}
+
+impl Drop for Perl {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What a Perl script of this user's says to its end.
@@ -63,10 +101,7 @@ pub enum Then {
 }
 
 /// A client that registers a name, and is this user's.
-pub struct Client {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
+pub struct Client(Perl);
 
 const SCRIPT: &str = r#"
     use Socket qw(:all); use IO::Handle;
@@ -91,30 +126,18 @@ const SCRIPT: &str = r#"
 impl Client {
     pub fn start(user: u32, server: SocketAddr, name: &str, then: Then) -> Self {
         let request: String = alive2(name, 4711).iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut command = run_as(user, "perl");
-        command.args([
-            "-e",
-            SCRIPT,
-            &server.ip().to_string(),
-            &server.port().to_string(),
-            &request,
-            &format!("{then:?}"),
-        ]);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("perl");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { child, lines }
+        let arguments = [server.ip().to_string(), server.port().to_string(), request, format!("{then:?}")];
+        Self(Perl::start(user, SCRIPT, arguments))
     }
 
     /// The reply in hexadecimal digits, or nothing of one that reads none.
     pub fn reply(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("text");
-        line.trim_end().to_owned()
+        self.0.says()
     }
 
     /// Whether one that asks again has been refused so far.
     pub fn is_refused(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_none()
+        !self.0.has_ended()
     }
 
     /// Whether it was registered.
@@ -127,16 +150,9 @@ impl Client {
     }
 }
 
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Many names that one user has.
 pub struct Crowd {
-    child: Child,
+    _perl: Perl,
     pub size: usize,
 }
 
@@ -161,19 +177,9 @@ impl Crowd {
     pub fn start(user: u32, server: SocketAddr, name: &str, most: usize) -> Self {
         let request = |n| alive2(format!("{name}{n}"), 4711).iter().map(|byte| format!("{byte:02x}")).collect();
         let requests: Vec<String> = (1..=most).map(request).collect();
-        let mut command = run_as(user, "perl");
-        command.args(["-e", REGISTER_ALL, &server.ip().to_string(), &server.port().to_string()]).args(requests);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("perl");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("text");
-        Self { child, size: line.trim_end().parse().expect("a number") }
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let server = [server.ip().to_string(), server.port().to_string()];
+        let mut perl = Perl::start(user, REGISTER_ALL, server.into_iter().chain(requests));
+        Self { size: perl.says().parse().expect("a number"), _perl: perl }
     }
 }
 
