@@ -1,6 +1,8 @@
 # What brings the library is loaded when it is needed.
 for file <- ~w(target cargo http download prebuilt), do: Code.require_file("../native/mix/#{file}.exs", __DIR__)
 
+{:ok, _} = Support.Ports.start_link([])
+
 # Waiting for a condition has its own end, after a minute. Most tests wait for VMs most of the time.
 ExUnit.start(timeout: 300_000, max_cases: 4 * System.schedulers_online())
 

@@ -11,25 +11,8 @@ defmodule Support.Vm do
   @first_pause 10
   @longest_pause 160
 
-  # Below the range that the system uses for outgoing connections, and above that of Rust's suites, which run side by side
-  # with these (native/epmd_tools/src/ports.rs).
-  @ports 21_000..31_999
-
-  @doc "A port that nobody listens on, and that no other test of this run is given."
-  def free_port do
-    # Neighbouring runs start far apart.
-    number = String.to_integer(System.pid()) * 1_297 + System.unique_integer([:positive, :monotonic])
-    port = @ports.first + rem(number, Range.size(@ports))
-
-    case :gen_tcp.listen(port, ip: {127, 0, 0, 1}) do
-      {:ok, socket} ->
-        :gen_tcp.close(socket)
-        port
-
-      {:error, _} ->
-        free_port()
-    end
-  end
+  @doc "A port that nobody listens on, and that no other test is given."
+  defdelegate free_port, to: Support.Ports, as: :free
 
   @doc "A name that no other test uses."
   def unique(name), do: "#{name}#{System.unique_integer([:positive])}"

@@ -78,8 +78,8 @@ fn another_users_process_is_told_nothing_and_gets_no_descriptor() {
     let owner = Running::start(settings(port));
     let server = SocketAddr::new(LOOPBACK.into(), port);
     let _node = register(server, "node", 4711).unwrap();
-    for name in 0..20 {
-        hears_nothing(NOBODY, server, name);
+    for _ in 0..20 {
+        hears_nothing(NOBODY, server);
     }
     assert_eq!(owner.handle.status().standbys, []);
     // It does not keep a member of the right user from standing by.
@@ -105,7 +105,7 @@ fn a_listed_users_process_goes_on_for_its_owner_and_one_that_is_not_listed_hears
     // That it lists the others is not enough.
     let unlisted = start(THIRD - 1, &theirs);
     unlisted.joins();
-    hears_nothing(THIRD - 1, server, 1);
+    hears_nothing(THIRD - 1, server);
     assert!(!unlisted.is("standing by"));
     drop(unlisted);
     let before = table(server);
@@ -130,7 +130,7 @@ fn another_users_process_that_calls_gets_no_member_to_stand_by() {
     let (false_owner, mut caller) = (FalseOwner::start(), Caller::start(NOBODY));
     let member = Running::start(settings(false_owner.address.port()));
     member.joins();
-    let said = caller.call_and_hear(&false_owner.place());
+    let said = false_owner.reach(|place| caller.call_and_hear(place));
     assert!(said == "0" || said == "reset", "the member said something to another user's process: {said}");
     assert!(!member.handle.status().stands_by);
     eventually("it says why", || !member.log.lines("is not listed in :hand_over").is_empty());
@@ -141,10 +141,12 @@ fn a_caller_that_has_ended_may_have_been_the_owner_so_the_next_one_is_asked_soon
     let false_owner = FalseOwner::start();
     let mut caller = Caller::start(rustix::process::geteuid().as_raw());
     let member = Process::start(false_owner.address.port());
-    let place = false_owner.place();
-    member.signal(Signal::STOP);
-    caller.call_and_end(&place);
-    member.signal(Signal::CONT);
+    false_owner.reach(|place| {
+        member.signal(Signal::STOP);
+        let called = caller.call_and_end(place);
+        member.signal(Signal::CONT);
+        called
+    });
     let mut heard = [0; 7];
     false_owner.call().read_exact(&mut heard).unwrap();
     assert_eq!(&heard[2..], b"\x01epmd");
@@ -158,7 +160,7 @@ fn a_stranger_that_calls_does_not_keep_a_member_from_asking_its_owner_again_soon
     let (false_owner, mut caller) = (FalseOwner::start(), Caller::start(NOBODY));
     let _member = Process::start(false_owner.address.port());
     for _ in 0..3 {
-        caller.call_and_end(&false_owner.place());
+        false_owner.reach(|place| caller.call_and_end(place));
     }
     let mut heard = [0; 7];
     false_owner.call().read_exact(&mut heard).unwrap();
@@ -213,7 +215,7 @@ fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
     }
     let server = client::free_address();
     let flags = ["-descriptor_share", "80", "-trust", "root", "-name", "owner"];
-    let mut owner = users::limited_member_of(NOBODY, Some(LIMIT), server.port(), &flags);
+    let mut owner = users::limited_member_of(users::own(), Some(LIMIT), server.port(), &flags);
     owner.serves();
     let _nodes = fill(server, NODES);
     let mut followers = [(); 2].map(|()| called_by(server));
@@ -344,8 +346,8 @@ fn assert_is_left(said: &[u8]) {
 }
 
 /// This user's process says to the owner what a member would say, and reads to the end.
-fn hears_nothing(user: u32, server: SocketAddr, name: u128) {
-    let said = heard_when_called(user, server, name);
+fn hears_nothing(user: u32, server: SocketAddr) {
+    let said = heard_when_called(user, server);
     assert!(said == "heard 0" || said == "reset", "{said}");
 }
 

@@ -13,6 +13,11 @@ use epmd_tools::request::alive2;
 pub const NOBODY: u32 = 65_534;
 pub const THIRD: u32 = 65_533;
 
+/// A user whom no other run beside this one has: for what the kernel counts by user.
+pub fn own() -> u32 {
+    30_000 + std::process::id() % 30_000
+}
+
 /// Whether there are others: a plain user in a user namespace of his own has none.
 pub fn are_there() -> bool {
     let users = fs::read_to_string("/proc/self/uid_map").expect("a user namespace");
