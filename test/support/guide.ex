@@ -1,7 +1,7 @@
 defmodule Support.Guide do
   @moduledoc """
-  Runs the commands of a guide. A block of shell after the line <!-- run --> is run, a block after <!-- file: PATH --> is
-  written to that file, and the text after #=> must be in the output of its block.
+  Reads the blocks of a guide, and runs its commands. A block of shell after the line <!-- run --> is run, a block after
+  <!-- file: PATH --> is written to that file, and the text after #=> must be in the output of its block.
   """
 
   import Support.Vm, only: [free_port: 0]
@@ -16,6 +16,19 @@ defmodule Support.Guide do
   def blocks(text) do
     for {[_, kind | block], number} <- Enum.with_index(Regex.scan(@block, text)), do: {kind, Enum.join(block), number}
   end
+
+  @doc "The first block with this text."
+  def block(guide, text) do
+    Enum.find(all_blocks(guide), &String.contains?(&1, text)) || flunk("the guide has no block with #{text}")
+  end
+
+  @doc "The first block after this text."
+  def block_after(guide, text) do
+    [_, rest] = String.split(guide, text, parts: 2)
+    hd(all_blocks(rest))
+  end
+
+  defp all_blocks(guide), do: for([_, block] <- Regex.scan(~r/^```\w+\n(.*?)^```$/ms, guide), do: block)
 
   @doc "Runs the blocks, and looks for what they say in their output."
   def assert_holds(blocks) do
