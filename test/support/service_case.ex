@@ -24,6 +24,7 @@ defmodule Support.ServiceCase do
   setup context do
     "test " <> name = Atom.to_string(context.test)
     IO.puts("\n* #{name}")
+    Container.await_boot()
     began = System.monotonic_time(:second)
     journal = Path.join("#{Container.logs()}", "#{Path.basename(context.file, ".exs")}.#{context.line}.journal")
     # Shown if the test fails.
@@ -36,9 +37,6 @@ defmodule Support.ServiceCase do
       Container.reset()
       figure("#{System.monotonic_time(:second) - began} s")
     end)
-
-    Container.await_boot()
-    :ok
   end
 
   @doc "Tells what was found, below the name of the test."
