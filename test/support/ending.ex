@@ -4,7 +4,7 @@ defmodule Support.Ending do
   """
 
   import ExUnit.Assertions
-  import Support.{Container, Deadline, Lookups, Service, StockNode}
+  import Support.{Bystanders, Container, Deadline, Service}
 
   @doc "Each of these comes over the service that serves the port."
   def end_by(:restart, name), do: restart(name)
@@ -23,18 +23,13 @@ defmodule Support.Ending do
 
   def end_by(:deploy, name) do
     inside(~w(ln -sfnT /opt/made/newer/#{name} /opt/#{name}))
-    restart(name)
-    await_node(name)
+    restart_node(name)
     assert rpc(name, "IO.puts(Application.spec(:greeter, :vsn))") == "0.2.0"
   end
 
-  @doc """
-  Has all of it come over what runs, for which so many stand by, while the stock nodes are looked up. Returns what was
-  found, with the longest lookup for each.
-  """
+  @doc "Has all of it come over what runs, for which so many stand by. Returns what was found, as a figure."
   def live_through(stock, standbys, endings) do
-    before = sockets(stock)
-    lookups = start_lookups(stock)
+    watched = watch(stock)
 
     found =
       for ending <- endings do
@@ -44,17 +39,12 @@ defmodule Support.Ending do
         end_by(ending, serving)
         assert_within(30, main_pid(serving) not in ["0", pid])
         await_node(serving)
-        looked_up = looked_up(lookups)
         # A process that has no memory is slow to answer those whom it has accepted, and their sockets end with it.
-        allowed = if ending == :memory, do: 2, else: 0
-        assert looked_up.failed <= allowed, "#{ending}: #{looked_up.failed} lookups failed: #{looked_up.wrong}"
-        assert {ending, sockets(stock)} == {ending, before}
-        {ending, looked_up}
+        Map.put(assert_undisturbed(watched, ending, if(ending == :memory, do: 2, else: 0)), :ending, ending)
       end
 
-    asked = stop_lookups(lookups)
-    failed = Enum.sum(for {_, looked_up} <- found, do: looked_up.failed)
-    longest = Enum.map_join(found, ", ", fn {ending, looked_up} -> "#{ending} #{looked_up.longest} ms" end)
-    "#{asked} lookups, #{failed} failed, #{length(stock)} sockets as before; the longest: #{longest}"
+    failed = Enum.sum(for %{failed: failed} <- found, do: failed)
+    longest = Enum.map_join(found, ", ", &"#{&1.ending} #{&1.longest} ms")
+    "#{stop_watching(watched)} lookups, #{failed} failed, #{length(stock)} sockets as before; the longest: #{longest}"
   end
 end

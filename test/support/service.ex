@@ -8,6 +8,7 @@ defmodule Support.Service do
 
   alias Support.Unit
 
+  @doc "Starts a unit, which must succeed."
   def start(unit) do
     assert inside?(~w(systemctl start #{unit})), "systemctl start #{unit} failed: #{last_lines(journal(unit))}"
   end
@@ -16,8 +17,18 @@ defmodule Support.Service do
 
   def restart(unit), do: inside(~w(systemctl restart #{unit}))
 
+  def restart_node(name) do
+    restart(name)
+    await_node(name)
+  end
+
   @doc "Kills the main process of a service."
   def kill(name), do: inside(~w(kill -9 #{main_pid(name)}))
+
+  def kill_node(name) do
+    kill(name)
+    await_node(name)
+  end
 
   @doc "Kills all processes of a service."
   def kill_all(name), do: inside(~w(systemctl kill --signal=KILL #{name}))
@@ -27,8 +38,13 @@ defmodule Support.Service do
     names = List.wrap(names)
     {output, status} = run(~w(systemctl start) ++ names)
     assert status == 0, "they do not start: #{output}#{last_lines(journal(hd(names)))}"
-    for name <- names, do: await_node(name)
+    await_nodes(names)
   end
+
+  @doc "Starts each of these when the one before it runs."
+  def start_in_turn(names), do: for(name <- names, do: start_nodes(name))
+
+  def await_nodes(names), do: for(name <- names, do: await_node(name))
 
   def await_node(name), do: assert_within(60, name in names())
 

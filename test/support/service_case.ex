@@ -12,7 +12,7 @@ defmodule Support.ServiceCase do
 
   using do
     quote do
-      import Support.{Container, Deadline, Lookups, Service, StockNode, Unit}
+      import Support.{Bystanders, Container, Deadline, Service, StockNode, Unit}
       import Support.ServiceCase, only: [figure: 1]
 
       @moduletag :systemd

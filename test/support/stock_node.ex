@@ -11,7 +11,7 @@ defmodule Support.StockNode do
   def start_stock(count) do
     names = for n <- 1..count, do: "stock#{n}"
     for name <- names, do: start_unit(name, ~w(erl -noinput -sname #{name} -start_epmd false -setcookie stock))
-    for name <- names, do: Service.await_node(name)
+    Service.await_nodes(names)
     names
   end
 

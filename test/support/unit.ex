@@ -22,12 +22,15 @@ defmodule Support.Unit do
     inside(~w(systemctl daemon-reload))
   end
 
-  @doc "The guide's unit of this name, with the release of a folder of /opt/made."
-  def install_release(name, folder \\ "ours") do
-    release = release(name)
-    inside(~w(ln -sfnT /opt/made/#{folder}/#{release} /opt/#{name}))
-    unit = guide_block("[Unit]") |> String.replace("prod", name) |> String.replace("/bin/#{name}", "/bin/#{release}")
-    write_unit("#{name}.service", unit)
+  @doc "The guide's units of these names, with the release of a folder of /opt/made, and with further settings."
+  def install(names, settings \\ [], folder \\ "ours") do
+    for name <- List.wrap(names) do
+      release = release(name)
+      inside(~w(ln -sfnT /opt/made/#{folder}/#{release} /opt/#{name}))
+      unit = guide_block("[Unit]") |> String.replace("prod", name) |> String.replace("/bin/#{name}", "/bin/#{release}")
+      write_unit("#{name}.service", unit)
+      if settings != [], do: setting(name, settings)
+    end
   end
 
   @doc "The release of a service: it is called prod or stage."
@@ -45,8 +48,7 @@ defmodule Support.Unit do
 
   @doc "Installs prod with the guide's socket unit, or with another, which begins to listen."
   def activate_prod(socket \\ guide_block("ListenStream")) do
-    install_release("prod")
-    setting("prod", "Sockets=prod-epmd.socket")
+    install("prod", "Sockets=prod-epmd.socket")
     write_unit("prod-epmd.socket", socket)
     inside(~w(systemctl enable --quiet prod-epmd.socket))
     inside(~w(systemctl restart prod-epmd.socket))

@@ -8,23 +8,19 @@ defmodule EmbeddedEpmd.Systemd.ActivationTest do
     waited = milliseconds(fn -> await_node("prod") end)
     assert listening() == ["*:4369"]
     refute rpc("prod", ~S|IO.puts(:os.cmd(~c"env"))|) =~ ~r/^LISTEN_/m
-    lookups = start_lookups(["prod"])
-    restart("prod")
-    await_node("prod")
+    watched = watch(["prod"])
+    restart_node("prod")
     # The node itself is unknown until it is back.
-    refute looked_up(lookups).wrong =~ ~r/econnrefused|timeout/
-    asked = stop_lookups(lookups)
+    refute looked_up(watched).wrong =~ ~r/econnrefused|timeout/
+    asked = stop_watching(watched)
     # Stopped alone it is started again by who asks.
     stop("prod")
     await_node("prod")
     inside(~w(systemctl stop prod-epmd.socket prod))
     Process.sleep(1_000)
     refute found?("prod"), "it was started again, though its socket unit was stopped"
-
-    figure(
-      "the first lookup started it, and was answered after #{waited} ms; " <>
-        "of #{asked} lookups during a restart none was refused"
-    )
+    figure("the first lookup started it, and was answered after #{waited} ms")
+    figure("of #{asked} lookups during a restart none was refused")
   end
 
   test "other addresses and names of a socket unit: one for both families, one for each, loopbacks, another name" do
@@ -40,8 +36,7 @@ defmodule EmbeddedEpmd.Systemd.ActivationTest do
       activate_prod(Enum.join(["[Socket]"] ++ lines ++ ["Service=prod.service", ""], "\n"))
 
       for time <- ["at first", "after a restart"] do
-        restart("prod")
-        await_node("prod")
+        restart_node("prod")
         assert {time, lines, listening()} == {time, lines, expected}
       end
 
@@ -68,30 +63,26 @@ defmodule EmbeddedEpmd.Systemd.ActivationTest do
 
   test "two releases, one socket unit: the other joins and stands by, and both go and come 5 times each" do
     activate_prod()
-    install_release("stage")
-    setting("stage", "User=prod")
+    install("stage", "User=prod")
     await_node("prod")
     start_nodes("stage")
-    stock = start_stock(3)
-    sockets = sockets(stock)
-    lookups = start_lookups(stock)
+    watched = watch(start_stock(3))
 
     for round <- 1..5, name <- ["prod", "stage"] do
       await_standbys(owner(), 1)
       if rem(round, 2) == 1, do: restart(name), else: kill_all(name)
       await_node(name)
-      assert_none_failed(lookups, "round #{round} of #{name}")
-      assert {round, name, sockets(stock)} == {round, name, sockets}
+      assert_undisturbed(watched, "round #{round} of #{name}")
       assert {round, name, listening()} == {round, name, ["*:4369"]}
     end
 
-    figure("10 changes: #{stop_lookups(lookups)} lookups, 0 failed, 3 sockets as before")
+    figure("10 changes: #{stop_watching(watched)} lookups, 0 failed, 3 sockets as before")
   end
 
   test "two socket units for one port: systemd refuses the second" do
     activate_prod()
     install_socket("stage")
-    install_release("stage")
+    install("stage")
     refute inside?(~w(systemctl start stage-epmd.socket)), "systemd opened the port twice"
     assert [refused | _] = logged("stage-epmd.socket", "Address already in use")
     figure(refused)

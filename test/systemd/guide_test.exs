@@ -3,9 +3,8 @@ defmodule EmbeddedEpmd.Systemd.GuideTest do
   use Support.ServiceCase
 
   test "what not to do: pkill -x epmd spares our VMs, pkill -f epmd and fuser find them all; ss shows who they are" do
-    install_release("prod")
-    install_release("stage")
-    setting("stage", "User=prod")
+    install("prod")
+    install("stage", "User=prod")
     start_nodes(["prod", "stage"])
     await_standbys(owner(), 1)
     ours = Enum.sort([main_pid("prod"), main_pid("stage")])
@@ -17,8 +16,7 @@ defmodule EmbeddedEpmd.Systemd.GuideTest do
   end
 
   test "ERL_EPMD_PORT in the units: rpc needs the same" do
-    install_release("prod")
-    setting("prod", "Environment=ERL_EPMD_PORT=14369")
+    install("prod", "Environment=ERL_EPMD_PORT=14369")
     start("prod")
     assert_within(30, journal("prod") =~ "serving the port")
     assert {_, 1} = bin("prod", "rpc", "IO.puts(1)")
@@ -26,7 +24,7 @@ defmodule EmbeddedEpmd.Systemd.GuideTest do
   end
 
   test "when it does not start: the port is no EPMD's" do
-    install_release("prod")
+    install("prod")
 
     holder =
       ~S|push @l, IO::Socket::INET->new(Listen => 9, LocalAddr => "0.0.0.0:4369", ReuseAddr => 1) or die; | <>
@@ -43,8 +41,7 @@ defmodule EmbeddedEpmd.Systemd.GuideTest do
   end
 
   test "when it does not start: an address that is not there yet" do
-    install_release("prod")
-    setting("prod", "Environment=ERL_EPMD_ADDRESS=10.0.0.5")
+    install("prod", "Environment=ERL_EPMD_ADDRESS=10.0.0.5")
     start("prod")
     assert_within(30, journal("prod") =~ "cannot listen on 10.0.0.5:4369: Cannot assign requested address")
     inside(~w(ip address add 10.0.0.5/32 dev lo))
@@ -53,8 +50,7 @@ defmodule EmbeddedEpmd.Systemd.GuideTest do
   end
 
   test "when rpc says nodedown: the address of the host's name is not among ERL_EPMD_ADDRESS" do
-    install_release("prod")
-    setting("prod", "Environment=ERL_EPMD_ADDRESS=127.0.0.1,::1")
+    install("prod", "Environment=ERL_EPMD_ADDRESS=127.0.0.1,::1")
     start_nodes("prod")
     assert {_, 1} = bin("prod", "rpc", "IO.puts(1)")
     assert journal("prod") =~ "127.0.1.1"
@@ -62,13 +58,12 @@ defmodule EmbeddedEpmd.Systemd.GuideTest do
     assert {doctor, 0} = bin("prod", "eval", "EmbeddedEpmd.doctor()")
     assert doctor =~ "127.0.1.1"
     setting("prod", "Environment=ERL_EPMD_ADDRESS=127.0.0.1,127.0.1.1,::1")
-    restart("prod")
-    await_node("prod")
+    restart_node("prod")
     assert_rpc("prod")
   end
 
   test "the doctor of a service: what systemd keeps for it, and what would help" do
-    install_release("prod")
+    install("prod")
     start_nodes("prod")
     assert_within(5, doctor("prod") =~ "FileDescriptorStoreMax= in the unit")
     setting("prod", ["FileDescriptorStoreMax=5", "Sockets=prod-epmd.socket"])
@@ -80,8 +75,7 @@ defmodule EmbeddedEpmd.Systemd.GuideTest do
     assert_within(20, doctor("prod") =~ "systemd keeps no more descriptors for this service.")
     # It comes after what was set before.
     install_store("prod", "zz")
-    restart("prod")
-    await_node("prod")
+    restart_node("prod")
     assert_within(20, doctor("prod") =~ "systemd keeps the port and the connections of all nodes")
     figure("3 sentences")
   end

@@ -16,13 +16,10 @@ defmodule EmbeddedEpmd.Systemd.HardeningTest do
     for lines <- units do
       start_hardened(lines)
       await_standbys(owner(), 1)
-      stock = start_stock(1)
-      before = sockets(stock)
-      lookups = start_lookups(stock)
+      watched = watch(start_stock(1))
       kill(owner())
-      assert_none_failed(lookups, Enum.join(lines, " "))
-      stop_lookups(lookups)
-      assert {lines, sockets(stock)} == {lines, before}
+      assert_undisturbed(watched, lines)
+      stop_watching(watched)
       reset()
     end
 
@@ -30,8 +27,7 @@ defmodule EmbeddedEpmd.Systemd.HardeningTest do
   end
 
   test "all of them, one release: the store keeps its nodes" do
-    install_release("prod")
-    setting("prod", @hardest ++ ["Restart=always"])
+    install("prod", @hardest ++ ["Restart=always"])
     install_store("prod")
     start_nodes("prod")
     figure(live_through(start_stock(3), 0, [:restart, :kill]))
@@ -58,11 +54,9 @@ defmodule EmbeddedEpmd.Systemd.HardeningTest do
   end
 
   test "ProtectProc= and ProcSubset= hide from the doctor who owns the port, and it says what to do" do
-    install_release("prod")
-    install_release("stage")
-    setting("stage", ["ProtectProc=invisible", "ProcSubset=pid"])
-    start_nodes("prod")
-    start_nodes("stage")
+    install("prod")
+    install("stage", ["ProtectProc=invisible", "ProcSubset=pid"])
+    start_in_turn(["prod", "stage"])
     assert doctor("stage") =~ "ss -ltnp 'sport = :4369'"
     assert inside(~w(ss -Hltnp) ++ ["sport = :4369"]) =~ "beam"
     figure("the doctor names ss, which tells it")
@@ -70,25 +64,21 @@ defmodule EmbeddedEpmd.Systemd.HardeningTest do
 
   test "DynamicUser=: one User=, or a common Group= that both name; one stands by" do
     for name <- ["prod", "stage"] do
-      install_release(name)
-      setting(name, ~w(DynamicUser=yes User=beam Environment=RELEASE_TMP=/tmp))
+      install(name, ~w(DynamicUser=yes User=beam Environment=RELEASE_TMP=/tmp))
       name_users([name], ["beam"])
     end
 
-    start_nodes("prod")
-    start_nodes("stage")
+    start_in_turn(["prod", "stage"])
     await_standbys("prod", 1)
     reset()
     inside(~w(groupadd --force --system nodes))
 
     for name <- ["prod", "stage"] do
-      install_release(name)
-      setting(name, ~w(DynamicUser=yes User=dyn-#{name} Group=nodes Environment=RELEASE_TMP=/tmp))
+      install(name, ~w(DynamicUser=yes User=dyn-#{name} Group=nodes Environment=RELEASE_TMP=/tmp))
       configure(name, ~S([{hand_over, [{groups, [<<"nodes">>]}]}]))
     end
 
-    start_nodes("prod")
-    start_nodes("stage")
+    start_in_turn(["prod", "stage"])
     await_standbys("prod", 1)
     stock = start_stock(1)
     before = sockets(stock)
@@ -100,8 +90,7 @@ defmodule EmbeddedEpmd.Systemd.HardeningTest do
 
   test "PrivateNetwork=: each unit has a port 4369 of its own" do
     for name <- ["prod", "stage"] do
-      install_release(name)
-      setting(name, "PrivateNetwork=yes")
+      install(name, "PrivateNetwork=yes")
       start(name)
     end
 
@@ -115,12 +104,10 @@ defmodule EmbeddedEpmd.Systemd.HardeningTest do
   # names its own user.
   defp start_hardened(lines) do
     for name <- ["prod", "stage"] do
-      install_release(name)
+      install(name, ["User=prod", "Group=prod" | lines])
       name_users([name], ["prod"])
-      setting(name, ["User=prod", "Group=prod" | lines])
     end
 
-    start_nodes("prod")
-    start_nodes("stage")
+    start_in_turn(["prod", "stage"])
   end
 end

@@ -8,22 +8,18 @@ defmodule EmbeddedEpmd.Systemd.NeighboursTest do
     # bin/test-systemd disables these.
     assert String.split(inside(~w(cat /opt/made/enabled))) == List.duplicate("enabled", 4)
     start("epmd.socket")
-    install_release("prod")
+    install("prod")
     start_nodes("prod")
     assert_within(20, role("prod") == "joined")
     # systemd has started the daemon.
     assert property("epmd.service", "ActiveState") == "active"
-    install_release("stage")
+    install("stage")
     start_nodes("stage")
     start_stock(1)
     inside(~w(systemctl disable --quiet --now epmd.service epmd.socket))
     assert_within(20, owner())
-    took = milliseconds(fn -> for name <- ["stock1", "prod", "stage"], do: await_node(name) end)
-
-    figure(
-      "disable --now: prod and stage are joined to the daemon, and one of them takes the port; " <>
-        "all are found #{took} ms later"
-    )
+    took = milliseconds(fn -> await_nodes(["stock1", "prod", "stage"]) end)
+    figure("disable --now: prod and stage are joined, and one of them takes the port; all are found #{took} ms later")
   end
 
   test "a release without the library beside one with it: unknown when that stops, unless epmd.socket is kept" do
@@ -43,7 +39,7 @@ defmodule EmbeddedEpmd.Systemd.NeighboursTest do
 
     test "#{unit} of Debian, in both orders: #{tool} does not fail once while the only release of ours restarts" do
       for order <- [:first, :last] do
-        install_release("prod")
+        install("prod")
         install_drop_in("prod", guide_drop_in("prod.service.d"), "epmd")
         write_unit("epmd.socket.d/prod.conf", guide_drop_in("epmd.socket.d"))
         write_unit("epmd.service.d/prod.conf", guide_drop_in("epmd.service.d"))
@@ -71,10 +67,9 @@ defmodule EmbeddedEpmd.Systemd.NeighboursTest do
   end
 
   defp start_and_stop_prod do
-    install_release("prod")
-    install_release("stage", "stock")
-    start_nodes("prod")
-    start_nodes("stage")
+    install("prod")
+    install("stage", [], "stock")
+    start_in_turn(["prod", "stage"])
     stop("prod")
   end
 end

@@ -4,14 +4,12 @@ defmodule EmbeddedEpmd.Systemd.StoreTest do
 
   test "no store: nodes are back after 2 seconds; it is told once, where systemd hears the service at all" do
     for {set, told} <- [{"FileDescriptorStoreMax=0", 0}, {"NotifyAccess=main", 1}] do
-      install_release("prod")
-      setting("prod", set)
+      install("prod", set)
       start_nodes("prod")
       stock = start_stock(2)
       assert {set, length(logged("prod", "has no descriptor store"))} == {set, told}
-      restart("prod")
-      await_node("prod")
-      took = milliseconds(fn -> for name <- stock, do: await_node(name) end)
+      restart_node("prod")
+      took = milliseconds(fn -> await_nodes(stock) end)
       figure("#{set}: told #{told} times, stock nodes are found #{took} ms after the release")
       reset()
     end
@@ -24,9 +22,8 @@ defmodule EmbeddedEpmd.Systemd.StoreTest do
     assert_within(10, journal("prod") =~ full)
     assert length(logged("prod", full)) == 1
     before = sockets(stock)
-    kill("prod")
-    await_node("prod")
-    for name <- stock, do: await_node(name)
+    kill_node("prod")
+    await_nodes(stock)
     kept = Enum.count(sockets(stock), &(&1 in before))
     assert kept >= 5
 
@@ -63,8 +60,7 @@ defmodule EmbeddedEpmd.Systemd.StoreTest do
     assert_within(120, journal("prod") =~ "no more nodes are stored")
     assert_within(120, stored("prod") >= 4_003)
     kept = stored("prod")
-    kill("prod")
-    await_node("prod")
+    kill_node("prod")
     names = length(names())
     assert names == 4_001
     figure("#{names} of 4,501 names after a kill, #{kept} descriptors stored")
@@ -74,20 +70,17 @@ defmodule EmbeddedEpmd.Systemd.StoreTest do
     start_with_store(100)
     start_stock(3)
     assert_within(10, stored("prod") >= 3)
-    install_release("stage")
-    setting("stage", "User=prod")
+    install("stage", "User=prod")
     start_nodes("stage")
     await_standbys("prod", 1)
-    kill("prod")
-    await_node("prod")
+    kill_node("prod")
     assert role("stage") == "serving"
     assert_within(10, stored("prod") == 0)
     figure("0 descriptors stored beside an owner")
   end
 
   defp start_with_store(size) do
-    install_release("prod")
-    setting("prod", ["FileDescriptorStoreMax=#{size}", "Restart=always"])
+    install("prod", ["FileDescriptorStoreMax=#{size}", "Restart=always"])
     start_nodes("prod")
   end
 

@@ -3,10 +3,8 @@ defmodule EmbeddedEpmd.Systemd.StoryTest do
   use Support.ServiceCase
 
   test "as OTP has it: the daemon ends with the service that started it, and the other release is not found" do
-    install_release("prod", "stock")
-    install_release("stage", "stock")
-    start_nodes("prod")
-    start_nodes("stage")
+    install(["prod", "stage"], [], "stock")
+    start_in_turn(["prod", "stage"])
     daemon = inside(~w(pidof epmd))
     assert inside(~w(cat /proc/#{daemon}/cgroup)) =~ "prod.service"
     stop("prod")
@@ -16,16 +14,15 @@ defmodule EmbeddedEpmd.Systemd.StoryTest do
   end
 
   test "with the guide's units: the other release is found at the first try, and there is no daemon" do
-    install_release("prod")
-    install_release("stage")
+    install(["prod", "stage"])
     start_nodes(["prod", "stage"])
-    lookups = start_lookups(["stage"])
+    watched = watch(["stage"])
     stop("prod")
     took = milliseconds(fn -> assert_rpc("stage") end)
     figure("bin/stage rpc: stage@#{hostname()} at the first try, #{took} ms")
-    looked_up = looked_up(lookups)
+    looked_up = looked_up(watched)
     # Of two users none of which names the other: who asked the one that ended may be reset.
-    figure("#{looked_up.failed} of #{stop_lookups(lookups)} lookups meanwhile failed")
+    figure("#{looked_up.failed} of #{stop_watching(watched)} lookups meanwhile failed")
     assert looked_up.failed <= 3, looked_up.wrong
     refute daemon?()
   end

@@ -3,21 +3,14 @@ defmodule EmbeddedEpmd.Systemd.UnitsTest do
   use Support.ServiceCase
 
   test "Type=exec and Type=notify: whether the service is ready is for the service to say" do
-    install_release("prod")
+    install("prod")
     install_store("prod")
     start_nodes("prod")
     assert property("prod", "ActiveState") == "active"
     stop("prod")
-
-    setting("prod", [
-      "Type=notify",
-      "NotifyAccess=all",
-      "TimeoutStartSec=30",
-      "ExecStart=",
-      "ExecStart=/bin/sh -c '(while ! test -e /run/ready; do sleep 0.1; done; exec systemd-notify --ready) & " <>
-        "exec /opt/prod/bin/prod start'"
-    ])
-
+    ready = "while ! test -e /run/ready; do sleep 0.1; done; exec systemd-notify --ready"
+    started = "ExecStart=/bin/sh -c '(#{ready}) & exec /opt/prod/bin/prod start'"
+    setting("prod", ~w(Type=notify NotifyAccess=all TimeoutStartSec=30 ExecStart=) ++ [started])
     inside(~w(systemctl start --no-block prod))
     assert_within(30, journal("prod") =~ "serving the port")
     await_node("prod")
@@ -30,8 +23,7 @@ defmodule EmbeddedEpmd.Systemd.UnitsTest do
   end
 
   test "Type=notify for a release that never says READY=1, as the guide warns: the start fails" do
-    install_release("prod")
-    setting("prod", ["Type=notify", "TimeoutStartSec=5", "Restart=no"])
+    install("prod", ["Type=notify", "TimeoutStartSec=5", "Restart=no"])
     refute inside?(~w(systemctl start prod)), "it started"
     assert property("prod", "Result") == "timeout"
     setting("prod", ["Type=exec", "WatchdogSec=3"])
@@ -42,7 +34,7 @@ defmodule EmbeddedEpmd.Systemd.UnitsTest do
   end
 
   test "TERM to a VM that boots is lost, in OTP: TimeoutStopSec= of the guide ends it after 20 seconds" do
-    install_release("prod")
+    install("prod")
     start("prod")
     Process.sleep(200)
     lost = milliseconds(fn -> stop("prod") end)
@@ -68,7 +60,7 @@ defmodule EmbeddedEpmd.Systemd.UnitsTest do
     assert_within(30, length(logged("prod", "greets")) >= 2)
     await_node("prod")
     assert main_pid("prod") == pid
-    for name <- stock, do: await_node(name)
+    await_nodes(stock)
     figure("#{Enum.count(sockets(stock), &(&1 in before))} of 3 sockets as before")
     # What comes after it finds all of them.
     assert_within(10, stored("prod") >= 3)
@@ -80,15 +72,10 @@ defmodule EmbeddedEpmd.Systemd.UnitsTest do
   end
 
   test "systemd-run: another VM joins, and stops in order" do
-    install_release("prod")
+    install("prod")
     start_nodes("prod")
-
-    start_unit(
-      "other-run",
-      ~w(--uid=other --setenv=RELEASE_DISTRIBUTION=sname --setenv=RELEASE_NODE=extra --setenv=RELEASE_TMP=/tmp),
-      ~w(/opt/made/ours/stage/bin/stage start)
-    )
-
+    variables = for variable <- ~w(DISTRIBUTION=sname NODE=extra TMP=/tmp), do: "--setenv=RELEASE_#{variable}"
+    start_unit("other-run", ["--uid=other" | variables], ~w(/opt/made/ours/stage/bin/stage start))
     await_node("extra")
     stop("other-run")
     refute found?("extra"), "it is still known"
