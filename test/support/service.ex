@@ -124,7 +124,8 @@ defmodule Support.Service do
     do: String.split(rpc(name, ~S|IO.puts(Enum.map_join(EmbeddedEpmd.status().standbys, " ", & &1.name))|))
 
   @doc "Waits until so many stand by for a node."
-  def await_standbys(name, count, seconds \\ 20), do: assert_within(seconds, length(standbys(name)) == count)
+  def await_standbys(name, count, seconds \\ 20),
+    do: assert_within(seconds, {name, length(standbys(name))} == {name, count})
 
   @doc "The names in the table of a node, with their creations."
   def creations(name) do
