@@ -26,7 +26,7 @@ defmodule Support.ServiceCase do
     IO.puts("\n* #{name}")
     Container.await_boot()
     began = System.monotonic_time(:second)
-    journal = Path.join("#{Container.logs()}", "#{Path.basename(context.file, ".exs")}.#{context.line}.journal")
+    journal = Path.join(Container.logs(), String.slice(String.replace(name, ~r/\W+/, "_"), 0, 100) <> ".journal")
     # Shown if the test fails.
     Logger.info("the journal is in #{journal}")
 
