@@ -239,7 +239,7 @@ defmodule EmbeddedEpmd.EventsTest do
     {:ok, before} = call(vm, EmbeddedEpmd, :stats)
     nodes = for number <- 1..3, do: register("node#{number}", port)
     for _ <- 1..5, do: found(name, port)
-    for _ <- 1..4, do: assert(Client.port("nobody", @localhost, port, 1_000) == :noport)
+    for _ <- 1..4, do: assert(Client.port("nobody", @localhost, port, 10_000) == :noport)
     assert {:ok, :refused} = try_register(name, port)
     assert [_, _, _, _] = stock_names(port)
     {:ok, waiting} = :gen_tcp.connect(@localhost, port, [:binary, active: false])
@@ -308,7 +308,7 @@ defmodule EmbeddedEpmd.EventsTest do
 
   ## Requests
 
-  defp found(name, port), do: assert({:port, _, _} = Client.port(name, @localhost, port, 1_000))
+  defp found(name, port), do: assert({:port, _, _} = Client.port(name, @localhost, port, 10_000))
 
   defp register(name, port) do
     {:ok, socket} = try_register(name, port)

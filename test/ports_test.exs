@@ -208,7 +208,7 @@ defmodule EmbeddedEpmd.PortsTest do
   defp first_choice(name, range) do
     port = free_port()
     vm = start_ours(unique("asked"), port)
-    {:ok, {planned, over}} = Client.plan(@localhost, port, name, range, 1_000)
+    {:ok, {planned, over}} = Client.plan(@localhost, port, name, range, 10_000)
     kill(vm)
     {:ok, if(over == 0, do: planned, else: over)}
   end
