@@ -96,7 +96,7 @@ in_root() { # ROOT COMMAND...
 in_namespaces() { # FUNCTION ARGUMENT...
   mkdir -p "$results" "$cache"
   export repository registry roots results cache
-  export -f make_root make_aarch64 equip_sid_rust run_in_copy mount_kernel chroot_clean
+  export -f make_root run_in_copy mount_kernel chroot_clean
   setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child \
     bash -euo pipefail -c '"$@"' bash "$@"
 }

@@ -81,3 +81,5 @@ make_aarch64() { # FOLDER
     rm "$package"
   done
 }
+
+export -f equip_sid_rust make_aarch64
