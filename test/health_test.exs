@@ -200,7 +200,7 @@ defmodule EmbeddedEpmd.HealthTest do
            )
   end
 
-  defp soon(port, response), do: eventually(fn -> get(port, "/ready") == response end)
+  defp soon(port, response), do: eventually(fn -> get(port, "/ready") == response end, 2_000)
 
   defp metric(port, name) when is_integer(port) do
     {200, text} = get(port, "/metrics")
