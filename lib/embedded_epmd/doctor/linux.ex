@@ -30,6 +30,10 @@ defmodule EmbeddedEpmd.Doctor.Linux do
           crash_dump: Path.t() | nil
         }
 
+  # Fields: number, local, remote, state (0A is LISTEN), queues, timer, retransmissions, user, time-out, inode. Each
+  # connection has a line as well, and there may be very many.
+  @listening ~r/^ *\d+: \S+:(\S+) \S+ 0A \S+ \S+ \S+ +(\d+) +\d+ (\d+)/m
+
   @doc "The sockets that listen on a port; `:unknown` if /proc does not show them."
   @spec listening(:inet.port_number()) :: [socket()] | :unknown
   def listening(port), do: with(%{} = sockets <- listening(), do: Map.get(sockets, port, []))
@@ -39,17 +43,12 @@ defmodule EmbeddedEpmd.Doctor.Linux do
   def listening do
     # With systemd's ProcSubset=pid there is no /proc/net, but there is /proc/self/net.
     files = for file <- ["/proc/self/net/tcp", "/proc/self/net/tcp6"], {:ok, text} <- [File.read(file)], do: text
-    sockets = for text <- files, line <- String.split(text, "\n"), socket = socket(String.split(line)), do: socket
+    sockets = for text <- files, socket <- Regex.scan(@listening, text, capture: :all_but_first), do: socket(socket)
     if files == [], do: :unknown, else: Enum.group_by(sockets, &elem(&1, 0), &elem(&1, 1))
   end
 
-  # Fields: number, local, remote, state (0A is LISTEN), queues, timer, retransmissions, user, time-out, inode.
-  defp socket([_, local, _, "0A", _, _, _, user, _, inode | _]) do
-    [_, hex] = String.split(local, ":")
-    {String.to_integer(hex, 16), %{inode: inode, user: String.to_integer(user)}}
-  end
-
-  defp socket(_fields), do: nil
+  defp socket([port, user, inode]),
+    do: {String.to_integer(port, 16), %{inode: inode, user: String.to_integer(user)}}
 
   @doc """
   The processes that hold one of these sockets of a port. Another user's descriptors cannot be seen, except that an
