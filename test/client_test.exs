@@ -125,7 +125,7 @@ defmodule EmbeddedEpmd.ClientTest do
       "old/unused name <g>, port = 1>, port = 3, fd = -1 \n\0"
     ]
 
-    port = answers([[<<4369::32>>, lines, :binary.copy("\n\0", @mebibyte)]])
+    port = answers([[<<4369::32>>, lines, :binary.copy("\n\0", div(@mebibyte, 4))]])
     listed = fn -> Client.departed(@localhost, port, @soon) end
 
     # Such a listing ends a process that keeps its lines.
