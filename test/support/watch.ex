@@ -6,8 +6,8 @@ defmodule Support.Watch do
 
   alias EmbeddedEpmd.Discovery
 
-  # Milliseconds. Many VMs look many names up, so together they begin several lookups in each millisecond.
-  @pause 20
+  # Milliseconds. Many VMs look many names up, so together they begin lookups in each millisecond.
+  @pause 50
 
   @doc "Starts the process in this VM, with no names to look up yet."
   def start do
