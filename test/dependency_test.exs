@@ -161,6 +161,7 @@ defmodule EmbeddedEpmd.DependencyTest do
   end
 
   test "a library is taken from where the project's configuration says, without cargo", %{project: project} do
+    without_elixir(project, ["embedded_epmd/native.ex"])
     served = Path.join(project, "served")
     triple = elem(Target.find(%{}), 1)
     name = Prebuilt.name(Mix.Project.config()[:version], triple)

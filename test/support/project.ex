@@ -28,8 +28,17 @@ defmodule Support.Project do
     end
   end
 
-  @doc "Takes from a project's copy of the library what Elixir would compile, which takes time."
-  def without_elixir(project), do: File.rm_rf!(Path.join(project, "deps/embedded_epmd/lib"))
+  @doc "Takes from a project's copy of the library what Elixir would compile, which takes time, but for these files."
+  def without_elixir(project, but \\ []) do
+    lib = Path.join(project, "deps/embedded_epmd/lib")
+    kept = for file <- but, do: {Path.join(lib, file), File.read!(Path.join(lib, file))}
+    File.rm_rf!(lib)
+
+    for {file, text} <- kept do
+      File.mkdir_p!(Path.dirname(file))
+      File.write!(file, text)
+    end
+  end
 
   @doc "Takes from a package what cargo would compile."
   def hollow(package) do
