@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 use rustix::rand::{getrandom, GetRandomFlags};
 
 use super::users::{run_as, say, Perl, NOBODY};
-use epmd_tools::client::{eventually, exchange, PATIENCE};
+use epmd_tools::client::{eventually_within, exchange, PATIENCE};
 use epmd_tools::request::{framed, tagged, Alive2, ALIVE2, NAMES, PORT_PLEASE2};
 
 /// What a member says over the port to be called at a name, without the name.
 const MEET: &[u8] = b"membedded_epmd";
 /// The reply: a call will come.
 const MEETING: &[u8] = b"m";
+/// How long programs may take until all of them attack, on a busy machine. The server promises nothing of it.
+const READY: Duration = Duration::from_secs(60);
 
 /// The first message of both sides, with what can be wrong in it.
 #[derive(Clone, Copy, Debug)]
@@ -459,7 +461,7 @@ impl Attackers {
     }
 
     fn are_ready(&self) {
-        eventually("the attackers are ready", || self.said("ready") == self.children.len());
+        eventually_within(READY, "the attackers are ready", || self.said("ready") == self.children.len());
     }
 }
 
