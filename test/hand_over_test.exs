@@ -65,7 +65,8 @@ defmodule EmbeddedEpmd.HandOverTest do
           "#{Enum.max(longest)} at worst; #{lost} failed; #{median(without)} ms while nobody goes"
       )
 
-      assert median(longest) < limit(20) + median(without)
+      # On a busy machine any lookup takes long.
+      assert median(longest) < limit(20) + rounds(median(without), 0)
     end
 
     IO.puts("#{asked} lookups in all, #{length(failed)} failed; 21 connections are the same as before")
@@ -310,8 +311,9 @@ defmodule EmbeddedEpmd.HandOverTest do
     select = ["state", "established", "dport = :#{port}"]
     {sockets, 0} = System.cmd("ss", ~w(--no-header --tcp --numeric --extended) ++ select)
 
+    # The kernel may list a connection twice if others come and go meanwhile.
     connections =
-      for socket <- String.split(sockets, "\n", trim: true) do
+      for socket <- String.split(sockets, "\n", trim: true), uniq: true do
         [_, _, local | _] = String.split(socket)
         [_, inode] = Regex.run(~r/ ino:(\d+)/, socket)
         {local, inode}
