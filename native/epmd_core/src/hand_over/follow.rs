@@ -47,7 +47,7 @@ const LONG_PAUSE: Duration = Duration::from_secs(60);
 const NOT_CALLED: u32 = 5;
 /// How many reports an owner waits for at one time.
 const MAX_REPORTS: usize = 2;
-/// How long a member that is behind leaves the lock to those that are not.
+/// How long a member that is behind leaves the lock to those that are not; twice as long if others are less behind.
 const PRECEDENCE: Duration = Duration::from_millis(100);
 /// The longest pause before it is looked again whether the lock is free, while there is no session that would end.
 const MAX_LOCK_PAUSE: Duration = Duration::from_millis(100);
@@ -204,8 +204,8 @@ pub(crate) async fn follow(candidate: Candidate) -> Takeover {
         following.rules = rules;
         event = match action {
             Action::Lock => {
-                if following.is_behind() {
-                    sleep(PRECEDENCE).await;
+                if let Some(time) = following.precedence() {
+                    sleep(time).await;
                 }
                 following.lock()
             }
@@ -271,6 +271,14 @@ impl Following {
         let position = self.candidate.registry.settled_replica();
         let is_complete = position.is_some_and(|at| self.candidate.holdings.lock().complete_for() == Some(at.epoch));
         self.is_passed_over || !is_complete
+    }
+
+    /// How long to leave the lock to those that may have more. Who has all that the last owner had comes before who has
+    /// not, also if that owner served too briefly to have all of the one before.
+    fn precedence(&self) -> Option<Duration> {
+        let position = self.candidate.registry.replica_position();
+        let has_all = position.is_some_and(|at| self.candidate.holdings.lock().complete_for() == Some(at.epoch));
+        self.is_behind().then_some(if has_all { PRECEDENCE } else { 2 * PRECEDENCE })
     }
 
     /// Tries to lock the listeners.
