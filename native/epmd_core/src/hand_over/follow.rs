@@ -29,7 +29,7 @@ use crate::health::{Health, Report};
 use crate::limits::Limits;
 use crate::node::NodeName;
 use crate::os;
-use crate::registry::log::{InvalidEntry, LogEntry};
+use crate::registry::log::{InvalidEntry, LogEntry, Position};
 use crate::registry::{Entry, Incoming, Registry};
 use crate::reserve::Reserve;
 
@@ -268,17 +268,19 @@ impl Following {
     /// Whether another process may have served after the owner that put this member in sync, so that others may have
     /// more than it has.
     fn is_behind(&self) -> bool {
-        let position = self.candidate.registry.settled_replica();
-        let is_complete = position.is_some_and(|at| self.candidate.holdings.lock().complete_for() == Some(at.epoch));
-        self.is_passed_over || !is_complete
+        self.is_passed_over || !self.is_complete(self.candidate.registry.settled_replica())
     }
 
-    /// How long to leave the lock to those that may have more. Who has all that the last owner had comes before who has
-    /// not, also if that owner served too briefly to have all of the one before.
+    /// How long to leave the lock to those that may have more. Who has all of the owner that it followed last comes before
+    /// who has not, also if that owner served too briefly to have all of the one before.
     fn precedence(&self) -> Option<Duration> {
-        let position = self.candidate.registry.replica_position();
-        let has_all = position.is_some_and(|at| self.candidate.holdings.lock().complete_for() == Some(at.epoch));
+        let has_all = self.is_complete(self.candidate.registry.replica_position());
         self.is_behind().then_some(if has_all { PRECEDENCE } else { 2 * PRECEDENCE })
+    }
+
+    /// Whether this member has all connections of the table of which its replica is.
+    fn is_complete(&self, position: Option<Position>) -> bool {
+        position.is_some_and(|at| self.candidate.holdings.lock().complete_for() == Some(at.epoch))
     }
 
     /// Tries to lock the listeners.

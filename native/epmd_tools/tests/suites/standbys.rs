@@ -124,8 +124,7 @@ fn one_that_has_an_earlier_owners_listeners_lets_those_serve_that_have_everythin
         let late = register(server, "late", 77).unwrap();
         next.kill();
         eventually("one of them serves", || last.is("serving") || other.is("serving"));
-        // On a busy machine they may need longer than they are given. Then they bring what it lacks.
-        assert!(rounds(true, last.is("serving")), "one serves that has not all connections");
+        assert!(last.is("serving"), "one serves that has not all connections");
         assert_eq!(exchange(server, &port_please2("late")).unwrap(), Alive2::new("late", 77).found());
         all_found(server, &nodes);
         assert!(!client::is_closed(&late));
