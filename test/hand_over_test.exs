@@ -308,21 +308,18 @@ defmodule EmbeddedEpmd.HandOverTest do
 
   # The connections of each process to the port: local addresses and inodes.
   defp links(pids, port) do
-    select = ["state", "established", "dport = :#{port}"]
-    {sockets, 0} = System.cmd("ss", ~w(--no-header --tcp --numeric --extended) ++ select)
-
-    # The kernel may list a connection twice if others come and go meanwhile.
-    connections =
-      for socket <- String.split(sockets, "\n", trim: true), uniq: true do
-        [_, _, local | _] = String.split(socket)
-        [_, inode] = Regex.run(~r/ ino:(\d+)/, socket)
-        {local, inode}
-      end
+    sockets = sockets(~w(--processes --extended state established), "dport = :#{port}")
 
     for pid <- pids do
-      {:ok, descriptors} = File.ls("/proc/#{pid}/fd")
-      own = for descriptor <- descriptors, {:ok, link} <- [File.read_link("/proc/#{pid}/fd/#{descriptor}")], do: link
-      {pid, for({_, inode} = connection <- connections, "socket:[#{inode}]" in own, do: connection)}
+      # The kernel may list a connection twice if others come and go meanwhile.
+      links =
+        for socket <- sockets, socket =~ "pid=#{pid},", uniq: true do
+          [_, _, local | _] = String.split(socket)
+          [_, inode] = Regex.run(~r/ ino:(\d+)/, socket)
+          {local, inode}
+        end
+
+      {pid, links}
     end
   end
 

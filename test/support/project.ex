@@ -31,13 +31,7 @@ defmodule Support.Project do
   @doc "Takes from a project's copy of the library what Elixir would compile, which takes time, but for these files."
   def without_elixir(project, but \\ []) do
     lib = Path.join(project, "deps/embedded_epmd/lib")
-    kept = for file <- but, do: {Path.join(lib, file), File.read!(Path.join(lib, file))}
-    File.rm_rf!(lib)
-
-    for {file, text} <- kept do
-      File.mkdir_p!(Path.dirname(file))
-      File.write!(file, text)
-    end
+    for file <- Path.wildcard(Path.join(lib, "**/*.ex")), Path.relative_to(file, lib) not in but, do: File.rm!(file)
   end
 
   @doc "Takes from a package what cargo would compile."

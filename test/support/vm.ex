@@ -198,7 +198,7 @@ defmodule Support.Vm do
 
   @doc "The addresses with a listener on this port, according to the kernel."
   def listening(port) do
-    for socket <- listening_sockets(port), uniq: true do
+    for socket <- listening_sockets(port, []), uniq: true do
       [_, _, _, local | _] = String.split(socket)
       address(String.trim_trailing(local, ":#{port}"))
     end
@@ -215,10 +215,13 @@ defmodule Support.Vm do
         do: pid
   end
 
+  defp listening_sockets(port, options), do: sockets(["--listening" | options], "sport = :#{port}")
+
+  @doc "What ss says of the TCP sockets that a filter selects, a line each."
   # Not from /proc/net/tcp: to read that, the kernel walks its whole table of connections, which can take 20 ms. Nor the
   # processes from /proc here: the file server, which all tests share, would read each descriptor of each process.
-  defp listening_sockets(port, options \\ []) do
-    {sockets, 0} = System.cmd("ss", ~w(--no-header --listening --tcp --numeric) ++ options ++ ["sport = :#{port}"])
+  def sockets(options, filter) do
+    {sockets, 0} = System.cmd("ss", ~w(--no-header --tcp --numeric) ++ options ++ [filter])
     String.split(sockets, "\n", trim: true)
   end
 
