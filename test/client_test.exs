@@ -62,7 +62,7 @@ defmodule EmbeddedEpmd.ClientTest do
   end
 
   test "the time-out holds, however the bytes come" do
-    for lie <- [[:stay], drip(found("a"), @timeout), drip(:binary.copy(<<0>>, 1_000), 50)] do
+    for lie <- [[:stay], drip(found("a"), 2 * @timeout), drip(:binary.copy(<<0>>, 1_000), 50)] do
       port = answers(lie)
       assert ends(fn -> Client.port("a", @localhost, port, @timeout) end) in [{:error, :timeout}, {:error, :noport}]
       assert ends(fn -> Client.names(@localhost, port, @timeout) end) == {:error, :timeout}
