@@ -419,7 +419,7 @@ defmodule EmbeddedEpmd.DoctorTest do
   test "the task checks a project's files, and its status is for scripts" do
     # This project has no release of its own.
     {text, 1} =
-      System.cmd("mix", ["embedded_epmd.doctor"], cd: @root, env: [{"MIX_ENV", "test"}], stderr_to_stdout: true)
+      System.cmd("mix", ["embedded_epmd.doctor"], cd: @root, env: Support.Project.here(), stderr_to_stdout: true)
 
     assert text =~ "PROBLEM  rel/vm.args.eex is missing; it should have -start_epmd false and -epmd_module"
     assert text =~ "Do: Run mix embedded_epmd.install."

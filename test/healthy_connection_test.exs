@@ -5,7 +5,7 @@ defmodule EmbeddedEpmd.HealthyConnectionTest do
   import Support.{Faults, Vm}
 
   alias EmbeddedEpmd.Doctor.Connection
-  alias Support.{Carrier, Folder, Tls}
+  alias Support.{Carrier, Folder, Project, Tls}
 
   setup_all :table
   setup :names
@@ -157,13 +157,7 @@ defmodule EmbeddedEpmd.HealthyConnectionTest do
 
   defp task(context, home, arguments) do
     System.cmd("mix", ["embedded_epmd.doctor" | arguments],
-      env: [
-        {"MIX_ENV", "test"},
-        {"HOME", home},
-        {"MIX_HOME", mix_home()},
-        {"ERL_EPMD_PORT", "#{context.port}"},
-        {"EMBEDDED_EPMD_NATIVE", Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so")}
-      ],
+      env: Project.here() ++ [{"HOME", home}, {"MIX_HOME", mix_home()}, {"ERL_EPMD_PORT", "#{context.port}"}],
       stderr_to_stdout: true
     )
   end

@@ -3,7 +3,7 @@ defmodule EmbeddedEpmd.NamesTaskTest do
 
   import Support.{Registration, Vm}
 
-  alias Support.Attacker
+  alias Support.{Attacker, Project}
 
   @root Path.expand("..", __DIR__)
 
@@ -133,7 +133,8 @@ defmodule EmbeddedEpmd.NamesTaskTest do
   defp watch(arguments) do
     mix = System.find_executable("mix")
     options = [:binary, :stderr_to_stdout, cd: @root, args: ["embedded_epmd.names", "--watch" | arguments]]
-    port = Port.open({:spawn_executable, mix}, [{:env, [{~c"MIX_ENV", ~c"test"}]} | options])
+    environment = for {name, value} <- Project.here(), do: {to_charlist(name), to_charlist(value)}
+    port = Port.open({:spawn_executable, mix}, [{:env, environment} | options])
     {:os_pid, pid} = Port.info(port, :os_pid)
     on_exit(fn -> System.cmd("kill", ["-9", "#{pid}"], stderr_to_stdout: true) end)
     port
@@ -156,10 +157,8 @@ defmodule EmbeddedEpmd.NamesTaskTest do
   defp names(arguments, environment \\ []) do
     System.cmd("mix", ["embedded_epmd.names" | arguments],
       cd: @root,
-      # Cargo would say so if it waits for another one.
-      env: [{"MIX_ENV", "test"}, {"CARGO_TERM_QUIET", "true"} | environment],
+      env: Project.here() ++ environment,
       stderr_to_stdout: true
     )
-    |> then(fn {text, status} -> {String.replace(text, ~r/^ *Finished .*\n/m, ""), status} end)
   end
 end

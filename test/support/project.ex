@@ -81,6 +81,18 @@ defmodule Support.Project do
     System.cmd(elixir, [mix | arguments], cd: project, env: environment, stderr_to_stdout: true)
   end
 
+  @doc """
+  The environment of a Mix command in this repository. It takes the library that is there: cargo, or another Mix command,
+  may have the build directory locked, and who waits says so in the output.
+  """
+  def here do
+    [
+      {"MIX_ENV", "test"},
+      {"EMBEDDED_EPMD_NATIVE", Path.join(:code.priv_dir(:embedded_epmd), "native/epmd_nif.so")},
+      {"MIX_OS_CONCURRENCY_LOCK", "0"}
+    ]
+  end
+
   @doc "A PATH without cargo, which Debian installs into the same folder as erl."
   def without_cargo(project) do
     folder = Path.join(project, "tools")
