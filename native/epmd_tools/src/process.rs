@@ -47,8 +47,8 @@ pub struct Process {
     said: Arc<Mutex<String>>,
     /// Whether it has said that it has no descriptor left.
     is_used_up: Arc<AtomicBool>,
-    /// How many stand by for it, once it has answered.
-    standbys: Arc<Mutex<Option<usize>>>,
+    /// The processes that stand by for it, once it has answered.
+    standbys: Arc<Mutex<Option<Vec<u32>>>>,
 }
 
 impl Process {
@@ -86,8 +86,8 @@ impl Process {
             for line in lines.map_while(Result::ok) {
                 if line == "no descriptor is left" {
                     is_used_up.store(true, Ordering::Relaxed);
-                } else if let Some(count) = line.strip_prefix("standbys ") {
-                    *standbys.lock().expect("no panic") = count.parse().ok();
+                } else if let Some(ids) = line.strip_prefix("standbys ") {
+                    *standbys.lock().expect("no panic") = ids.split_whitespace().map(|id| id.parse().ok()).collect();
                 } else {
                     *said.lock().expect("no panic") = line;
                 }
@@ -183,14 +183,17 @@ impl Process {
         eventually("it stands by", || self.is("standing by"));
     }
 
-    /// Waits until so many stand by for it. That one stands by, it may have said of the last owner.
-    pub fn has_standbys(&mut self, count: usize) {
-        eventually("others stand by", || {
-            *self.standbys.lock().expect("no panic") = None;
-            writeln!(self.child.stdin.as_mut().expect("it is piped"), "standbys").expect("it reads");
-            eventually("it answers", || self.standbys.lock().expect("no panic").is_some());
-            *self.standbys.lock().expect("no panic") == Some(count)
-        });
+    /// Asks an owner which processes stand by for it: that one stands by, it may have said of the last owner.
+    pub fn standbys(&self) -> Vec<u32> {
+        *self.standbys.lock().expect("no panic") = None;
+        writeln!(self.child.stdin.as_ref().expect("it is piped"), "standbys").expect("it reads");
+        eventually("it answers", || self.standbys.lock().expect("no panic").is_some());
+        self.standbys.lock().expect("no panic").take().expect("the answer")
+    }
+
+    /// Waits until so many stand by for it.
+    pub fn has_standbys(&self, count: usize) {
+        eventually("others stand by", || self.standbys().len() == count);
     }
 
     /// Waits until it says that it serves.

@@ -79,7 +79,7 @@ fn list(text: &str) -> Vec<String> {
 
 /// Runs a member until standard input ends. Prints each change of its state: `serving`, `joined` or `standing by`. On a
 /// line `use up N` it sets its descriptor limit to N, opens files until no descriptor is left, and prints that; on a line
-/// `standbys` it prints how many stand by for it.
+/// `standbys` it prints which processes stand by for it.
 async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Box<dyn Error>> {
     let (member, handle) = Member::start(settings).await.map_err(|error| error.to_string())?;
     let watched = handle.clone();
@@ -102,7 +102,9 @@ async fn run_member(settings: Settings, name: Option<NodeName>) -> Result<(), Bo
         let lines = std::io::stdin().lines().map_while(Result::ok);
         for line in lines {
             if line == "standbys" {
-                println!("standbys {}", handle.status().standbys.len());
+                let standbys =
+                    handle.status().standbys.into_iter().filter_map(|standby| Some(standby.pid?.to_string()));
+                println!("standbys {}", standbys.collect::<Vec<_>>().join(" "));
             }
             let Some(limit) = line.strip_prefix("use up ").and_then(|limit| limit.parse().ok()) else { continue };
             setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).expect("a lower limit");

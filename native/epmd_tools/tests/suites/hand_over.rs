@@ -215,7 +215,7 @@ fn a_session_waits_while_too_many_descriptors_are_on_their_way() {
     }
     let server = client::free_address();
     let flags = ["-descriptor_share", "80", "-trust", "root", "-name", "owner"];
-    let mut owner = users::limited_member_of(users::own(), Some(LIMIT), server.port(), &flags);
+    let owner = users::limited_member_of(users::own(), Some(LIMIT), server.port(), &flags);
     owner.serves();
     let _nodes = fill(server, NODES);
     let mut followers = [(); 2].map(|()| called_by(server));

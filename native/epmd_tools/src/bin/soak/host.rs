@@ -1,5 +1,6 @@
 //! The members of a host, each a process of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::thread;
@@ -172,6 +173,10 @@ impl Host {
         let (owners, standbys, joined) = (self.in_state("serving"), self.standbys(), self.joined());
         if owners.len() != 1 || standbys.len() != STANDBYS || joined.len() != MEMBERS - 1 - STANDBYS {
             return Err(self.describe());
+        }
+        let said: BTreeSet<u32> = standbys.iter().map(|at| self.members[*at].process.id()).collect();
+        if BTreeSet::from_iter(self.members[owners[0]].process.standbys()) != said {
+            return Err(format!("the owner has other standbys: {}", self.describe()));
         }
         if listening(self.server.port()) != 1 {
             return Err(format!("{} sockets listen", listening(self.server.port())));
