@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, Notify};
-use tokio::time::{sleep, timeout_at, Instant};
+use tokio::time::{sleep, timeout, Instant};
 
 use crate::address::{self, Wanted};
 use crate::backoff::Backoff;
@@ -208,7 +208,7 @@ impl Member {
     async fn join(&mut self) -> Event {
         let Some(owner) = self.owner else { return Event::Failed };
         let joining = client::join(owner, self.local.node(), self.link.take(), self.trouble.persists());
-        let joined = timeout_at(self.trouble.deadline(), joining).await;
+        let joined = timeout(client::TIMEOUT, joining).await;
         match joined.unwrap_or_else(|_| Err(StartError::Held { address: owner, error: ErrorKind::TimedOut.into() })) {
             Ok(Joined::Granted(link, creation)) => {
                 self.link = Some(link);

@@ -14,7 +14,8 @@ use crate::node::Node;
 use crate::os::{self, AsyncFd};
 use crate::protocol::{self, Alive2Reply, Malformed};
 
-/// How long a reply may take. A slower EPMD is of no use.
+/// How long a reply may take. On a host that boots, an owner may wait for a processor for a second or two, and a VM
+/// that gives up does not boot. A slower EPMD is of no use.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(4);
 /// A name that no node can have, for lookups that only test for an EPMD. A new owner delays the reply to a lookup of
 /// a valid name that is missing, since the node may still register again.

@@ -8,12 +8,10 @@ use tokio::time::Instant;
 use super::settings::StartError;
 
 /// How long an error that may pass is given to pass: nobody answers between the end of one owner and the start of the
-/// next. An error that does not pass is reported within two seconds, the last attempt included.
+/// next. After that it is reported with the next attempt, within two seconds.
 const TRANSIENT_FOR: Duration = Duration::from_millis(1_500);
 /// How long an owner that is ending may still accept connections without answering them.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
-/// The time that even the last attempt gets, so that an owner under load can answer.
-const LAST_ATTEMPT: Duration = Duration::from_millis(400);
 
 /// The failed attempts since the last success.
 #[derive(Debug, Default)]
@@ -24,25 +22,15 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// When the next attempt times out.
-    pub(super) fn deadline(&self) -> Instant {
-        let now = Instant::now();
-        self.end().map_or(now + TRANSIENT_FOR, |end| end.max(now + LAST_ATTEMPT))
-    }
-
     /// Shortens a pause, so that the next attempt still falls into the time in which the error may pass.
     pub(super) fn pause(&self, pause: Duration) -> Duration {
-        self.end().map_or(pause, |end| pause.min(end - Instant::now()))
+        let end = self.since.map(|since| since + TRANSIENT_FOR).filter(|end| *end > Instant::now());
+        end.map_or(pause, |end| pause.min(end - Instant::now()))
     }
 
     /// Whether the failures have lasted longer than an owner takes to end.
     pub(super) fn persists(&self) -> bool {
         self.since.is_some_and(|since| since.elapsed() >= ENDS_WITHIN)
-    }
-
-    /// When the time in which the error may pass is over, if it is not yet.
-    fn end(&self) -> Option<Instant> {
-        self.since.map(|since| since + TRANSIENT_FOR).filter(|end| *end > Instant::now())
     }
 
     /// Records a failed attempt. Returns whether the error will not pass by itself.
