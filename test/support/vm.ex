@@ -83,7 +83,7 @@ defmodule Support.Vm do
 
     wait_boot = options[:wait_boot] || @timeout
 
-    started =
+    start = fn ->
       :peer.start_link(
         node
         # For instance nsenter, for a VM in a network of its own.
@@ -97,11 +97,21 @@ defmodule Support.Vm do
           shutdown: :close
         })
       )
+    end
 
-    case started do
+    case or_tell(start, port) do
       {:ok, vm, _} -> vm
       {:ok, vm} -> vm
     end
+  end
+
+  # The VM has said why it does not boot. Who has its port may be gone when somebody reads that.
+  defp or_tell(start, port) do
+    start.()
+  catch
+    :exit, {:boot_failed, reason} ->
+      listening = listening_sockets(port, ["--processes"])
+      ExUnit.Assertions.flunk("a VM does not boot: #{inspect(reason)}; at its port listens: #{inspect(listening)}")
   end
 
   defp ip(host) do
