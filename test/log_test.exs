@@ -45,12 +45,31 @@ defmodule EmbeddedEpmd.LogTest do
     end
   end
 
+  test "of a server that nobody supervises", %{port: port} do
+    for supervised? <- [false, true] do
+      vm = start_watched(unique("unclaimed"), port)
+      if supervised?, do: supervise(vm)
+
+      waits =
+        for pid <- call(vm, :erlang, :processes, []), initial_call(vm, pid) == {Discovery, :await_claim, 1}, do: pid
+
+      assert [pid] = waits
+      # It waits for a minute, or less.
+      call(vm, :erlang, :send, [pid, :time])
+      eventually(fn -> not call(vm, :erlang, :is_process_alive, [pid]) end)
+
+      sentence =
+        "nobody supervises the server of this VM: add EmbeddedEpmd to the children of your application's supervisor"
+
+      warned? = {:warning, sentence, %{what: sentence}} in call(vm, Watch, :seen).logged
+      assert warned? != supervised?
+    end
+  end
+
+  defp initial_call(vm, pid), do: with({_, call} <- call(vm, :erlang, :process_info, [pid, :initial_call]), do: call)
+
   test "of endpoints and of a cluster", %{port: port, name: name} do
-    vm = start_ours(name, port, flags: ~w(-kernel logger_level warning))
-    {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
-    call(vm, Watch, :start)
-    :ok = call(vm, Watch, :log)
-    call(vm, :logger, :remove_handler, [Logger])
+    vm = start_watched(name, port)
 
     :ok = call(vm, :application, :set_env, [:embedded_epmd, :endpoints, :wrong])
     call(vm, Discovery, :address_please, [~c"app", ~c"127.0.0.1", :inet])
@@ -65,5 +84,15 @@ defmodule EmbeddedEpmd.LogTest do
     call(vm, :erlang, :send, [cluster, {:embedded_epmd, {:registered, node}}])
     sentence = "a node that fits the cluster belongs to user 4711: name the user in users: to connect to it"
     eventually(fn -> {:warning, sentence, %{what: sentence, name: "app1"}} in call(vm, Watch, :seen).logged end)
+  end
+
+  # What it logs from now on, Watch tells.
+  defp start_watched(name, port) do
+    vm = start_ours(name, port, flags: ~w(-kernel logger_level warning))
+    {:ok, _} = call(vm, :application, :ensure_all_started, [:logger])
+    call(vm, Watch, :start)
+    :ok = call(vm, Watch, :log)
+    call(vm, :logger, :remove_handler, [Logger])
+    vm
   end
 end

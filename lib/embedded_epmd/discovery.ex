@@ -47,8 +47,7 @@ defmodule EmbeddedEpmd.Discovery do
     else
       case Lifecycle.start(self()) do
         {:ok, _server} ->
-          keeper = self()
-          :erlang.spawn(fn -> warn_when_unclaimed(keeper) end)
+          :erlang.spawn(__MODULE__, :await_claim, [self()])
           :ignore
 
         {:error, sentence} ->
@@ -291,10 +290,16 @@ defmodule EmbeddedEpmd.Discovery do
   defp to_binary(name) when is_atom(name), do: :erlang.atom_to_binary(name)
   defp to_binary(name), do: :unicode.characters_to_binary(name)
 
-  # A term that refers to the server would keep it alive.
-  defp warn_when_unclaimed(keeper) do
-    :timer.sleep(@unclaimed_after)
+  @doc false
+  # Has no term that refers to the server, which that would keep alive. Waits without running a version of this module:
+  # whoever purges that version after an update kills who runs it.
+  def await_claim(keeper) do
+    :erlang.send_after(@unclaimed_after, self(), :time)
+    :erlang.hibernate(__MODULE__, :warn_when_unclaimed, [keeper])
+  end
 
+  @doc false
+  def warn_when_unclaimed(keeper) do
     if :erlang.is_process_alive(keeper) and :erlang.whereis(EmbeddedEpmd.Server) == :undefined do
       Log.log(
         :warning,
