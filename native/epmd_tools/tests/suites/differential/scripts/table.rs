@@ -100,13 +100,17 @@ pub(super) fn listings() -> Vec<Script> {
     scripts.push(ask_both(odd_ports, 3));
     // The reference remembers 1,001 old names, and makes room when a new name comes, not when one goes.
     // Reset, so that thousands of closed sockets are not left in TIME_WAIT.
-    let old = |title: &str, count: usize| {
-        (0..count).fold(Script::new("listing", title), |script, number| {
-            script.register(number, alive2(format!("old{number}"), 4001)).reset(number)
-        })
-    };
-    scripts.push(ask_both(old("as many old nodes as are remembered", 1_001), 1_001));
-    scripts.push(ask_both(old("more old nodes than are remembered", 1_005), 1_005));
+    let full = (0..1_001).fold(
+        Script::new("listing", "as many old nodes as are remembered, and five that come then"),
+        |script, number| script.register(number, alive2(format!("old{number}"), 4001)).reset(number),
+    );
+    let mut full = ask_both(full, 1_001);
+    // The oldest, which is the newest then, one between them, and new ones.
+    for (number, name) in ["old0", "old0", "old500", "new1", "new2"].into_iter().enumerate() {
+        let first = 1_003 + 3 * number;
+        full = ask_both(full.ask(first, alive2(name, 4002)), first + 1).reset(first);
+    }
+    scripts.push(full);
     let back_and_gone = Script::new("listing", "an old node, and another that comes back 1,001 times")
         .ask(0, alive2("once", 4001))
         .close(0);
@@ -114,10 +118,6 @@ pub(super) fn listings() -> Vec<Script> {
         .fold(back_and_gone, |script, number| script.register(number, alive2("often", 4002)).reset(number))
         .ask(1_002, alive2("new", 4003));
     scripts.push(ask_both(back_and_gone, 1_003));
-    for (title, name) in [("a new node", "new"), ("the oldest back", "old0"), ("the newest back", "old1000")] {
-        let full = old(&format!("as many old nodes as are remembered, and {title}"), 1_001);
-        scripts.push(ask_both(full.ask(1_001, alive2(name, 4002)), 1_002));
-    }
     scripts
 }
 
