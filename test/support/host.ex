@@ -61,10 +61,11 @@ defmodule Support.Host do
 
   @doc "Asserts that since `watch/1` every lookup found its node, and no node but `gone` went down."
   def assert_undisturbed(host, gone) do
+    # Each name has been looked up at least once after the change-over.
+    enough = for {name, %{vm: vm}} <- host, into: %{}, do: {name, call(vm, Watch, :seen).found + map_size(host)}
+
     for {name, %{vm: vm}} <- host do
-      # Wait until each name has been looked up at least once after the change-over.
-      before = call(vm, Watch, :seen).found
-      seen = eventually(fn -> (seen = call(vm, Watch, :seen)).found >= before + map_size(host) and seen end)
+      seen = eventually(fn -> (seen = call(vm, Watch, :seen)).found >= enough[name] and seen end)
       assert seen.missed == [], "#{name} missed #{inspect(seen.missed)}"
       assert seen.down -- [:"#{gone}@127.0.0.1"] == [], "#{name} lost #{inspect(seen.down)}"
     end

@@ -7,7 +7,7 @@ defmodule Support.Watch do
   alias EmbeddedEpmd.Discovery
 
   # Milliseconds. Many VMs look many names up, so together they begin lookups in each millisecond.
-  @pause 50
+  @pause 100
 
   @doc "Starts the process in this VM, with no names to look up yet."
   def start do
