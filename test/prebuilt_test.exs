@@ -167,13 +167,16 @@ defmodule EmbeddedEpmd.PrebuiltTest do
     head = "HTTP/1.1 200 OK\r\n"
     too_long = "is longer than any library, more than 64 MiB in all tries"
 
+    mebibyte = 1024 * 1024
+    endless = Attacker.endless(head <> "\r\n")
+
     for {lie, sentence} <- [
-          {Attacker.endless(head <> "\r\n"), too_long},
+          {endless, too_long},
           {Attacker.endless(head <> "Content-Length: 99999999999\r\n\r\n"), too_long},
           {Attacker.endless(chunked("fffffffffff\r\n")), too_long},
           {Attacker.endless(chunked(""), :binary.copy("1\r\nx\r\n", 10_000)), too_long},
           # Half of what is allowed, and then the end: the tries count together.
-          {[head, "Content-Length: 99999999\r\n\r\n", :binary.copy("x", 30 * 1024 * 1024)], too_long},
+          {[head, "Content-Length: 99999999\r\n\r\n", :binary.copy("x", 3 * mebibyte)], too_long},
           {Attacker.endless("HTTP/1.1 500 Oops\r\n\r\n"), "was answered with status 500"},
           {Attacker.endless("HTTP/1.1 404 Not Found\r\n\r\n"), "was answered with status 404"},
           {Attacker.endless(head <> "X: ", "x"), "cannot be read: what answers does not speak HTTP"},
@@ -188,13 +191,16 @@ defmodule EmbeddedEpmd.PrebuiltTest do
           {[redirect("")], "cannot be read: it is redirected to what is no address for it"},
           {[redirect("/again")], "cannot be read: it is redirected more than 5 times"}
         ] do
-      sent = :counters.new(1, [])
-      url = web(lie, sent: sent)
+      # Once the limit that holds without a test.
+      for {mebibytes, limits} <- [{8, [bytes: 8 * mebibyte]}] ++ if(lie == endless, do: [{64, []}], else: []) do
+        sent = :counters.new(1, [])
+        url = web(lie, sent: sent)
 
-      assert {:error, text} = download(url, %{})
-      assert text == "#{url} #{sentence}"
-      # With what the sockets of each try hold.
-      assert :counters.get(sent, 1) <= (64 + 3 * 16) * 1024 * 1024
+        assert {:error, text} = download(url, %{}, limits)
+        assert text == "#{url} #{sentence}"
+        # With what the sockets of each try hold.
+        assert :counters.get(sent, 1) <= (mebibytes + 3 * 16) * mebibyte
+      end
     end
 
     for lie <- [[:stay], Attacker.drip(head <> "\r\n" <> String.duplicate("x", 10_000), 50)] do
