@@ -72,10 +72,8 @@ defmodule Support.Project do
 
   @doc "Runs Mix in the project; returns its output and status."
   def mix(project, arguments, environment \\ []) do
-    cleared =
-      for name <- ~w(EMBEDDED_EPMD_NATIVE EMBEDDED_EPMD_BASE_URL CARGO_TARGET_DIR CARGO_BUILD_TARGET), do: {name, nil}
-
-    environment = [{"MIX_ENV", "dev"} | cleared] ++ environment
+    ours = ~w(EMBEDDED_EPMD_NATIVE EMBEDDED_EPMD_BASE_URL CARGO_TARGET_DIR CARGO_BUILD_TARGET RUSTC_WORKSPACE_WRAPPER)
+    environment = [{"MIX_ENV", "dev"} | Enum.map(ours, &{&1, nil})] ++ environment
     mix = System.find_executable("mix")
     elixir = System.find_executable("elixir")
     System.cmd(elixir, [mix | arguments], cd: project, env: environment, stderr_to_stdout: true)
