@@ -203,6 +203,22 @@ defmodule EmbeddedEpmd.DependencyTest do
     end
   end
 
+  test "a ready library of another kind of machine is taken, and told when it comes", %{project: project} do
+    without_elixir(project)
+    ready = Path.join(project, "ready.so")
+    File.write!(ready, "the library")
+    environment = [{"EMBEDDED_EPMD_NATIVE", ready}]
+
+    {output, 0} = mix(project, ["compile"], environment)
+
+    assert output =~
+             "warning: EMBEDDED_EPMD_NATIVE is no library, and this VM is #{elem(Target.find(%{}), 1)}: #{ready}"
+
+    assert File.read!(Path.join([project, "_build/dev", @installed])) == "the library"
+    {output, 0} = mix(project, ["compile"], environment)
+    refute output =~ "warning"
+  end
+
   test "without cargo, or with one of old, one sentence says what to do", %{project: project} do
     {output, status} = mix(project, ["compile"], [{"PATH", without_cargo(project)}])
     assert status != 0

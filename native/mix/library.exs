@@ -14,8 +14,6 @@ defmodule EmbeddedEpmd.Build.Library do
 
   @doc "Puts the library into the application's folder; returns what a compiler of Mix does."
   def bring do
-    load(~w(target))
-
     case library() do
       {:ok, files} -> install(files)
       {:error, sentence} -> error(sentence)
@@ -26,26 +24,36 @@ defmodule EmbeddedEpmd.Build.Library do
   def remove, do: _ = File.rm_rf(folder())
 
   defp library do
-    target = Target.find()
-
     cond do
       match?({:win32, _}, :os.type()) -> {:error, "embedded_epmd does not run on Windows"}
-      ready = variable("EMBEDDED_EPMD_NATIVE") -> ready(ready, target)
-      url = base_url() -> prebuilt(url, target)
-      true -> build(target)
+      ready = variable("EMBEDDED_EPMD_NATIVE") -> ready(ready)
+      url = base_url() -> prebuilt(url, target())
+      true -> build(target())
     end
   end
 
-  defp ready(path, {_, triple}) do
-    with {:ok, library} <- File.read(path) do
-      with {:error, fault} <- Target.check(library, triple) do
-        Mix.shell().error("warning: EMBEDDED_EPMD_NATIVE #{fault}, and this VM is #{triple}: #{path}")
-      end
+  defp ready(path) do
+    case File.read(path) do
+      {:ok, library} ->
+        # One that is there already was checked when it came.
+        if File.read(installed()) != {:ok, library}, do: check(library, path)
+        {:ok, %{library: library, notice: nil}}
 
-      {:ok, %{library: library, notice: nil}}
-    else
-      _ -> {:error, "EMBEDDED_EPMD_NATIVE names no file: #{path}"}
+      {:error, _} ->
+        {:error, "EMBEDDED_EPMD_NATIVE names no file: #{path}"}
     end
+  end
+
+  defp check(library, path) do
+    {_, triple} = target()
+
+    with {:error, fault} <- Target.check(library, triple),
+         do: Mix.shell().error("warning: EMBEDDED_EPMD_NATIVE #{fault}, and this VM is #{triple}: #{path}")
+  end
+
+  defp target do
+    load(~w(target))
+    Target.find()
   end
 
   defp prebuilt(url, {_, triple} = target) do
@@ -91,10 +99,9 @@ defmodule EmbeddedEpmd.Build.Library do
     end
   end
 
-  # The VM looks for .so on every Unix.
   defp install(%{library: library, notice: notice}) do
     File.mkdir_p!(folder())
-    changed = [replace(Path.join(folder(), "epmd_nif.so"), library), replace(Path.join(folder(), "NOTICE"), notice)]
+    changed = [replace(installed(), library), replace(Path.join(folder(), "NOTICE"), notice)]
     if :changed in changed, do: {:ok, []}, else: {:noop, []}
   end
 
@@ -115,6 +122,8 @@ defmodule EmbeddedEpmd.Build.Library do
     end
   end
 
+  # The VM looks for .so on every Unix.
+  defp installed, do: Path.join(folder(), "epmd_nif.so")
   defp folder, do: Path.join([Mix.Project.app_path(), "priv", "native"])
 
   defp error(message) do
