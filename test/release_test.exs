@@ -65,6 +65,8 @@ defmodule EmbeddedEpmd.ReleaseTest do
     assert File.read!(Release.log(release)) =~ "#{release.node}@127.0.0.1 greets"
   end
 
+  # It boots in half of the time. The commands above are run in both modes.
+  @tag mode: "interactive"
   test "init:restart again and again: alive, registered, one thread, no descriptor lost", %{release: release} do
     name = release.node
     pid = Release.start(release)
@@ -84,6 +86,7 @@ defmodule EmbeddedEpmd.ReleaseTest do
     eventually(fn -> descriptors(pid) <= descriptors end)
   end
 
+  @tag mode: "interactive"
   test "a fast restart never finds its name in use", %{release: release} do
     for _ <- 1..rounds(5, 20) do
       pid = Release.start(release)

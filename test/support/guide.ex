@@ -10,7 +10,7 @@ defmodule Support.Guide do
   alias Support.Release
 
   @root Path.expand("../..", __DIR__)
-  @block ~r/^<!-- (run|file: \S+|setup: greeter) -->\n(?:```\w+\n(.*?)^```$)?/ms
+  @block ~r/^<!-- (run|file: \S+|setup: \w+) -->\n(?:```\w+\n(.*?)^```$)?/ms
 
   @doc "The blocks of a guide that are run or written. Each has a number, since a guide may have the same one twice."
   def blocks(text) do
@@ -45,6 +45,10 @@ defmodule Support.Guide do
   defp script({"run", text, number}), do: "echo '==== #{number} begins'\n#{text}echo '==== #{number} ends'\n"
 
   defp script({"file: " <> path, text, _}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
+
+  # What the guide has Mix compile for a release; it has compiled the same for `dev` before.
+  defp script({"setup: library", _, _}),
+    do: "mkdir -p _build/prod/lib\ncp -a #{Release.compiled_library()} _build/prod/lib\n"
 
   # The example project, with nothing compiled but the library, which the first guide has Mix compile.
   defp script({"setup: greeter", _, _}) do
