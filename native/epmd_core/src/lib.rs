@@ -33,6 +33,8 @@
 
 mod address;
 mod backoff;
+#[cfg(test)]
+mod explore;
 mod hand_over;
 mod health;
 mod journal;

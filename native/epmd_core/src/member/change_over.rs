@@ -4,7 +4,7 @@
 //! standby takes over, and with what, is another matter (`hand_over::succession`).
 
 /// What a member is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     /// It tries to bind the port.
     Searching,
@@ -57,16 +57,15 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use super::*;
+    use crate::explore::{explore, World};
 
     const MEMBERS: usize = 3;
 
     type Rules = fn(State, Event) -> State;
 
     /// A host with its members, the port, and the faults that may still happen.
-    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
     struct Host {
         members: [Option<Member>; MEMBERS],
         /// The bound socket, while anybody has it.
@@ -78,7 +77,7 @@ mod tests {
         moves: u8,
     }
 
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     struct Port {
         socket: u8,
         /// The member that accepts; `None` if only standbys are left.
@@ -87,7 +86,7 @@ mod tests {
         listens: bool,
     }
 
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     struct Member {
         state: State,
         link: Link,
@@ -96,7 +95,7 @@ mod tests {
     }
 
     /// A member's connection to an owner.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     enum Link {
         None,
         /// The owner of this socket has the registration; its answer may not have been read.
@@ -110,11 +109,6 @@ mod tests {
     impl Host {
         fn new() -> Self {
             Self { members: [Some(NEW); MEMBERS], port: None, sockets: 0, stops: 2, starts: 2, losses: 1, moves: 2 }
-        }
-
-        /// Every host that one step of one member leads to.
-        fn steps(&self, rules: Rules) -> Vec<Self> {
-            (0..MEMBERS).flat_map(|me| self.steps_of(me, rules)).collect()
         }
 
         fn steps_of(&self, me: usize, rules: Rules) -> Vec<Self> {
@@ -187,39 +181,6 @@ mod tests {
             next
         }
 
-        /// Every host that one fault leads to: a member ends, orderly or killed, or starts; a link breaks; a member is
-        /// given other addresses.
-        fn faults(&self, rules: Rules) -> Vec<Self> {
-            let mut next = Vec::new();
-            for me in 0..MEMBERS {
-                match self.members[me] {
-                    Some(member) => {
-                        if self.stops > 0 {
-                            let mut stopped = self.clone();
-                            stopped.stops -= 1;
-                            if let Some(port) = stopped.port.as_mut().filter(|port| port.server == Some(me)) {
-                                port.server = None;
-                            }
-                            next.push(stopped.with(me, None));
-                        }
-                        if self.losses > 0 && matches!(member.link, Link::To(_)) {
-                            let mut lost = self.with(me, Member { link: Link::Ended, ..member });
-                            lost.losses -= 1;
-                            next.push(lost);
-                        }
-                        next.extend(self.moved(me, member, rules));
-                    }
-                    None if self.starts > 0 => {
-                        let mut started = self.with(me, NEW);
-                        started.starts -= 1;
-                        next.push(started);
-                    }
-                    None => {}
-                }
-            }
-            next
-        }
-
         /// This host after a member was given other addresses, where the port is its own or its owner's.
         fn moved(&self, me: usize, member: Member, rules: Rules) -> Option<Self> {
             let port = self.port.filter(|_| self.moves > 0)?;
@@ -246,9 +207,51 @@ mod tests {
             moved.moves -= 1;
             Some(moved.with(me, moved.members[me]))
         }
+    }
 
-        fn owners(&self) -> usize {
-            self.members.iter().flatten().filter(|member| member.state == State::Serving).count()
+    impl World for Host {
+        type Rules = Rules;
+
+        fn broken(&self) -> Option<&'static str> {
+            let owners = self.members.iter().flatten().filter(|member| member.state == State::Serving);
+            (owners.count() > 1).then_some("two owners")
+        }
+
+        fn steps(&self, rules: &Rules) -> Result<Vec<Self>, String> {
+            Ok((0..MEMBERS).flat_map(|me| self.steps_of(me, *rules)).collect())
+        }
+
+        /// Every host that one fault leads to: a member ends, orderly or killed, or starts; a link breaks; a member is
+        /// given other addresses.
+        fn faults(&self, rules: &Rules) -> Vec<Self> {
+            let mut next = Vec::new();
+            for me in 0..MEMBERS {
+                match self.members[me] {
+                    Some(member) => {
+                        if self.stops > 0 {
+                            let mut stopped = self.clone();
+                            stopped.stops -= 1;
+                            if let Some(port) = stopped.port.as_mut().filter(|port| port.server == Some(me)) {
+                                port.server = None;
+                            }
+                            next.push(stopped.with(me, None));
+                        }
+                        if self.losses > 0 && matches!(member.link, Link::To(_)) {
+                            let mut lost = self.with(me, Member { link: Link::Ended, ..member });
+                            lost.losses -= 1;
+                            next.push(lost);
+                        }
+                        next.extend(self.moved(me, member, *rules));
+                    }
+                    None if self.starts > 0 => {
+                        let mut started = self.with(me, NEW);
+                        started.starts -= 1;
+                        next.push(started);
+                    }
+                    None => {}
+                }
+            }
+            next
         }
 
         /// Every living member is registered where the port is served.
@@ -265,46 +268,9 @@ mod tests {
         }
     }
 
-    /// Explores everything that can happen. Returns the number of states seen, or the first that breaks a promise.
-    fn explore(rules: Rules) -> Result<usize, String> {
-        let mut todo = vec![Host::new()];
-        let mut quiet: BTreeMap<Host, Vec<Host>> = BTreeMap::new();
-        while let Some(host) = todo.pop() {
-            if quiet.contains_key(&host) {
-                continue;
-            }
-            if host.owners() > 1 {
-                return Err(format!("two owners: {host:?}"));
-            }
-            let steps = host.steps(rules);
-            todo.extend(steps.iter().cloned());
-            todo.extend(host.faults(rules));
-            quiet.insert(host, steps);
-        }
-        // Without further faults, every host must be able to become whole. Those that can are found backwards from
-        // those that are whole.
-        let mut before: BTreeMap<&Host, Vec<&Host>> = BTreeMap::new();
-        for (host, steps) in &quiet {
-            steps.iter().for_each(|step| before.entry(step).or_default().push(host));
-        }
-        let mut heals: BTreeSet<&Host> = quiet.keys().filter(|host| host.is_whole()).collect();
-        let mut todo: Vec<&Host> = heals.iter().copied().collect();
-        while let Some(host) = todo.pop() {
-            for earlier in before.get(host).into_iter().flatten() {
-                if heals.insert(earlier) {
-                    todo.push(earlier);
-                }
-            }
-        }
-        match quiet.keys().find(|host| !heals.contains(host)) {
-            Some(host) => Err(format!("never whole again: {host:?}")),
-            None => Ok(quiet.len()),
-        }
-    }
-
     #[test]
     fn three_members_never_own_a_port_twice_and_always_find_together() {
-        let hosts = explore(State::after).unwrap_or_else(|broken| panic!("{broken}"));
+        let hosts = explore(Host::new(), &(State::after as Rules)).unwrap_or_else(|broken| panic!("{broken}"));
         println!("{hosts} states of a host with {MEMBERS} members");
         assert!(hosts > 1_000, "only {hosts} states were seen");
     }
@@ -316,18 +282,17 @@ mod tests {
             (State::Joining, Event::Failed) => State::Joining,
             _ => state.after(event),
         };
-        assert!(explore(never_binds_again).is_err_and(|broken| broken.starts_with("never whole again")));
+        assert!(explore(Host::new(), &never_binds_again).is_err_and(|broken| broken.starts_with("never whole again")));
         let serves_what_is_taken: Rules = |state, event| match (state, event) {
             (State::Searching, Event::Taken) => State::Serving,
             _ => state.after(event),
         };
-        assert!(explore(serves_what_is_taken).is_err_and(|broken| broken.starts_with("two owners")));
+        assert!(explore(Host::new(), &serves_what_is_taken).is_err_and(|broken| broken.starts_with("two owners")));
         let takes_over_only_where_it_has_joined: Rules = |state, event| match (state, event) {
             (State::Searching | State::Joining | State::BackingOff, Event::TookOver) => state,
             _ => state.after(event),
         };
-        assert!(
-            explore(takes_over_only_where_it_has_joined).is_err_and(|broken| broken.starts_with("never whole again"))
-        );
+        assert!(explore(Host::new(), &takes_over_only_where_it_has_joined)
+            .is_err_and(|broken| broken.starts_with("never whole again")));
     }
 }

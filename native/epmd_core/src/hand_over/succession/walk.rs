@@ -1,11 +1,10 @@
 //! Explores every order in which the members of a host can act: each may be killed, stop, hang and go on, meet nobody
 //! where it looks for the owner, or a stranger. Rules that are broken on purpose must be found.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::time::Instant;
 
 use super::*;
+use crate::explore::{explore, World};
 
 const MEMBERS: usize = 4;
 /// How many may stand by.
@@ -208,25 +207,6 @@ impl Host {
         let mut next = self.clone();
         next.members[me].as_mut().map(change);
         next
-    }
-
-    /// What members do without a fault. An error names a broken promise.
-    fn steps(&self, rules: &Rules) -> Result<Vec<Self>, String> {
-        let mut next = Vec::new();
-        for (me, member) in self.living().filter(|(_, member)| !member.hangs) {
-            match member.role {
-                Role::Following => next.extend(self.follow(me, member, rules)?),
-                Role::Serving(socket) => next.extend(self.serve(me, member, socket, rules)),
-                Role::Stopping(socket) => next.extend(self.stop(me, member, socket, rules)?),
-            }
-        }
-        for host in &next {
-            let lost = self.granted & host.granted & !host.had();
-            if lost != 0 {
-                return Err(format!("lost: {host:?} after {self:?}"));
-            }
-        }
-        Ok(next)
     }
 
     fn follow(&self, me: usize, member: &Member, rules: &Rules) -> Result<Vec<Self>, String> {
@@ -438,8 +418,29 @@ impl Host {
         ended.granted &= ended.had();
         Ok(vec![ended])
     }
+}
 
-    /// Every host that one fault leads to.
+impl World for Host {
+    type Rules = Rules;
+
+    fn steps(&self, rules: &Rules) -> Result<Vec<Self>, String> {
+        let mut next = Vec::new();
+        for (me, member) in self.living().filter(|(_, member)| !member.hangs) {
+            match member.role {
+                Role::Following => next.extend(self.follow(me, member, rules)?),
+                Role::Serving(socket) => next.extend(self.serve(me, member, socket, rules)),
+                Role::Stopping(socket) => next.extend(self.stop(me, member, socket, rules)?),
+            }
+        }
+        for host in &next {
+            let lost = self.granted & host.granted & !host.had();
+            if lost != 0 {
+                return Err(format!("lost: {host:?} after {self:?}"));
+            }
+        }
+        Ok(next)
+    }
+
     fn faults(&self, rules: &Rules) -> Vec<Self> {
         let mut next = Vec::new();
         for (me, member) in self.living() {
@@ -542,44 +543,6 @@ impl Host {
     }
 }
 
-/// Explores everything that can happen. Returns the number of hosts seen, or the first that breaks a promise.
-fn explore(rules: &Rules, faults: Faults) -> Result<usize, String> {
-    let mut hosts = vec![Host::new(faults)];
-    let mut numbers: HashMap<Host, usize> = HashMap::from([(hosts[0].clone(), 0)]);
-    let mut before: Vec<Vec<u32>> = vec![Vec::new()];
-    let mut at = 0;
-    while at < hosts.len() {
-        let host = hosts[at].clone();
-        if let Some(broken) = host.broken() {
-            return Err(format!("{broken}: {host:?}"));
-        }
-        let steps = host.steps(rules)?;
-        let count = steps.len();
-        for (number, next) in steps.into_iter().chain(host.faults(rules)).enumerate() {
-            let known = *numbers.entry(next).or_insert_with_key(|next| {
-                hosts.push(next.clone());
-                before.push(Vec::new());
-                hosts.len() - 1
-            });
-            if number < count {
-                before[known].push(at as u32);
-            }
-        }
-        at += 1;
-    }
-    // Without further faults, every host must be able to become whole. Those that can are found backwards from those
-    // that are whole.
-    let mut heals: HashSet<u32> = (0..hosts.len() as u32).filter(|at| hosts[*at as usize].is_whole()).collect();
-    let mut todo: Vec<u32> = heals.iter().copied().collect();
-    while let Some(at) = todo.pop() {
-        todo.extend(before[at as usize].iter().copied().filter(|earlier| heals.insert(*earlier)));
-    }
-    match (0..hosts.len() as u32).find(|at| !heals.contains(at)) {
-        Some(at) => Err(format!("never whole again: {:?}", hosts[at as usize])),
-        None => Ok(hosts.len()),
-    }
-}
-
 /// Faults that may happen together, in any order. All at once is 26 times as many hosts.
 const TOGETHER: [Faults; 4] = [
     Faults { kills: 2, stops: 0, hangs: 0, misses: 1, grants: 1 },
@@ -594,7 +557,7 @@ fn four_members_lose_nothing_and_one_serves() {
     let is_full = std::env::var("EMBEDDED_EPMD_ROUNDS").is_ok_and(|rounds| rounds == "full");
     for faults in TOGETHER.into_iter().chain(is_full.then_some(ALL)) {
         let began = Instant::now();
-        let hosts = explore(&RULES, faults).unwrap_or_else(|broken| panic!("{broken}"));
+        let hosts = explore(Host::new(faults), &RULES).unwrap_or_else(|broken| panic!("{broken}"));
         println!("{hosts} states of a host with {MEMBERS} members, {:.1?}: {faults:?}", began.elapsed());
         assert!(hosts > 1_000, "only {hosts} states were seen");
     }
@@ -668,7 +631,7 @@ fn broken_rules_are_found() {
     let mut missed = Vec::new();
     for (what, rules) in broken {
         let began = Instant::now();
-        match TOGETHER.into_iter().find_map(|faults| explore(&rules, faults).err()) {
+        match TOGETHER.into_iter().find_map(|faults| explore(Host::new(faults), &rules).err()) {
             Some(how) => println!("{:>7.1?}  {what}: {}", began.elapsed(), how.split(':').next().unwrap_or_default()),
             None => missed.push(what),
         }
