@@ -46,18 +46,23 @@ defmodule Support.Guide do
 
   defp script({"file: " <> path, text, _}), do: "cat >#{path} <<'END_OF_FILE'\n#{text}END_OF_FILE\n"
 
-  # What the guide has Mix compile for a release; it has compiled the same for `dev` before.
-  defp script({"setup: library", _, _}),
-    do: "mkdir -p _build/prod/lib\ncp -a #{Release.compiled_library()} _build/prod/lib\n"
+  # The library as `mix compile` made it of this repository, since that takes long.
+  defp script({"setup: library", _, _}), do: library()
 
-  # The example project, with nothing compiled but the library, which the first guide has Mix compile.
+  # The example project, with nothing else compiled.
   defp script({"setup: greeter", _, _}) do
     """
-    mkdir -p project/_build/{dev,prod}/lib
+    mkdir project
     cp -r embedded_epmd/examples/greeter/{lib,rel,mix.exs} project
     cd project
-    for environment in dev prod; do cp -a #{Release.compiled_library()} _build/$environment/lib; done
     sed -i 's#path: "../.."#path: "../embedded_epmd"#' mix.exs
+    """ <> library()
+  end
+
+  defp library do
+    """
+    mkdir -p _build/{dev,prod}/lib
+    for environment in dev prod; do cp -a #{Release.compiled_library()} _build/$environment/lib; done
     """
   end
 
